@@ -1,0 +1,145 @@
+"""The environment, read once for each load and validated once: one frozen `StreamerConfig`, passed down."""
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from runai_model_streamer.errors import ConfigError
+from runai_model_streamer.io.source import SourceKind
+
+MIB: Final = 1 << 20
+
+UNLIMITED: Final = -1
+"""Value of `RUNAI_STREAMER_MEMORY_LIMIT` that reads ahead without waiting."""
+
+_DEFAULT_CONCURRENCY: Final = {SourceKind.FILE: 16, SourceKind.OBJECT: 8}
+_DEFAULT_CHUNK: Final = {SourceKind.FILE: 2 * MIB, SourceKind.OBJECT: 8 * MIB}
+_LEAST_CHUNK: Final = {SourceKind.FILE: 2 * MIB, SourceKind.OBJECT: 5 * MIB}
+_S3_MAX_RETRIES: Final = 8
+_S3_TIMEOUT: Final = 30.0
+
+
+class DirectIO(Enum):
+    """When local files are read past the page cache."""
+
+    AUTO = "auto"
+    NEVER = "0"
+    ALWAYS = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class S3Config:
+    """How object storage is reached; who may is said by `S3Credentials` or by boto3's own chain."""
+
+    endpoint: str | None = None
+    """URL of an S3-compatible store; None leaves it to boto3 (AWS_ENDPOINT_URL, the profile, else AWS itself)."""
+    virtual_addressing: bool = True
+    """bucket.host/key (True) or host/bucket/key (False)."""
+    unsigned: bool = False
+    """Anonymous requests, for public buckets."""
+    max_retries: int = _S3_MAX_RETRIES
+    """Tries after the first for each range."""
+    timeout: float = _S3_TIMEOUT
+    """Seconds without an answer, or without a byte, after which a request is given up and tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamerConfig:
+    """Settings of one load."""
+
+    concurrency: int | None = None
+    """Reads in flight at once; None: 16 for files, 8 for object storage."""
+    chunk_bytesize: int | None = None
+    """Bytes of one read; None: 2 MiB for files, 8 MiB for object storage."""
+    memory_limit: int = UNLIMITED
+    """Bytes the streamer may hold; -1 no limit, 0 as much as the largest tensor."""
+    direct_io: DirectIO = DirectIO.AUTO
+    local_processes: int = 1
+    """Processes of this node that load the same files, as their launcher says."""
+    s3: S3Config = S3Config()
+
+    def concurrency_for(self, kind: SourceKind) -> int:
+        """Reads in flight at once for this kind of source."""
+        return self.concurrency or _DEFAULT_CONCURRENCY[kind]
+
+    def chunk_for(self, kind: SourceKind) -> int:
+        """Bytes of one read from this kind of source: the setting, but at least 2 MiB (files) or 5 MiB (objects)."""
+        return max(self.chunk_bytesize or _DEFAULT_CHUNK[kind], _LEAST_CHUNK[kind])
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> "StreamerConfig":
+        """Read the `RUNAI_STREAMER_*` variables.
+
+        Raises:
+            ConfigError: a value that cannot be used; the message names the variable, the value and what it may be.
+        """
+        env = os.environ if environ is None else environ
+        return cls(
+            concurrency=_whole(env, "RUNAI_STREAMER_CONCURRENCY", 0, least=1) or None,
+            chunk_bytesize=_whole(env, "RUNAI_STREAMER_CHUNK_BYTESIZE", 0, least=1, unit=" of bytes") or None,
+            memory_limit=_whole(env, "RUNAI_STREAMER_MEMORY_LIMIT", UNLIMITED, least=-1, unit=" of bytes"),
+            direct_io=_direct_io(env),
+            local_processes=max(
+                _whole(env, "LOCAL_WORLD_SIZE", 1, least=1),
+                _whole(env, "RUNAI_STREAMER_PROCESS_GROUP_SIZE", 1, least=1),
+            ),
+            s3=S3Config(
+                endpoint=env.get("RUNAI_STREAMER_S3_ENDPOINT") or None,
+                virtual_addressing=_flag(env, "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", True),
+                unsigned=_flag(env, "RUNAI_STREAMER_S3_UNSIGNED", False),
+                max_retries=_whole(env, "RUNAI_STREAMER_S3_MAX_RETRIES", _S3_MAX_RETRIES, least=0),
+                timeout=_seconds(env, "RUNAI_STREAMER_S3_TIMEOUT", _S3_TIMEOUT),
+            ),
+        )
+
+
+def _whole(env: Mapping[str, str], name: str, default: int, *, least: int, unit: str = "") -> int:
+    text = env.get(name, "").strip()
+    if not text:
+        return default
+    try:
+        value = int(text)
+    except ValueError:
+        value = None
+    if value is None or value < least:
+        raise ConfigError(f"{name}={text!r} cannot be used: set it to a whole number{unit}, at least {least}")
+    return value
+
+
+def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
+    text = env.get(name, "").strip()
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ConfigError(f"{name}={text!r} cannot be used: set it to a number of seconds above 0")
+    return value
+
+
+def _flag(env: Mapping[str, str], name: str, default: bool) -> bool:
+    text = env.get(name, "").strip().lower()
+    if not text:
+        return default
+    if text in ("1", "true", "yes", "on"):
+        return True
+    if text in ("0", "false", "no", "off"):
+        return False
+    raise ConfigError(f"{name}={text!r} cannot be used: set it to 0 or 1")
+
+
+def _direct_io(env: Mapping[str, str]) -> DirectIO:
+    name = "RUNAI_STREAMER_DIRECT_IO"
+    text = env.get(name, "").strip().lower()
+    if not text:
+        # The original streamer's spelling, on which only 1 had a meaning.
+        return DirectIO.ALWAYS if env.get("RUNAI_STREAMER_DIRECTIO") == "1" else DirectIO.AUTO
+    try:
+        return DirectIO(text)
+    except ValueError:
+        raise ConfigError(f"{name}={text!r} cannot be used: set it to auto, 0 or 1") from None

@@ -1,0 +1,90 @@
+"""Every exception the package raises.
+
+All derive from `StreamerError`, and each also from the built-in that existing code already catches
+(`ValueError`, `FileNotFoundError`, `PermissionError`, `TimeoutError`, `MemoryError` ...). A message says what
+happened, where (path, byte range, tensor) and what to do; none ever contains a secret.
+"""
+
+
+class StreamerError(Exception):
+    """Base of every error of this package."""
+
+
+class ConfigError(StreamerError, ValueError):
+    """An environment variable holds a value that cannot be used."""
+
+
+class ArgumentError(StreamerError, ValueError):
+    """An argument of a call cannot be used: an unknown tensor name, an empty path, an unknown device."""
+
+
+class ArgumentTypeError(StreamerError, TypeError):
+    """An argument of a call has the wrong type."""
+
+
+class StateError(StreamerError, RuntimeError):
+    """A call that does not fit the streamer's state: closed, nothing to stream, used after a fork."""
+
+
+class UnsupportedError(StreamerError, NotImplementedError):
+    """Something that this version does not do; the message says what to use instead."""
+
+
+class MissingDependencyError(StreamerError, ImportError):
+    """An optional dependency is not installed; the message carries the pip line."""
+
+
+class HeaderError(StreamerError, ValueError):
+    """A safetensors header, or a file's size, that does not follow the format."""
+
+
+class UnsupportedDtypeError(StreamerError, ValueError):
+    """A dtype of the format that the installed torch cannot hold."""
+
+
+class RunaiStreamerMemoryLimitException(StreamerError, MemoryError):  # noqa: N818 - the documented name
+    """`RUNAI_STREAMER_MEMORY_LIMIT` is smaller than the largest tensor."""
+
+
+class OutOfMemoryError(StreamerError, MemoryError):
+    """The operating system refused memory for a tensor."""
+
+
+class ReadError(StreamerError, OSError):
+    """Bytes could not be read from a file or an object."""
+
+
+class TruncatedError(ReadError, EOFError):
+    """A file or object ended before the bytes its header promised."""
+
+
+class SourceChangedError(ReadError):
+    """A file or object was written to while it was being streamed."""
+
+
+class NotFoundError(ReadError, FileNotFoundError):
+    """No file, object or bucket of this name."""
+
+
+class IsDirectoryError(ReadError, IsADirectoryError):
+    """A folder, or a prefix of keys, where a file was expected."""
+
+
+class AccessDeniedError(ReadError, PermissionError):
+    """The file's or the bucket's owner does not let this user read."""
+
+
+class CredentialsError(AccessDeniedError):
+    """No credentials, or credentials that the object storage does not accept."""
+
+
+class StorageUnreachableError(ReadError, ConnectionError):
+    """No connection to the object storage: name not found, refused, or TLS not trusted."""
+
+
+class StorageTimeoutError(ReadError, TimeoutError):
+    """The object storage did not answer, or stopped sending, for longer than the timeout."""
+
+
+class InterruptedReadError(ReadError):
+    """A read was cut short because the streamer is closing. Never reaches the caller."""

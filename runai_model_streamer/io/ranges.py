@@ -1,0 +1,63 @@
+"""Byte ranges: half-open, frozen, and the pure arithmetic on them."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+
+class ByteRange(NamedTuple):
+    """The bytes `start <= i < end` of a file or object."""
+
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return self.end - self.start
+
+    def __str__(self) -> str:
+        return f"bytes {self.start}-{self.end}"
+
+
+def round_down(value: int, multiple: int) -> int:
+    """The largest multiple of `multiple` that is at most `value`."""
+    return value - value % multiple
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is at least `value`."""
+    return -(-value // multiple) * multiple
+
+
+def widen(span: ByteRange, alignment: int, size: int) -> ByteRange:
+    """`span` with both ends moved outwards to multiples of `alignment`, but not past `size`."""
+    return ByteRange(round_down(span.start, alignment), min(round_up(span.end, alignment), size))
+
+
+def split(span: ByteRange, chunk: int) -> Iterator[ByteRange]:
+    """Cut `span` at the multiples of `chunk`, so that inner cuts keep any alignment that divides `chunk`.
+
+    Yields nothing for an empty range.
+    """
+    start = span.start
+    while start < span.end:
+        end = min(round_down(start, chunk) + chunk, span.end)
+        yield ByteRange(start, end)
+        start = end
+
+
+def coalesce(spans: Iterable[ByteRange], gap: int) -> list[ByteRange]:
+    """Join ranges, given in ascending order, that are at most `gap` bytes apart.
+
+    The bytes of a bridged gap are read and thrown away, so `gap` is what one more read costs, in bytes.
+    Overlapping ranges are joined too; empty ones vanish.
+    """
+    joined: list[ByteRange] = []
+    for span in spans:
+        if span.start >= span.end:
+            continue
+        if joined and span.start - joined[-1].end <= gap:
+            joined[-1] = ByteRange(joined[-1].start, max(joined[-1].end, span.end))
+        else:
+            joined.append(ByteRange(*span))
+    return joined
