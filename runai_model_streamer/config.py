@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Final
 
 from runai_model_streamer.errors import ConfigError
+from runai_model_streamer.io.ranges import PAGE, round_up
 from runai_model_streamer.io.source import SourceKind
 
 MIB: Final = 1 << 20
@@ -66,8 +67,11 @@ class StreamerConfig:
         return self.concurrency or _DEFAULT_CONCURRENCY[kind]
 
     def chunk_for(self, kind: SourceKind) -> int:
-        """Bytes of one read from this kind of source: the setting, but at least 2 MiB (files) or 5 MiB (objects)."""
-        return max(self.chunk_bytesize or _DEFAULT_CHUNK[kind], _LEAST_CHUNK[kind])
+        """Bytes of one read from this kind of source.
+
+        The setting, but at least 2 MiB (files) or 5 MiB (objects), and whole pages, which direct reads need.
+        """
+        return round_up(max(self.chunk_bytesize or _DEFAULT_CHUNK[kind], _LEAST_CHUNK[kind]), PAGE)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> "StreamerConfig":

@@ -26,6 +26,10 @@ class StateError(StreamerError, RuntimeError):
     """A call that does not fit the streamer's state: closed, nothing to stream, used after a fork."""
 
 
+class DeviceError(StreamerError, RuntimeError):
+    """This machine, or this torch, does not have the device."""
+
+
 class UnsupportedError(StreamerError, NotImplementedError):
     """Something that this version does not do; the message says what to use instead."""
 

@@ -1,7 +1,10 @@
 """Byte ranges: half-open, frozen, and the pure arithmetic on them."""
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+PAGE: Final = 4096
+"""Bytes; direct reads start, end and land on multiples of it (the largest block size of common file systems)."""
 
 
 class ByteRange(NamedTuple):
@@ -34,16 +37,17 @@ def widen(span: ByteRange, alignment: int, size: int) -> ByteRange:
     return ByteRange(round_down(span.start, alignment), min(round_up(span.end, alignment), size))
 
 
-def split(span: ByteRange, chunk: int) -> Iterator[ByteRange]:
-    """Cut `span` at the multiples of `chunk`, so that inner cuts keep any alignment that divides `chunk`.
+def split(span: ByteRange, chunk: int, alignment: int = 1) -> Iterator[ByteRange]:
+    """Cut `span` into the fewest ranges of at most `chunk` bytes, as equal as whole `alignment`s allow.
 
-    Yields nothing for an empty range.
+    `chunk` is a multiple of `alignment`, so that cuts of an aligned range stay aligned. Nothing for an empty range.
     """
-    start = span.start
-    while start < span.end:
-        end = min(round_down(start, chunk) + chunk, span.end)
-        yield ByteRange(start, end)
-        start = end
+    if not span.size:
+        return
+    count = -(-span.size // chunk)
+    piece = round_up(-(-span.size // count), alignment)
+    for start in range(span.start, span.end, piece):
+        yield ByteRange(start, min(start + piece, span.end))
 
 
 def coalesce(spans: Iterable[ByteRange], gap: int) -> list[ByteRange]:

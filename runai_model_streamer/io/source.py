@@ -11,6 +11,18 @@ class SourceKind(Enum):
     OBJECT = "object"
 
 
+class Origin(Enum):
+    """Where the bytes of one read came from."""
+
+    PAGE_CACHE = "page cache"
+    """Copied from memory: more such reads at once than CPUs only get in each other's way."""
+    BUFFERED = "buffered"
+    """Through the page cache, without knowing whether they were in it."""
+    DISK = "disk"
+    """From a local disk, past the page cache."""
+    OBJECT = "object storage"
+
+
 class Source(Protocol):
     """One file or object whose bytes can be read from many threads at once.
 
@@ -41,11 +53,12 @@ class Source(Protocol):
         """
         ...
 
-    def read_into(self, offset: int, buffer: memoryview) -> None:
+    def read_into(self, offset: int, buffer: memoryview) -> Origin:
         """Fill all of `buffer` with the bytes from `offset` on.
 
         `buffer` is writable, of single bytes, and belongs to the caller: nothing of it is kept after the call.
         May be called from many threads. When it raises, the buffer's content is undefined.
+        Returns where the bytes came from.
 
         Raises:
             TruncatedError: the source ended first.

@@ -1,0 +1,44 @@
+"""Which device tensors go to, decided before anything is read."""
+
+import torch
+
+from runai_model_streamer.errors import ArgumentError, DeviceError
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device with its index: bare `cuda` is the current device.
+
+    Raises:
+        ArgumentError: no device of this name can hold tensors.
+        DeviceError: this machine, or this torch, does not have it.
+    """
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ArgumentError(f'device {device!r} is unknown to torch; use "cpu" or "cuda:0"') from error
+    if found.type == "cpu":
+        return torch.device("cpu")
+    if found.type == "meta":
+        raise ArgumentError('device "meta" holds no bytes; stream to "cpu" or "cuda:0"')
+    if found.type == "cuda":
+        return _resolve_cuda(found)
+    try:
+        torch.empty(0, device=found)
+    except Exception as error:  # each backend of torch has its own
+        raise DeviceError(f'device "{found}" cannot be used: {error}') from error
+    return found
+
+
+def _resolve_cuda(device: torch.device) -> torch.device:
+    if not torch.backends.cuda.is_built():
+        raise DeviceError(
+            f'device "{device}": the installed torch {torch.__version__} is built without CUDA; '
+            'install one with it, or stream to "cpu"'
+        )
+    if not torch.cuda.is_available():
+        raise DeviceError(f'device "{device}": no GPU or no driver is found (nvidia-smi tells); or stream to "cpu"')
+    index = torch.cuda.current_device() if device.index is None else device.index
+    count = torch.cuda.device_count()
+    if index >= count:
+        raise DeviceError(f'device "{device}": this machine has {count} GPUs, numbered from 0')
+    return torch.device("cuda", index)

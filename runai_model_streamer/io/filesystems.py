@@ -1,0 +1,45 @@
+"""What is known about the kinds of file system that checkpoints live on."""
+
+import ctypes
+from typing import Final
+
+# Magic numbers of statfs(2), from linux/magic.h and the file systems' own sources.
+_NAMES: Final = {
+    0xEF53: "ext4",
+    0x58465342: "xfs",
+    0x9123683E: "btrfs",
+    0xF2F52010: "f2fs",
+    0x01021994: "tmpfs",
+    0x858458F6: "ramfs",
+    0x794C7630: "overlayfs",
+    0x6969: "nfs",
+    0x0BD00BD0: "lustre",
+    0x65735546: "fuse",
+    0x00C36400: "ceph",
+    0x47504653: "gpfs",
+    0x19830326: "beegfs",
+    0xFF534D42: "cifs",
+    0xFE534D42: "smb2",
+    0x2FC12FC1: "zfs",
+}
+
+DIRECT: Final = frozenset({"ext4", "xfs", "btrfs", "f2fs"})
+"""Where `auto` reads what is not cached past the page cache.
+
+These keep their data on local disks, answer cachestat and mincore truthfully, and honour O_DIRECT. Everywhere else
+`auto` reads through the page cache: tmpfs and ramfs are memory already; overlayfs reports its own, empty, cache
+instead of the one underneath; network, parallel and FUSE file systems have readahead and caches of their own, often
+shared with other nodes, which O_DIRECT would switch off; ZFS caches outside the page cache.
+"""
+
+IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
+"""Where every read is a copy from memory."""
+
+
+def name(fd: int) -> str:
+    """The kind of file system that the open file `fd` is on; "unknown" when not in our table."""
+    # struct statfs begins with f_type, a C long, on every architecture with a 64-bit Linux; 256 bytes hold it all.
+    answer = (ctypes.c_long * 32)()
+    if ctypes.CDLL(None, use_errno=True).fstatfs(fd, ctypes.byref(answer)):
+        return "unknown"
+    return _NAMES.get(answer[0] & 0xFFFFFFFF, "unknown")

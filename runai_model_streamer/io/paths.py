@@ -1,0 +1,76 @@
+"""From a path or URL to the source behind it."""
+
+import os
+import re
+
+from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.errors import ArgumentError, ArgumentTypeError, UnsupportedError
+from runai_model_streamer.io.posix import FileSource
+from runai_model_streamer.io.s3 import S3Store
+from runai_model_streamer.io.s3_credentials import S3Credentials
+from runai_model_streamer.io.source import Source, SourceKind
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_NOT_YET = {"gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
+
+
+def as_path(path: str | os.PathLike[str]) -> str:
+    """`path` as text.
+
+    Raises:
+        ArgumentTypeError: neither a str nor an os.PathLike of one.
+        ArgumentError: empty.
+        UnsupportedError: a URL of a kind of storage that is not supported.
+    """
+    text: object = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise ArgumentTypeError(f"a path is a str or os.PathLike, not {type(path).__name__}: {path!r}")
+    if not text:
+        raise ArgumentError("a path is empty; give a file's path or an s3://bucket/key URL")
+    scheme = _SCHEME.match(text)
+    if scheme and scheme[1] != "s3":
+        service = _NOT_YET.get(scheme[1].lower())
+        what = f"{service} is not supported yet" if service else f"{scheme[1]}:// URLs are not supported"
+        raise UnsupportedError(f"{text}: {what}; give a local path or an s3://bucket/key URL")
+    return text
+
+
+def is_object(path: str) -> bool:
+    """Whether a path is an object's URL rather than a local file's."""
+    return path.startswith("s3://")
+
+
+def kind_of(path: str) -> SourceKind:
+    """What kind of source `Storage.open` gives for a path."""
+    return SourceKind.OBJECT if is_object(path) else SourceKind.FILE
+
+
+class Storage:
+    """Opens the sources of one load, which share one client for object storage.
+
+    Args:
+        shared: other processes of this node load the same files.
+    """
+
+    def __init__(self, config: StreamerConfig, credentials: S3Credentials | None, *, shared: bool) -> None:
+        self._config = config
+        self._shared = shared
+        self._store = S3Store(config.s3, credentials, config.concurrency_for(SourceKind.OBJECT))
+
+    def open(self, path: str) -> Source:
+        """The source behind a path.
+
+        Raises:
+            ReadError: it is not there, or may not be read.
+        """
+        if is_object(path):
+            return self._store.open(path)
+        return FileSource(path, self._config.direct_io, shared=self._shared)
+
+    def interrupt(self) -> None:
+        """Make requests in flight, and those to come, end soon. From any thread, as often as you like."""
+        self._store.interrupt()
+
+    def close(self) -> None:
+        """Close the connections. Idempotent."""
+        self._store.close()

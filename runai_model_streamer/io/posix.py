@@ -1,0 +1,163 @@
+"""Local files: copied from the page cache where they are in it, read past it where they are not."""
+
+import contextlib
+import errno
+import logging
+import os
+import stat
+
+from runai_model_streamer import errors
+from runai_model_streamer.config import DirectIO
+from runai_model_streamer.io import filesystems
+from runai_model_streamer.io.pagecache import PageCache
+from runai_model_streamer.io.ranges import PAGE, ByteRange, round_down
+from runai_model_streamer.io.source import Origin, SourceKind
+
+_log = logging.getLogger(__name__)
+
+
+class FileSource:
+    """A regular file, opened for reading; see `Source`.
+
+    Args:
+        path: the file, as the user wrote it.
+        direct: whether reads go past the page cache. `AUTO` does so for ranges that are not in it, on file systems
+            known to do both well (`filesystems.DIRECT`), when this process is the only one to load the file.
+        shared: other processes of this node load the same file; `AUTO` then reads through the page cache, so that
+            the disk is read once for all of them.
+
+    Raises:
+        NotFoundError, IsDirectoryError, AccessDeniedError, ReadError: the file cannot be opened for reading.
+    """
+
+    kind = SourceKind.FILE
+    alignment = PAGE
+
+    def __init__(self, path: str, direct: DirectIO = DirectIO.AUTO, *, shared: bool = False) -> None:
+        self.path = path
+        self._fd = self._direct_fd = -1
+        try:
+            # O_NONBLOCK: opening a named pipe by mistake must not wait for a writer; regular files ignore it.
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            status = os.fstat(self._fd)
+        except OSError as error:
+            raise _translated(error, path) from error
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            if stat.S_ISDIR(status.st_mode):
+                raise errors.IsDirectoryError(f"{path}: is a folder; give the safetensors files in it one by one")
+            raise errors.ReadError(f"{path}: is not a regular file but a pipe, socket or device")
+        self.size = status.st_size
+        self._stamp = (status.st_mtime_ns, status.st_size)
+        self._file_system = filesystems.name(self._fd)
+        self._page_cache: PageCache | None = None
+        self._open_direct(direct, shared, status)
+
+    def _open_direct(self, direct: DirectIO, shared: bool, status: os.stat_result) -> None:
+        wanted = direct is DirectIO.ALWAYS or (
+            direct is DirectIO.AUTO and not shared and self._file_system in filesystems.DIRECT
+        )
+        if not wanted:
+            return
+        if direct is DirectIO.AUTO:
+            self._page_cache = PageCache(self._fd, status)
+            if self._page_cache.cached_bytes(0, 1) is None:
+                _log.debug("%s: the kernel does not say what is cached; reading through the page cache", self.path)
+                return
+        try:
+            # By descriptor, so that it is the same file even if the path has been replaced meanwhile.
+            self._direct_fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+        except OSError as error:
+            self._no_direct(error)
+
+    def _no_direct(self, error: OSError) -> None:
+        reason = error.strerror
+        _log.debug("%s: no direct reads on %s (%s); reading buffered", self.path, self._file_system, reason)
+
+    def read_into(self, offset: int, buffer: memoryview) -> Origin:
+        """Fill `buffer` from `offset`; see `Source.read_into`."""
+        origin = self._origin(offset, len(buffer))
+        try:
+            if origin is Origin.DISK:
+                landed = self._read_direct(offset, buffer)
+            else:
+                landed = 0
+            self._read(self._fd, offset + landed, buffer[landed:])
+            status = os.fstat(self._fd)
+        except OSError as error:
+            if isinstance(error, errors.StreamerError):
+                raise
+            raise _translated(error, self.path, ByteRange(offset, offset + len(buffer))) from error
+        if (status.st_mtime_ns, status.st_size) != self._stamp:
+            raise errors.SourceChangedError(
+                f"{self.path}: was written to while it was being streamed ({ByteRange(offset, offset + len(buffer))}); "
+                "load again once it is complete"
+            )
+        return origin
+
+    def _origin(self, offset: int, length: int) -> Origin:
+        if self._file_system in filesystems.IN_MEMORY:
+            return Origin.PAGE_CACHE
+        if self._direct_fd < 0:
+            return Origin.BUFFERED
+        if offset % PAGE or length < PAGE:
+            return Origin.BUFFERED
+        if self._page_cache is None:
+            return Origin.DISK
+        cached = self._page_cache.cached_bytes(offset, length)
+        if cached is None:
+            return Origin.BUFFERED
+        return Origin.PAGE_CACHE if cached >= length else Origin.DISK
+
+    def _read_direct(self, offset: int, buffer: memoryview) -> int:
+        """Read the whole pages of the range past the page cache; the bytes landed, 0 when it is not possible."""
+        whole = round_down(len(buffer), PAGE)
+        try:
+            self._read(self._direct_fd, offset, buffer[:whole])
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # Refused at the first read (some network mounts), or memory that is not aligned.
+            self._no_direct(error)
+            return 0
+        return whole
+
+    def _read(self, fd: int, offset: int, buffer: memoryview) -> None:
+        landed, length = 0, len(buffer)
+        while landed < length:
+            count = os.preadv(fd, [buffer[landed:]], offset + landed)
+            if not count:
+                raise errors.TruncatedError(
+                    f"{self.path}: ends at byte {offset + landed}, but {ByteRange(offset, offset + length)} "
+                    f"were expected; it was {self.size} bytes long when opened"
+                )
+            landed += count
+
+    def interrupt(self) -> None:
+        """Do nothing: a read of a local file cannot be cut short."""
+
+    def close(self) -> None:
+        """Close the file descriptors. No read may be in flight."""
+        for fd in (self._fd, self._direct_fd):
+            if fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        self._fd = self._direct_fd = -1
+        self._page_cache = None
+
+    def __del__(self) -> None:
+        # A reader that was stuck in a read when its load was closed keeps the source; it goes when the thread ends.
+        self.close()
+
+
+def _translated(error: OSError, path: str, span: ByteRange | None = None) -> errors.StreamerError:
+    where = f"{path}: {span}" if span else path
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR:
+            return errors.NotFoundError(f"{where}: no such file")
+        case errno.EACCES | errno.EPERM:
+            return errors.AccessDeniedError(f"{where}: this user may not read it; check the file's permissions")
+        case errno.EMFILE | errno.ENFILE:
+            return errors.ReadError(f"{where}: too many open files; raise the limit with `ulimit -n`")
+        case _:
+            return errors.ReadError(f"{where}: cannot be read: {error.strerror or error}")

@@ -1,0 +1,53 @@
+"""What the package logs, and where it goes."""
+
+import logging
+import os
+import sys
+from typing import Final
+
+from runai_model_streamer.errors import ConfigError
+
+_ROOT: Final = logging.getLogger("runai_model_streamer")
+
+
+def configure_logging() -> None:
+    """Follow `RUNAI_STREAMER_LOG_LEVEL` and `RUNAI_STREAMER_LOG_TO_STDERR`; without them, the host's own set-up.
+
+    Raises:
+        ConfigError: a level that Python's logging does not have.
+    """
+    level = os.environ.get("RUNAI_STREAMER_LOG_LEVEL", "").strip().upper()
+    if level:
+        if level not in logging.getLevelNamesMapping():
+            raise ConfigError(
+                f"RUNAI_STREAMER_LOG_LEVEL={level!r} cannot be used: set it to DEBUG, INFO, WARNING or ERROR"
+            )
+        _ROOT.setLevel(level)
+    elif _ROOT.level == logging.NOTSET:
+        # The line at the end of a load is INFO; a host that configures only its own loggers should have it too.
+        _ROOT.setLevel(logging.INFO)
+    ours = [handler for handler in _ROOT.handlers if isinstance(handler, _StderrHandler)]
+    if os.environ.get("RUNAI_STREAMER_LOG_TO_STDERR", "").strip() == "1":
+        if not ours:
+            _ROOT.addHandler(_StderrHandler())
+            # A handler of the host's would print every line a second time.
+            _ROOT.propagate = False
+    elif ours:
+        for handler in ours:
+            _ROOT.removeHandler(handler)
+        _ROOT.propagate = True
+
+
+class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.setFormatter(logging.Formatter("%(asctime)s [%(levelname)s] %(message)s"))
+
+
+def size_text(count: float) -> str:
+    """Bytes as people read them, in binary units with one decimal: `15.0 GiB`."""
+    for unit in ("Bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "Bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

@@ -1,0 +1,79 @@
+"""The state of one load: running, then finished, failed or closed. The first error wins and wakes every waiter."""
+
+import threading
+from collections.abc import Callable
+from enum import Enum, auto
+
+
+class State(Enum):
+    """Where a load is."""
+
+    RUNNING = auto()
+    FAILED = auto()
+    CLOSED = auto()
+
+
+class Stopped(Exception):  # noqa: N818 - control flow inside the pipeline, never raised to callers
+    """Raised from a wait inside the pipeline when the load has failed or been closed meanwhile."""
+
+
+class Lifecycle:
+    """One state, one condition for the consumer's waits, and hooks to wake what waits elsewhere."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._state = State.RUNNING
+        self._error: BaseException | None = None
+        self._wakers: list[Callable[[], None]] = []
+
+    @property
+    def running(self) -> bool:
+        """Whether readers should go on."""
+        return self._state is State.RUNNING
+
+    @property
+    def error(self) -> BaseException | None:
+        """The first error, when the load failed."""
+        return self._error
+
+    def check(self) -> None:
+        """Raise `Stopped` unless running."""
+        if self._state is not State.RUNNING:
+            raise Stopped
+
+    def on_stop(self, waker: Callable[[], None]) -> None:
+        """Have `waker` called, from any thread, when the state leaves RUNNING."""
+        self._wakers.append(waker)
+
+    def fail(self, error: BaseException) -> None:
+        """Record what went wrong, unless something did before, and wake everybody."""
+        self._stop(State.FAILED, error)
+
+    def close(self) -> None:
+        """End the load, unless it has ended, and wake everybody."""
+        self._stop(State.CLOSED, None)
+
+    def _stop(self, state: State, error: BaseException | None) -> None:
+        with self._changed:
+            if self._state is not State.RUNNING:
+                return
+            self._state, self._error = state, error
+            self._changed.notify_all()
+        for wake in self._wakers:
+            wake()
+
+    def notify(self) -> None:
+        """Wake `wait_for`, whose condition may have become true."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Wait until `condition()` holds.
+
+        Raises:
+            Stopped: the load has failed or been closed, whether or not the condition holds.
+        """
+        with self._changed:
+            while self._state is State.RUNNING and not condition():
+                self._changed.wait()
+        self.check()

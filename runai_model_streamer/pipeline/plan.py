@@ -1,0 +1,180 @@
+"""Headers and sizes in, groups and read steps out. Pure: no I/O, no threads, no memory of the tensors' size."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from runai_model_streamer.io.ranges import PAGE, ByteRange, round_up, split, widen
+from runai_model_streamer.io.safetensors import TensorInfo
+from runai_model_streamer.io.source import SourceKind
+
+GROUP_BYTES: Final = 16 << 20
+"""Aim for the size of a group, and of the slab that it lands in."""
+
+MAX_GAP: Final = {SourceKind.FILE: 64 << 10, SourceKind.OBJECT: 1 << 20}
+"""Bytes between two wanted tensors that are read and thrown away rather than skipped.
+
+On the local disk a second read costs about what 64 KiB do at 2.5 GB/s and 16 in flight; a second request to object
+storage about what 1 MiB does on a connection of 100 MB/s.
+"""
+
+
+class PlannedFile(NamedTuple):
+    """One file, as far as planning needs to know it."""
+
+    size: int
+    """Bytes in the file."""
+    kind: SourceKind
+    alignment: int
+    """Reads that start and end on multiples of this are fastest; divides `PAGE`."""
+    chunk: int
+    """Most bytes of one read; a multiple of `alignment`."""
+    tensors: Sequence[TensorInfo]
+    """The tensors wanted, in file order."""
+
+
+class Part(NamedTuple):
+    """A run of consecutive tensors of one file, and the one stretch of the file that holds them."""
+
+    file: int
+    """Index of the file."""
+    offset: int
+    """First byte of the stretch in the file: the first tensor's, rounded down to the file's alignment."""
+    length: int
+    """Bytes of the stretch; 0 when all its tensors are empty."""
+    position: int
+    """Where in the group's memory the stretch begins: `offset` modulo `PAGE`, after a multiple of `PAGE`."""
+    tensors: Sequence[TensorInfo]
+
+
+class Step(NamedTuple):
+    """One read."""
+
+    file: int
+    offset: int
+    length: int
+    position: int
+    """Where in the group's memory it lands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Consecutive tensors that share one piece of memory and become ready together."""
+
+    index: int
+    """Position in the plan."""
+    parts: tuple[Part, ...]
+    steps: int
+    """How many reads fill it; 0 when all its tensors are empty."""
+    payload: int
+    """Bytes from the first to the last of each part's tensors: what counts against the memory limit."""
+    footprint: int
+    """Bytes of memory it needs, with what alignment adds to the payload."""
+
+
+def group_target(limit: int | None) -> int:
+    """Bytes of memory that a group aims for: a quarter of the limit at most, so that several fit into it."""
+    return GROUP_BYTES if limit is None else min(GROUP_BYTES, limit // 4)
+
+
+def largest_tensor(files: Iterable[PlannedFile]) -> tuple[int, TensorInfo] | None:
+    """The file index and tensor with the most bytes; the first of equals; None when there is no tensor."""
+    largest = None
+    for index, file in enumerate(files):
+        for tensor in file.tensors:
+            if largest is None or tensor.end - tensor.start > largest[1].nbytes:
+                largest = (index, tensor)
+    return largest
+
+
+def plan_groups(files: Sequence[PlannedFile], limit: int | None = None) -> Iterator[Group]:
+    """Cut the tensors of `files`, in order, into groups.
+
+    A group is at most `group_target(limit)` bytes of memory; only a tensor that is larger gets a larger group, which
+    small tensors before it may share.
+
+    Args:
+        limit: bytes that may be held at once, at least the largest tensor; None for no limit.
+    """
+    builder = _Builder(limit)
+    for index, file in enumerate(files):
+        yield from builder.add_file(index, file)
+    yield from builder.finish()
+
+
+def steps_of(group: Group, files: Sequence[PlannedFile]) -> Iterator[Step]:
+    """The reads that fill a group, in file order."""
+    for part in group.parts:
+        file = files[part.file]
+        stretch = ByteRange(part.offset, part.offset + part.length)
+        for piece in split(stretch, file.chunk, file.alignment):
+            yield Step(part.file, piece.start, piece.size, part.position + piece.start - part.offset)
+
+
+class _Builder:
+    """Collects parts until a group is full."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._target = group_target(limit)
+        self._limit = limit
+        self._index = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._parts: list[Part] = []
+        self._payload = self._footprint = self._steps = 0
+
+    def add_file(self, index: int, file: PlannedFile) -> Iterator[Group]:
+        tensors, count = file.tensors, len(file.tensors)
+        gap, target = MAX_GAP[file.kind], self._target
+        first = 0
+        while first < count:
+            start = end = tensors[first].start
+            # Bytes of memory that this part may still take, alignment at both of its ends left aside.
+            room = target - self._footprint - 2 * PAGE
+            last, full = first, False
+            while last < count:
+                tensor = tensors[last]
+                if tensor.start - end > gap:
+                    break
+                if tensor.end - start > room and tensor.end > tensor.start:
+                    full = True
+                    break
+                end = tensor.end
+                last += 1
+            if full and self._takes_large(tensors[last], start, end):
+                end = tensors[last].end
+                last += 1
+            if last > first:
+                self._add(index, file, ByteRange(start, end), tensors[first:last])
+            if full:
+                yield from self.finish()
+            first = last
+
+    def _takes_large(self, tensor: TensorInfo, start: int, end: int) -> bool:
+        """Whether a tensor that does not fit goes into this group all the same.
+
+        It has to go somewhere when the group is empty. Small tensors before one that needs a group of its own
+        anyway share it, rather than make a group of a few bytes.
+        """
+        before = self._payload + end - start
+        if before == 0:
+            return True
+        if tensor.nbytes <= self._target or before > self._target // 8:
+            return False
+        return self._limit is None or self._payload + tensor.end - start <= self._limit
+
+    def _add(self, index: int, file: PlannedFile, span: ByteRange, tensors: Sequence[TensorInfo]) -> None:
+        read = widen(span, file.alignment, file.size) if span.size else ByteRange(span.start, span.start)
+        position = round_up(self._footprint, PAGE) + read.start % PAGE
+        self._parts.append(Part(index, read.start, read.size, position, tensors))
+        self._payload += span.size
+        if read.size:
+            self._footprint = position + read.size
+            self._steps += -(-read.size // file.chunk)
+
+    def finish(self) -> Iterator[Group]:
+        if self._parts:
+            yield Group(self._index, tuple(self._parts), self._steps, self._payload, round_up(self._footprint, PAGE))
+            self._index += 1
+            self._reset()

@@ -1,0 +1,275 @@
+"""Host memory within the limit: slabs leased in plan order, recycled when the caller has dropped their tensors.
+
+A slab comes back when nothing made from it is alive any more: one weak reference, on the root array of its lease,
+tells. Its callback may run in any thread, at any moment, even inside a locked section of this module, so all it does
+is to put the slab on a `SimpleQueue`, which takes no lock that others hold.
+
+What counts against the limit are slabs that are being filled or wait to be yielded, idle ones, and the last group
+handed over, until the caller has dropped it, visibly keeps it, or waits for the very group that it stands in the way
+of. So a caller who drops tensors as they come stays within the limit in a few warm slabs; what a caller keeps is the
+caller's.
+"""
+
+import logging
+import os
+import threading
+import weakref
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from runai_model_streamer.errors import OutOfMemoryError
+from runai_model_streamer.io.ranges import round_up
+from runai_model_streamer.pipeline import headroom
+from runai_model_streamer.pipeline.lifecycle import Lifecycle
+from runai_model_streamer.pipeline.plan import GROUP_BYTES, Group, group_target
+from runai_model_streamer.pipeline.slabs import Bytes, Slab
+
+_log = logging.getLogger(__name__)
+
+WORKING_SET: Final = 384 << 20
+"""Without a limit: bytes of slabs up to which fresh memory is taken without first waiting for a used slab."""
+
+IDLE_BYTES: Final = 256 << 20
+"""Without a limit: most bytes of idle slabs kept for reuse."""
+
+RECYCLE_WAIT: Final = 0.02
+"""Seconds that a lease beyond `WORKING_SET` waits for a used slab: longer than filling one takes."""
+
+CAPACITY_STEP: Final = 256 << 10
+"""Slabs are mapped in multiples of this many bytes, so that like groups fit into each other's slabs."""
+
+RESERVE: Final = 1 << 30
+"""Without a limit: bytes of the machine's or cgroup's memory that are left alone."""
+
+
+class Lease:
+    """A slab given to one group, from the first read into it until its tensors have been made."""
+
+    __slots__ = ("group", "memory", "root", "slab")
+
+    def __init__(self, slab: Slab, group: Group) -> None:
+        self.slab = slab
+        self.group = group
+        self.memory = slab.memory()
+        """Where reads land."""
+        self.root: Bytes | None = slab.root()
+        """What tensors are made from. Whoever holds it, or anything made from it, holds the slab."""
+
+    def hide_from_children(self, hide: bool) -> None:
+        """See `Slab.hide_from_children`."""
+        self.slab.hide_from_children(hide)
+
+
+class SlabPool:
+    """The host memory of one load.
+
+    One reader at a time calls `lease`, in plan order; the consumer calls the other methods.
+
+    Args:
+        limit: bytes held at most, at least the largest group's payload; None for no limit.
+        lifecycle: of the load; a waiting `lease` ends with it.
+    """
+
+    def __init__(self, limit: int | None, lifecycle: Lifecycle) -> None:
+        self._limit = limit
+        # Most groups are a little smaller than they may be. What is mapped and not touched costs nothing.
+        self._usual_capacity = round_up(group_target(limit), CAPACITY_STEP)
+        self._lifecycle = lifecycle
+        self._lock = threading.Lock()
+        # Slabs that came back; None wakes a waiting lease to look again.
+        self._returned: SimpleQueue[Slab | None] = SimpleQueue()
+        self._idle: list[Slab] = []  # least recently used first
+        self._lent: set[Slab] = set()
+        self._handed: dict[Slab, int] = {}  # lent, with no reference of ours any more -> group index
+        self._held = 0
+        self._awaited = -1
+        self._hope = True
+        self._said_low = False
+        self.peak = 0
+        """Most bytes held at once, as they count against the limit."""
+        lifecycle.on_stop(self._wake)
+        _pools.add(self)
+
+    def lease(self, group: Group) -> Lease:
+        """Memory for `group`, as soon as the limit allows it.
+
+        Raises:
+            Stopped: the load has ended meanwhile.
+            OutOfMemoryError: the operating system gives no more memory.
+        """
+        while True:
+            self._lifecycle.check()
+            with self._lock:
+                self._collect()
+                slab = self._reuse(group)
+                wait: float | None = 0
+                if slab is None:
+                    wait = self._wait_before_fresh(group)
+                    if wait == 0:
+                        slab = self._fresh(group)
+                if slab is not None:
+                    return self._grant(slab, group)
+            try:
+                returned = self._returned.get(timeout=wait)
+            except Empty:
+                self._hope = False
+                continue
+            with self._lock:
+                self._take_back(returned)
+
+    def hand_over(self, lease: Lease) -> Bytes:
+        """Give up the lease, complete: the root to make its tensors from, to which no reference is left here."""
+        root, lease.root = lease.root, None
+        lease.memory = memoryview(b"")
+        assert root is not None
+        with self._lock:
+            self._handed[lease.slab] = lease.group.index
+        return root
+
+    def forgo(self, index: int) -> None:
+        """The caller has been given a tensor of group `index`: of earlier groups, it keeps what still lives."""
+        with self._lock:
+            self._collect()
+            for slab in [slab for slab, group in self._handed.items() if group < index]:
+                del self._handed[slab]
+                slab.charged = False
+                self._held -= slab.charge
+                self._hope = False
+        self._wake()
+
+    def await_group(self, index: int) -> None:
+        """The consumer waits for group `index`: lease it memory even if the caller holds its predecessor."""
+        self._awaited = index
+        self._wake()
+
+    def close(self) -> None:
+        """Free idle memory. What the caller still uses goes when the caller drops it."""
+        with self._lock:
+            for slab in self._lent:
+                slab.root_ref = None
+            self._lent.clear()
+            self._handed.clear()
+            self._idle.clear()
+            self._held = 0
+            while not self._returned.empty():
+                self._returned.get()
+
+    def _wake(self) -> None:
+        self._returned.put(None)
+
+    def _collect(self) -> None:
+        while True:
+            try:
+                returned = self._returned.get_nowait()
+            except Empty:
+                return
+            self._take_back(returned)
+
+    def _take_back(self, slab: Slab | None) -> None:
+        if slab is None or slab not in self._lent:
+            return
+        self._lent.remove(slab)
+        self._handed.pop(slab, None)
+        if not slab.charged:
+            slab.charged = True
+            self._held += slab.charge
+        self._idle.append(slab)
+        self._hope = True
+        if self._limit is not None:
+            self._evict(self._held - self._limit)
+        else:
+            self._evict(sum(idle.charge for idle in self._idle) - IDLE_BYTES)
+
+    def _evict(self, excess: int) -> None:
+        while excess > 0 and self._idle:
+            slab = self._idle.pop(0)
+            self._held -= slab.charge
+            excess -= slab.charge
+
+    def _reuse(self, group: Group) -> Slab | None:
+        """The idle slab that fits best: the most recently used of the smallest."""
+        best = None
+        # A small group in a large slab would have the caller keep the large one for a small tensor.
+        most = max(4 * group.footprint, GROUP_BYTES)
+        for slab in self._idle:
+            if group.footprint <= slab.capacity <= most and (best is None or slab.capacity <= best.capacity):
+                best = slab
+        if best is None:
+            return None
+        growth = max(group.payload - best.charge, 0)
+        if self._limit is not None and self._spoken_for(group) + growth > self._limit:
+            return None
+        self._idle.remove(best)
+        self._held -= best.charge
+        return best
+
+    def _spoken_for(self, group: Group) -> int:
+        """Bytes held that `group` has to find room beside."""
+        held = self._held
+        if group.index == self._awaited:
+            # Everything else that counts has been handed over, and the caller cannot drop it before it is served.
+            held -= sum(slab.charge for slab in self._handed)
+        return held
+
+    def _wait_before_fresh(self, group: Group) -> float | None:
+        """Seconds to wait for a used slab, None for as long as it takes, 0 to take fresh memory now."""
+        soft = max(WORKING_SET, 3 * group.payload)
+        budget = soft if self._limit is None else self._limit
+        idle = sum(slab.charge for slab in self._idle)
+        in_use = self._spoken_for(group) - idle
+        if in_use + group.payload <= budget or in_use <= 0:
+            self._evict(in_use + idle + group.payload - budget)
+        elif self._limit is not None:
+            return None
+        elif self._hope and group.index != self._awaited:
+            return RECYCLE_WAIT
+        if self._limit is None and self._machine_is_full(group):
+            return None if in_use > 0 and group.index != self._awaited else 0
+        return 0
+
+    def _machine_is_full(self, group: Group) -> bool:
+        left = headroom.available_bytes()
+        if left is None or left >= group.footprint + RESERVE:
+            return False
+        if not self._said_low:
+            self._said_low = True
+            _log.warning(
+                "Only %d MiB of memory left: reading ahead no further until tensors are dropped. "
+                "RUNAI_STREAMER_MEMORY_LIMIT sets a limit of its own.",
+                left >> 20,
+            )
+        return True
+
+    def _fresh(self, group: Group) -> Slab:
+        try:
+            return Slab(max(round_up(group.footprint, CAPACITY_STEP), self._usual_capacity))
+        except (OSError, MemoryError) as error:
+            first = next(part.tensors[0].name for part in group.parts if part.tensors)
+            raise OutOfMemoryError(
+                f"no memory for the {group.footprint} bytes of the group that begins with tensor {first!r} "
+                f"({self._held} bytes are held): set RUNAI_STREAMER_MEMORY_LIMIT, or drop tensors as they come"
+            ) from error
+
+    def _grant(self, slab: Slab, group: Group) -> Lease:
+        slab.charge = max(slab.charge, group.payload)
+        self._held += slab.charge
+        self.peak = max(self.peak, self._held)
+        self._lent.add(slab)
+        lease = Lease(slab, group)
+        put = self._returned.put
+        assert lease.root is not None
+        slab.root_ref = weakref.ref(lease.root, lambda _: put(slab))
+        return lease
+
+
+_pools: "weakref.WeakSet[SlabPool]" = weakref.WeakSet()
+_inherited: list[Slab] = []
+
+
+def _keep_inherited_slabs() -> None:
+    # A slab hidden from this child is not mapped here: freeing it would unmap whatever has taken its addresses since.
+    for pool in _pools:
+        _inherited.extend(pool._lent)
+
+
+os.register_at_fork(after_in_child=_keep_inherited_slabs)

@@ -1,0 +1,116 @@
+"""From paths to a running load: opens, selects and checks everything before a byte of data is read."""
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from runai_model_streamer.config import UNLIMITED, StreamerConfig
+from runai_model_streamer.errors import ArgumentError, ArgumentTypeError, RunaiStreamerMemoryLimitException
+from runai_model_streamer.io.paths import Storage
+from runai_model_streamer.io.s3_credentials import S3Credentials
+from runai_model_streamer.io.safetensors import TensorInfo
+from runai_model_streamer.io.source import SourceKind
+from runai_model_streamer.pipeline.opening import Opened, open_files
+from runai_model_streamer.pipeline.plan import PlannedFile, largest_tensor
+from runai_model_streamer.pipeline.stream import Load
+from runai_model_streamer.pipeline.tensors import check_dtypes
+
+
+class PreparedLoad(NamedTuple):
+    """A load that has started to read."""
+
+    load: Load
+    metadata: dict[int, list[TensorInfo]]
+    """Index of each file -> its tensors, in the order they come."""
+
+
+def prepare_load(
+    paths: Sequence[str],
+    config: StreamerConfig,
+    credentials: S3Credentials | None,
+    tensor_names: Collection[str] | None,
+) -> PreparedLoad:
+    """Open all files, validate their headers and the request, and start to read.
+
+    Raises:
+        StreamerError: what `SafetensorsStreamer.stream_files` says; nothing is left open.
+    """
+    names = _checked_names(tensor_names)
+    storage = Storage(config, credentials, shared=config.local_processes > 1 or _in_process_group())
+    opened: list[Opened] = []
+    try:
+        opened = open_files(storage, paths, config.concurrency_for(SourceKind.OBJECT))
+        wanted = [list(header.tensors) for _, header in opened] if names is None else _select(paths, opened, names)
+        for path, tensors in zip(paths, wanted, strict=True):
+            check_dtypes(path, tensors)
+        files = [
+            PlannedFile(source.size, source.kind, source.alignment, config.chunk_for(source.kind), tensors)
+            for (source, _), tensors in zip(opened, wanted, strict=True)
+        ]
+        limit = _limit(paths, files, config)
+        kinds = {file.kind for file in files}
+        concurrency = max((config.concurrency_for(kind) for kind in kinds), default=1)
+        load = Load(storage, [source for source, _ in opened], files, limit, concurrency)
+    except BaseException:
+        for source, _ in opened:
+            source.close()
+        storage.close()
+        raise
+    return PreparedLoad(load, dict(enumerate(wanted)))
+
+
+def _checked_names(names: Collection[str] | None) -> frozenset[str] | None:
+    if names is None:
+        return None
+    if isinstance(names, str | bytes) or not isinstance(names, Collection):
+        raise ArgumentTypeError(f"tensor_names is a list or set of names, not {type(names).__name__}: {names!r}")
+    if not names:
+        raise ArgumentError("tensor_names is empty: give the names to read, or None for all tensors")
+    for name in names:
+        if not isinstance(name, str):
+            raise ArgumentTypeError(f"tensor_names holds {name!r}, which is no str")
+    return frozenset(names)
+
+
+def _select(paths: Sequence[str], opened: Sequence[Opened], names: frozenset[str]) -> list[list[TensorInfo]]:
+    wanted = [[tensor for tensor in header.tensors if tensor.name in names] for _, header in opened]
+    places: dict[str, list[str]] = {}
+    for path, tensors in zip(paths, wanted, strict=True):
+        for tensor in tensors:
+            places.setdefault(tensor.name, []).append(path)
+    unknown = sorted(names - places.keys())
+    if unknown:
+        raise ArgumentError(f"tensor_names has names that are in none of the {len(paths)} files: {_listed(unknown)}")
+    twice = [f"{name!r} in {' and '.join(found)}" for name, found in sorted(places.items()) if len(found) > 1]
+    if twice:
+        raise ArgumentError(f"tensor_names has names that are in more than one file: {'; '.join(twice[:10])}")
+    return wanted
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:10])
+    return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
+
+
+def _limit(paths: Sequence[str], files: Sequence[PlannedFile], config: StreamerConfig) -> int | None:
+    if config.memory_limit == UNLIMITED:
+        return None
+    largest = largest_tensor(files)
+    if largest is None:
+        return config.memory_limit
+    index, tensor = largest
+    if config.memory_limit == 0:
+        return tensor.nbytes
+    if config.memory_limit < tensor.nbytes:
+        raise RunaiStreamerMemoryLimitException(
+            f"{paths[index]}: tensor {tensor.name!r} has {tensor.nbytes} bytes, more than "
+            f"RUNAI_STREAMER_MEMORY_LIMIT={config.memory_limit}; set it to {tensor.nbytes} or more, "
+            "or to 0 for as much as the largest tensor needs"
+        )
+    return config.memory_limit
+
+
+def _in_process_group() -> bool:
+    """Whether this process is one of several in torch's default process group."""
+    import torch.distributed as dist
+
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -1,0 +1,167 @@
+"""Reader threads: take the next step in plan order, read it, say that it has landed."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from runai_model_streamer.errors import ReadError, StreamerError
+from runai_model_streamer.io.source import Origin, Source, SourceKind
+from runai_model_streamer.pipeline.landing import Landing
+from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
+from runai_model_streamer.pipeline.plan import Group, PlannedFile, Step, steps_of
+from runai_model_streamer.pipeline.pool import Lease
+
+MEMORY_SPEED: Final = 1.5e9
+"""Bytes per second of one read above which it was a copy from memory, where the source cannot tell."""
+
+
+class Feed:
+    """Hands out the steps of a plan, in order, and counts them in.
+
+    Memory for a group is leased here, by the reader that takes its first step, while the others wait for their turn:
+    so leases are granted in plan order, and no reader holds a connection while it waits for memory.
+
+    Copies from the page cache keep a CPU busy each, and more of them than CPUs only get in each other's way (16
+    threads on 2 CPUs: 8 GB/s, 2 threads: 13 GB/s, since a thread is suspended while it holds the GIL). So readers
+    beyond the number of CPUs rest while reads are such copies, and join in at the first that waits for storage.
+    """
+
+    def __init__(
+        self, groups: Sequence[Group], files: Sequence[PlannedFile], landing: Landing, lifecycle: Lifecycle
+    ) -> None:
+        self._files = files
+        self._landing = landing
+        self._lifecycle = lifecycle
+        self._turn = threading.Lock()
+        self._steps = self._all_steps(groups)
+        self._counting = threading.Lock()
+        self._missing = [group.steps for group in groups]
+        self.leases: dict[int, Lease] = {}
+        """Group index -> lease, from the first step taken until the consumer takes the group."""
+        self._cpus = len(os.sched_getaffinity(0))
+        self._resting = threading.Condition()
+        self._storage_bound = any(file.kind is SourceKind.OBJECT for file in files)
+        self._copies = 0
+        self._exhausted = False
+        lifecycle.on_stop(self._wake_all)
+
+    def _all_steps(self, groups: Sequence[Group]) -> Iterator[tuple[Lease, Step]]:
+        for group in groups:
+            if group.steps:
+                lease = self._landing.lease(group)
+                self.leases[group.index] = lease
+                for step in steps_of(group, self._files):
+                    yield lease, step
+
+    def next(self, reader: int) -> tuple[Lease, Step] | None:
+        """The next step for reader number `reader`; None when there are no more.
+
+        Raises:
+            Stopped: the load has ended meanwhile.
+        """
+        if reader >= self._cpus:
+            with self._resting:
+                while not self._storage_bound and self._lifecycle.running and not self._exhausted:
+                    self._resting.wait()
+        with self._turn:
+            self._lifecycle.check()
+            work = next(self._steps, None)
+        if work is None and not self._exhausted:
+            self._exhausted = True
+            self._wake_all()
+        return work
+
+    def buffer(self, lease: Lease, step: Step) -> memoryview:
+        """Where the step's bytes are to land."""
+        return self._landing.buffer(lease, step)
+
+    def landed(self, lease: Lease, step: Step, origin: Origin, seconds: float) -> None:
+        """The step's bytes have landed."""
+        self._landing.landed(lease, step)
+        index = lease.group.index
+        with self._counting:
+            self._missing[index] -= 1
+            complete = not self._missing[index]
+        if complete:
+            self._landing.ready(lease)
+            self._lifecycle.notify()
+        self._adapt(origin, step.length, seconds)
+
+    def is_complete(self, index: int) -> bool:
+        """Whether all steps of the group have landed."""
+        return not self._missing[index]
+
+    def _adapt(self, origin: Origin, length: int, seconds: float) -> None:
+        copied = origin is Origin.PAGE_CACHE or (origin is Origin.BUFFERED and length > MEMORY_SPEED * seconds)
+        if not copied:
+            self._copies = 0
+            if not self._storage_bound:
+                self._storage_bound = True
+                self._wake_all()
+        elif self._storage_bound:
+            # Races between readers lose a count at worst; a few copies in a row are enough to tell.
+            self._copies += 1
+            if self._copies > 2 * self._cpus:
+                self._storage_bound = False
+
+    def _wake_all(self) -> None:
+        with self._resting:
+            self._resting.notify_all()
+
+
+def start_readers(count: int, feed: Feed, sources: Sequence[Source], lifecycle: Lifecycle) -> list[threading.Thread]:
+    """Start `count` threads that read all of `feed` and end by themselves.
+
+    They hold no reference to the streamer, so that one that is dropped without `close` is collected.
+    """
+    threads = []
+    for number in range(count):
+        # Daemons: a read that hangs in the kernel must not keep the process from ending.
+        thread = threading.Thread(
+            target=_run, args=(number, feed, sources, lifecycle), name=f"runai-reader-{number}", daemon=True
+        )
+        thread.start()
+        threads.append(thread)
+    return threads
+
+
+def _run(number: int, feed: Feed, sources: Sequence[Source], lifecycle: Lifecycle) -> None:
+    try:
+        while (work := feed.next(number)) is not None:
+            _read(feed, *work, sources)
+    except Stopped:
+        pass
+    except StreamerError as error:
+        lifecycle.fail(error)
+    except BaseException as error:
+        wrapped = StreamerError(f"reading failed unexpectedly: {type(error).__name__}: {error}")
+        wrapped.__cause__ = error
+        lifecycle.fail(wrapped)
+
+
+def _read(feed: Feed, lease: Lease, step: Step, sources: Sequence[Source]) -> None:
+    buffer = feed.buffer(lease, step)
+    started = time.perf_counter()
+    try:
+        origin = sources[step.file].read_into(step.offset, buffer)
+    except ReadError as error:
+        _name_tensor(error, lease.group, step)
+        raise
+    feed.landed(lease, step, origin, time.perf_counter() - started)
+
+
+def _name_tensor(error: ReadError, group: Group, step: Step) -> None:
+    """Say in the message which tensors the failed read was for."""
+    end = step.offset + step.length
+    names = [
+        tensor.name
+        for part in group.parts
+        if part.file == step.file
+        for tensor in part.tensors
+        if tensor.start < end and tensor.end > step.offset
+    ]
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        error.args = (f"{error.args[0]} (while reading tensor {names[0]!r}{more})", *error.args[1:])

@@ -1,0 +1,151 @@
+"""One load, put together: sources, plan, memory and readers; the iterator over its tensors; its end."""
+
+import logging
+import time
+from collections.abc import Generator, Iterator, Sequence
+from typing import Final
+
+import torch
+
+from runai_model_streamer.errors import StateError
+from runai_model_streamer.io.paths import Storage
+from runai_model_streamer.io.source import Source
+from runai_model_streamer.pipeline.landing import HostLanding
+from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
+from runai_model_streamer.pipeline.plan import Group, PlannedFile, plan_groups
+from runai_model_streamer.pipeline.pool import SlabPool
+from runai_model_streamer.pipeline.readers import Feed, start_readers
+
+_log = logging.getLogger(__name__)
+
+JOIN_SECONDS: Final = 0.5
+"""Most seconds that closing waits for readers. One that hangs in the kernel longer keeps its memory and ends alone."""
+
+
+class Load:
+    """Tensors on their way.
+
+    Owns the sources, the storage's connections, the reader threads and the memory, from the moment it is made until
+    `close`, which every end goes through: the last tensor, an error, an abandoned iterator, Ctrl-C.
+
+    Args:
+        storage: what the sources were opened from.
+        sources: one for each file.
+        files: what to read of each.
+        limit: bytes of host memory held at most, at least the largest tensor; None for no limit.
+        concurrency: reads in flight at once.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        sources: Sequence[Source],
+        files: Sequence[PlannedFile],
+        limit: int | None,
+        concurrency: int,
+    ) -> None:
+        self._storage = storage
+        self._sources = sources
+        self._groups = tuple(plan_groups(files, limit))
+        self._lifecycle = Lifecycle()
+        self._pool = SlabPool(limit, self._lifecycle)
+        self._landing = HostLanding(self._pool)
+        self._feed = Feed(self._groups, files, self._landing, self._lifecycle)
+        self._taken = False
+        self._closed = False
+        self.total_bytes = sum(tensor.end - tensor.start for file in files for tensor in file.tensors)
+        """Bytes of all tensors."""
+        steps = sum(group.steps for group in self._groups)
+        self._threads = start_readers(min(concurrency, steps), self._feed, sources, self._lifecycle)
+
+    @property
+    def open(self) -> bool:
+        """Whether there is anything left for `close` to do."""
+        return not self._closed
+
+    def tensors(self) -> Generator[tuple[str, torch.Tensor]]:
+        """Every tensor with its name, in file order, as soon as its group has landed; once.
+
+        Raises:
+            StateError: the tensors of this load have been asked for before.
+            StreamerError: what went wrong first; raised by `next`, before anything wrong is yielded.
+        """
+        if self._taken:
+            raise StateError(
+                "get_tensors was called before for this load: go on with its iterator, or call stream_files again"
+            )
+        self._taken = True
+        return self._yield_tensors()
+
+    def _yield_tensors(self) -> Generator[tuple[str, torch.Tensor]]:
+        complete = False
+        try:
+            for group in self._groups:
+                first = True
+                for batch in self._take(group):
+                    # Given out from its end, so that nothing here keeps a tensor that the caller has dropped.
+                    batch.reverse()
+                    while batch:
+                        yield batch.pop()
+                        if first:
+                            first = False
+                            self._landing.forgo(group.index)
+                        if not self._lifecycle.running:
+                            self._raise_stopped()
+            complete = True
+        finally:
+            if complete:
+                self.close()
+            else:
+                # Perhaps in a finaliser, in any thread, so nothing may be waited for: `close` does that.
+                self.stop()
+
+    def _take(self, group: Group) -> Iterator[list[tuple[str, torch.Tensor]]]:
+        if not group.steps:
+            return self._landing.take(group, None)
+        self._wait_for(group)
+        return self._landing.take(group, self._feed.leases.pop(group.index))
+
+    def _wait_for(self, group: Group) -> None:
+        if not self._feed.is_complete(group.index):
+            self._landing.await_group(group.index)
+        try:
+            self._lifecycle.wait_for(lambda: self._feed.is_complete(group.index))
+        except Stopped:
+            self._raise_stopped()
+
+    def _raise_stopped(self) -> None:
+        self.close()
+        if self._lifecycle.error is not None:
+            raise self._lifecycle.error
+        raise StateError("the load was closed while its tensors were being read; call stream_files again")
+
+    def stop(self) -> None:
+        """Make the readers end, without waiting for them."""
+        self._lifecycle.close()
+
+    def close(self) -> None:
+        """Stop, wake, join, release memory, close sources: in this order, once. Idempotent.
+
+        Tensors that the caller has stay the caller's.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._lifecycle.close()
+        self._storage.interrupt()
+        for source in self._sources:
+            source.interrupt()
+        deadline = time.monotonic() + JOIN_SECONDS
+        for thread in self._threads:
+            thread.join(max(deadline - time.monotonic(), 0))
+        stuck = [thread.name for thread in self._threads if thread.is_alive()]
+        if stuck:
+            # Its source and its memory are still in use: both go when its read ends.
+            _log.warning("%s still waits for a read; it ends by itself when the read does", ", ".join(stuck))
+        else:
+            for source in self._sources:
+                source.close()
+        self._landing.close()
+        self._feed.leases.clear()
+        self._storage.close()
