@@ -1,0 +1,150 @@
+"""`python -m demo`: make a checkpoint, stream it from disk and from S3, compare every tensor, print a table."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from demo.checkpoint import QWEN2_5_0_5B, Checkpoint, Layout, prepare
+from demo.s3server import BUCKET, serving
+
+MIB: Final = 1 << 20
+LIMIT: Final = 320 * MIB
+"""Bytes; a little more than the largest tensor, the embedding of 260 MiB, below which no limit can go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One row of the table."""
+
+    title: str
+    paths: Sequence[str]
+    cold: bool = False
+    """Drop the files from the page cache first."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What `demo.load` measured."""
+
+    bytes: int
+    seconds: float
+    peak: int
+    """Bytes of resident memory above the process's own before the load."""
+    tensors: int
+
+
+def main(arguments: Sequence[str] | None = None, layout: Layout = QWEN2_5_0_5B) -> int:
+    """Run the demo. Returns the exit status: 0 when every tensor of every load is equal to safetensors' own."""
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument(
+        "--cache", type=Path, default=_default_cache(), help="where the checkpoint is kept: %(default)s"
+    )
+    cache: Path = parser.parse_args(arguments).cache
+    try:
+        checkpoint = prepare(layout, cache / layout.title.lower())
+    except OSError as error:
+        print(f"error: no checkpoint: {error} (XDG_CACHE_HOME chooses another place)", file=sys.stderr)
+        return 1
+    print(
+        f"Checkpoint: {'made' if checkpoint.made else 'found'} in {checkpoint.files[0].parent}: {layout.title}'s "
+        f"{checkpoint.tensors} tensors with random weights, {checkpoint.size / 1e9:.2f} GB in {len(checkpoint.files)} "
+        f"files",
+        flush=True,
+    )
+    with serving(checkpoint.files) as endpoint:
+        print(f"S3 server:  {endpoint}, serving the same files", flush=True)
+        loads = _loads(checkpoint, endpoint)
+        results = []
+        for number, load in enumerate(loads, 1):
+            print(f"Load {number} of {len(loads)}: {load.title}: stream, then compare with safetensors", flush=True)
+            result = _run(load, checkpoint)
+            if result is None:
+                return 1
+            results.append(result)
+    print()
+    _print_table(loads, results)
+    print()
+    print(f"All {checkpoint.tensors} tensors equal.")
+    return 0
+
+
+def _default_cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "runai-model-streamer" / "demo"
+
+
+def _loads(checkpoint: Checkpoint, endpoint: str) -> list[Load]:
+    files = [str(path) for path in checkpoint.files]
+    objects = [f"s3://{BUCKET}/{path.name}" for path in checkpoint.files]
+    store = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "demo",
+        "AWS_SECRET_ACCESS_KEY": "demo",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+    }
+    limit = {"RUNAI_STREAMER_MEMORY_LIMIT": str(LIMIT)}
+    suffix = f", limit {LIMIT // MIB} MiB"
+    return [
+        Load("disk, not in the page cache", files, cold=True),
+        Load("disk, in the page cache", files),
+        Load("disk, in the page cache" + suffix, files, environment=limit),
+        Load("S3 on loopback", objects, environment=store),
+        Load("S3 on loopback" + suffix, objects, environment=store | limit),
+    ]
+
+
+def _run(load: Load, checkpoint: Checkpoint) -> Result | None:
+    """One load in a process of its own; what went wrong is printed."""
+    if load.cold:
+        _drop_from_page_cache(checkpoint.files)
+    # The user's own settings for the streamer count (`RUNAI_STREAMER_CONCURRENCY=4 make demo`); those that lead to
+    # their own object storage do not.
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RUNAI_STREAMER_S3_"))}
+    references = [f"--reference={path}" for path in checkpoint.files]
+    done = subprocess.run(
+        [sys.executable, "-m", "demo.load", *references, *load.paths],
+        env={**own, **load.environment},
+        cwd=Path(__file__).parents[1],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        print(f"{done.stderr}error: this load failed (exit status {done.returncode})", file=sys.stderr)
+        return None
+    return Result(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _drop_from_page_cache(files: Sequence[Path]) -> None:
+    for path in files:
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _print_table(loads: Sequence[Load], results: Sequence[Result]) -> None:
+    width = max(len(load.title) for load in loads)
+    print(f"{'source':<{width}}  {'GB':>5}  {'seconds':>7}  {'GB/s':>5}  {'peak memory':>11}")
+    for load, result in zip(loads, results, strict=True):
+        size = result.bytes / 1e9
+        print(
+            f"{load.title:<{width}}  {size:5.2f}  {result.seconds:7.2f}  {size / result.seconds:5.2f}  "
+            f"{result.peak / MIB:7.0f} MiB"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
