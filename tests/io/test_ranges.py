@@ -1,0 +1,143 @@
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runai_model_streamer.io.ranges import ByteRange, coalesce, round_down, round_up, split, widen
+
+KIB = 1 << 10
+
+
+@st.composite
+def ranges(draw: st.DrawFn, largest: int = 10**6) -> ByteRange:
+    start = draw(st.integers(0, largest))
+    return ByteRange(start, start + draw(st.integers(0, largest)))
+
+
+ALIGNMENTS = st.sampled_from([1, 2, 8, 512, 4096])
+
+
+def test_a_range_has_a_size_and_prints_both_ends() -> None:
+    assert ByteRange(3, 10).size == 7
+    assert str(ByteRange(3, 10)) == "bytes 3-10"
+
+
+@pytest.mark.parametrize(
+    ("value", "multiple", "down", "up"),
+    [
+        (0, 8, 0, 0),
+        (1, 8, 0, 8),
+        (7, 8, 0, 8),
+        (8, 8, 8, 8),
+        (9, 8, 8, 16),
+        (5, 1, 5, 5),
+        (2**62 + 1, 4, 2**62, 2**62 + 4),
+    ],
+)
+def test_rounding_goes_to_the_next_multiple_and_stays_on_one(value: int, multiple: int, down: int, up: int) -> None:
+    assert (round_down(value, multiple), round_up(value, multiple)) == (down, up)
+
+
+@pytest.mark.parametrize(
+    ("span", "alignment", "size", "wide"),
+    [
+        ((5, 9), 1, 100, (5, 9)),
+        ((5, 9), 4, 100, (4, 12)),
+        ((4, 8), 4, 100, (4, 8)),
+        ((5, 9), 4, 10, (4, 10)),
+        ((5, 9), 4096, 10, (0, 10)),
+        ((5, 5), 4, 100, (4, 8)),
+    ],
+)
+def test_widening_goes_outwards_but_not_past_the_end(
+    span: tuple[int, int], alignment: int, size: int, wide: tuple[int, int]
+) -> None:
+    assert widen(ByteRange(*span), alignment, size) == wide
+
+
+@given(ranges(), ALIGNMENTS, st.integers(0, 10**6))
+def test_a_widened_range_holds_the_range_and_is_aligned_and_small(span: ByteRange, alignment: int, rest: int) -> None:
+    size = span.end + rest
+    wide = widen(span, alignment, size)
+    assert wide.start <= span.start
+    assert span.end <= wide.end <= size
+    assert wide.start % alignment == 0
+    assert wide.end % alignment == 0 or wide.end == size
+    assert wide.size - span.size < 2 * alignment
+    assert widen(wide, alignment, size) == wide
+
+
+@pytest.mark.parametrize(
+    ("span", "chunk", "alignment", "pieces"),
+    [
+        ((0, 0), 4, 1, []),
+        ((7, 7), 4, 4, []),
+        ((0, 4), 4, 1, [(0, 4)]),
+        ((3, 5), 4, 1, [(3, 5)]),
+        ((0, 5), 4, 1, [(0, 3), (3, 5)]),
+        ((0, 8), 4, 4, [(0, 4), (4, 8)]),
+        ((8, 17), 4, 4, [(8, 12), (12, 16), (16, 17)]),
+        ((0, 9), 8, 4, [(0, 8), (8, 9)]),
+        ((0, 3 * KIB), 2 * KIB, 512, [(0, 1536), (1536, 3072)]),
+    ],
+)
+def test_splitting_cuts_into_the_fewest_nearly_equal_pieces(
+    span: tuple[int, int], chunk: int, alignment: int, pieces: list[tuple[int, int]]
+) -> None:
+    assert list(split(ByteRange(*span), chunk, alignment)) == pieces
+
+
+@given(ranges(), ALIGNMENTS, st.integers(1, 100))
+def test_pieces_cover_the_range_once_and_none_is_larger_than_a_chunk(
+    span: ByteRange, alignment: int, multiple: int
+) -> None:
+    chunk = alignment * max(multiple, 4096 // alignment)
+    pieces = list(split(span, chunk, alignment))
+    assert [piece.start for piece in pieces] == [span.start, *(piece.end for piece in pieces)][: len(pieces)]
+    assert all(0 < piece.size <= chunk for piece in pieces)
+    assert sum(piece.size for piece in pieces) == span.size
+    assert len(pieces) == -(-span.size // chunk)
+
+
+@given(ranges(), ALIGNMENTS, st.integers(1, 100))
+def test_cuts_of_an_aligned_range_are_aligned(span: ByteRange, alignment: int, multiple: int) -> None:
+    chunk = alignment * max(multiple, 4096 // alignment)
+    aligned = ByteRange(round_down(span.start, alignment), span.end)
+    assert all(piece.start % alignment == 0 for piece in split(aligned, chunk, alignment))
+
+
+@pytest.mark.parametrize(
+    ("spans", "gap", "joined"),
+    [
+        ([], 0, []),
+        ([(0, 4)], 0, [(0, 4)]),
+        ([(0, 4), (4, 8)], 0, [(0, 8)]),
+        ([(0, 4), (5, 8)], 0, [(0, 4), (5, 8)]),
+        ([(0, 4), (5, 8)], 1, [(0, 8)]),
+        ([(0, 4), (6, 8)], 1, [(0, 4), (6, 8)]),
+        ([(0, 9), (2, 5), (9, 10)], 0, [(0, 10)]),
+        ([(0, 4), (4, 4), (4, 8)], 0, [(0, 8)]),
+        ([(3, 3), (7, 7)], 100, []),
+        ([(0, 1), (5, 6), (10, 11)], 4, [(0, 11)]),
+    ],
+)
+def test_coalescing_joins_ranges_with_at_most_a_gap_between_them(
+    spans: list[tuple[int, int]], gap: int, joined: list[tuple[int, int]]
+) -> None:
+    assert coalesce([ByteRange(*span) for span in spans], gap) == joined
+
+
+@given(st.lists(ranges(300), max_size=12), st.integers(0, 200))
+def test_coalesced_ranges_hold_every_byte_wanted_and_lie_more_than_a_gap_apart(
+    spans: list[ByteRange], gap: int
+) -> None:
+    spans.sort()
+    joined = coalesce(spans, gap)
+    wanted = {byte for span in spans for byte in range(*span)}
+    held = {byte for span in joined for byte in range(*span)}
+    assert wanted <= held
+    assert all(later.start - earlier.end > gap for earlier, later in pairwise(joined))
+    assert all({span.start, span.end - 1} <= wanted for span in joined)
+    # Each bridged gap costs no more than it may.
+    assert len(held - wanted) <= gap * max(0, len(spans) - 1)
