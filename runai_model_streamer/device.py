@@ -37,8 +37,14 @@ def _resolve_cuda(device: torch.device) -> torch.device:
         )
     if not torch.cuda.is_available():
         raise DeviceError(f'device "{device}": no GPU or no driver is found (nvidia-smi tells); or stream to "cpu"')
-    index = torch.cuda.current_device() if device.index is None else device.index
+    try:
+        index = torch.cuda.current_device() if device.index is None else device.index
+    except RuntimeError as error:
+        # In a forked child, or on a GPU in exclusive use.
+        raise DeviceError(f'device "{device}" cannot be used: {error}') from error
     count = torch.cuda.device_count()
     if index >= count:
-        raise DeviceError(f'device "{device}": this machine has {count} GPUs, numbered from 0')
+        raise DeviceError(
+            f'device "{device}": this process sees {count} GPUs, numbered from 0 (CUDA_VISIBLE_DEVICES may hide some)'
+        )
     return torch.device("cuda", index)

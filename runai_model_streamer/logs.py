@@ -43,6 +43,11 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
         super().__init__(sys.stderr)
         self.setFormatter(logging.Formatter("%(asctime)s [%(levelname)s] %(message)s"))
 
+    def emit(self, record: logging.LogRecord) -> None:
+        # Notebooks and test runners replace sys.stderr, and close the one there was.
+        self.stream = sys.stderr
+        super().emit(record)
+
 
 def size_text(count: float) -> str:
     """Bytes as people read them, in binary units with one decimal: `15.0 GiB`."""

@@ -86,7 +86,7 @@ class SafetensorsStreamer:
         device: str | torch.device = "cpu",
         is_distributed: bool = False,
         tensor_names: Collection[str] | None = None,
-        owned: bool = True,
+        owned: bool = True,  # noqa: ARG002 - see the docstring
     ) -> None:
         """Start to stream files: read and validate all headers, then begin to read data in the background.
 
@@ -110,6 +110,8 @@ class SafetensorsStreamer:
         if isinstance(paths, str | bytes | os.PathLike):
             raise ArgumentTypeError(f"stream_files takes a list of paths; for one, call stream_file({paths!r})")
         self._end_load()
+        # So that a call that fails does not leave another load's behind.
+        self.files_to_tensors_metadata, self.total_size = {}, 0
         config = StreamerConfig.from_environment()
         configure_logging()
         self._device = resolve_device(device)

@@ -5,10 +5,11 @@ import errno
 import functools
 import mmap
 import os
-import stat
 from typing import Final
 
-from runai_model_streamer.io.ranges import PAGE, round_down
+import numpy as np
+
+from runai_model_streamer.io.ranges import round_down
 
 _CACHESTAT: Final = 451  # The same system call number on every architecture; Linux 6.5.
 
@@ -36,8 +37,8 @@ class PageCache:
     """Asks the kernel about one open file.
 
     cachestat(2) where there is one (1.6 microseconds for 2 MiB, measured), else mincore(2) over a mapping of the
-    file that is never touched. Both answer only to who owns the file or may write it; for anybody else, and on
-    file systems where they say nothing (overlayfs), the answer is None.
+    file that is never touched. Both answer only to who owns the file or may write it; for anybody else the answer
+    is None. On overlayfs cachestat counts an empty cache of its own: do not ask there (`filesystems.DIRECT`).
     """
 
     def __init__(self, fd: int, status: os.stat_result) -> None:
@@ -48,8 +49,8 @@ class PageCache:
         try:
             self._cachestat(0, 1)
         except OSError as error:
-            # EPERM is cachestat's own answer to a stranger; mincore lies to one instead, so it is not asked.
-            self._answers = error.errno == errno.ENOSYS and self._map_for_mincore(status)
+            # EPERM is cachestat's own answer to a stranger, and that of older container runtimes' filters to anybody.
+            self._answers = error.errno in (errno.ENOSYS, errno.EPERM) and self._map_for_mincore(status)
 
     def cached_bytes(self, offset: int, length: int) -> int | None:
         """Bytes of the range, in whole pages, that are in the page cache; None when the kernel does not say."""
@@ -58,7 +59,7 @@ class PageCache:
         try:
             if self._mapping is None:
                 return self._cachestat(offset, length)
-            return self._mincore(offset, length)
+            return self._mincore(self._mapping, offset, length)
         except OSError:
             self._answers = False
             return None
@@ -71,35 +72,32 @@ class PageCache:
         return int(counts.cached) * mmap.PAGESIZE
 
     def _map_for_mincore(self, status: os.stat_result) -> bool:
-        euid = os.geteuid()
-        # The kernel's own test is inode_owner_or_capable() or write permission.
-        if status.st_size == 0 or not (euid in (0, status.st_uid) or _group_or_other_may_write(status)):
+        # mincore lies to a stranger: to one it calls everything cached.
+        if status.st_size == 0 or not _may_ask(self._fd, status):
             return False
         try:
-            # Private and writable only so that ctypes may take its address; nothing is ever written.
-            self._mapping = mmap.mmap(self._fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+            # Not writable, which would count the whole file as memory promised: refused for one larger than that.
+            self._mapping = mmap.mmap(self._fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
         except (OSError, ValueError):
             return False
-        anchor = ctypes.c_char.from_buffer(self._mapping)
-        self._address = ctypes.addressof(anchor)
+        self._address = np.frombuffer(self._mapping, np.uint8).ctypes.data
         return True
 
-    def _mincore(self, offset: int, length: int) -> int:
+    def _mincore(self, mapping: mmap.mmap, offset: int, length: int) -> int:
         start = round_down(offset, mmap.PAGESIZE)
-        pages = -(-(offset + length - start) // mmap.PAGESIZE)
+        # What lies behind the mapping is memory of somebody else's.
+        pages = -(-(min(offset + length, len(mapping)) - start) // mmap.PAGESIZE)
+        if pages <= 0:
+            return 0
         resident = (ctypes.c_ubyte * pages)()
         if _libc().mincore(
             ctypes.c_void_p(self._address + start), ctypes.c_size_t(pages * mmap.PAGESIZE), ctypes.byref(resident)
         ):
             raise OSError(ctypes.get_errno(), "mincore")
-        return sum(flag & 1 for flag in bytes(resident)) * mmap.PAGESIZE
+        # Linux sets each byte to 0 or 1.
+        return bytes(resident).count(1) * mmap.PAGESIZE
 
 
-def _group_or_other_may_write(status: os.stat_result) -> bool:
-    return bool(
-        (status.st_mode & stat.S_IWOTH)
-        or (status.st_mode & stat.S_IWGRP and status.st_gid in (os.getegid(), *os.getgroups()))
-    )
-
-
-__all__ = ["PAGE", "PageCache"]
+def _may_ask(fd: int, status: os.stat_result) -> bool:
+    # The kernel's own test: inode_owner_or_capable(), or permission to write.
+    return os.geteuid() == status.st_uid or os.access(f"/proc/self/fd/{fd}", os.W_OK, effective_ids=True)

@@ -19,7 +19,7 @@ def as_path(path: str | os.PathLike[str]) -> str:
 
     Raises:
         ArgumentTypeError: neither a str nor an os.PathLike of one.
-        ArgumentError: empty.
+        ArgumentError: empty, or with characters that no path can have.
         UnsupportedError: a URL of a kind of storage that is not supported.
     """
     text: object = os.fspath(path) if isinstance(path, str | os.PathLike) else None
@@ -27,12 +27,22 @@ def as_path(path: str | os.PathLike[str]) -> str:
         raise ArgumentTypeError(f"a path is a str or os.PathLike, not {type(path).__name__}: {path!r}")
     if not text:
         raise ArgumentError("a path is empty; give a file's path or an s3://bucket/key URL")
+    if "\0" in text or not _is_encodable(text):
+        raise ArgumentError(f"a path has a character that no path can have: {text!r}")
     scheme = _SCHEME.match(text)
     if scheme and scheme[1] != "s3":
         service = _NOT_YET.get(scheme[1].lower())
         what = f"{service} is not supported yet" if service else f"{scheme[1]}:// URLs are not supported"
         raise UnsupportedError(f"{text}: {what}; give a local path or an s3://bucket/key URL")
     return text
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_object(path: str) -> bool:

@@ -41,6 +41,7 @@ class FileSource:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             status = os.fstat(self._fd)
         except OSError as error:
+            self.close()
             raise _translated(error, path) from error
         if not stat.S_ISREG(status.st_mode):
             self.close()
@@ -80,6 +81,7 @@ class FileSource:
         try:
             if origin is Origin.DISK:
                 landed = self._read_direct(offset, buffer)
+                origin = Origin.DISK if landed else Origin.BUFFERED
             else:
                 landed = 0
             self._read(self._fd, offset + landed, buffer[landed:])

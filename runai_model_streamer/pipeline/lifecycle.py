@@ -1,6 +1,7 @@
 """The state of one load: running, then finished, failed or closed. The first error wins and wakes every waiter."""
 
 import threading
+import traceback
 from collections.abc import Callable
 from enum import Enum, auto
 
@@ -31,10 +32,16 @@ class Lifecycle:
         """Whether readers should go on."""
         return self._state is State.RUNNING
 
-    @property
-    def error(self) -> BaseException | None:
-        """The first error, when the load failed."""
-        return self._error
+    def forget_error(self) -> BaseException | None:
+        """The first error, when the load failed; once, so that nothing its traceback leads to leads back to it."""
+        error, self._error = self._error, None
+        if error is not None:
+            # The frames of the reader that failed would keep its memory for as long as the error lives.
+            link: BaseException | None = error
+            while link is not None:
+                traceback.clear_frames(link.__traceback__)
+                link = link.__cause__ or link.__context__
+        return error
 
     def check(self) -> None:
         """Raise `Stopped` unless running."""
@@ -61,6 +68,7 @@ class Lifecycle:
             self._changed.notify_all()
         for wake in self._wakers:
             wake()
+        self._wakers.clear()
 
     def notify(self) -> None:
         """Wake `wait_for`, whose condition may have become true."""

@@ -1,15 +1,20 @@
 """Opens the files of a load and reads their headers, many at once where each costs a round trip."""
 
 import threading
-from collections.abc import Sequence
-from queue import SimpleQueue
-from typing import TypeAlias
+import time
+from collections.abc import Iterator, Sequence
+from queue import Empty, SimpleQueue
+from typing import Final, TypeAlias, TypeVar
 
 from runai_model_streamer.io.paths import Storage, is_object
 from runai_model_streamer.io.safetensors import Header, read_header
 from runai_model_streamer.io.source import Source
 
 Opened: TypeAlias = tuple[Source, Header]
+_T = TypeVar("_T")
+
+JOIN_SECONDS: Final = 1.0
+"""Most seconds that a failed opening waits for the others in flight; one that lasts longer is closed when it ends."""
 
 
 def open_files(storage: Storage, paths: Sequence[str], concurrency: int) -> list[Opened]:
@@ -51,35 +56,55 @@ def _open(storage: Storage, path: str) -> Opened:
 def _open_concurrently(
     storage: Storage, paths: Sequence[str], indices: Sequence[int], opened: dict[int, Opened], count: int
 ) -> None:
-    waiting: SimpleQueue[int | None] = SimpleQueue()
-    results: SimpleQueue[tuple[int, Opened | Exception]] = SimpleQueue()
+    waiting: SimpleQueue[int] = SimpleQueue()
+    results: SimpleQueue[tuple[int, Opened | BaseException]] = SimpleQueue()
+    abandoned = threading.Event()
+    for index in indices:
+        waiting.put(index)
 
     def work() -> None:
-        while (index := waiting.get()) is not None:
+        for index in _drain(waiting):
             try:
-                results.put((index, _open(storage, paths[index])))
-            except Exception as error:
+                result = _open(storage, paths[index])
+            except BaseException as error:
                 results.put((index, error))
+            else:
+                if abandoned.is_set():
+                    result[0].close()
+                else:
+                    results.put((index, result))
 
-    for index in [*indices, *[None] * count]:
-        waiting.put(index)
     # Daemons of our own, not an executor's threads, which the interpreter would wait for after a Ctrl-C.
     threads = [threading.Thread(target=work, name=f"runai-opener-{n}", daemon=True) for n in range(count)]
-    for thread in threads:
-        thread.start()
     try:
+        for thread in threads:
+            thread.start()
         for _ in indices:
             index, result = results.get()
-            if isinstance(result, Exception):
+            if isinstance(result, BaseException):
                 raise result
             opened[index] = result
     except BaseException:
-        while waiting.get() is not None:
+        abandoned.set()
+        for _ in _drain(waiting):
             pass
-        for _ in threads:
-            waiting.put(None)
         storage.interrupt()
         raise
     finally:
+        deadline = time.monotonic() + JOIN_SECONDS
         for thread in threads:
-            thread.join(timeout=1)
+            if thread.ident is not None:
+                thread.join(max(deadline - time.monotonic(), 0))
+        for _, left in _drain(results):
+            if not isinstance(left, BaseException):
+                left[0].close()
+
+
+def _drain(queue: "SimpleQueue[_T]") -> Iterator[_T]:
+    """What is in the queue now, until it is empty."""
+    while True:
+        try:
+            item = queue.get_nowait()
+        except Empty:
+            return
+        yield item

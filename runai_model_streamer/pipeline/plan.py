@@ -39,7 +39,7 @@ class Part(NamedTuple):
     file: int
     """Index of the file."""
     offset: int
-    """First byte of the stretch in the file: the first tensor's, rounded down to the file's alignment."""
+    """First byte of the stretch in the file: the first tensor's that has any, rounded down to the file's alignment."""
     length: int
     """Bytes of the stretch; 0 when all its tensors are empty."""
     position: int
@@ -67,7 +67,7 @@ class Group:
     steps: int
     """How many reads fill it; 0 when all its tensors are empty."""
     payload: int
-    """Bytes from the first to the last of each part's tensors: what counts against the memory limit."""
+    """Bytes from the first to the last of each part's tensors, empty ones left aside: what counts against the limit."""
     footprint: int
     """Bytes of memory it needs, with what alignment adds to the payload."""
 
@@ -135,12 +135,16 @@ class _Builder:
             last, full = first, False
             while last < count:
                 tensor = tensors[last]
-                if tensor.start - end > gap:
-                    break
-                if tensor.end - start > room and tensor.end > tensor.start:
-                    full = True
-                    break
-                end = tensor.end
+                # An empty tensor needs no bytes: neither those in front of it nor those behind are read for its sake.
+                if tensor.end > tensor.start:
+                    if start == end:
+                        start = end = tensor.start
+                    if tensor.start - end > gap:
+                        break
+                    if tensor.end - start > room:
+                        full = True
+                        break
+                    end = tensor.end
                 last += 1
             if full and self._takes_large(tensors[last], start, end):
                 end = tensors[last].end

@@ -26,8 +26,12 @@ from runai_model_streamer.pipeline.slabs import Bytes, Slab
 
 _log = logging.getLogger(__name__)
 
-WORKING_SET: Final = 384 << 20
-"""Without a limit: bytes of slabs up to which fresh memory is taken without first waiting for a used slab."""
+WORKING_SET: Final = 128 << 20
+"""Without a limit: bytes of slabs up to which fresh memory is taken without first waiting for a used slab.
+
+At least twice what is being read at once, and three groups of the size at hand: two being filled, one the caller's.
+Warm 4 GB on 2 CPUs, CPU seconds against a bare preadv loop: 1.4 times with 128 MiB, 1.75 times with 384 MiB.
+"""
 
 IDLE_BYTES: Final = 256 << 20
 """Without a limit: most bytes of idle slabs kept for reuse."""
@@ -68,10 +72,12 @@ class SlabPool:
     Args:
         limit: bytes held at most, at least the largest group's payload; None for no limit.
         lifecycle: of the load; a waiting `lease` ends with it.
+        in_flight: most bytes that are being read at once.
     """
 
-    def __init__(self, limit: int | None, lifecycle: Lifecycle) -> None:
+    def __init__(self, limit: int | None, lifecycle: Lifecycle, in_flight: int = 0) -> None:
         self._limit = limit
+        self._working_set = max(WORKING_SET, 2 * in_flight)
         # Most groups are a little smaller than they may be. What is mapped and not touched costs nothing.
         self._usual_capacity = round_up(group_target(limit), CAPACITY_STEP)
         self._lifecycle = lifecycle
@@ -213,7 +219,7 @@ class SlabPool:
 
     def _wait_before_fresh(self, group: Group) -> float | None:
         """Seconds to wait for a used slab, None for as long as it takes, 0 to take fresh memory now."""
-        soft = max(WORKING_SET, 3 * group.payload)
+        soft = max(self._working_set, 3 * group.payload)
         budget = soft if self._limit is None else self._limit
         idle = sum(slab.charge for slab in self._idle)
         in_use = self._spoken_for(group) - idle
@@ -253,7 +259,7 @@ class SlabPool:
     def _grant(self, slab: Slab, group: Group) -> Lease:
         slab.charge = max(slab.charge, group.payload)
         self._held += slab.charge
-        self.peak = max(self.peak, self._held)
+        self.peak = max(self.peak, self._spoken_for(group))
         self._lent.add(slab)
         lease = Lease(slab, group)
         put = self._returned.put
@@ -269,7 +275,7 @@ _inherited: list[Slab] = []
 def _keep_inherited_slabs() -> None:
     # A slab hidden from this child is not mapped here: freeing it would unmap whatever has taken its addresses since.
     for pool in _pools:
-        _inherited.extend(pool._lent)
+        _inherited.extend(pool._lent)  # noqa: SLF001 - of this module
 
 
 os.register_at_fork(after_in_child=_keep_inherited_slabs)

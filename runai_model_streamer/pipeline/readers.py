@@ -35,9 +35,10 @@ class Feed:
         self._landing = landing
         self._lifecycle = lifecycle
         self._turn = threading.Lock()
-        self._steps = self._all_steps(groups)
+        self._steps: Iterator[tuple[Lease, Step]] = self._all_steps(groups)
         self._counting = threading.Lock()
         self._missing = [group.steps for group in groups]
+        self._complete = [not group.steps for group in groups]
         self.leases: dict[int, Lease] = {}
         """Group index -> lease, from the first step taken until the consumer takes the group."""
         self._cpus = len(os.sched_getaffinity(0))
@@ -83,15 +84,22 @@ class Feed:
         index = lease.group.index
         with self._counting:
             self._missing[index] -= 1
-            complete = not self._missing[index]
-        if complete:
+            last = not self._missing[index]
+        if last:
             self._landing.ready(lease)
+            # Not before it is ready: the consumer looks without being told.
+            self._complete[index] = True
             self._lifecycle.notify()
         self._adapt(origin, step.length, seconds)
 
     def is_complete(self, index: int) -> bool:
-        """Whether all steps of the group have landed."""
-        return not self._missing[index]
+        """Whether all steps of the group have landed, and it may be taken."""
+        return self._complete[index]
+
+    def close(self) -> None:
+        """Let go of the memory of groups that nobody took."""
+        self.leases.clear()
+        self._steps = iter(())
 
     def _adapt(self, origin: Origin, length: int, seconds: float) -> None:
         copied = origin is Origin.PAGE_CACHE or (origin is Origin.BUFFERED and length > MEMORY_SPEED * seconds)
@@ -114,15 +122,24 @@ class Feed:
 def start_readers(count: int, feed: Feed, sources: Sequence[Source], lifecycle: Lifecycle) -> list[threading.Thread]:
     """Start `count` threads that read all of `feed` and end by themselves.
 
-    They hold no reference to the streamer, so that one that is dropped without `close` is collected.
+    They hold no reference to the streamer, so that one that is dropped without `close` is collected. Where the system
+    gives fewer threads, those have to do.
+
+    Raises:
+        StreamerError: the system gives none.
     """
-    threads = []
+    threads: list[threading.Thread] = []
     for number in range(count):
         # Daemons: a read that hangs in the kernel must not keep the process from ending.
         thread = threading.Thread(
             target=_run, args=(number, feed, sources, lifecycle), name=f"runai-reader-{number}", daemon=True
         )
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if threads:
+                break
+            raise StreamerError(f"no thread to read with: {error}; raise the limit with `ulimit -u`") from error
         threads.append(thread)
     return threads
 
@@ -160,7 +177,7 @@ def _name_tensor(error: ReadError, group: Group, step: Step) -> None:
         for part in group.parts
         if part.file == step.file
         for tensor in part.tensors
-        if tensor.start < end and tensor.end > step.offset
+        if max(tensor.start, step.offset) < min(tensor.end, end)
     ]
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""

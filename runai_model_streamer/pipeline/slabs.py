@@ -17,7 +17,8 @@ Bytes: TypeAlias = np.ndarray[tuple[int], np.dtype[np.uint8]]
 class Slab:
     """A private anonymous mapping, page-aligned, with huge pages advised: most of the cost of fresh memory is faults.
 
-    Memory that is never touched costs nothing. The mapping is freed by reference counts alone, never by hand: whatever is still made from it keeps it.
+    Memory that is never touched costs nothing. The mapping is freed by reference counts alone, never by hand: whatever
+    is still made from it keeps it.
 
     Args:
         capacity: bytes, whole pages.

@@ -1,9 +1,10 @@
 """One load, put together: sources, plan, memory and readers; the iterator over its tensors; its end."""
 
 import logging
+import os
 import time
 from collections.abc import Generator, Iterator, Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 import torch
 
@@ -48,11 +49,13 @@ class Load:
         self._sources = sources
         self._groups = tuple(plan_groups(files, limit))
         self._lifecycle = Lifecycle()
-        self._pool = SlabPool(limit, self._lifecycle)
+        in_flight = concurrency * max((file.chunk for file in files), default=0)
+        self._pool = SlabPool(limit, self._lifecycle, in_flight)
         self._landing = HostLanding(self._pool)
         self._feed = Feed(self._groups, files, self._landing, self._lifecycle)
         self._taken = False
         self._closed = False
+        self._pid = os.getpid()
         self.total_bytes = sum(tensor.end - tensor.start for file in files for tensor in file.tensors)
         """Bytes of all tensors."""
         steps = sum(group.steps for group in self._groups)
@@ -89,6 +92,7 @@ class Load:
                         yield batch.pop()
                         if first:
                             first = False
+                            self._check_process()
                             self._landing.forgo(group.index)
                         if not self._lifecycle.running:
                             self._raise_stopped()
@@ -101,6 +105,7 @@ class Load:
                 self.stop()
 
     def _take(self, group: Group) -> Iterator[list[tuple[str, torch.Tensor]]]:
+        self._check_process()
         if not group.steps:
             return self._landing.take(group, None)
         self._wait_for(group)
@@ -112,17 +117,31 @@ class Load:
         try:
             self._lifecycle.wait_for(lambda: self._feed.is_complete(group.index))
         except Stopped:
+            stopped = True
+        else:
+            stopped = False
+        if stopped:  # not inside the handler: the error would show `Stopped` as its context
             self._raise_stopped()
 
-    def _raise_stopped(self) -> None:
+    def _raise_stopped(self) -> NoReturn:
         self.close()
-        if self._lifecycle.error is not None:
-            raise self._lifecycle.error
-        raise StateError("the load was closed while its tensors were being read; call stream_files again")
+        error = self._lifecycle.forget_error()
+        if error is None:
+            raise StateError("the load was closed while its tensors were being read; call stream_files again")
+        try:
+            raise error
+        finally:
+            # Its traceback leads here: a cycle would keep all that the caller's frames hold until gc runs.
+            del error
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise StateError("this load was started before a fork; its readers are the parent's: start a new one here")
 
     def stop(self) -> None:
         """Make the readers end, without waiting for them."""
-        self._lifecycle.close()
+        if self._pid == os.getpid():  # in a forked child, a lock may be held by a thread that is not there
+            self._lifecycle.close()
 
     def close(self) -> None:
         """Stop, wake, join, release memory, close sources: in this order, once. Idempotent.
@@ -132,6 +151,8 @@ class Load:
         if self._closed:
             return
         self._closed = True
+        if self._pid != os.getpid():
+            return
         self._lifecycle.close()
         self._storage.interrupt()
         for source in self._sources:
@@ -147,5 +168,5 @@ class Load:
             for source in self._sources:
                 source.close()
         self._landing.close()
-        self._feed.leases.clear()
+        self._feed.close()
         self._storage.close()

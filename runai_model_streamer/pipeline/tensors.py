@@ -11,7 +11,6 @@ from runai_model_streamer.io.safetensors import TensorInfo
 from runai_model_streamer.pipeline.plan import Group
 from runai_model_streamer.pipeline.slabs import Bytes
 
-
 BATCH: Final = 64
 """Tensors made at once.
 
