@@ -1,0 +1,140 @@
+"""Who reads from object storage, and the botocore client that signs for them."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from runai_model_streamer.config import S3Config
+from runai_model_streamer.errors import CredentialsError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from botocore.loaders import Loader
+
+_SECRET: Final = frozenset({"secret_access_key", "session_token"})
+
+_DEFAULT_REGION: Final = "us-east-1"
+"""Signed for when nothing says a region: S3-compatible stores take it, and AWS answers with the right one."""
+
+_SHORTEST_SECRET: Final = 8
+"""Characters; what a test server takes for a secret may be a word of any message."""
+
+_POOL_MARGIN: Final = 4
+"""Connections beyond the readers' own, for files that are opened while others are read."""
+
+
+@dataclass(frozen=True, slots=True)
+class S3Credentials:
+    """Explicit access to object storage; each field that is given wins over the environment and AWS's files.
+
+    `repr` shows neither the secret nor the token.
+    """
+
+    access_key_id: str | None = None
+    secret_access_key: str | None = None
+    session_token: str | None = None
+    """Only for temporary credentials."""
+    region_name: str | None = None
+    endpoint: str | None = None
+    """URL of an S3-compatible store, such as http://minio:9000."""
+
+    def __repr__(self) -> str:
+        def shown(name: str) -> str:
+            value = getattr(self, name)
+            return "'***'" if value and name in _SECRET else repr(value)
+
+        return f"S3Credentials({', '.join(f'{each.name}={shown(each.name)}' for each in fields(self))})"
+
+
+class S3Client(Protocol):
+    """What is used of botocore's client; botocore makes its methods at run time, so no class of its own has them."""
+
+    def get_object(self, **request: Any) -> dict[str, Any]:
+        """GET, or a range of it."""
+        ...
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A client, and what a message about it may and may not say."""
+
+    client: S3Client
+    unsigned: bool
+    secrets: Collection[str] = field(repr=False)
+
+
+def make_access(config: S3Config, credentials: S3Credentials | None, connections: int) -> Access:
+    """Make a client with a session of its own: neither the caller's default session nor its settings are touched.
+
+    Raises:
+        MissingDependencyError: botocore is not installed.
+        CredentialsError: the explicit credentials are incomplete.
+        Exception: botocore's own, for a profile, region or endpoint that it cannot use.
+    """
+    explicit = credentials or S3Credentials()
+    key, secret = explicit.access_key_id, explicit.secret_access_key
+    if bool(key) != bool(secret) or (explicit.session_token and not key):
+        raise CredentialsError(
+            "S3Credentials is incomplete: give access_key_id and secret_access_key together (and session_token for "
+            "temporary credentials), or none of them for boto3's own search"
+        )
+    try:
+        from botocore import UNSIGNED
+        from botocore.config import Config
+        from botocore.session import Session
+    except ImportError as error:
+        raise MissingDependencyError(
+            'reading from s3:// needs boto3: pip install "runai-model-streamer-cuda[s3]"'
+        ) from error
+
+    unsigned = config.unsigned and not key
+    session = Session()
+    if key and secret:
+        if session.profile is not None and session.profile not in session.available_profiles:
+            # A profile that AWS_PROFILE names but nobody made is of no concern to explicit keys.
+            session = Session({"profile": (None, [], None, None)})
+        session.set_credentials(key, secret, explicit.session_token)
+    session.register_component("data_loader", _loader())
+    client: Any = session.create_client(
+        "s3",
+        region_name=explicit.region_name or session.get_config_variable("region") or _DEFAULT_REGION,
+        endpoint_url=explicit.endpoint or config.endpoint,
+        config=Config(
+            signature_version=UNSIGNED if unsigned else None,
+            s3={"addressing_style": "virtual" if config.virtual_addressing else "path"},
+            # Stores that know no checksums refuse the headers that botocore sends by default.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            connect_timeout=config.timeout,
+            read_timeout=config.timeout,
+            max_pool_connections=connections + _POOL_MARGIN,
+            # Only a retry of our own can go on from the byte already landed, and be interrupted while it waits.
+            retries={"total_max_attempts": 1, "mode": "standard"},
+        ),
+    )
+    return Access(client, unsigned, _secrets(session, explicit))
+
+
+@cache
+def _loader() -> "Loader":
+    # Parsing S3's service model takes 100 ms and 13 MB for each client that does not share it.
+    from botocore.session import Session
+
+    loader: Loader = Session().get_component("data_loader")
+    return loader
+
+
+def _secrets(session: Any, explicit: S3Credentials) -> frozenset[str]:
+    # Refreshable credentials would go to the network for their values; what they send is caught by its form.
+    from botocore.credentials import RefreshableCredentials
+
+    held = {explicit.secret_access_key, explicit.session_token}
+    found = session.get_credentials()
+    if found is not None and not isinstance(found, RefreshableCredentials):
+        frozen = found.get_frozen_credentials()
+        held |= {frozen.secret_key, frozen.token}
+    return frozenset(secret.strip() for secret in held if secret and len(secret.strip()) >= _SHORTEST_SECRET)
