@@ -27,8 +27,6 @@ from runai_model_streamer.io.s3_credentials import Access, S3Client, S3Credentia
 from runai_model_streamer.io.s3_messages import Circumstances
 from runai_model_streamer.io.source import Origin, SourceKind
 
-__all__ = ["PREFIX_BYTES", "S3Credentials", "S3Source", "S3Store"]
-
 _log = logging.getLogger(__name__)
 
 PREFIX_BYTES: Final = 256 << 10
@@ -39,6 +37,11 @@ _BACKOFF_BASE: Final = 0.1
 _BACKOFF_CAP: Final = 5.0
 """Seconds: before retry n, any time up to base * 2**(n-1), but not above the cap, so that readers that failed
 together do not come back together."""
+
+
+_OPENING_RETRIES: Final = 2
+"""Where there is no connection to a store from which nothing has come yet: a wrong endpoint is likelier than a fault
+that passes, and whoever mistyped it should not wait."""
 
 
 class S3Store:
@@ -59,9 +62,7 @@ class S3Store:
         self._stopped = False
 
     def open(self, path: str) -> "S3Source":
-        """Open s3://bucket/key. The key is taken as it is written: nothing in it is an escape, a query or a fragment.
-
-        One request, which also brings the first `PREFIX_BYTES`. The caller closes the source.
+        """Open s3://bucket/key, whose key is taken as it is written, with one request. The caller closes the source.
 
         Raises:
             ArgumentError: not a URL of this form, or no name for a bucket.
@@ -138,7 +139,9 @@ class S3Source:
         self._size = 0
         self._etag: str | None = None
         self._prefix: bytearray | None = None
+        self._opened = False
         self._persist(ByteRange(0, PREFIX_BYTES), self._fetch_prefix)
+        self._opened = True
         _log.debug("%s: %d bytes, ETag %s", path, self._size, self._etag)
 
     @property
@@ -172,8 +175,7 @@ class S3Source:
             SourceChangedError: the object is no longer the one that was opened.
             AccessDeniedError: and `CredentialsError`, when credentials expire and cannot be renewed.
             NotFoundError: the object was deleted.
-            StorageTimeoutError: nothing came for the timeout, in every attempt.
-            StorageUnreachableError: no connection, in every attempt.
+            StorageTimeoutError, StorageUnreachableError: no byte for the timeout, or no connection, in every attempt.
             InterruptedReadError: `interrupt` or `close` was called.
             ReadError: anything else that the store, or the way to it, did.
         """
@@ -270,13 +272,14 @@ class S3Source:
                     renewed = True
                     self._store.renew(access)
                     continue
-                if attempts > config.max_retries or not s3_errors.is_passing(error):
+                retries = config.max_retries
+                if not self._opened and s3_errors.is_unreachable(error):
+                    retries = min(retries, _OPENING_RETRIES)
+                if attempts > retries or not s3_errors.is_passing(error):
                     seconds = time.monotonic() - began
                     unsigned, secrets = (access.unsigned, access.secrets) if access else (False, ())
-                    at = Circumstances(
-                        self._path, self._bucket, span, attempts, seconds, config.timeout, unsigned, secrets
-                    )
-                    s3_errors.raise_translated(error, at)
+                    facts = (self._path, self._bucket, span, attempts, seconds, config.timeout, unsigned, secrets)
+                    s3_errors.raise_translated(error, Circumstances(*facts))
                 pause = random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** (attempts - 1)))
                 _log.info(
                     "%s: %s: attempt %d failed: %s; the next in %.1f s",

@@ -63,6 +63,13 @@ def is_passing(error: Exception) -> bool:
     return isinstance(error, BodyLengthError | connection)
 
 
+def is_unreachable(error: Exception) -> bool:
+    """Whether there was no connection to the store at all."""
+    from botocore import exceptions as aws
+
+    return isinstance(error, aws.EndpointConnectionError | aws.ConnectTimeoutError | aws.ProxyConnectionError)
+
+
 def in_short(error: Exception) -> str:
     """For a log line; without a secret, whatever the error says."""
     return str(answer_of(error) or type(root_of(error)).__name__)
