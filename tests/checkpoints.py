@@ -1,0 +1,139 @@
+"""Safetensors files written by hand, so that they can hold what no library writes; and loads of them in memory."""
+
+import json
+import random
+import threading
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import torch
+
+from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.io.paths import Storage
+from runai_model_streamer.io.safetensors import DTYPE_BITS, TensorInfo, read_header
+from runai_model_streamer.io.source import Origin, Source
+from runai_model_streamer.pipeline.plan import PlannedFile
+from runai_model_streamer.pipeline.stream import Load
+from tests.sources import MemorySource
+
+PREFIX: Final = 8
+"""Bytes of the header's length, in front of the header."""
+
+PATIENCE: Final = 60.0
+"""Seconds after which a wait that should have ended is given up, so that a broken test ends."""
+
+
+class Stored(NamedTuple):
+    """One tensor as a file holds it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+def stored(dtype: str, shape: Sequence[int], seed: int = 0) -> Stored:
+    """A tensor of random bytes; of zeros and ones, if its dtype is BOOL."""
+    bits = DTYPE_BITS[dtype]
+    for length in shape:
+        bits *= length
+    data = random.Random(seed).randbytes(bits // 8)
+    return Stored(dtype, tuple(shape), bytes(byte & 1 for byte in data) if dtype == "BOOL" else data)
+
+
+def encode(
+    tensors: Mapping[str, Stored],
+    *,
+    data_start: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+    header_order: Sequence[str] | None = None,
+) -> bytes:
+    """The file's bytes, with the tensors' data in the order of `tensors`.
+
+    Args:
+        data_start: byte where the data begins, which spaces behind the header fill up to; by default, as writers of
+            the format do, the next multiple of 8.
+        header_order: order of the names in the header, if it is not that of the data.
+    """
+    entries: dict[str, object] = {}
+    position = 0
+    for name, tensor in tensors.items():
+        end = position + len(tensor.data)
+        entries[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [position, end]}
+        position = end
+    ordered = {name: entries[name] for name in header_order or entries}
+    text = json.dumps(ordered if metadata is None else {"__metadata__": metadata, **ordered}).encode()
+    if data_start is None:
+        data_start = PREFIX + len(text) + -len(text) % 8
+    header = text.ljust(data_start - PREFIX)
+    if len(header) != data_start - PREFIX:
+        raise ValueError(f"the header needs {PREFIX + len(text)} bytes, more than data_start={data_start}")
+    return len(header).to_bytes(PREFIX, "little") + header + b"".join(tensor.data for tensor in tensors.values())
+
+
+def numbered(sizes: Iterable[int], prefix: str = "t") -> dict[str, Stored]:
+    """Tensors of bytes of the given sizes, named t0, t1 and so on."""
+    return {f"{prefix}{index}": stored("U8", (size,), index) for index, size in enumerate(sizes)}
+
+
+def infos(sizes: Iterable[int], data_start: int = 100) -> list[TensorInfo]:
+    """Tensors of bytes as a header describes them, for what only plans."""
+    found, position = [], data_start
+    for index, size in enumerate(sizes):
+        found.append(TensorInfo(f"t{index}", "U8", (size,), position, position + size, data_start))
+        position += size
+    return found
+
+
+def raw(tensor: torch.Tensor) -> bytes:
+    """The tensor's bytes."""
+    flat = tensor.contiguous().reshape(-1)
+    return bytes(flat.view(torch.uint8).numpy()) if flat.numel() else b""
+
+
+def load_of(
+    sources: Sequence[Source],
+    *,
+    limit: int | None = None,
+    chunk: int = 1 << 20,
+    concurrency: int = 4,
+    names: Collection[str] | None = None,
+) -> Load:
+    """Start to load sources that are open already; `chunk` is a multiple of each one's alignment."""
+    files = []
+    for source in sources:
+        tensors = [tensor for tensor in read_header(source).tensors if names is None or tensor.name in names]
+        files.append(PlannedFile(source.size, source.kind, source.alignment, chunk, tensors))
+    return Load(Storage(StreamerConfig(), None, shared=False), sources, files, limit, concurrency)
+
+
+class GatedSource(MemorySource):
+    """Reads from byte `gated` on stop at `gate`, until it is set or the source is interrupted."""
+
+    def __init__(self, path: str, data: bytes, *, gated: int = 0, alignment: int = 1) -> None:
+        super().__init__(path, data, alignment=alignment)
+        self.gated = gated
+        self.gate = threading.Event()
+        self.arrived = threading.Semaphore(0)
+        """Released by each read that comes to the gate."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> Origin:
+        if offset >= self.gated:
+            self.arrived.release()
+            assert self.gate.wait(PATIENCE), "nobody opened the gate"
+        return super().read_into(offset, buffer)
+
+    def interrupt(self) -> None:
+        super().interrupt()
+        self.gate.set()
+
+
+def write(path: Path, tensors: Mapping[str, Stored]) -> Path:
+    """Write a safetensors file."""
+    path.write_bytes(encode(tensors))
+    return path
+
+
+def our_threads() -> list[str]:
+    """Names of the package's threads that are alive."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("runai-")]

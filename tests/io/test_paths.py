@@ -1,0 +1,191 @@
+"""From paths and URLs to sources."""
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from runai_model_streamer.config import DirectIO, S3Config, StreamerConfig
+from runai_model_streamer.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    InterruptedReadError,
+    IsDirectoryError,
+    NotFoundError,
+    UnsupportedError,
+)
+from runai_model_streamer.io.paths import Storage, as_path, is_object, kind_of
+from runai_model_streamer.io.s3_credentials import S3Credentials
+from runai_model_streamer.io.source import Origin, SourceKind
+from tests.io.contract import make_buffer
+from tests.io.local_files import cached_bytes, require_evicted, require_local_disk
+from tests.servers import FaultServer
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Place:
+    """A path of somebody else's making."""
+
+    def __init__(self, path: object) -> None:
+        self.path = path
+
+    def __fspath__(self) -> object:
+        return self.path
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("model.safetensors", "model.safetensors"),
+        ("/models/a b/ü.safetensors", "/models/a b/ü.safetensors"),
+        ("s3://bucket/key", "s3://bucket/key"),
+        ("s3://bucket/a key?#%20", "s3://bucket/a key?#%20"),
+        ("~/model", "~/model"),
+        ("a:b", "a:b"),
+        ("C:\\model", "C:\\model"),
+        ("folder/gs://x", "folder/gs://x"),
+        ("line\nbreak", "line\nbreak"),
+        ("\udcff", "\udcff"),
+        (Text("model"), "model"),
+        (PurePosixPath("/models/m"), "/models/m"),
+        (Place("s3://bucket/key"), "s3://bucket/key"),
+    ],
+    ids=repr,
+)
+def test_a_path_is_taken_as_it_is_written(path: str | os.PathLike[str], text: str) -> None:
+    assert as_path(path) == text
+
+
+@pytest.mark.parametrize("path", [b"model", 3, None, ["model"], Place(b"model"), object], ids=repr)
+def test_what_is_no_text_is_no_path(path: object) -> None:
+    with pytest.raises(ArgumentTypeError, match=type(path).__name__):
+        as_path(path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", ["", Place("")], ids=["text", "object"])
+def test_an_empty_path_is_refused(path: str | os.PathLike[str]) -> None:
+    with pytest.raises(ArgumentError, match="empty"):
+        as_path(path)
+
+
+@pytest.mark.parametrize("path", ["mod\0el", "s3://bucket/mod\0el", "\0", "mod\ud800el"])
+def test_a_character_that_no_path_can_have_is_refused_and_shown(path: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        as_path(path)
+    assert repr(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "service"), [("gs://bucket/key", "Google Cloud Storage"), ("AZ://container/key", "Azure Blob Storage")]
+)
+def test_storage_that_is_to_come_is_refused_by_name(path: str, service: str) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        as_path(path)
+    assert str(caught.value).startswith(f"{path}: {service} is not supported yet")
+
+
+@pytest.mark.parametrize("path", ["https://host/m", "file:///models/m", "S3://bucket/key", "hf://org/m", "a+b.c-1://x"])
+def test_other_urls_are_refused_with_what_to_give_instead(path: str) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        as_path(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).endswith("give a local path or an s3://bucket/key URL")
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("s3://bucket/key", SourceKind.OBJECT),
+        ("model.safetensors", SourceKind.FILE),
+        ("/s3://bucket/key", SourceKind.FILE),
+        ("s3", SourceKind.FILE),
+        ("s3:/bucket/key", SourceKind.FILE),
+    ],
+)
+def test_only_urls_of_s3_are_objects(path: str, kind: SourceKind) -> None:
+    assert (kind_of(path), is_object(path)) == (kind, kind is SourceKind.OBJECT)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Some pages, of which nothing is cached."""
+    require_local_disk(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(os.urandom(1 << 16))
+    require_evicted(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("direct", "shared", "origin"),
+    [
+        (DirectIO.AUTO, False, Origin.DISK),
+        (DirectIO.AUTO, True, Origin.BUFFERED),
+        (DirectIO.NEVER, False, Origin.BUFFERED),
+        (DirectIO.ALWAYS, True, Origin.DISK),
+    ],
+)
+def test_files_are_read_as_the_settings_say(file: Path, direct: DirectIO, shared: bool, origin: Origin) -> None:
+    with closing(Storage(StreamerConfig(direct_io=direct), None, shared=shared)) as storage:
+        buffer = make_buffer(1 << 16)
+        with closing(storage.open(str(file))) as source:
+            assert (source.path, source.read_into(0, buffer)) == (str(file), origin)
+    assert bytes(buffer) == file.read_bytes()
+
+
+def test_opening_a_file_reads_nothing_of_it(file: Path) -> None:
+    with closing(Storage(StreamerConfig(), None, shared=False)) as storage:
+        storage.open(str(file)).close()
+    assert cached_bytes(file) == 0
+
+
+@pytest.fixture
+def storage() -> Iterator[Storage]:
+    """With a store that has s3://models/m."""
+    with FaultServer() as server:
+        server.put("models", "m", b"bytes of m")
+        config = StreamerConfig(s3=S3Config(endpoint=server.endpoint, virtual_addressing=False))
+        with closing(Storage(config, S3Credentials("key", "secret"), shared=False)) as storage:
+            yield storage
+
+
+def test_a_url_of_s3_opens_the_object(storage: Storage) -> None:
+    buffer = make_buffer(10)
+    with closing(storage.open("s3://models/m")) as source:
+        assert (source.kind, source.read_into(0, buffer)) == (SourceKind.OBJECT, Origin.OBJECT)
+    assert bytes(buffer) == b"bytes of m"
+
+
+@pytest.mark.parametrize("path", ["/nowhere/m", "s3://models/none", "s3://nowhere/m"])
+def test_what_is_not_there_is_not_found(storage: Storage, path: str) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        storage.open(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("path", ["/", "s3://models/folder/"])
+def test_a_folder_is_no_file(storage: Storage, path: str) -> None:
+    with pytest.raises(IsDirectoryError) as caught:
+        storage.open(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_no_object_is_opened_after_an_interrupt(storage: Storage) -> None:
+    storage.interrupt()
+    with pytest.raises(InterruptedReadError):
+        storage.open("s3://models/m")
+
+
+def test_interrupting_and_closing_it_twice_is_harmless(storage: Storage) -> None:
+    storage.close()
+    storage.interrupt()
+    storage.close()
+
+
+def test_it_can_be_closed_unused() -> None:
+    Storage(StreamerConfig(), None, shared=False).close()

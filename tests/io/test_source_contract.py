@@ -1,0 +1,118 @@
+"""The contract of `Source`, held against every source there is."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from runai_model_streamer.config import DirectIO, S3Config
+from runai_model_streamer.io.posix import FileSource
+from runai_model_streamer.io.ranges import PAGE
+from runai_model_streamer.io.s3 import S3Store
+from runai_model_streamer.io.s3_credentials import S3Credentials
+from runai_model_streamer.io.source import Source, SourceKind
+from tests.io.contract import DATA, SourceContract
+from tests.servers import FaultServer, moto_server
+from tests.sources import MemorySource
+
+BUCKET = "models"
+KEY = "llama/model.safetensors"
+
+
+class FileContract(SourceContract):
+    kind = SourceKind.FILE
+    direct: DirectIO
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> str:
+        file = tmp_path / "model.safetensors"
+        file.write_bytes(DATA)
+        return str(file)
+
+    @pytest.fixture
+    def source(self, path: str) -> Iterator[Source]:
+        with closing(FileSource(path, self.direct)) as source:
+            yield source
+
+
+class TestBufferedFile(FileContract):
+    direct = DirectIO.NEVER
+
+
+class TestDirectFile(FileContract):
+    direct = DirectIO.ALWAYS
+
+
+class TestFileReadAsSuits(FileContract):
+    direct = DirectIO.AUTO
+
+
+class TestMemorySource(SourceContract):
+    """The fake that tests of everything above `io` stand on."""
+
+    kind = SourceKind.FILE
+
+    @pytest.fixture
+    def path(self) -> str:
+        return "/models/model.safetensors"
+
+    @pytest.fixture
+    def source(self, path: str) -> Iterator[Source]:
+        with closing(MemorySource(path, DATA, kind=self.kind)) as source:
+            yield source
+
+
+class TestAlignedMemorySource(TestMemorySource):
+    @pytest.fixture
+    def source(self, path: str) -> Iterator[Source]:
+        with closing(MemorySource(path, DATA, kind=self.kind, alignment=PAGE)) as source:
+            yield source
+
+
+class TestMemoryObject(TestMemorySource):
+    kind = SourceKind.OBJECT
+
+
+@contextmanager
+def open_store(endpoint: str) -> Iterator[S3Store]:
+    config = S3Config(endpoint=endpoint, virtual_addressing=False)
+    with closing(S3Store(config, S3Credentials("key", "secret"), 16)) as store:
+        yield store
+
+
+# One store for all tests of a server: making a client costs more than the tests.
+@pytest.fixture(scope="module")
+def store() -> Iterator[S3Store]:
+    with FaultServer() as server, open_store(server.endpoint) as store:
+        server.put(BUCKET, KEY, DATA)
+        yield store
+
+
+@pytest.fixture(scope="module")
+def store_of_moto() -> Iterator[S3Store]:
+    with moto_server() as server, open_store(server.endpoint) as store:
+        server.put(BUCKET, KEY, DATA)
+        yield store
+
+
+class S3Contract(SourceContract):
+    kind = SourceKind.OBJECT
+
+    @pytest.fixture
+    def path(self) -> str:
+        return f"s3://{BUCKET}/{KEY}"
+
+
+class TestS3Object(S3Contract):
+    @pytest.fixture
+    def source(self, store: S3Store, path: str) -> Iterator[Source]:
+        with closing(store.open(path)) as source:
+            yield source
+
+
+class TestS3ObjectOfMoto(S3Contract):
+    @pytest.fixture
+    def source(self, store_of_moto: S3Store, path: str) -> Iterator[Source]:
+        with closing(store_of_moto.open(path)) as source:
+            yield source

@@ -1,0 +1,201 @@
+import threading
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.errors import HeaderError, InterruptedReadError, NotFoundError
+from runai_model_streamer.io.paths import Storage
+from runai_model_streamer.io.source import Source, SourceKind
+from runai_model_streamer.pipeline.opening import open_files
+from tests.checkpoints import PATIENCE, encode, numbered, our_threads
+from tests.sources import MemorySource
+
+
+class MemoryStorage(Storage):
+    """Objects and files in memory; records what was opened, and by which thread."""
+
+    def __init__(self, stored: Mapping[str, bytes]) -> None:
+        super().__init__(StreamerConfig(), None, shared=False)
+        self._stored = stored
+        self.opened: dict[str, MemorySource] = {}
+        self.threads: dict[str, str] = {}
+        self.interrupted = threading.Event()
+
+    def open(self, path: str) -> Source:
+        self.threads[path] = threading.current_thread().name
+        if path not in self._stored:
+            raise NotFoundError(f"{path}: no such object")
+        self.opened[path] = MemorySource(path, self._stored[path], kind=SourceKind.OBJECT)
+        return self.opened[path]
+
+    def interrupt(self) -> None:
+        self.interrupted.set()
+        super().interrupt()
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    yield
+    assert our_threads() == []
+
+
+def objects(count: int) -> dict[str, bytes]:
+    return {f"s3://bucket/{index}": encode(numbered([index + 1], f"{index}.")) for index in range(count)}
+
+
+def left_open(storage: MemoryStorage) -> list[str]:
+    return [path for path, source in storage.opened.items() if source.closed != 1]
+
+
+@pytest.mark.parametrize("concurrency", [1, 3, 100])
+def test_sources_and_headers_come_in_the_order_of_the_paths(concurrency: int) -> None:
+    storage = MemoryStorage(objects(20))
+    paths = sorted(objects(20), reverse=True)
+    opened = open_files(storage, paths, concurrency)
+    assert [source.path for source, _ in opened] == paths
+    assert [header.tensors[0].name.partition(".")[0] for _, header in opened] == [path[12:] for path in paths]
+
+
+def test_opened_sources_are_left_open() -> None:
+    storage = MemoryStorage(objects(3))
+    open_files(storage, list(objects(3)), 2)
+    assert sorted(left_open(storage)) == sorted(objects(3))
+
+
+def test_nothing_is_opened_for_no_paths() -> None:
+    assert open_files(MemoryStorage({}), [], 8) == []
+
+
+def test_the_same_path_may_be_given_twice() -> None:
+    storage = MemoryStorage(objects(1))
+    first, second = open_files(storage, ["s3://bucket/0", "s3://bucket/0"], 8)
+    assert first[0] is not second[0]
+    assert first[1] == second[1]
+
+
+class MeetingStorage(MemoryStorage):
+    """Opens an object only when as many as that are being opened at once."""
+
+    def __init__(self, stored: Mapping[str, bytes], parties: int) -> None:
+        super().__init__(stored)
+        self.barrier = threading.Barrier(parties)
+
+    def open(self, path: str) -> Source:
+        self.barrier.wait(PATIENCE)
+        return super().open(path)
+
+
+def test_objects_are_opened_at_the_same_time() -> None:
+    storage = MeetingStorage(objects(8), 4)
+    assert len(open_files(storage, list(objects(8)), 4)) == 8
+
+
+def test_no_more_objects_at_once_than_the_concurrency() -> None:
+    storage = MemoryStorage(objects(30))
+    open_files(storage, list(objects(30)), 3)
+    assert set(storage.threads.values()) <= {"runai-opener-0", "runai-opener-1", "runai-opener-2"}
+
+
+@pytest.mark.parametrize("paths", [["a", "b", "c"], ["s3://bucket/one"], ["a", "s3://bucket/one"]], ids=str)
+def test_files_and_a_single_object_need_no_threads(paths: list[str]) -> None:
+    storage = MemoryStorage({path: encode(numbered([1])) for path in paths})
+    open_files(storage, paths, 8)
+    assert set(storage.threads.values()) == {threading.current_thread().name}
+
+
+# What goes wrong.
+
+
+@pytest.mark.parametrize("missing", range(4))
+def test_an_object_that_is_missing_closes_the_others(missing: int) -> None:
+    stored = objects(4)
+    paths = list(stored)
+    del stored[paths[missing]]
+    storage = MemoryStorage(stored)
+    with pytest.raises(NotFoundError, match=paths[missing]):
+        open_files(storage, paths, 2)
+    assert left_open(storage) == []
+
+
+def test_a_file_that_is_missing_closes_the_others() -> None:
+    storage = MemoryStorage({"a": encode(numbered([1])), **objects(3)})
+    with pytest.raises(NotFoundError, match="missing: no such"):
+        open_files(storage, ["a", *objects(3), "missing"], 8)
+    assert left_open(storage) == []
+
+
+@pytest.mark.parametrize("paths", [["bad"], ["s3://bucket/bad", "s3://bucket/0"]], ids=str)
+def test_a_source_whose_header_is_wrong_is_closed_too(paths: list[str]) -> None:
+    storage = MemoryStorage({**objects(1), paths[0]: b"not safetensors at all"})
+    with pytest.raises(HeaderError):
+        open_files(storage, paths, 8)
+    assert left_open(storage) == []
+
+
+def test_an_error_that_comes_last_does_not_wait_for_openers_that_have_ended() -> None:
+    # Each opener has found the queue empty and ended by the time that the error is seen.
+    for _ in range(100):
+        with pytest.raises(NotFoundError):
+            open_files(MemoryStorage(objects(1)), ["s3://bucket/0", "s3://bucket/missing"], 8)
+
+
+class SlowStorage(MemoryStorage):
+    """The first object is opened only once the error of the second has been noticed."""
+
+    def open(self, path: str) -> Source:
+        source = super().open(path)
+        assert self.interrupted.wait(PATIENCE)
+        return source
+
+
+def test_an_object_that_opens_after_the_error_is_closed() -> None:
+    storage = SlowStorage(objects(1))
+    with pytest.raises(NotFoundError):
+        open_files(storage, ["s3://bucket/0", "s3://bucket/missing"], 8)
+    assert list(storage.opened) == ["s3://bucket/0"]
+    assert left_open(storage) == []
+
+
+class HangingStorage(MemoryStorage):
+    """Openings hang until they are interrupted; the one of what is missing fails once `hanging` others do."""
+
+    def __init__(self, stored: Mapping[str, bytes], hanging: int) -> None:
+        super().__init__(stored)
+        self._hanging = hanging
+        self._arrived = threading.Semaphore(0)
+        self.tried: list[str] = []
+
+    def open(self, path: str) -> Source:
+        self.tried.append(path)
+        if path.endswith("missing"):
+            for _ in range(self._hanging):
+                assert self._arrived.acquire(timeout=PATIENCE)
+            return super().open(path)
+        self._arrived.release()
+        assert self.interrupted.wait(PATIENCE)
+        raise InterruptedReadError(f"{path}: the streamer is closing")
+
+
+def test_an_error_interrupts_the_other_openings_and_is_the_one_raised() -> None:
+    storage = HangingStorage(objects(2), 2)
+    with pytest.raises(NotFoundError, match="missing"):
+        open_files(storage, [*objects(2), "s3://bucket/missing"], 8)
+
+
+def test_objects_that_wait_for_their_turn_are_not_opened_after_an_error() -> None:
+    storage = HangingStorage(objects(20), 1)
+    with pytest.raises(NotFoundError, match="missing"):
+        open_files(storage, ["s3://bucket/missing", *objects(20)], 2)
+    # The one that was missing, and at most one more of each opener.
+    assert len(storage.tried) <= 3
+
+
+class BrokenStorage(MemoryStorage):
+    def open(self, path: str) -> Source:
+        raise SystemExit("as a signal handler may")
+
+
+def test_whatever_is_raised_in_an_opener_reaches_the_caller() -> None:
+    with pytest.raises(SystemExit):
+        open_files(BrokenStorage({}), ["s3://bucket/0", "s3://bucket/1"], 8)

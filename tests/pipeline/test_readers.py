@@ -1,0 +1,387 @@
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from queue import SimpleQueue
+
+import pytest
+import torch
+
+from runai_model_streamer.errors import ReadError, SourceChangedError, StreamerError, TruncatedError
+from runai_model_streamer.io.ranges import PAGE
+from runai_model_streamer.io.source import Origin, SourceKind
+from runai_model_streamer.pipeline.landing import HostLanding
+from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
+from runai_model_streamer.pipeline.plan import Group, PlannedFile, Step, plan_groups
+from runai_model_streamer.pipeline.pool import Lease, SlabPool
+from runai_model_streamer.pipeline.readers import Feed, start_readers
+from tests.checkpoints import PATIENCE, infos
+from tests.sources import MemorySource
+
+CHUNK = 1000
+
+
+class RecordingLanding(HostLanding):
+    """A host landing that notes what it was asked for; `ready` can be held up."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        super().__init__(SlabPool(None, lifecycle))
+        self.leased: list[int] = []
+        self.readied: list[int] = []
+        self.on_ready: Callable[[], None] = lambda: None
+
+    def lease(self, group: Group) -> Lease:
+        self.leased.append(group.index)
+        return super().lease(group)
+
+    def ready(self, lease: Lease) -> None:
+        super().ready(lease)
+        self.on_ready()
+        self.readied.append(lease.group.index)
+
+    def take(self, group: Group, lease: Lease | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
+        raise AssertionError("readers take nothing")
+
+
+class Work:
+    """Some tensors of bytes in one file, and all that reads them."""
+
+    def __init__(self, sizes: Sequence[int], kind: SourceKind = SourceKind.FILE) -> None:
+        tensors = infos(sizes, data_start=0)
+        self.size = sum(sizes)
+        self.files = [PlannedFile(self.size, kind, 1, CHUNK, tensors)]
+        # A limit so small that each tensor is a group of its own.
+        self.groups = list(plan_groups(self.files, limit=max(sizes)))
+        self.lifecycle = Lifecycle()
+        self.landing = RecordingLanding(self.lifecycle)
+        self.feed = Feed(self.groups, self.files, self.landing, self.lifecycle)
+
+    def take(self, reader: int = 0) -> tuple[Lease, Step]:
+        work = self.feed.next(reader)
+        assert work is not None
+        return work
+
+    def land(self, work: tuple[Lease, Step], origin: Origin = Origin.PAGE_CACHE, seconds: float = 0.0) -> None:
+        self.feed.landed(*work, origin, seconds)
+
+    def read_all(self, source: MemorySource, count: int = 4) -> None:
+        for thread in start_readers(count, self.feed, [source], self.lifecycle):
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+    def error(self) -> BaseException | None:
+        return self.lifecycle.forget_error()
+
+
+@pytest.fixture
+def one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+
+
+def test_steps_are_handed_out_in_plan_order() -> None:
+    work = Work([2500, 0, 1000])
+    taken = [work.take() for _ in range(4)]
+    # As equal as can be: 834, 834 and 832 bytes.
+    assert [(lease.group.index, step.offset) for lease, step in taken] == [(0, 0), (0, 834), (0, 1668), (1, 2500)]
+    assert work.feed.next(0) is None
+
+
+def test_every_reader_is_told_that_there_are_no_more_steps(one_cpu: None) -> None:
+    work = Work([10])
+    work.take()
+    assert [work.feed.next(reader) for reader in (0, 1, 5)] == [None, None, None]
+
+
+def test_memory_is_leased_with_the_first_step_of_a_group_not_before() -> None:
+    work = Work([1500, 10])
+    assert work.landing.leased == []
+    work.take()
+    work.take()
+    assert work.landing.leased == [0]
+    work.take()
+    assert work.landing.leased == [0, 1]
+    assert list(work.feed.leases) == [0, 1]
+
+
+def test_many_readers_lease_in_plan_order() -> None:
+    work = Work([1500] * 100)
+    work.read_all(MemorySource("m", bytes(work.size)), count=16)
+    assert work.landing.leased == list(range(100))
+
+
+def test_every_step_is_read_once_into_its_place() -> None:
+    work = Work([4000, 1, 0, 999, 12_345])
+    data = bytes(index * 7 % 251 for index in range(work.size))
+    source = MemorySource("m", data)
+    work.read_all(source)
+    assert sorted(source.reads) == sorted(set(source.reads))
+    assert sum(length for _, length in source.reads) == work.size
+    for index, group in enumerate(work.groups):
+        for part in group.parts:
+            landed = work.feed.leases[index].memory[part.position : part.position + part.length]
+            assert landed == data[part.offset : part.offset + part.length]
+
+
+def test_a_group_is_complete_when_its_last_step_has_landed_in_whatever_order() -> None:
+    work = Work([2500])
+    steps = [work.take() for _ in range(3)]
+    for step in reversed(steps):
+        assert not work.feed.is_complete(0)
+        work.land(step)
+    assert work.feed.is_complete(0)
+
+
+def test_a_group_without_bytes_is_complete_from_the_start() -> None:
+    files = [PlannedFile(0, SourceKind.FILE, 1, CHUNK, infos([0], data_start=0))]
+    lifecycle = Lifecycle()
+    feed = Feed(list(plan_groups(files)), files, RecordingLanding(lifecycle), lifecycle)
+    assert feed.is_complete(0)
+    assert feed.next(0) is None
+
+
+def test_the_landing_readies_a_group_once_after_its_last_step() -> None:
+    work = Work([1500, 10])
+    steps = [work.take() for _ in range(3)]
+    work.land(steps[2])
+    work.land(steps[0])
+    assert work.landing.readied == [1]
+    work.land(steps[1])
+    assert work.landing.readied == [1, 0]
+
+
+def test_a_group_is_not_complete_before_the_landing_has_readied_it() -> None:
+    work = Work([10])
+    complete: list[bool] = []
+    work.landing.on_ready = lambda: complete.append(work.feed.is_complete(0))
+    work.land(work.take())
+    assert complete == [False]
+    assert work.feed.is_complete(0)
+
+
+def test_no_step_is_handed_out_after_the_end() -> None:
+    work = Work([1500])
+    work.take()
+    work.lifecycle.close()
+    with pytest.raises(Stopped):
+        work.feed.next(0)
+
+
+def test_closing_the_feed_lets_go_of_memory_that_nobody_took() -> None:
+    work = Work([1500])
+    lease, _ = work.take()
+    slab = lease.slab
+    returned: list[bool] = []
+    assert slab.root_ref is not None
+    work.lifecycle.close()
+    work.feed.close()
+    del lease
+    returned.append(slab.root_ref() is None)
+    assert returned == [True]
+
+
+# How many readers are at work.
+
+
+class CopiedSource(MemorySource):
+    """Says where its bytes came from, and notes which thread read them."""
+
+    def __init__(self, size: int, origin: Origin) -> None:
+        super().__init__("m", bytes(size))
+        self.origin = origin
+        self.readers: set[str] = set()
+
+    def read_into(self, offset: int, buffer: memoryview) -> Origin:
+        super().read_into(offset, buffer)
+        self.readers.add(threading.current_thread().name)
+        return self.origin
+
+
+class MeetingSource(CopiedSource):
+    """Reads behind the first wait until as many are in flight as the barrier wants."""
+
+    def __init__(self, size: int, origin: Origin, parties: int, kind: SourceKind = SourceKind.FILE) -> None:
+        super().__init__(size, origin)
+        self.kind_read = kind
+        self.barrier = threading.Barrier(parties)
+
+    def read_into(self, offset: int, buffer: memoryview) -> Origin:
+        if offset or self.kind_read is SourceKind.OBJECT:
+            self.barrier.wait(PATIENCE)
+        return super().read_into(offset, buffer)
+
+
+def test_copies_from_memory_are_made_by_no_more_readers_than_cpus(one_cpu: None) -> None:
+    work = Work([100] * 150)
+    source = CopiedSource(work.size, Origin.PAGE_CACHE)
+    work.read_all(source, count=8)
+    assert source.readers == {"runai-reader-0"}
+    assert len(source.reads) == 150
+
+
+def test_the_others_join_in_when_a_read_waits_for_storage(one_cpu: None) -> None:
+    work = Work([100] * 9)
+    source = MeetingSource(work.size, Origin.DISK, parties=4)
+    work.read_all(source, count=4)
+    assert work.error() is None
+    assert len(source.readers) == 4
+
+
+def test_all_readers_of_objects_are_at_work_from_the_start(one_cpu: None) -> None:
+    work = Work([100] * 8, SourceKind.OBJECT)
+    source = MeetingSource(work.size, Origin.OBJECT, parties=4, kind=SourceKind.OBJECT)
+    work.read_all(source, count=4)
+    assert work.error() is None
+
+
+@pytest.mark.parametrize(
+    ("origin", "seconds"), [(Origin.DISK, 0.0), (Origin.OBJECT, 0.0), (Origin.BUFFERED, 10.0)], ids=str
+)
+def test_a_resting_reader_is_woken_by_a_read_that_waited(one_cpu: None, origin: Origin, seconds: float) -> None:
+    work = Work([10, 10])
+    got: SimpleQueue[tuple[Lease, Step] | None] = SimpleQueue()
+    first = work.take()
+    thread = threading.Thread(target=lambda: got.put(work.feed.next(1)), daemon=True)
+    thread.start()
+    work.land(first, origin, seconds)
+    taken = got.get(timeout=PATIENCE)
+    assert taken is not None
+    assert taken[1].offset == 10
+
+
+def test_readers_rest_again_when_reads_are_copies_again(one_cpu: None) -> None:
+    work = Work([10] * 20)
+    work.land(work.take(), Origin.DISK)
+    assert work.take(1)[1].offset == 10
+    for _ in range(3):
+        work.land(work.take(), Origin.PAGE_CACHE)
+    # Reader 1 rests now: it would take the next step, but wakes when there is none.
+    got: SimpleQueue[tuple[Lease, Step] | None] = SimpleQueue()
+    thread = threading.Thread(target=lambda: got.put(work.feed.next(1)), daemon=True)
+    thread.start()
+    while work.feed.next(0) is not None:
+        pass
+    assert got.get(timeout=PATIENCE) is None
+
+
+@pytest.mark.parametrize("end", ["close", "fail"])
+def test_a_resting_reader_ends_with_the_load(one_cpu: None, end: str) -> None:
+    work = Work([10, 10])
+    ended: SimpleQueue[bool] = SimpleQueue()
+
+    def rest() -> None:
+        with pytest.raises(Stopped):
+            work.feed.next(1)
+        ended.put(True)
+
+    thread = threading.Thread(target=rest, daemon=True)
+    thread.start()
+    if end == "close":
+        work.lifecycle.close()
+    else:
+        work.lifecycle.fail(ReadError("m: gone"))
+    assert ended.get(timeout=PATIENCE)
+
+
+# What goes wrong.
+
+
+class FailingSource(MemorySource):
+    """Fails reads from `bad` on."""
+
+    def __init__(self, size: int, bad: int, error: BaseException) -> None:
+        super().__init__("m", bytes(size))
+        self.bad = bad
+        self.error = error
+
+    def read_into(self, offset: int, buffer: memoryview) -> Origin:
+        if offset >= self.bad:
+            raise self.error
+        return super().read_into(offset, buffer)
+
+
+def test_a_read_error_names_the_tensor() -> None:
+    work = Work([10, 20, 30])
+    work.read_all(FailingSource(work.size, 10, SourceChangedError("m: bytes 10-30: was written to")))
+    error = work.error()
+    assert type(error) is SourceChangedError
+    assert str(error) in {
+        "m: bytes 10-30: was written to (while reading tensor 't1')",
+        "m: bytes 10-30: was written to (while reading tensor 't2')",
+    }
+
+
+def test_a_read_error_of_many_tensors_names_the_first_and_their_number() -> None:
+    tensors = infos([10, 0, 10, 10], data_start=0)
+    files = [PlannedFile(30, SourceKind.FILE, 1, CHUNK, tensors)]
+    groups = list(plan_groups(files))
+    lifecycle = Lifecycle()
+    feed = Feed(groups, files, RecordingLanding(lifecycle), lifecycle)
+    source = FailingSource(30, 0, TruncatedError("m: ends"))
+    for thread in start_readers(1, feed, [source], lifecycle):
+        thread.join(PATIENCE)
+    assert str(lifecycle.forget_error()) == "m: ends (while reading tensor 't0' and 2 more)"
+
+
+def test_only_tensors_of_the_read_that_failed_are_named() -> None:
+    tensors = infos([CHUNK, CHUNK], data_start=0)
+    files = [PlannedFile(2 * CHUNK, SourceKind.FILE, 1, CHUNK, tensors)]
+    groups = list(plan_groups(files))
+    assert len(groups) == 1
+    lifecycle = Lifecycle()
+    feed = Feed(groups, files, RecordingLanding(lifecycle), lifecycle)
+    source = FailingSource(2 * CHUNK, CHUNK, TruncatedError("m: ends"))
+    for thread in start_readers(1, feed, [source], lifecycle):
+        thread.join(PATIENCE)
+    assert str(lifecycle.forget_error()) == "m: ends (while reading tensor 't1')"
+
+
+def test_an_unexpected_exception_becomes_ours_with_its_cause() -> None:
+    work = Work([10])
+    cause = ZeroDivisionError("who knows")
+    work.read_all(FailingSource(work.size, 0, cause))
+    error = work.error()
+    assert type(error) is StreamerError
+    assert str(error) == "reading failed unexpectedly: ZeroDivisionError: who knows"
+    assert error.__cause__ is cause
+
+
+def test_a_failure_ends_all_readers() -> None:
+    work = Work([10] * 100)
+    work.read_all(FailingSource(work.size, 500, ReadError("m: gone")), count=8)
+    assert not work.lifecycle.running
+
+
+def test_fewer_threads_than_wanted_have_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Work([10] * 100)
+    start = threading.Thread.start
+    started: list[str] = []
+
+    def refuse(thread: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    source = MemorySource("m", bytes(work.size))
+    work.read_all(source, count=4)
+    assert started == ["runai-reader-0", "runai-reader-1"]
+    assert len(source.reads) == 100
+
+
+def test_no_thread_at_all_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Work([10])
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(StreamerError, match="ulimit -u"):
+        work.read_all(MemorySource("m", bytes(work.size)))
+
+
+def test_readers_are_daemons_so_that_a_stuck_read_does_not_keep_the_process() -> None:
+    work = Work([PAGE])
+    threads = start_readers(2, work.feed, [MemorySource("m", bytes(PAGE))], work.lifecycle)
+    assert [thread.daemon for thread in threads] == [True, True]
+    for thread in threads:
+        thread.join(PATIENCE)

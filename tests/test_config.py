@@ -1,0 +1,217 @@
+"""The environment variables: what each is without being set, what it may hold, and what is said otherwise."""
+
+import dataclasses
+import re
+
+import pytest
+
+from runai_model_streamer.config import DirectIO, S3Config, StreamerConfig
+from runai_model_streamer.errors import ConfigError
+from runai_model_streamer.io.ranges import PAGE
+from runai_model_streamer.io.source import SourceKind
+
+MIB = 1 << 20
+
+FIELDS = {
+    "RUNAI_STREAMER_CONCURRENCY": "concurrency",
+    "RUNAI_STREAMER_CHUNK_BYTESIZE": "chunk_bytesize",
+    "RUNAI_STREAMER_MEMORY_LIMIT": "memory_limit",
+    "RUNAI_STREAMER_DIRECT_IO": "direct_io",
+    "RUNAI_STREAMER_DIRECTIO": "direct_io",
+    "RUNAI_STREAMER_PROCESS_GROUP_SIZE": "local_processes",
+    "LOCAL_WORLD_SIZE": "local_processes",
+    "RUNAI_STREAMER_S3_ENDPOINT": "s3.endpoint",
+    "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "s3.virtual_addressing",
+    "RUNAI_STREAMER_S3_UNSIGNED": "s3.unsigned",
+    "RUNAI_STREAMER_S3_MAX_RETRIES": "s3.max_retries",
+    "RUNAI_STREAMER_S3_TIMEOUT": "s3.timeout",
+}
+"""Variable -> field of the configuration."""
+
+DEFAULTS: dict[str, object] = {
+    "RUNAI_STREAMER_CONCURRENCY": None,
+    "RUNAI_STREAMER_CHUNK_BYTESIZE": None,
+    "RUNAI_STREAMER_MEMORY_LIMIT": -1,
+    "RUNAI_STREAMER_DIRECT_IO": DirectIO.AUTO,
+    "RUNAI_STREAMER_DIRECTIO": DirectIO.AUTO,
+    "RUNAI_STREAMER_PROCESS_GROUP_SIZE": 1,
+    "LOCAL_WORLD_SIZE": 1,
+    "RUNAI_STREAMER_S3_ENDPOINT": None,
+    "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": True,
+    "RUNAI_STREAMER_S3_UNSIGNED": False,
+    "RUNAI_STREAMER_S3_MAX_RETRIES": 8,
+    "RUNAI_STREAMER_S3_TIMEOUT": 30.0,
+}
+
+FLAGS = {
+    **dict.fromkeys(("1", "true", "True", "YES", "on", " 1 "), True),
+    **dict.fromkeys(("0", "false", "FALSE", "no", "off", "\t0\n"), False),
+}
+
+GOOD: list[tuple[str, str, object]] = [
+    ("RUNAI_STREAMER_CONCURRENCY", "1", 1),
+    ("RUNAI_STREAMER_CONCURRENCY", " 32 ", 32),
+    ("RUNAI_STREAMER_CHUNK_BYTESIZE", "1", 1),
+    ("RUNAI_STREAMER_CHUNK_BYTESIZE", "8388608", 8 * MIB),
+    ("RUNAI_STREAMER_MEMORY_LIMIT", "-1", -1),
+    ("RUNAI_STREAMER_MEMORY_LIMIT", "0", 0),
+    ("RUNAI_STREAMER_MEMORY_LIMIT", "1", 1),
+    ("RUNAI_STREAMER_MEMORY_LIMIT", "5368709120", 5 << 30),
+    ("RUNAI_STREAMER_DIRECT_IO", "auto", DirectIO.AUTO),
+    ("RUNAI_STREAMER_DIRECT_IO", "AUTO", DirectIO.AUTO),
+    ("RUNAI_STREAMER_DIRECT_IO", "0", DirectIO.NEVER),
+    ("RUNAI_STREAMER_DIRECT_IO", " 1 ", DirectIO.ALWAYS),
+    ("RUNAI_STREAMER_DIRECTIO", "1", DirectIO.ALWAYS),
+    ("RUNAI_STREAMER_DIRECTIO", "0", DirectIO.AUTO),
+    ("RUNAI_STREAMER_PROCESS_GROUP_SIZE", "8", 8),
+    ("LOCAL_WORLD_SIZE", "4", 4),
+    ("RUNAI_STREAMER_S3_ENDPOINT", " http://minio:9000\n", "http://minio:9000"),
+    *(("RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", text, value) for text, value in FLAGS.items()),
+    *(("RUNAI_STREAMER_S3_UNSIGNED", text, value) for text, value in FLAGS.items()),
+    ("RUNAI_STREAMER_S3_MAX_RETRIES", "0", 0),
+    ("RUNAI_STREAMER_S3_MAX_RETRIES", "20", 20),
+    ("RUNAI_STREAMER_S3_TIMEOUT", "0.5", 0.5),
+    ("RUNAI_STREAMER_S3_TIMEOUT", "120", 120.0),
+    ("RUNAI_STREAMER_S3_TIMEOUT", "1e2", 100.0),
+]
+
+COUNTS = {
+    "RUNAI_STREAMER_CONCURRENCY": 1,
+    "RUNAI_STREAMER_CHUNK_BYTESIZE": 1,
+    "RUNAI_STREAMER_MEMORY_LIMIT": -1,
+    "RUNAI_STREAMER_PROCESS_GROUP_SIZE": 1,
+    "LOCAL_WORLD_SIZE": 1,
+    "RUNAI_STREAMER_S3_MAX_RETRIES": 0,
+}
+"""Variables that hold whole numbers -> the least of them."""
+
+BAD: list[tuple[str, str]] = [
+    *((name, str(least - 1)) for name, least in COUNTS.items()),
+    *((name, text) for name in COUNTS for text in ("many", "1.5", "2e3", "16MiB", "0x10", "1 2", "nan", "--1")),
+    *(("RUNAI_STREAMER_DIRECT_IO", text) for text in ("2", "yes", "true", "-1")),
+    *(("RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", text) for text in ("2", "maybe", "-1", "01")),
+    *(("RUNAI_STREAMER_S3_UNSIGNED", text) for text in ("2", "maybe", "-1", "01")),
+    *(("RUNAI_STREAMER_S3_TIMEOUT", text) for text in ("0", "-1", "nan", "inf", "-inf", "30s", "soon")),
+]
+
+REMEDIES = {
+    "RUNAI_STREAMER_CONCURRENCY": "set it to a whole number, at least 1",
+    "RUNAI_STREAMER_CHUNK_BYTESIZE": "set it to a whole number of bytes, at least 1",
+    "RUNAI_STREAMER_MEMORY_LIMIT": "set it to a whole number of bytes, at least -1",
+    "RUNAI_STREAMER_DIRECT_IO": "set it to auto, 0 or 1",
+    "RUNAI_STREAMER_PROCESS_GROUP_SIZE": "set it to a whole number, at least 1",
+    "LOCAL_WORLD_SIZE": "set it to a whole number, at least 1",
+    "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "set it to 0 or 1",
+    "RUNAI_STREAMER_S3_UNSIGNED": "set it to 0 or 1",
+    "RUNAI_STREAMER_S3_MAX_RETRIES": "set it to a whole number, at least 0",
+    "RUNAI_STREAMER_S3_TIMEOUT": "set it to a number of seconds above 0",
+}
+
+
+def setting(environ: dict[str, str], name: str) -> object:
+    """What a variable leads to."""
+    found: object = StreamerConfig.from_environment(environ)
+    for part in FIELDS[name].split("."):
+        found = getattr(found, part)
+    return found
+
+
+@pytest.mark.parametrize(("name", "default"), DEFAULTS.items(), ids=DEFAULTS)
+def test_a_variable_that_is_not_set_has_its_default(name: str, default: object) -> None:
+    assert setting({}, name) == default
+
+
+@pytest.mark.parametrize(("name", "default"), DEFAULTS.items(), ids=DEFAULTS)
+@pytest.mark.parametrize("text", ["", "  "], ids=["empty", "blank"])
+def test_a_variable_that_is_empty_has_its_default(name: str, default: object, text: str) -> None:
+    assert setting({name: text}, name) == default
+
+
+@pytest.mark.parametrize(("name", "text", "value"), GOOD)
+def test_a_good_value_is_taken(name: str, text: str, value: object) -> None:
+    found = setting({name: text}, name)
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(("name", "text"), BAD)
+def test_a_bad_value_is_refused_with_variable_value_and_remedy(name: str, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        StreamerConfig.from_environment({name: text})
+    assert str(caught.value) == f"{name}={text!r} cannot be used: {REMEDIES[name]}"
+
+
+def test_every_setting_has_a_variable() -> None:
+    settings = {field.name for field in dataclasses.fields(StreamerConfig)} - {"s3"}
+    settings |= {f"s3.{field.name}" for field in dataclasses.fields(S3Config)}
+    assert settings == set(FIELDS.values())
+
+
+def test_an_empty_environment_gives_what_the_class_gives() -> None:
+    assert StreamerConfig.from_environment({}) == StreamerConfig()
+
+
+def test_the_environment_is_that_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", "7")
+    assert StreamerConfig.from_environment().concurrency == 7
+
+
+def test_an_environment_that_is_given_is_read_instead_even_when_it_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", "7")
+    assert StreamerConfig.from_environment({}).concurrency is None
+
+
+def test_the_environment_is_read_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", "7")
+    before = StreamerConfig.from_environment()
+    monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", "8")
+    assert (before.concurrency, StreamerConfig.from_environment().concurrency) == (7, 8)
+
+
+def test_the_present_spelling_of_direct_io_wins_over_the_former() -> None:
+    environ = {"RUNAI_STREAMER_DIRECT_IO": "0", "RUNAI_STREAMER_DIRECTIO": "1"}
+    assert StreamerConfig.from_environment(environ).direct_io is DirectIO.NEVER
+
+
+@pytest.mark.parametrize("sizes", [("4", "2"), ("2", "4")])
+def test_the_larger_number_of_processes_counts(sizes: tuple[str, str]) -> None:
+    environ = dict(zip(("LOCAL_WORLD_SIZE", "RUNAI_STREAMER_PROCESS_GROUP_SIZE"), sizes, strict=True))
+    assert StreamerConfig.from_environment(environ).local_processes == 4
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        StreamerConfig().memory_limit = 0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("kind", "count"), [(SourceKind.FILE, 16), (SourceKind.OBJECT, 8)])
+def test_concurrency_has_a_default_for_each_kind_of_source(kind: SourceKind, count: int) -> None:
+    assert StreamerConfig().concurrency_for(kind) == count
+
+
+@pytest.mark.parametrize("kind", SourceKind)
+def test_concurrency_that_is_set_holds_for_every_kind_of_source(kind: SourceKind) -> None:
+    assert StreamerConfig(concurrency=3).concurrency_for(kind) == 3
+
+
+@pytest.mark.parametrize(("kind", "size"), [(SourceKind.FILE, 2 * MIB), (SourceKind.OBJECT, 8 * MIB)])
+def test_the_chunk_size_has_a_default_for_each_kind_of_source(kind: SourceKind, size: int) -> None:
+    assert StreamerConfig().chunk_for(kind) == size
+
+
+@pytest.mark.parametrize(("kind", "least"), [(SourceKind.FILE, 2 * MIB), (SourceKind.OBJECT, 5 * MIB)])
+@pytest.mark.parametrize("size", [1, MIB, 2 * MIB - 1])
+def test_a_small_chunk_size_is_raised_to_the_least(kind: SourceKind, least: int, size: int) -> None:
+    assert StreamerConfig(chunk_bytesize=size).chunk_for(kind) == least
+
+
+@pytest.mark.parametrize("kind", SourceKind)
+@pytest.mark.parametrize(("size", "chunk"), [(6 * MIB, 6 * MIB), (6 * MIB + 1, 6 * MIB + PAGE), (64 * MIB, 64 * MIB)])
+def test_a_chunk_size_is_rounded_up_to_whole_pages(kind: SourceKind, size: int, chunk: int) -> None:
+    assert StreamerConfig(chunk_bytesize=size).chunk_for(kind) == chunk
+
+
+def test_messages_name_every_variable_there_is() -> None:
+    # Else a new variable would go without a bad value above.
+    without = {"RUNAI_STREAMER_DIRECTIO", "RUNAI_STREAMER_S3_ENDPOINT"}
+    assert REMEDIES.keys() == FIELDS.keys() - without
+    assert all(re.fullmatch(r"[A-Z0-9_]+", name) for name in FIELDS)

@@ -1,0 +1,176 @@
+"""What is logged, where, and how sizes are written."""
+
+import io
+import logging
+import re
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from runai_model_streamer.errors import ConfigError
+from runai_model_streamer.logs import configure_logging, size_text
+
+PACKAGE = "runai_model_streamer"
+LEVEL, TO_STDERR = "RUNAI_STREAMER_LOG_LEVEL", "RUNAI_STREAMER_LOG_TO_STDERR"
+
+
+@pytest.fixture(autouse=True)
+def logger() -> Iterator[logging.Logger]:
+    """The package's logger as it is before anybody has touched it; put back afterwards."""
+    logger = logging.getLogger(PACKAGE)
+    level, handlers, propagate = logger.level, list(logger.handlers), logger.propagate
+    logger.setLevel(logging.NOTSET)
+    logger.handlers.clear()
+    logger.propagate = True
+    yield logger
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
+    logger.propagate = propagate
+
+
+def log(message: str, level: int = logging.INFO) -> None:
+    """As a module of the package does."""
+    logging.getLogger(f"{PACKAGE}.streamer").log(level, message)
+
+
+def test_info_is_logged_when_nothing_is_set(caplog: pytest.LogCaptureFixture) -> None:
+    configure_logging()
+    log("a line")
+    log("a detail", logging.DEBUG)
+    assert caplog.messages == ["a line"]
+
+
+def test_a_level_that_the_host_has_set_stays(logger: logging.Logger) -> None:
+    logger.setLevel(logging.ERROR)
+    configure_logging()
+    assert logger.level == logging.ERROR
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR", "debug", " Info "])
+def test_the_variable_sets_the_level(level: str, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LEVEL, level)
+    configure_logging()
+    assert logging.getLevelName(logger.level) == level.strip().upper()
+
+
+def test_the_variable_wins_over_the_host(logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger.setLevel(logging.ERROR)
+    monkeypatch.setenv(LEVEL, "DEBUG")
+    configure_logging()
+    assert logger.level == logging.DEBUG
+
+
+@pytest.mark.parametrize("level", ["LOUD", "10", "DEBUG INFO"])
+def test_a_level_that_there_is_not_is_refused_with_variable_and_value(
+    level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LEVEL, level)
+    with pytest.raises(ConfigError) as caught:
+        configure_logging()
+    remedy = "set it to DEBUG, INFO, WARNING or ERROR"
+    assert str(caught.value) == f"{LEVEL}={level!r} cannot be used: {remedy}"
+
+
+def test_a_level_that_there_is_not_changes_nothing(logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LEVEL, "LOUD")
+    monkeypatch.setenv(TO_STDERR, "1")
+    with pytest.raises(ConfigError):
+        configure_logging()
+    assert (logger.level, logger.handlers, logger.propagate) == (logging.NOTSET, [], True)
+
+
+@pytest.mark.parametrize("value", ["", "0", None])
+def test_nothing_goes_to_stderr_unless_it_is_asked_for(
+    value: str | None, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if value is not None:
+        monkeypatch.setenv(TO_STDERR, value)
+    configure_logging()
+    assert (logger.handlers, logger.propagate) == ([], True)
+
+
+def test_lines_go_to_stderr_with_time_and_level(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(TO_STDERR, "1")
+    configure_logging()
+    log("a line")
+    log("a worry", logging.WARNING)
+    lines = capsys.readouterr().err.splitlines()
+    assert [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ", "<time> ", line) for line in lines] == [
+        "<time> [INFO] a line",
+        "<time> [WARNING] a worry",
+    ]
+
+
+def test_a_line_goes_to_stderr_once_however_often_it_is_configured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(TO_STDERR, "1")
+    for _ in range(3):
+        configure_logging()
+    log("a line")
+    assert capsys.readouterr().err.count("a line") == 1
+
+
+def test_a_line_that_goes_to_stderr_does_not_go_to_the_hosts_handlers_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(TO_STDERR, "1")
+    configure_logging()
+    log("a line")
+    assert (caplog.messages, "a line" in capsys.readouterr().err) == ([], True)
+
+
+def test_lines_go_back_to_the_hosts_handlers_when_the_variable_is_gone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(TO_STDERR, "1")
+    configure_logging()
+    monkeypatch.delenv(TO_STDERR)
+    configure_logging()
+    log("a line")
+    assert (caplog.messages, capsys.readouterr().err) == (["a line"], "")
+
+
+def test_a_handler_of_the_hosts_on_our_logger_stays(logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = logging.NullHandler()
+    logger.addHandler(theirs)
+    monkeypatch.setenv(TO_STDERR, "1")
+    configure_logging()
+    monkeypatch.delenv(TO_STDERR)
+    configure_logging()
+    assert logger.handlers == [theirs]
+
+
+def test_lines_follow_a_stderr_that_was_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TO_STDERR, "1")
+    former, present = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", former)
+    configure_logging()
+    monkeypatch.setattr(sys, "stderr", present)
+    former.close()
+    log("a line")
+    assert present.getvalue().endswith("[INFO] a line\n")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 Bytes"),
+        (1, "1 Bytes"),
+        (1023, "1023 Bytes"),
+        (1024, "1.0 KiB"),
+        (1536, "1.5 KiB"),
+        (1 << 20, "1.0 MiB"),
+        (2_621_440, "2.5 MiB"),
+        (15 << 30, "15.0 GiB"),
+        (3.7 * (1 << 30), "3.7 GiB"),
+        (1 << 40, "1.0 TiB"),
+        (5 << 50, "5120.0 TiB"),
+        (12.4, "12 Bytes"),
+    ],
+)
+def test_sizes_are_written_in_binary_units_with_one_decimal(count: float, text: str) -> None:
+    assert size_text(count) == text
