@@ -1,5 +1,6 @@
 """The environment, read once for each load and validated once: one frozen `StreamerConfig`, passed down."""
 
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -19,8 +20,12 @@ UNLIMITED: Final = -1
 _DEFAULT_CONCURRENCY: Final = {SourceKind.FILE: 16, SourceKind.OBJECT: 8}
 _DEFAULT_CHUNK: Final = {SourceKind.FILE: 2 * MIB, SourceKind.OBJECT: 8 * MIB}
 _LEAST_CHUNK: Final = {SourceKind.FILE: 2 * MIB, SourceKind.OBJECT: 5 * MIB}
+_MOST_CONCURRENCY: Final = 1024
+"""Each is a thread, and for object storage a connection."""
+
 _S3_MAX_RETRIES: Final = 8
 _S3_TIMEOUT: Final = 30.0
+_DAY: Final = 86400
 
 
 class DirectIO(Enum):
@@ -61,6 +66,10 @@ class StreamerConfig:
     local_processes: int = 1
     """Processes of this node that load the same files, as their launcher says."""
     s3: S3Config = S3Config()
+    log_level: str | None = None
+    """Name of the package's log level; None leaves it to the host, or INFO."""
+    log_to_stderr: bool = False
+    """Print log lines to stderr, whatever the host does with them."""
 
     def concurrency_for(self, kind: SourceKind) -> int:
         """Reads in flight at once for this kind of source."""
@@ -82,7 +91,7 @@ class StreamerConfig:
         """
         env = os.environ if environ is None else environ
         return cls(
-            concurrency=_whole(env, "RUNAI_STREAMER_CONCURRENCY", 0, least=1) or None,
+            concurrency=_whole(env, "RUNAI_STREAMER_CONCURRENCY", 0, least=1, most=_MOST_CONCURRENCY) or None,
             chunk_bytesize=_whole(env, "RUNAI_STREAMER_CHUNK_BYTESIZE", 0, least=1, unit=" of bytes") or None,
             memory_limit=_whole(env, "RUNAI_STREAMER_MEMORY_LIMIT", UNLIMITED, least=-1, unit=" of bytes"),
             direct_io=_direct_io(env),
@@ -91,16 +100,20 @@ class StreamerConfig:
                 _whole(env, "RUNAI_STREAMER_PROCESS_GROUP_SIZE", 1, least=1),
             ),
             s3=S3Config(
-                endpoint=env.get("RUNAI_STREAMER_S3_ENDPOINT") or None,
+                endpoint=env.get("RUNAI_STREAMER_S3_ENDPOINT", "").strip() or None,
                 virtual_addressing=_flag(env, "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", True),
                 unsigned=_flag(env, "RUNAI_STREAMER_S3_UNSIGNED", False),
                 max_retries=_whole(env, "RUNAI_STREAMER_S3_MAX_RETRIES", _S3_MAX_RETRIES, least=0),
                 timeout=_seconds(env, "RUNAI_STREAMER_S3_TIMEOUT", _S3_TIMEOUT),
             ),
+            log_level=_log_level(env),
+            log_to_stderr=_flag(env, "RUNAI_STREAMER_LOG_TO_STDERR", False),
         )
 
 
-def _whole(env: Mapping[str, str], name: str, default: int, *, least: int, unit: str = "") -> int:
+def _whole(
+    env: Mapping[str, str], name: str, default: int, *, least: int, most: int | None = None, unit: str = ""
+) -> int:
     text = env.get(name, "").strip()
     if not text:
         return default
@@ -108,8 +121,9 @@ def _whole(env: Mapping[str, str], name: str, default: int, *, least: int, unit:
         value = int(text)
     except ValueError:
         value = None
-    if value is None or value < least:
-        raise ConfigError(f"{name}={text!r} cannot be used: set it to a whole number{unit}, at least {least}")
+    if value is None or value < least or (most is not None and value > most):
+        bounds = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ConfigError(f"{name}={text!r} cannot be used: set it to a whole number{unit}, {bounds}")
     return value
 
 
@@ -121,8 +135,8 @@ def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise ConfigError(f"{name}={text!r} cannot be used: set it to a number of seconds above 0")
+    if not 0 < value <= _DAY:
+        raise ConfigError(f"{name}={text!r} cannot be used: set it to a number of seconds above 0, at most {_DAY}")
     return value
 
 
@@ -135,6 +149,14 @@ def _flag(env: Mapping[str, str], name: str, default: bool) -> bool:
     if text in ("0", "false", "no", "off"):
         return False
     raise ConfigError(f"{name}={text!r} cannot be used: set it to 0 or 1")
+
+
+def _log_level(env: Mapping[str, str]) -> str | None:
+    name = "RUNAI_STREAMER_LOG_LEVEL"
+    level = env.get(name, "").strip().upper()
+    if level and level not in logging.getLevelNamesMapping():
+        raise ConfigError(f"{name}={level!r} cannot be used: set it to DEBUG, INFO, WARNING or ERROR")
+    return level or None
 
 
 def _direct_io(env: Mapping[str, str]) -> DirectIO:

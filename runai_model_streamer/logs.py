@@ -1,33 +1,23 @@
 """What the package logs, and where it goes."""
 
 import logging
-import os
 import sys
 from typing import Final
 
-from runai_model_streamer.errors import ConfigError
+from runai_model_streamer.config import StreamerConfig
 
 _ROOT: Final = logging.getLogger("runai_model_streamer")
 
 
-def configure_logging() -> None:
-    """Follow `RUNAI_STREAMER_LOG_LEVEL` and `RUNAI_STREAMER_LOG_TO_STDERR`; without them, the host's own set-up.
-
-    Raises:
-        ConfigError: a level that Python's logging does not have.
-    """
-    level = os.environ.get("RUNAI_STREAMER_LOG_LEVEL", "").strip().upper()
-    if level:
-        if level not in logging.getLevelNamesMapping():
-            raise ConfigError(
-                f"RUNAI_STREAMER_LOG_LEVEL={level!r} cannot be used: set it to DEBUG, INFO, WARNING or ERROR"
-            )
-        _ROOT.setLevel(level)
+def configure_logging(config: StreamerConfig) -> None:
+    """Follow `RUNAI_STREAMER_LOG_LEVEL` and `RUNAI_STREAMER_LOG_TO_STDERR`; without them, the host's own set-up."""
+    if config.log_level is not None:
+        _ROOT.setLevel(config.log_level)
     elif _ROOT.level == logging.NOTSET:
         # The line at the end of a load is INFO; a host that configures only its own loggers should have it too.
         _ROOT.setLevel(logging.INFO)
     ours = [handler for handler in _ROOT.handlers if isinstance(handler, _StderrHandler)]
-    if os.environ.get("RUNAI_STREAMER_LOG_TO_STDERR", "").strip() == "1":
+    if config.log_to_stderr:
         if not ours:
             _ROOT.addHandler(_StderrHandler())
             # A handler of the host's would print every line a second time.

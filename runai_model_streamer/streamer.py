@@ -113,7 +113,7 @@ class SafetensorsStreamer:
         # So that a call that fails does not leave another load's behind.
         self.files_to_tensors_metadata, self.total_size = {}, 0
         config = StreamerConfig.from_environment()
-        configure_logging()
+        configure_logging(config)
         self._device = resolve_device(device)
         self._started = time.perf_counter()
         prepared = prepare_load([as_path(path) for path in paths], config, s3_credentials, tensor_names)
@@ -182,7 +182,8 @@ class SafetensorsStreamer:
     def __del__(self) -> None:
         load = getattr(self, "_load", None)
         if load is not None and load.open and self._pid == os.getpid():
+            # Not close: a finaliser may run in any thread, also in one of the load's own.
+            # And before the warning, which may be an error.
+            load.stop()
             message = f"unclosed {self!r}: use it in a with statement, or call close()"
             warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
-            # Not close: a finaliser may run in any thread, also in one of the load's own.
-            load.stop()

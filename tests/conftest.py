@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+pytest.register_assert_rewrite("tests.io.contract")
+
 # No deadlines: how long an example takes is up to the machine.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")

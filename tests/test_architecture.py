@@ -18,7 +18,7 @@ LONGEST_MODULE = 300
 # A new module at the top of the package gets its line here.
 MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "errors": (),
-    "logs": ("errors",),
+    "logs": ("config",),
     "config": ("errors", "io.ranges", "io.source"),
     "device": ("errors",),
     "kernels": (),

@@ -25,6 +25,8 @@ FIELDS = {
     "RUNAI_STREAMER_S3_UNSIGNED": "s3.unsigned",
     "RUNAI_STREAMER_S3_MAX_RETRIES": "s3.max_retries",
     "RUNAI_STREAMER_S3_TIMEOUT": "s3.timeout",
+    "RUNAI_STREAMER_LOG_LEVEL": "log_level",
+    "RUNAI_STREAMER_LOG_TO_STDERR": "log_to_stderr",
 }
 """Variable -> field of the configuration."""
 
@@ -41,6 +43,8 @@ DEFAULTS: dict[str, object] = {
     "RUNAI_STREAMER_S3_UNSIGNED": False,
     "RUNAI_STREAMER_S3_MAX_RETRIES": 8,
     "RUNAI_STREAMER_S3_TIMEOUT": 30.0,
+    "RUNAI_STREAMER_LOG_LEVEL": None,
+    "RUNAI_STREAMER_LOG_TO_STDERR": False,
 }
 
 FLAGS = {
@@ -73,6 +77,8 @@ GOOD: list[tuple[str, str, object]] = [
     ("RUNAI_STREAMER_S3_TIMEOUT", "0.5", 0.5),
     ("RUNAI_STREAMER_S3_TIMEOUT", "120", 120.0),
     ("RUNAI_STREAMER_S3_TIMEOUT", "1e2", 100.0),
+    ("RUNAI_STREAMER_LOG_LEVEL", " debug ", "DEBUG"),
+    *(("RUNAI_STREAMER_LOG_TO_STDERR", text, value) for text, value in FLAGS.items()),
 ]
 
 COUNTS = {
@@ -91,11 +97,14 @@ BAD: list[tuple[str, str]] = [
     *(("RUNAI_STREAMER_DIRECT_IO", text) for text in ("2", "yes", "true", "-1")),
     *(("RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", text) for text in ("2", "maybe", "-1", "01")),
     *(("RUNAI_STREAMER_S3_UNSIGNED", text) for text in ("2", "maybe", "-1", "01")),
-    *(("RUNAI_STREAMER_S3_TIMEOUT", text) for text in ("0", "-1", "nan", "inf", "-inf", "30s", "soon")),
+    *(("RUNAI_STREAMER_S3_TIMEOUT", text) for text in ("0", "-1", "nan", "inf", "-inf", "30s", "soon", "86401")),
+    ("RUNAI_STREAMER_CONCURRENCY", "1025"),
+    ("RUNAI_STREAMER_LOG_LEVEL", "LOUD"),
+    *(("RUNAI_STREAMER_LOG_TO_STDERR", text) for text in ("2", "maybe")),
 ]
 
 REMEDIES = {
-    "RUNAI_STREAMER_CONCURRENCY": "set it to a whole number, at least 1",
+    "RUNAI_STREAMER_CONCURRENCY": "set it to a whole number, from 1 to 1024",
     "RUNAI_STREAMER_CHUNK_BYTESIZE": "set it to a whole number of bytes, at least 1",
     "RUNAI_STREAMER_MEMORY_LIMIT": "set it to a whole number of bytes, at least -1",
     "RUNAI_STREAMER_DIRECT_IO": "set it to auto, 0 or 1",
@@ -104,7 +113,9 @@ REMEDIES = {
     "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "set it to 0 or 1",
     "RUNAI_STREAMER_S3_UNSIGNED": "set it to 0 or 1",
     "RUNAI_STREAMER_S3_MAX_RETRIES": "set it to a whole number, at least 0",
-    "RUNAI_STREAMER_S3_TIMEOUT": "set it to a number of seconds above 0",
+    "RUNAI_STREAMER_S3_TIMEOUT": "set it to a number of seconds above 0, at most 86400",
+    "RUNAI_STREAMER_LOG_LEVEL": "set it to DEBUG, INFO, WARNING or ERROR",
+    "RUNAI_STREAMER_LOG_TO_STDERR": "set it to 0 or 1",
 }
 
 

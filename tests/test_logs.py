@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import ConfigError
 from runai_model_streamer.logs import configure_logging, size_text
 
@@ -35,7 +36,7 @@ def log(message: str, level: int = logging.INFO) -> None:
 
 
 def test_info_is_logged_when_nothing_is_set(caplog: pytest.LogCaptureFixture) -> None:
-    configure_logging()
+    configure_logging(StreamerConfig.from_environment())
     log("a line")
     log("a detail", logging.DEBUG)
     assert caplog.messages == ["a line"]
@@ -43,21 +44,21 @@ def test_info_is_logged_when_nothing_is_set(caplog: pytest.LogCaptureFixture) ->
 
 def test_a_level_that_the_host_has_set_stays(logger: logging.Logger) -> None:
     logger.setLevel(logging.ERROR)
-    configure_logging()
+    configure_logging(StreamerConfig.from_environment())
     assert logger.level == logging.ERROR
 
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR", "debug", " Info "])
 def test_the_variable_sets_the_level(level: str, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LEVEL, level)
-    configure_logging()
+    configure_logging(StreamerConfig.from_environment())
     assert logging.getLevelName(logger.level) == level.strip().upper()
 
 
 def test_the_variable_wins_over_the_host(logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
     logger.setLevel(logging.ERROR)
     monkeypatch.setenv(LEVEL, "DEBUG")
-    configure_logging()
+    configure_logging(StreamerConfig.from_environment())
     assert logger.level == logging.DEBUG
 
 
@@ -67,7 +68,7 @@ def test_a_level_that_there_is_not_is_refused_with_variable_and_value(
 ) -> None:
     monkeypatch.setenv(LEVEL, level)
     with pytest.raises(ConfigError) as caught:
-        configure_logging()
+        configure_logging(StreamerConfig.from_environment())
     remedy = "set it to DEBUG, INFO, WARNING or ERROR"
     assert str(caught.value) == f"{LEVEL}={level!r} cannot be used: {remedy}"
 
@@ -76,7 +77,7 @@ def test_a_level_that_there_is_not_changes_nothing(logger: logging.Logger, monke
     monkeypatch.setenv(LEVEL, "LOUD")
     monkeypatch.setenv(TO_STDERR, "1")
     with pytest.raises(ConfigError):
-        configure_logging()
+        configure_logging(StreamerConfig.from_environment())
     assert (logger.level, logger.handlers, logger.propagate) == (logging.NOTSET, [], True)
 
 
@@ -86,7 +87,7 @@ def test_nothing_goes_to_stderr_unless_it_is_asked_for(
 ) -> None:
     if value is not None:
         monkeypatch.setenv(TO_STDERR, value)
-    configure_logging()
+    configure_logging(StreamerConfig.from_environment())
     assert (logger.handlers, logger.propagate) == ([], True)
 
 
@@ -94,7 +95,7 @@ def test_lines_go_to_stderr_with_time_and_level(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(TO_STDERR, "1")
-    configure_logging()
+    configure_logging(StreamerConfig.from_environment())
     log("a line")
     log("a worry", logging.WARNING)
     lines = capsys.readouterr().err.splitlines()
@@ -109,7 +110,7 @@ def test_a_line_goes_to_stderr_once_however_often_it_is_configured(
 ) -> None:
     monkeypatch.setenv(TO_STDERR, "1")
     for _ in range(3):
-        configure_logging()
+        configure_logging(StreamerConfig.from_environment())
     log("a line")
     assert capsys.readouterr().err.count("a line") == 1
 
@@ -118,7 +119,7 @@ def test_a_line_that_goes_to_stderr_does_not_go_to_the_hosts_handlers_too(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(TO_STDERR, "1")
-    configure_logging()
+    configure_logging(StreamerConfig.from_environment())
     log("a line")
     assert (caplog.messages, "a line" in capsys.readouterr().err) == ([], True)
 
@@ -127,9 +128,9 @@ def test_lines_go_back_to_the_hosts_handlers_when_the_variable_is_gone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(TO_STDERR, "1")
-    configure_logging()
+    configure_logging(StreamerConfig.from_environment())
     monkeypatch.delenv(TO_STDERR)
-    configure_logging()
+    configure_logging(StreamerConfig.from_environment())
     log("a line")
     assert (caplog.messages, capsys.readouterr().err) == (["a line"], "")
 
@@ -138,9 +139,9 @@ def test_a_handler_of_the_hosts_on_our_logger_stays(logger: logging.Logger, monk
     theirs = logging.NullHandler()
     logger.addHandler(theirs)
     monkeypatch.setenv(TO_STDERR, "1")
-    configure_logging()
+    configure_logging(StreamerConfig.from_environment())
     monkeypatch.delenv(TO_STDERR)
-    configure_logging()
+    configure_logging(StreamerConfig.from_environment())
     assert logger.handlers == [theirs]
 
 
@@ -148,7 +149,7 @@ def test_lines_follow_a_stderr_that_was_replaced(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(TO_STDERR, "1")
     former, present = io.StringIO(), io.StringIO()
     monkeypatch.setattr(sys, "stderr", former)
-    configure_logging()
+    configure_logging(StreamerConfig.from_environment())
     monkeypatch.setattr(sys, "stderr", present)
     former.close()
     log("a line")

@@ -181,7 +181,9 @@ def test_metadata_tells_name_shape_dtype_and_offsets_of_each_files_tensors(tmp_p
         assert opened.files_to_tensors_metadata == {}
         opened.stream_files([first, second])
         found = {
-            index: [(each.name, tuple(each.shape), each.dtype, each.offsets.start, each.offsets.end) for each in tensors]
+            index: [
+                (each.name, tuple(each.shape), each.dtype, each.offsets.start, each.offsets.end) for each in tensors
+            ]
             for index, tensors in opened.files_to_tensors_metadata.items()
         }
     assert found == {0: [("x", (2, 3), "BF16", 0, 12), ("y", (), "F32", 12, 16)], 1: [("z", (0,), "U8", 0, 0)]}
@@ -557,9 +559,7 @@ def test_a_limit_below_the_largest_tensor_names_tensor_size_and_limit(
 
 
 @pytest.mark.parametrize("concurrency", ["1", "2", "64"])
-def test_any_concurrency_gives_the_same_tensors(
-    large: Path, concurrency: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_concurrency_gives_the_same_tensors(large: Path, concurrency: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", concurrency)
     monkeypatch.setenv("RUNAI_STREAMER_MEMORY_LIMIT", "-1")
     with SafetensorsStreamer() as opened:

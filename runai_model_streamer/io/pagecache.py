@@ -30,7 +30,8 @@ class _Counts(ctypes.Structure):
 
 @functools.cache
 def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
+    # PyDLL keeps the GIL: both calls take a few microseconds, less than giving it away and getting it back.
+    return ctypes.PyDLL(None, use_errno=True)
 
 
 class PageCache:
@@ -73,7 +74,7 @@ class PageCache:
 
     def _map_for_mincore(self, status: os.stat_result) -> bool:
         # mincore lies to a stranger: to one it calls everything cached.
-        if status.st_size == 0 or not _may_ask(self._fd, status):
+        if not _may_ask(self._fd, status):
             return False
         try:
             # Not writable, which would count the whole file as memory promised: refused for one larger than that.

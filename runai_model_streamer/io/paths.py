@@ -29,6 +29,8 @@ def as_path(path: str | os.PathLike[str]) -> str:
         raise ArgumentError("a path is empty; give a file's path or an s3://bucket/key URL")
     if "\0" in text or not _is_encodable(text):
         raise ArgumentError(f"a path has a character that no path can have: {text!r}")
+    if text.startswith("s3:/") and not text.startswith("s3://"):
+        raise ArgumentError(f"{text}: a URL has two slashes, s3://bucket/key; pathlib drops one, so pass it as a str")
     scheme = _SCHEME.match(text)
     if scheme and scheme[1] != "s3":
         service = _NOT_YET.get(scheme[1].lower())

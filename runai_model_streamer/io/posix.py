@@ -52,6 +52,7 @@ class FileSource:
         self._stamp = (status.st_mtime_ns, status.st_size)
         self._file_system = filesystems.name(self._fd)
         self._page_cache: PageCache | None = None
+        self._direct_refused = False
         self._open_direct(direct, shared, status)
 
     def _open_direct(self, direct: DirectIO, shared: bool, status: os.stat_result) -> None:
@@ -100,7 +101,7 @@ class FileSource:
     def _origin(self, offset: int, length: int) -> Origin:
         if self._file_system in filesystems.IN_MEMORY:
             return Origin.PAGE_CACHE
-        if self._direct_fd < 0:
+        if self._direct_fd < 0 or self._direct_refused:
             return Origin.BUFFERED
         if offset % PAGE or length < PAGE:
             return Origin.BUFFERED
@@ -117,9 +118,11 @@ class FileSource:
         try:
             self._read(self._direct_fd, offset, buffer[:whole])
         except OSError as error:
-            if error.errno != errno.EINVAL:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
-            # Refused at the first read (some network mounts), or memory that is not aligned.
+            # Refused only now (some network mounts), or memory that is not aligned. The descriptor stays open:
+            # others may be reading from it.
+            self._direct_refused = True
             self._no_direct(error)
             return 0
         return whole

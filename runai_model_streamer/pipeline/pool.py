@@ -39,6 +39,9 @@ IDLE_BYTES: Final = 256 << 20
 RECYCLE_WAIT: Final = 0.02
 """Seconds that a lease beyond `WORKING_SET` waits for a used slab: longer than filling one takes."""
 
+CHECK_EVERY: Final = 512 << 20
+"""Without a limit: bytes of fresh memory after which the machine's is looked at again."""
+
 CAPACITY_STEP: Final = 256 << 10
 """Slabs are mapped in multiples of this many bytes, so that like groups fit into each other's slabs."""
 
@@ -90,6 +93,7 @@ class SlabPool:
         self._held = 0
         self._awaited = -1
         self._hope = True
+        self._allowance = 0
         self._said_low = False
         self.peak = 0
         """Most bytes held at once, as they count against the limit."""
@@ -234,19 +238,25 @@ class SlabPool:
         return 0
 
     def _machine_is_full(self, group: Group) -> bool:
+        if self._allowance >= group.footprint:
+            return False
         left = headroom.available_bytes()
-        if left is None or left >= group.footprint + RESERVE:
+        spare = CHECK_EVERY if left is None else left - RESERVE - group.footprint
+        if spare >= 0:
+            # Asking takes as long as reading a megabyte, so the answer serves for more than one slab.
+            self._allowance = group.footprint + min(spare, CHECK_EVERY)
             return False
         if not self._said_low:
             self._said_low = True
             _log.warning(
                 "Only %d MiB of memory left: reading ahead no further until tensors are dropped. "
                 "RUNAI_STREAMER_MEMORY_LIMIT sets a limit of its own.",
-                left >> 20,
+                (left or 0) >> 20,
             )
         return True
 
     def _fresh(self, group: Group) -> Slab:
+        self._allowance -= group.footprint
         try:
             return Slab(max(round_up(group.footprint, CAPACITY_STEP), self._usual_capacity))
         except (OSError, MemoryError) as error:

@@ -18,6 +18,9 @@ Many thousands alive at once would have Python's garbage collector, which is sta
 look through all of torch's again and again: 7 microseconds a tensor instead of 2.
 """
 
+_ARRAY_DIMENSIONS: Final = 32
+"""Dimensions that an array of any NumPy can have; a tensor of the format, and torch's, may have more."""
+
 
 class _Layout(NamedTuple):
     """How bytes of one dtype of the format become a tensor."""
@@ -119,7 +122,7 @@ def _make(tensor: TensorInfo, shift: int, root: Bytes | None) -> tuple[str, torc
     if start == end:
         return name, torch.empty(shape, dtype=dtype, device="cpu")
     position = start + shift
-    if position % carrier.itemsize:
+    if position % carrier.itemsize or len(shape) > _ARRAY_DIMENSIONS:
         unaligned = np.ndarray((end - start,), np.uint8, root, position)
         return name, torch.from_numpy(unaligned.copy()).view(dtype).view(shape)
     made = torch.from_numpy(np.ndarray(shape, carrier, root, position))

@@ -145,9 +145,7 @@ def test_a_tensor_larger_than_a_chunk_is_read_in_like_pieces() -> None:
         ([[], [1, 2], [5]], (2, "t0", 5)),
     ],
 )
-def test_the_largest_tensor_is_the_first_of_those(
-    sizes: list[list[int]], found: tuple[int, str, int] | None
-) -> None:
+def test_the_largest_tensor_is_the_first_of_those(sizes: list[list[int]], found: tuple[int, str, int] | None) -> None:
     largest = largest_tensor([file_of(each) for each in sizes])
     assert (largest and (largest[0], largest[1].name, largest[1].nbytes)) == found
 
@@ -201,9 +199,7 @@ def cases(draw: st.DrawFn, alignments: Sequence[int] = (1, PAGE)) -> Case:
 
 @given(cases())
 def test_tensors_keep_their_order(case: Case) -> None:
-    planned = [
-        (part.file, tensor) for group in case.groups for part in group.parts for tensor in part.tensors
-    ]
+    planned = [(part.file, tensor) for group in case.groups for part in group.parts for tensor in part.tensors]
     assert planned == [(index, tensor) for index, file in enumerate(case.files) for tensor in file.tensors]
 
 

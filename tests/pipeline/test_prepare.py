@@ -30,9 +30,7 @@ def _nothing_is_left_open() -> Iterator[None]:
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
-def start(
-    *paths: Path, names: Collection[str] | None = None, config: StreamerConfig | None = None
-) -> PreparedLoad:
+def start(*paths: Path, names: Collection[str] | None = None, config: StreamerConfig | None = None) -> PreparedLoad:
     return prepare_load([str(path) for path in paths], config or StreamerConfig(), None, names)
 
 
