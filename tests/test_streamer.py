@@ -8,7 +8,7 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -270,19 +270,20 @@ def test_tensors_are_given_out_once(file: Path) -> None:
             opened.get_tensors()
 
 
-@pytest.mark.parametrize("call", ["stream_file", "stream_files", "get_tensors", "enter"])
-def test_a_closed_streamer_is_refused(file: Path, call: str) -> None:
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda opened, file: opened.stream_file(file), id="stream_file"),
+        pytest.param(lambda opened, file: opened.stream_files([file]), id="stream_files"),
+        pytest.param(lambda opened, file: opened.get_tensors(), id="get_tensors"),
+        pytest.param(lambda opened, file: opened.__enter__(), id="with"),
+    ],
+)
+def test_a_closed_streamer_is_refused(file: Path, call: Callable[[SafetensorsStreamer, Path], object]) -> None:
     opened = SafetensorsStreamer()
     opened.close()
     with pytest.raises(StateError, match="closed: make a new one"):
-        if call == "stream_file":
-            opened.stream_file(file)
-        elif call == "stream_files":
-            opened.stream_files([file])
-        elif call == "get_tensors":
-            opened.get_tensors()
-        else:
-            opened.__enter__()
+        call(opened, file)
 
 
 def test_closing_is_idempotent(file: Path) -> None:
@@ -304,9 +305,16 @@ def test_reading_on_after_the_close_is_an_error(large: Path) -> None:
 def test_the_caller_may_close_inside_its_loop(large: Path) -> None:
     opened = SafetensorsStreamer()
     opened.stream_file(large)
-    with pytest.raises(StateError, match="closed"):
-        for _ in opened.get_tensors():
+    names = []
+
+    def loop() -> None:
+        for name, _ in opened.get_tensors():
+            names.append(name)
             opened.close()
+
+    with pytest.raises(StateError, match="closed"):
+        loop()
+    assert names == ["t0"]
 
 
 # One streamer, many loads.
@@ -701,10 +709,14 @@ def test_threads_end_with_the_last_tensor(large: Path) -> None:
 
 
 def test_an_exception_in_the_callers_loop_ends_them_too(large: Path) -> None:
-    with pytest.raises(ZeroDivisionError), SafetensorsStreamer() as opened:
-        opened.stream_file(large)
-        for _ in opened.get_tensors():
-            raise ZeroDivisionError
+    def load() -> None:
+        with SafetensorsStreamer() as opened:
+            opened.stream_file(large)
+            for _ in opened.get_tensors():
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        load()
     assert our_threads() == []
 
 

@@ -92,6 +92,7 @@ class SlabPool:
         self._handed: dict[Slab, int] = {}  # lent, with no reference of ours any more -> group index
         self._held = 0
         self._awaited = -1
+        # Whether the caller drops tensors as they come, so that waiting for a used slab is worth it.
         self._hope = True
         self._allowance = 0
         self._said_low = False

