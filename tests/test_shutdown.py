@@ -236,7 +236,7 @@ def test_after_a_fork_the_childs_streamer_is_refused_and_a_new_one_works(tmp_pat
 
 
 _FORKED_WHILE_FILLING = """
-import gc, os, sys, warnings
+import gc, mmap, os, sys, warnings
 
 warnings.simplefilter("ignore", DeprecationWarning)
 from tests.checkpoints import PREFIX, GatedSource, encode, load_of, numbered
@@ -247,11 +247,15 @@ tensors = load.tensors()
 source.arrived.acquire()
 child = os.fork()
 if not child:
-    # Its slab is not mapped here: what is dropped must not be unmapped either.
-    lease = next(iter(load._feed.leases.values()))
-    del load, tensors, lease
+    # Its slab is not mapped here. What is mapped where it was must still be there when it has been dropped.
+    fresh = [mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(64)]
+    for each in fresh:
+        each[:] = b"x" * len(each)
+    load._pool.close()
+    load._feed.close()
+    del load, tensors
     gc.collect()
-    os._exit(0)
+    os._exit(any(each[0] + each[-1] != 2 * ord("x") for each in fresh))
 _, status = os.waitpid(child, 0)
 source.gate.set()
 print(status, [bytes(tensor.numpy()) == numbered([3_000_000] * 3)[name].data for name, tensor in tensors])

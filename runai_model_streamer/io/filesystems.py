@@ -3,6 +3,8 @@
 import ctypes
 from typing import Final
 
+from runai_model_streamer.io.libc import libc
+
 # Magic numbers of statfs(2), from linux/magic.h and the file systems' own sources.
 _NAMES: Final = {
     0xEF53: "ext4",
@@ -40,6 +42,6 @@ def name(fd: int) -> str:
     """The kind of file system that the open file `fd` is on; "unknown" when not in our table."""
     # struct statfs begins with f_type, a C long, on every architecture with a 64-bit Linux; 256 bytes hold it all.
     answer = (ctypes.c_long * 32)()
-    if ctypes.CDLL(None, use_errno=True).fstatfs(fd, ctypes.byref(answer)):
+    if libc().fstatfs(fd, ctypes.byref(answer)):
         return "unknown"
     return _NAMES.get(answer[0] & 0xFFFFFFFF, "unknown")

@@ -2,13 +2,13 @@
 
 import ctypes
 import errno
-import functools
 import mmap
 import os
 from typing import Final
 
 import numpy as np
 
+from runai_model_streamer.io.libc import libc
 from runai_model_streamer.io.ranges import round_down
 
 _CACHESTAT: Final = 451  # The same system call number on every architecture; Linux 6.5.
@@ -26,12 +26,6 @@ class _Counts(ctypes.Structure):
         ("evicted", ctypes.c_uint64),
         ("recently_evicted", ctypes.c_uint64),
     )
-
-
-@functools.cache
-def _libc() -> ctypes.CDLL:
-    # PyDLL keeps the GIL: both calls take a few microseconds, less than giving it away and getting it back.
-    return ctypes.PyDLL(None, use_errno=True)
 
 
 class PageCache:
@@ -68,7 +62,7 @@ class PageCache:
     def _cachestat(self, offset: int, length: int) -> int:
         counts = _Counts()
         span = _Range(offset, length)
-        if _libc().syscall(_CACHESTAT, self._fd, ctypes.byref(span), ctypes.byref(counts), 0):
+        if libc().syscall(_CACHESTAT, self._fd, ctypes.byref(span), ctypes.byref(counts), 0):
             raise OSError(ctypes.get_errno(), "cachestat")
         return int(counts.cached) * mmap.PAGESIZE
 
@@ -91,7 +85,7 @@ class PageCache:
         if pages <= 0:
             return 0
         resident = (ctypes.c_ubyte * pages)()
-        if _libc().mincore(
+        if libc().mincore(
             ctypes.c_void_p(self._address + start), ctypes.c_size_t(pages * mmap.PAGESIZE), ctypes.byref(resident)
         ):
             raise OSError(ctypes.get_errno(), "mincore")

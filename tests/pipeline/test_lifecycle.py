@@ -63,11 +63,16 @@ def test_an_error_does_not_keep_the_memory_of_the_reader_that_failed() -> None:
     lifecycle = Lifecycle()
     alive: list[weakref.ref[_Memory]] = []
 
+    def fill() -> None:
+        memory = _Memory()
+        alive.append(weakref.ref(memory))
+        raise OSError("the cause")
+
     def read() -> None:
         memory = _Memory()
         alive.append(weakref.ref(memory))
         try:
-            raise OSError("the cause")
+            fill()
         except OSError as cause:
             raise ValueError("the error") from cause
 
@@ -84,7 +89,7 @@ def test_an_error_does_not_keep_the_memory_of_the_reader_that_failed() -> None:
     assert isinstance(error, ValueError)
     assert isinstance(error.__cause__, OSError)
     assert error.__traceback__ is not None
-    assert alive[0]() is None
+    assert [memory() for memory in alive] == [None, None]
 
 
 def test_stopping_wakes_each_waker_once() -> None:

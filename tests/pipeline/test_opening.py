@@ -7,6 +7,7 @@ from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import HeaderError, InterruptedReadError, NotFoundError
 from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.source import Source, SourceKind
+from runai_model_streamer.pipeline import opening
 from runai_model_streamer.pipeline.opening import open_files
 from tests.checkpoints import PATIENCE, encode, numbered, our_threads
 from tests.sources import MemorySource
@@ -153,6 +154,32 @@ def test_an_object_that_opens_after_the_error_is_closed() -> None:
     storage = SlowStorage(objects(1))
     with pytest.raises(NotFoundError):
         open_files(storage, ["s3://bucket/0", "s3://bucket/missing"], 8)
+    assert list(storage.opened) == ["s3://bucket/0"]
+    assert left_open(storage) == []
+
+
+class LateStorage(MemoryStorage):
+    """The first object is opened when nobody waits for it any more."""
+
+    def __init__(self, stored: Mapping[str, bytes]) -> None:
+        super().__init__(stored)
+        self.go = threading.Event()
+
+    def open(self, path: str) -> Source:
+        source = super().open(path)
+        assert self.go.wait(PATIENCE)
+        return source
+
+
+def test_an_object_that_opens_when_nobody_waits_for_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "JOIN_SECONDS", 0)
+    storage = LateStorage(objects(1))
+    with pytest.raises(NotFoundError):
+        open_files(storage, ["s3://bucket/0", "s3://bucket/missing"], 8)
+    storage.go.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("runai-"):
+            thread.join(PATIENCE)
     assert list(storage.opened) == ["s3://bucket/0"]
     assert left_open(storage) == []
 

@@ -60,8 +60,8 @@ class Consumer:
         return torch.from_numpy(np.ndarray((lease.group.payload,), np.uint8, self.pool.hand_over(lease)))
 
 
-class Waiting:
-    """A lease that another thread waits for, from the moment it has to wait."""
+class Asked:
+    """A lease that another thread has asked for."""
 
     def __init__(self, consumer: Consumer, index: int, size: int = MIB) -> None:
         self._consumer = consumer
@@ -72,19 +72,12 @@ class Waiting:
             pass
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        assert consumer.lifecycle.looks.acquire(timeout=PATIENCE)
-        self.still_waits()
 
     def _run(self) -> None:
         try:
             self.lease = self._consumer.pool.lease(self._group)
         except BaseException as error:
             self.error = error
-
-    def still_waits(self) -> None:
-        """Make it look once more: who was given a lease does not look again."""
-        self._consumer.pool.forgo(-1)
-        assert self._consumer.lifecycle.looks.acquire(timeout=PATIENCE), "was given a lease, did not wait"
 
     def granted(self) -> Lease:
         self._thread.join(PATIENCE)
@@ -96,6 +89,20 @@ class Waiting:
         self._thread.join(PATIENCE)
         assert self.error is not None, "still waits"
         return self.error
+
+
+class Waiting(Asked):
+    """A lease that another thread waits for, from the moment it has to wait."""
+
+    def __init__(self, consumer: Consumer, index: int, size: int = MIB) -> None:
+        super().__init__(consumer, index, size)
+        assert consumer.lifecycle.looks.acquire(timeout=PATIENCE)
+        self.still_waits()
+
+    def still_waits(self) -> None:
+        """Make it look once more: who was given a lease does not look again."""
+        self._consumer.pool.forgo(-1)
+        assert self._consumer.lifecycle.looks.acquire(timeout=PATIENCE), "was given a lease, did not wait"
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +117,7 @@ def _no_cyclic_garbage() -> Iterator[None]:
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a limit: two MiB are few enough to take at once, and a used slab is waited for as long as it takes."""
     monkeypatch.setattr(pool, "WORKING_SET", 2 * MIB)
-    monkeypatch.setattr(pool, "RECYCLE_WAIT", PATIENCE)
+    monkeypatch.setattr(pool, "RECYCLE_WAIT", 10 * PATIENCE)
 
 
 # What comes back, and when.
@@ -320,6 +327,39 @@ def test_a_kept_slab_counts_again_when_it_comes_back() -> None:
     assert consumer.pool.peak == 2 * MIB
 
 
+def test_a_slab_that_has_come_back_is_not_taken_for_one_that_the_caller_keeps() -> None:
+    consumer = Consumer(limit=2 * MIB)
+    consumer.tensor(0)
+    leases = [consumer.lease(1), consumer.lease(2)]
+    consumer.pool.forgo(1)
+    Waiting(consumer, 3)
+    assert len(leases) == 2
+
+
+def test_a_slab_counts_as_much_as_has_ever_been_in_it() -> None:
+    consumer = Consumer(limit=3 * MIB)
+    large = consumer.lease(0, 2 * MIB).slab
+    leases = [consumer.lease(1), consumer.lease(2)]
+    assert leases[0].slab is large
+    waiting = Waiting(consumer, 3)
+    leases.clear()
+    waiting.granted()
+    assert consumer.pool.peak == 3 * MIB
+
+
+def test_a_kept_slab_that_comes_back_is_freed_where_the_limit_has_no_room_for_it() -> None:
+    size = 512 * MIB
+    consumer = Consumer(limit=size)
+    kept: list[Bytes] = [consumer.pool.hand_over(consumer.lease(0, size))]
+    consumer.pool.forgo(1)
+    lease = consumer.lease(1, size)
+    before = _mapped()
+    kept.clear()
+    consumer.pool.forgo(-1)
+    assert _mapped() < before - size // 2
+    assert lease.group.payload == size
+
+
 def test_idle_memory_makes_room_for_a_group_that_does_not_fit_into_it() -> None:
     consumer = Consumer(limit=3 * MIB)
     consumer.lease(0, MIB)
@@ -380,7 +420,7 @@ def test_without_a_limit_a_lease_waits_for_used_slabs_once_not_for_each_group(
     monkeypatch.setattr(pool, "RECYCLE_WAIT", 0.001)
     tensors.append(consumer.tensor(3))
     monkeypatch.setattr(pool, "RECYCLE_WAIT", 10 * PATIENCE)
-    tensors.extend(consumer.tensor(index) for index in range(4, 10))
+    tensors.extend(consumer.made(Asked(consumer, index).granted(), index) for index in range(4, 10))
     assert [int(tensor[0]) for tensor in tensors] == list(range(10))
 
 
@@ -397,7 +437,7 @@ def test_without_a_limit_the_group_that_the_caller_waits_for_is_served_at_once(e
     consumer = dropping()
     kept = [consumer.tensor(index) for index in range(3)]
     consumer.pool.await_group(3)
-    kept.append(consumer.tensor(3))
+    kept.append(consumer.made(Asked(consumer, 3).granted(), 3))
 
 
 def test_without_a_limit_idle_memory_is_trimmed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -540,19 +580,22 @@ def _mapped() -> int:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmSize:"))
 
 
-@pytest.mark.parametrize("kept", [False, True])
-def test_memory_is_given_back_when_the_pool_is_closed_and_the_caller_is_done(kept: bool) -> None:
+@pytest.mark.parametrize("state", ["dropped", "idle", "kept"])
+def test_memory_is_given_back_when_the_pool_is_closed_and_the_caller_is_done(
+    state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     size = 512 * MIB
+    monkeypatch.setattr(pool, "IDLE_BYTES", size)
     consumer = Consumer(limit=None)
     before = _mapped()
-    root: Bytes | None = consumer.pool.hand_over(consumer.lease(0, size))
+    held = [consumer.pool.hand_over(consumer.lease(0, size))]
+    if state != "kept":
+        held.clear()
+    if state == "idle":
+        consumer.pool.forgo(-1)
     assert _mapped() >= before + size
-    if kept:
-        consumer.pool.close()
+    consumer.pool.close()
+    if state == "kept":
         assert _mapped() >= before + size
-        root = None
-    else:
-        root = None
-        consumer.pool.close()
-    assert root is None
+        held.clear()
     assert _mapped() < before + size // 2

@@ -1,6 +1,6 @@
 import os
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,11 @@ from runai_model_streamer.errors import (
 )
 from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.s3_credentials import S3Credentials
+from runai_model_streamer.io.source import Source
 from runai_model_streamer.pipeline import prepare
+from runai_model_streamer.pipeline.plan import PlannedFile
 from runai_model_streamer.pipeline.prepare import PreparedLoad, prepare_load
+from runai_model_streamer.pipeline.stream import Load
 from tests.checkpoints import Stored, numbered, our_threads, raw, stored, write
 
 
@@ -160,6 +163,29 @@ def test_a_limit_below_the_largest_tensor_is_an_error_that_names_tensor_size_and
 @pytest.mark.parametrize("limit", [-1, 0, 40, 41, 1 << 40])
 def test_a_limit_of_the_largest_tensor_or_more_is_enough(two_files: tuple[Path, Path], limit: int) -> None:
     assert len(streamed(start(*two_files, config=limited(limit)))) == 4
+
+
+@pytest.mark.parametrize(("setting", "limit"), [(-1, None), (0, 40), (40, 40), (1000, 1000)])
+def test_the_setting_says_how_much_may_be_held(
+    two_files: tuple[Path, Path], setting: int, limit: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int | None] = []
+
+    class SpyLoad(Load):
+        def __init__(
+            self,
+            storage: Storage,
+            sources: Sequence[Source],
+            files: Sequence[PlannedFile],
+            limit: int | None,
+            concurrency: int,
+        ) -> None:
+            seen.append(limit)
+            super().__init__(storage, sources, files, limit, concurrency)
+
+    monkeypatch.setattr(prepare, "Load", SpyLoad)
+    start(*two_files, config=limited(setting)).load.close()
+    assert seen == [limit]
 
 
 def test_a_tensor_that_is_not_wanted_may_be_larger_than_the_limit(two_files: tuple[Path, Path]) -> None:

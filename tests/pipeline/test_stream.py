@@ -222,6 +222,19 @@ def test_nothing_is_read_ahead_of_the_limit() -> None:
     assert len(list(tensors)) == 3
 
 
+def test_a_caller_that_keeps_its_tensors_is_still_read_ahead_of() -> None:
+    data = encode(numbered([30_000] * 8))
+    # Four tensors fit, and the caller keeps the first three. Nothing is waited for when the sixth is read.
+    source = GatedSource("m", data, gated=len(data) - 3 * 30_000)
+    load = load_of([source], limit=120_000, chunk=PAGE * 10)
+    tensors = load.tensors()
+    kept = [next(tensors) for _ in range(4)]
+    assert source.arrived.acquire(timeout=PATIENCE)
+    source.gate.set()
+    kept.extend(tensors)
+    assert [(name, raw(tensor)) for name, tensor in kept] == expected(numbered([30_000] * 8))
+
+
 # What goes wrong.
 
 
@@ -395,6 +408,24 @@ def test_closing_interrupts_reads_in_flight() -> None:
     load.close()
     assert our_threads() == []
     assert source.closed == 1
+
+
+def _mapped() -> int:
+    """Bytes that this process has mapped."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmSize:"))
+
+
+def test_closing_frees_memory_that_was_being_filled_although_the_load_lives() -> None:
+    size = 256 * MIB
+    source = GatedSource("m", encode({"t": Stored("U8", (size,), bytes(size))}), gated=PREFIX + 1)
+    before = _mapped()
+    load = load_of([source])
+    assert source.arrived.acquire(timeout=PATIENCE)
+    assert _mapped() >= before + size
+    load.close()
+    assert _mapped() < before + size // 2
+    assert not load.open
 
 
 def test_reading_on_after_the_close_is_an_error() -> None:
