@@ -134,6 +134,13 @@ def write(path: Path, tensors: Mapping[str, Stored]) -> Path:
     return path
 
 
+def join_ours() -> None:
+    """Wait until the package's threads have ended, which on a busy machine may be after the close."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("runai-"):
+            thread.join(PATIENCE)
+
+
 def our_threads() -> list[str]:
     """Names of the package's threads that are alive."""
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("runai-")]

@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,7 +35,7 @@ from runai_model_streamer.errors import (
     TruncatedError,
     UnsupportedError,
 )
-from tests.checkpoints import PATIENCE, Stored, encode, numbered, our_threads, raw, stored, write
+from tests.checkpoints import Stored, encode, join_ours, numbered, our_threads, raw, stored, write
 
 LOGGER = "runai_model_streamer.streamer"
 
@@ -46,6 +45,7 @@ def _nothing_is_left() -> Iterator[None]:
     """No thread and no file descriptor outlives a test."""
     before = len(os.listdir("/proc/self/fd"))
     yield
+    join_ours()
     assert our_threads() == []
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -643,19 +643,13 @@ def test_the_line_is_silent_above_its_level(
 # The end.
 
 
-def _join_all() -> None:
-    for thread in threading.enumerate():
-        if thread.name.startswith("runai-"):
-            thread.join(PATIENCE)
-
-
 def test_a_streamer_left_open_warns_and_its_threads_end(large: Path) -> None:
     opened = SafetensorsStreamer()
     opened.stream_file(large)
     assert our_threads()
     with pytest.warns(ResourceWarning, match="unclosed .*SafetensorsStreamer.*with statement, or call close"):
         del opened
-    _join_all()
+    join_ours()
 
 
 def test_a_streamer_left_open_in_its_loop_warns_too(large: Path) -> None:
@@ -665,7 +659,7 @@ def test_a_streamer_left_open_in_its_loop_warns_too(large: Path) -> None:
     next(tensors)
     with pytest.warns(ResourceWarning, match="unclosed"):
         del opened, tensors
-    _join_all()
+    join_ours()
 
 
 def test_threads_end_even_where_warnings_are_errors(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -676,7 +670,7 @@ def test_threads_end_even_where_warnings_are_errors(large: Path, monkeypatch: py
         opened = SafetensorsStreamer()
         opened.stream_file(large)
         del opened
-    _join_all()
+    join_ours()
     assert seen == [ResourceWarning]
 
 

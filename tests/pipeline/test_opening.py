@@ -9,7 +9,7 @@ from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.source import Source, SourceKind
 from runai_model_streamer.pipeline import opening
 from runai_model_streamer.pipeline.opening import open_files
-from tests.checkpoints import PATIENCE, encode, numbered, our_threads
+from tests.checkpoints import PATIENCE, encode, join_ours, numbered, our_threads
 from tests.sources import MemorySource
 
 
@@ -38,6 +38,7 @@ class MemoryStorage(Storage):
 @pytest.fixture(autouse=True)
 def _no_thread_is_left() -> Iterator[None]:
     yield
+    join_ours()
     assert our_threads() == []
 
 
@@ -177,9 +178,7 @@ def test_an_object_that_opens_when_nobody_waits_for_it_is_closed(monkeypatch: py
     with pytest.raises(NotFoundError):
         open_files(storage, ["s3://bucket/0", "s3://bucket/missing"], 8)
     storage.go.set()
-    for thread in threading.enumerate():
-        if thread.name.startswith("runai-"):
-            thread.join(PATIENCE)
+    join_ours()
     assert list(storage.opened) == ["s3://bucket/0"]
     assert left_open(storage) == []
 

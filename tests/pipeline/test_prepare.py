@@ -22,13 +22,14 @@ from runai_model_streamer.pipeline import prepare
 from runai_model_streamer.pipeline.plan import PlannedFile
 from runai_model_streamer.pipeline.prepare import PreparedLoad, prepare_load
 from runai_model_streamer.pipeline.stream import Load
-from tests.checkpoints import Stored, numbered, our_threads, raw, stored, write
+from tests.checkpoints import Stored, join_ours, numbered, our_threads, raw, stored, write
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left_open() -> Iterator[None]:
     before = os.listdir("/proc/self/fd")
     yield
+    join_ours()
     assert our_threads() == []
     assert len(os.listdir("/proc/self/fd")) == len(before)
 

@@ -23,6 +23,7 @@ from tests.checkpoints import (
     GatedSource,
     Stored,
     encode,
+    join_ours,
     load_of,
     numbered,
     our_threads,
@@ -37,6 +38,7 @@ MIB = 1 << 20
 @pytest.fixture(autouse=True)
 def _no_thread_is_left() -> Iterator[None]:
     yield
+    join_ours()
     assert our_threads() == []
 
 
@@ -455,9 +457,7 @@ def test_dropping_the_iterator_stops_the_readers() -> None:
     next(tensors)
     # With the loop variable gone the readers go on as far as the limit lets them, and there they are stopped.
     del tensors
-    for thread in threading.enumerate():
-        if thread.name.startswith("runai-"):
-            thread.join(PATIENCE)
+    join_ours()
     assert our_threads() == []
     assert load.open
     load.close()
@@ -501,9 +501,7 @@ def test_a_reader_that_is_stuck_keeps_its_memory_and_its_source(caplog: pytest.L
     # What others take meanwhile is not written to.
     fresh = [torch.zeros(100_000, dtype=torch.uint8) for _ in range(20)]
     source.gate.set()
-    for thread in threading.enumerate():
-        if thread.name.startswith("runai-"):
-            thread.join(PATIENCE)
+    join_ours()
     assert [int(tensor.max()) for tensor in fresh] == [0] * 20
 
 
