@@ -36,6 +36,16 @@ class DirectIO(Enum):
     ALWAYS = "1"
 
 
+class GdsMode(Enum):
+    """When kvikio reads local files straight into device memory (GPUDirect Storage)."""
+
+    AUTO = "auto"
+    """Where the driver and the file's mount support it."""
+    NEVER = "0"
+    ALWAYS = "1"
+    """Or an error that says why not."""
+
+
 @dataclass(frozen=True, slots=True)
 class S3Config:
     """How object storage is reached; who may is said by `S3Credentials` or by boto3's own chain."""
