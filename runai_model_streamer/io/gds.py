@@ -167,7 +167,7 @@ def _no_driver() -> str | None:
                 return "/run/udev cannot be read; in a container, start it with --volume /run/udev:/run/udev:ro"
             return "kvikio finds no libcufile.so.0 (CUDA's GPUDirect Storage library), or this is WSL"
         if not kvikio.cufile_driver.get("is_gds_available"):
-            return "the kernel module nvidia-fs is not loaded (`lsmod | grep nvidia_fs`; `gdscheck.py -p` of CUDA tells)"
+            return "the kernel module nvidia-fs is not loaded (CUDA's `gdscheck.py -p` tells more)"
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         return f"kvikio cannot be used: {error}"
     return None
