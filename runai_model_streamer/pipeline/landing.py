@@ -1,7 +1,8 @@
 """How bytes reach their destination: the protocol of a landing, and the one that lands in host memory."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
@@ -78,8 +79,13 @@ class Landing(Protocol[LeaseT]):
 
 def timed_read(source: Source, offset: int, buffer: memoryview) -> Reading:
     """Fill the buffer from the source; see `Source.read_into`."""
+    return timed_call(partial(source.read_into, offset, buffer))
+
+
+def timed_call(read: Callable[[], Origin]) -> Reading:
+    """Do the read."""
     started = time.perf_counter()
-    origin = source.read_into(offset, buffer)
+    origin = read()
     return Reading(origin, time.perf_counter() - started)
 
 
