@@ -24,13 +24,15 @@ JOIN_SECONDS: Final = 0.5
 
 
 class Destination(NamedTuple):
-    """Where a load's tensors are to be, if that is not host memory."""
+    """Where a load's tensors are to be, if that is not host memory, as they are in the files."""
 
     device: torch.device
     group_bytes: int
     """Aim for the size of a group."""
     landing: Callable[[Lifecycle], Landing[Any]]
     """Makes the landing, once, in the thread that starts the load; which closes it."""
+    group_limit: int | None = None
+    """Most bytes of the files in a group, unless one tensor is larger."""
 
 
 class Load:
@@ -72,7 +74,7 @@ class Load:
             self._landing = HostLanding(SlabPool(limit, self._lifecycle, in_flight))
         else:
             self.device = destination.device
-            self._groups = tuple(plan_groups(files, target=destination.group_bytes))
+            self._groups = tuple(plan_groups(files, destination.group_limit, destination.group_bytes))
             self._landing = destination.landing(self._lifecycle)
         self._feed = Feed(self._groups, files, self._landing, self._lifecycle)
         self._taken = False
