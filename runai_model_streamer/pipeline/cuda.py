@@ -40,7 +40,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Final, Protocol
 
 import torch
@@ -52,6 +51,7 @@ from runai_model_streamer.pipeline.cuda_driver import CudaDriver
 from runai_model_streamer.pipeline.cuda_image import Image, Piece, sizes_of, tensors_of
 from runai_model_streamer.pipeline.cuda_memory import DeviceMemory
 from runai_model_streamer.pipeline.cuda_slots import Slot, SlotRing, Staging
+from runai_model_streamer.pipeline.cuda_stream import CopyStream
 from runai_model_streamer.pipeline.landing import Reading, timed_call, timed_read
 from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.pipeline.nvtx import nvtx_range
@@ -119,22 +119,16 @@ class CudaLanding:
         self._files = files or {}
         self._ring = SlotRing(driver, staging, lifecycle)
         self._pid = os.getpid()
-        # Held while work is queued, so that none is once `close` has begun.
-        self._queueing = threading.Lock()
-        self._closed = False
         self._leases: dict[int, CudaLease] = {}
         self._leased = 0  # counted by readers
         self._taken = 0  # by the consumer
+        self._counting = threading.Lock()
         self._direct_reads = 0
-        self._events: list[int] = []
-        self._spare_events: list[int] = []
-        self._stream: int | None = None
         try:
-            with driver.current():
-                self._stream = driver.create_stream()
+            self._stream = CopyStream(driver)
         except BaseException:
             with contextlib.suppress(CudaError):
-                self.close()
+                driver.release(self._ending(None))
             raise
 
     def lease(self, group: Group) -> CudaLease:
@@ -143,19 +137,14 @@ class CudaLanding:
             self._lifecycle.wait_for(lambda: self._leased - self._taken < GROUPS_AHEAD)
         # Outside the driver's context, which torch would leave for another device's.
         image = Image(group, self._memory.allocate(sizes_of(group)))
-        with self._queue() as stream:
-            event = self._spare_events.pop() if self._spare_events else self._new_event()
+        with self._stream.queue() as stream:
+            event = self._stream.event()
             self._driver.record(event, self._memory.stream)
             self._driver.wait(stream, event)
         lease = CudaLease(group, image, event)
         self._leases[group.index] = lease
         self._leased += 1
         return lease
-
-    def _new_event(self) -> int:
-        event = self._driver.create_event()
-        self._events.append(event)
-        return event
 
     def read(self, lease: CudaLease, step: Step, source: Source) -> Reading:
         """Into a slot, whose copy is then queued; or straight into the image, where the file can be read so."""
@@ -192,14 +181,12 @@ class CudaLanding:
             self._count_direct(-1)
 
     def _count_direct(self, change: int) -> None:
-        with self._queueing:
-            if change > 0 and self._closed:
-                raise Stopped
+        with self._counting:
             self._direct_reads += change
 
     def _copy(self, slot: Slot, pieces: list[Piece]) -> None:
         try:
-            with self._queue() as stream:
+            with self._stream.queue() as stream:
                 for piece in pieces:
                     self._driver.copy_to_device(piece.pointer, slot.address + piece.start, piece.length, stream)
                 self._driver.record(slot.event, stream)
@@ -213,17 +200,8 @@ class CudaLanding:
 
     def ready(self, lease: CudaLease) -> None:
         """All copies have been queued: the event for the group comes behind them."""
-        with self._queue() as stream:
+        with self._stream.queue() as stream:
             self._driver.record(lease.event, stream)
-
-    @contextlib.contextmanager
-    def _queue(self) -> Iterator[int]:
-        """The copy stream, in the driver's context, for work to be queued there; `Stopped` once `close` has begun."""
-        with self._queueing:
-            if self._closed or self._stream is None:
-                raise Stopped
-            with self._driver.current():
-                yield self._stream
 
     def take(self, group: Group, lease: CudaLease | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
         """Tensors in batches of one: the caller may have another stream current each time it asks for the next."""
@@ -241,14 +219,14 @@ class CudaLanding:
                 yield [(info.name, self._hand_over(lease, info, waiting))]
         if lease is not None:
             self._leases.pop(group.index, None)
-            self._spare_events.append(lease.event)
+            self._stream.give_back(lease.event)
 
     def _hand_over(self, lease: CudaLease, info: TensorInfo, waiting: set[int]) -> torch.Tensor:
         """The next tensor of the group, for the stream that is current; those in `waiting` wait for its copies."""
         stream = self._memory.current_stream()
         if stream not in waiting:
             try:
-                with self._queue():
+                with self._stream.queue():
                     self._driver.wait(stream, lease.event)
             except Stopped:
                 raise StateError("the load was closed while its tensors were being read") from None
@@ -269,45 +247,25 @@ class CudaLanding:
 
         A slot that a reader hangs on to is freed when its read ends, and so is the memory of a direct one.
         """
-        with self._queueing:
-            if self._closed:
-                return
-            self._closed = True
-        try:
-            self._driver.release(self._ending())
-        finally:
-            self._leases.clear()
+        if self._stream.stop():
+            self._driver.release(self._ending(self._stream))
 
-    def _ending(self) -> Iterator[Callable[[], object]]:
-        stream = self._stream
+    def _ending(self, stream: CopyStream | None) -> Iterator[Callable[[], object]]:
         if stream is not None:
-            yield self._drain
-        yield self._ring.close
+            yield stream.drain
         yield self._leases.clear
-        for event in self._events:
-            yield partial(self._driver.destroy_event, event)
+        yield self._ring.close
         if stream is not None:
-            yield partial(self._driver.destroy_stream, stream)
+            yield from stream.ending()
         if not self._ring.held and not self._direct_reads:
             for file in self._files.values():
                 yield file.close
             yield self._driver.close
 
-    def _drain(self) -> None:
-        stream = self._stream
-        assert stream is not None
-        try:
-            self._driver.synchronize_stream(stream)
-        except CudaError:
-            # Perhaps the error of some call before, which is told once; then copies may still be running.
-            with contextlib.suppress(CudaError):
-                self._driver.synchronize_stream(stream)
-            raise
-
     def __del__(self) -> None:
         # A load that was dropped without a close. In a forked child the driver is the parent's, and a process that
         # ends frees all of it.
-        if getattr(self, "_closed", True) or self._pid != os.getpid() or sys.is_finalizing():
+        if not hasattr(self, "_stream") or self._pid != os.getpid() or sys.is_finalizing():
             return
         try:
             self.close()

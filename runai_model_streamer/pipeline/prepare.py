@@ -1,7 +1,9 @@
 """From paths to a running load: opens, selects and checks everything before a byte of data is read."""
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+import torch
 
 from runai_model_streamer.config import UNLIMITED, StreamerConfig
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError, RunaiStreamerMemoryLimitException
@@ -9,10 +11,13 @@ from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.safetensors import TensorInfo
 from runai_model_streamer.io.source import SourceKind
+from runai_model_streamer.pipeline.cuda_load import cuda_load
 from runai_model_streamer.pipeline.opening import Opened, open_files
 from runai_model_streamer.pipeline.plan import PlannedFile, largest_tensor
 from runai_model_streamer.pipeline.stream import Load
 from runai_model_streamer.pipeline.tensors import check_dtypes
+
+HOST: Final = torch.device("cpu")
 
 
 class PreparedLoad(NamedTuple):
@@ -28,14 +33,19 @@ def prepare_load(
     config: StreamerConfig,
     credentials: S3Credentials | None,
     tensor_names: Collection[str] | None,
+    device: torch.device = HOST,
 ) -> PreparedLoad:
     """Open all files, validate their headers and the request, and start to read.
+
+    Tensors reach a CUDA device on the way; for any other, and where CUDA's packages are missing, they are in host
+    memory (`Load.device` says which), for the caller to move.
 
     Raises:
         StreamerError: what `SafetensorsStreamer.stream_files` says; nothing is left open.
     """
     names = _checked_names(tensor_names)
-    storage = Storage(config, credentials, shared=config.local_processes > 1 or _in_process_group())
+    shared = config.local_processes > 1 or _in_process_group()
+    storage = Storage(config, credentials, shared=shared)
     opened: list[Opened] = []
     try:
         opened = open_files(storage, paths, config.concurrency_for(SourceKind.OBJECT))
@@ -46,10 +56,16 @@ def prepare_load(
             PlannedFile(source.size, source.kind, source.alignment, config.chunk_for(source.kind), tensors)
             for (source, _), tensors in zip(opened, wanted, strict=True)
         ]
-        limit = _limit(paths, files, config)
         kinds = {file.kind for file in files}
         concurrency = max((config.concurrency_for(kind) for kind in kinds), default=1)
-        load = Load(storage, [source for source, _ in opened], files, limit, concurrency)
+        sources = [source for source, _ in opened]
+        onto_gpu = None
+        if device.type == "cuda":
+            onto_gpu = cuda_load(device, sources, files, config, concurrency, shared=shared)
+        if onto_gpu is not None:
+            load = Load(storage, sources, onto_gpu.files, None, concurrency, onto_gpu.destination)
+        else:
+            load = Load(storage, sources, files, _limit(paths, files, config), concurrency)
     except BaseException:
         for source, _ in opened:
             source.close()
