@@ -1,4 +1,4 @@
-"""Loads onto a real GPU: the right bytes, CuPy's memory in torch's accounts, the hand-over, GPUDirect, kernels."""
+"""Loads onto a real GPU: the right bytes, memory in torch's accounts, tensors of torch's own, GPUDirect, kernels."""
 
 from pathlib import Path
 
@@ -76,7 +76,7 @@ def test_a_real_model_is_what_safetensors_loads(
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_torch_accounts_for_the_memory_and_cupys_own_allocator_stays(
+def test_torch_accounts_for_the_memory_and_cupy_is_left_alone(
     streamer: SafetensorsStreamer, checkpoint: Path, device: torch.device
 ) -> None:
     import cupy
@@ -148,7 +148,8 @@ def test_gpudirect_loads_the_same_bytes(
         pytest.skip(str(error))
     assert differing(loaded, device) == []
     by_backend = monitor.get().by_backend
-    assert by_backend["GDS"]["bytes_transferred"] >= sum(len(tensor.data) for tensor in TENSORS.values())
+    # Reads that hold several small tensors go through pinned memory.
+    assert by_backend["GDS"]["bytes_transferred"] > 90 * MIB
     assert by_backend["GDS"]["num_errors"] == 0
 
 
