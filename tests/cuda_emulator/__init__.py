@@ -66,12 +66,16 @@ class NoCompilerError(Exception):
     """This machine has no C compiler, or not one that can build the emulator."""
 
 
-def build(folder: Path) -> Path:
-    """Compiles `libcuda.so.1` into a folder and returns the folder. Raises NoCompilerError, saying why."""
+def build(folder: Path, name: str = LIBRARY) -> Path:
+    """Compiles the emulator into a folder and returns the folder. Raises NoCompilerError, saying why.
+
+    name: of the file, and what the loader knows it by. A process that loads it as anything but `libcuda.so.1`, for
+    ctypes alone, does not give it to every library that looks for a driver later.
+    """
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         raise NoCompilerError("the emulated CUDA driver needs a C compiler: neither gcc nor cc is on the PATH")
-    command = [compiler, *_FLAGS, f"-Wl,-soname,{LIBRARY}", "-o", str(folder / LIBRARY)]
+    command = [compiler, *_FLAGS, f"-Wl,-soname,{name}", "-o", str(folder / name)]
     command += [str(path) for path in sorted(SOURCES.glob("*.c"))] + ["-lpthread"]
     folder.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(command, capture_output=True, text=True, check=False)

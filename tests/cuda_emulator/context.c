@@ -81,6 +81,24 @@ CUresult cuDevicePrimaryCtxSetFlags_v2(CUdevice device, unsigned flags) {
     return end_call(device == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE);
 }
 
+/* There is the primary context only. kvikio looks for these three, and does without them. */
+CUresult cuCtxCreate_v2(CUcontext *context, unsigned flags, CUdevice device) {
+    (void)context, (void)flags, (void)device;
+    BEGIN_CALL(NEEDS_INIT);
+    return end_call(CUDA_ERROR_NOT_SUPPORTED);
+}
+
+CUresult cuCtxCreate_v4(CUcontext *context, void *parameters, unsigned flags, CUdevice device) {
+    (void)parameters;
+    return cuCtxCreate_v2(context, flags, device);
+}
+
+CUresult cuCtxDestroy_v2(CUcontext context) {
+    (void)context;
+    BEGIN_CALL(NEEDS_INIT);
+    return end_call(CUDA_ERROR_NOT_SUPPORTED);
+}
+
 CUresult cuCtxSetCurrent(CUcontext context) {
     BEGIN_CALL(NEEDS_INIT);
     if (context && context != &primary_context) return end_call(CUDA_ERROR_INVALID_CONTEXT);

@@ -101,16 +101,17 @@ extern unsigned patience;
 extern bool misuse_is_ignored[MISUSE_KINDS];
 
 /* Every exported call stands between begin and end. `begin_call` takes the lock, or returns the code to fail with and
-   does not. A releasing call does its work even if it is to fail, as CUDA does: its code tells of earlier errors. */
+   does not. A call that releases does so even if it is to fail, as CUDA does: its code tells of earlier errors. */
 CUresult begin_call(const char *function, enum needs needs);
-void begin_release(const char *function);
+CUresult begin_release(const char *function);
 CUresult end_call(CUresult result);
-#define BEGIN_CALL(needs) \
+#define RETURN_IF_REFUSED(begun) \
     do { \
-        CUresult refused = begin_call(__func__, needs); \
+        CUresult refused = (begun); \
         if (refused != CUDA_SUCCESS) return refused; \
     } while (0)
-#define BEGIN_RELEASE() begin_release(__func__)
+#define BEGIN_CALL(needs) RETURN_IF_REFUSED(begin_call(__func__, needs))
+#define BEGIN_RELEASE() RETURN_IF_REFUSED(begin_release(__func__))
 
 const char *current_call(void);     /* the public name of the call that this thread is in */
 void set_in_host_call(bool inside); /* this thread */

@@ -71,7 +71,8 @@ uint64_t enqueue(struct stream *stream, struct operation operation) {
     struct operation *entry = malloc(sizeof *entry);
     if (!entry) abort();
     *entry = operation;
-    entry->sequence = ++sequence_given;
+    uint64_t sequence = ++sequence_given;
+    entry->sequence = sequence;
     entry->call = current_call();
     entry->next = NULL;
     report_races(stream, entry);
@@ -79,8 +80,8 @@ uint64_t enqueue(struct stream *stream, struct operation operation) {
     else stream->first = entry;
     stream->last = entry;
     pending++;
-    if (mode == MODE_EAGER) run_until(stream, entry->sequence);
-    return sequence_given;
+    if (mode == MODE_EAGER) run_until(stream, sequence);
+    return sequence;
 }
 
 static void run_blocking_streams(uint64_t sequence) {
@@ -137,12 +138,16 @@ void run_all(void) {
     }
 }
 
-/* Some of what may run: of about half the streams, a few operations each. */
+/* Some of what may run: of about half the streams, a few operations each. Not while a host function runs: it may wait
+   for this very thread, which only passes by. */
 void run_some(void) {
+    for (struct stream *stream = all_streams; stream; stream = stream->next)
+        if (stream->in_host_call) return;
     for (struct stream *stream = all_streams, *next; stream; stream = next) {
         next = stream->next;
+        if (!stream->first) continue;
         uint64_t chance = next_random();
-        if (chance % 2 || !stream->first) continue;
+        if (chance % 2) continue;
         struct operation *last = stream->first;
         for (uint64_t more = (chance >> 8) % 4; more > 0 && last->next; more--) last = last->next;
         run_until(stream, last->sequence);

@@ -34,7 +34,7 @@ _INSIDE: Final = "CUDA_EMULATOR_TEST"
 
 
 def needs(*modules: str) -> pytest.MarkDecorator:
-    """Skips a test where one of these modules is not installed. Nothing is imported."""
+    """Skips a test where one of these modules is not installed. Only the packages that they are in are imported."""
     missing = [module for module in modules if not _is_installed(module)]
     return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
 
@@ -56,16 +56,20 @@ def emulated(
     """
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(test)
+
         @functools.wraps(test)
         def run(*, request: pytest.FixtureRequest, emulator_mode: Mode, **arguments: Any) -> None:
             if os.environ.get(_INSIDE):
+                if "request" in signature.parameters:
+                    arguments["request"] = request
                 _run_here(test, emulator_mode, arguments)
             else:
                 _run_in_process(request, seconds)
 
-        signature = inspect.signature(test)
         own = [parameter for name, parameter in signature.parameters.items() if name != "emulator"]
-        added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in ("request", "emulator_mode")]
+        names = ("request", "emulator_mode") if "request" not in signature.parameters else ("emulator_mode",)
+        added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
         run.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
         parametrized: Callable[..., None] = pytest.mark.parametrize("emulator_mode", modes)(run)
         return parametrized
@@ -77,7 +81,9 @@ def _run_here(test: Callable[..., None], mode: Mode, arguments: dict[str, Any]) 
     emulator = Emulator.attach()
     emulator.set_mode(mode)
     test(emulator=emulator, **arguments)
-    assert emulator.take_misuses() == [], "misuses that the test did not expect"
+    if misuses := emulator.take_misuses():
+        lines = "\n".join(f"{misuse.kind}: {misuse.text}" for misuse in misuses)
+        pytest.fail(f"misuse of CUDA that the test did not expect:\n{lines}", pytrace=False)
 
 
 def _run_in_process(request: pytest.FixtureRequest, seconds: float) -> None:
@@ -85,8 +91,13 @@ def _run_in_process(request: pytest.FixtureRequest, seconds: float) -> None:
     folder = folders.mktemp("emulated")
     report, log = folder / "report.xml", folder / "output.txt"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    command.append(f"--rootdir={request.config.rootpath}")
+    if request.config.inipath is not None:
+        command += ["-c", str(request.config.inipath)]
     # Where the threads stand is worth more than that it took too long.
-    command += ["-o", f"faulthandler_timeout={seconds * 0.8}", f"--basetemp={folder / 'tmp'}", request.node.nodeid]
+    command += ["-o", f"faulthandler_timeout={seconds * 0.8}", f"--basetemp={folder / 'tmp'}"]
+    # Not the whole node id: of a file outside the root it has no path.
+    command.append(f"{request.path}::{request.node.nodeid.partition('::')[2]}")
     variables = environment(_emulator_folder(folders)) | {_INSIDE: "1"}
     with log.open("wb") as output:
         try:
