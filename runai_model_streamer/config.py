@@ -46,16 +46,6 @@ class GdsMode(Enum):
     """Or an error that says why not."""
 
 
-class Pinned(Enum):
-    """When tensors in host memory are page-locked, so that moving them to a GPU is fast."""
-
-    AUTO = "auto"
-    """Where CUDA is already in use in this process."""
-    NEVER = "0"
-    ALWAYS = "1"
-    """Or an error that says why not."""
-
-
 @dataclass(frozen=True, slots=True)
 class S3Config:
     """How object storage is reached; who may is said by `S3Credentials` or by boto3's own chain."""
@@ -84,7 +74,6 @@ class StreamerConfig:
     """Bytes the streamer may hold; -1 no limit, 0 as much as the largest tensor."""
     direct_io: DirectIO = DirectIO.AUTO
     gds: GdsMode = GdsMode.AUTO
-    pinned: Pinned = Pinned.AUTO
     local_processes: int = 1
     """Processes of this node that load the same files, as their launcher says."""
     s3: S3Config = S3Config()
@@ -118,7 +107,6 @@ class StreamerConfig:
             memory_limit=_whole(env, "RUNAI_STREAMER_MEMORY_LIMIT", UNLIMITED, least=-1, unit=" of bytes"),
             direct_io=_direct_io(env),
             gds=_auto_or_flag(env, "RUNAI_STREAMER_GDS", GdsMode.AUTO),
-            pinned=_auto_or_flag(env, "RUNAI_STREAMER_PINNED", Pinned.AUTO),
             local_processes=max(
                 _whole(env, "LOCAL_WORLD_SIZE", 1, least=1),
                 _whole(env, "RUNAI_STREAMER_PROCESS_GROUP_SIZE", 1, least=1),
@@ -189,7 +177,7 @@ def _direct_io(env: Mapping[str, str]) -> DirectIO:
     return _auto_or_flag(env, "RUNAI_STREAMER_DIRECT_IO", default)
 
 
-_AutoOrFlag = TypeVar("_AutoOrFlag", DirectIO, GdsMode, Pinned)
+_AutoOrFlag = TypeVar("_AutoOrFlag", DirectIO, GdsMode)
 
 
 def _auto_or_flag(env: Mapping[str, str], name: str, default: _AutoOrFlag) -> _AutoOrFlag:
