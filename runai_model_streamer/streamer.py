@@ -76,13 +76,14 @@ class SafetensorsStreamer:
         is_distributed: bool = False,
         tensor_names: Collection[str] | None = None,
         owned: bool = True,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """Start to stream one file; see `stream_files`."""
         if not isinstance(path, str | os.PathLike):
             raise ArgumentTypeError(
                 f"stream_file takes one path, not {type(path).__name__}; stream_files takes a list of them"
             )
-        self.stream_files([path], s3_credentials, device, is_distributed, tensor_names, owned)
+        self.stream_files([path], s3_credentials, device, is_distributed, tensor_names, owned, dtype)
 
     def stream_files(
         self,
@@ -92,6 +93,7 @@ class SafetensorsStreamer:
         is_distributed: bool = False,
         tensor_names: Collection[str] | None = None,
         owned: bool = True,  # noqa: ARG002 - see the docstring
+        dtype: torch.dtype | None = None,
     ) -> None:
         """Start to stream files: read and validate all headers, then begin to read data in the background.
 
@@ -105,12 +107,18 @@ class SafetensorsStreamer:
             is_distributed: not supported yet.
             tensor_names: the only tensors to read, from whichever of the files; None for all.
             owned: accepted for compatibility. Both values are safe: a tensor is never overwritten while it is alive.
+            dtype: torch.bfloat16, float16 or float32: what tensors of these and of float8_e4m3fn are cast to while
+                they are read, as by `tensor.to(dtype)`. All others (integers, bool, float64, complex, other float8)
+                keep their dtype. It needs the package's [cast] extra. The memory limit counts tensors as cast, and
+                what they are cast from while that is held: half a MiB for each read in flight, from object storage
+                `RUNAI_STREAMER_CHUNK_BYTESIZE`. Tensors for other devices are cast on the host, then copied.
 
         Raises:
             NotFoundError, AccessDeniedError, ReadError: a file or object cannot be opened.
             HeaderError, UnsupportedDtypeError: a file is not safetensors, or has what torch cannot hold.
             RunaiStreamerMemoryLimitException: a tensor is larger than `RUNAI_STREAMER_MEMORY_LIMIT`; on CUDA, where
                 the limit bounds the memory to stage in, it is below two pages.
+            MissingDependencyError: there is something to cast, and numba is not installed.
             CudaError, GdsUnavailableError: the GPU, or GPUDirect with RUNAI_STREAMER_GDS=1, cannot be used.
             ArgumentError, ArgumentTypeError, ConfigError, StateError: what the message says. Nothing has been read.
         """
@@ -126,7 +134,9 @@ class SafetensorsStreamer:
         configure_logging(config)
         self._device = resolve_device(device)
         self._started = time.perf_counter()
-        prepared = prepare_load([as_path(path) for path in paths], config, s3_credentials, tensor_names, self._device)
+        prepared = prepare_load(
+            [as_path(path) for path in paths], config, s3_credentials, tensor_names, self._device, dtype
+        )
         self.files_to_tensors_metadata = prepared.metadata
         self.total_size = prepared.load.total_bytes
         self._load = prepared.load

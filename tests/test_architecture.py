@@ -35,6 +35,8 @@ ONLY_IN = {
     "botocore": ("io.s3",),
     "mypy_boto3_s3": ("io.s3",),
     "kvikio": ("io.gds",),
+    "numba": ("kernels",),
+    "llvmlite": ("kernels",),
 }
 # Those of them that cost too much, or may be missing, to be imported before they are needed.
 LAZY = ("boto3", "botocore", "mypy_boto3_s3", "kvikio")

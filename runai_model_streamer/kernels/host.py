@@ -24,7 +24,8 @@ Bytes: TypeAlias = np.ndarray[tuple[int], np.dtype[np.uint8]]
 _UNSIGNED: Final[dict[int, Any]] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
 # Any alignment: a load or store that assumes its own would be a fault on some CPUs, and is no faster on others.
-_BYTES: Final = types.Array(types.uint8, 1, "C", aligned=False)
+_SOURCE: Final = types.Array(types.uint8, 1, "C", readonly=True, aligned=False)
+_TARGET: Final = types.Array(types.uint8, 1, "C", aligned=False)
 
 _compiling = threading.Lock()
 
@@ -43,7 +44,7 @@ def cast(source: str, target: str) -> Callable[[Bytes, Bytes], None]:
         ValueError: the arrays do not hold the same number of elements.
     """
     with _compiling:
-        kernel = _compiled_cast(source, target, _has_half_instructions())
+        kernel = compiled_cast(source, target, has_half_instructions())
     return functools.partial(_cast_checked, kernel, bits.ITEM_SIZES[source], bits.ITEM_SIZES[target])
 
 
@@ -69,7 +70,7 @@ def gather(source: Bytes, target: Bytes, outer: int, stride: int, inner: int) ->
     if (outer - 1) * stride + inner > len(source):
         raise ValueError(f"{outer} rows of {inner} bytes, {stride} bytes apart, are more than {len(source)} bytes")
     with _compiling:
-        kernel = _compiled_gather()
+        kernel = compiled_gather()
     kernel(source, target, outer, stride, inner)
 
 
@@ -83,8 +84,8 @@ def _cast_checked(kernel: Callable[[Bytes, Bytes], None], width: int, wide: int,
 
 
 @functools.cache
-def _compiled_cast(source: str, target: str, half: bool) -> Any:
-    """`half`: use the CPU's own instructions for float16."""
+def compiled_cast(source: str, target: str, half: bool) -> Any:
+    """Numba's function, of two arrays of bytes; `half`: with the CPU's own instructions for float16."""
     widen, narrow = bits.WIDEN[source], bits.narrowing(source, target)
     kernel = specialise(
         _cast,
@@ -95,13 +96,14 @@ def _compiled_cast(source: str, target: str, half: bool) -> Any:
         widen=numba.njit(_widen_half if half and source == "F16" else widen),
         narrow=numba.njit(_narrow_half if half and target == "F16" else narrow),
     )
-    return compile_kernel(functools.partial(_njit, types.void(_BYTES, _BYTES)), kernel)
+    return compile_kernel(functools.partial(_njit, types.void(_SOURCE, _TARGET)), kernel)
 
 
 @functools.cache
-def _compiled_gather() -> Any:
+def compiled_gather() -> Any:
+    """Numba's function, of two arrays of bytes and three sizes."""
     size = types.int64
-    signature = types.void(_BYTES, _BYTES, size, size, size)
+    signature = types.void(_SOURCE, _TARGET, size, size, size)
     return compile_kernel(functools.partial(_njit, signature), specialise(_gather, "gather", _made_for()))
 
 
@@ -113,7 +115,7 @@ def _made_for() -> tuple[object, ...]:
     return numba.__version__, llvm.get_host_cpu_name(), sorted(llvm.get_host_cpu_features().items())
 
 
-def _has_half_instructions() -> bool:
+def has_half_instructions() -> bool:
     """Whether the CPU converts float16: it does so as torch does, whatever the thread's floating-point state.
 
     Without them LLVM would call a function that nobody provides.

@@ -6,7 +6,7 @@ Groups without anything to cast land as ever, in place.
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,7 @@ from runai_model_streamer.kernels.bits import ITEM_SIZES
 from runai_model_streamer.pipeline.cast_plan import CastLayout, CastPlan, Run, cast_layout
 from runai_model_streamer.pipeline.landing import HostLanding, Reading, timed_read
 from runai_model_streamer.pipeline.lifecycle import Lifecycle
-from runai_model_streamer.pipeline.plan import Group, Step, group_target
+from runai_model_streamer.pipeline.plan import Group, PlannedFile, Step, group_target
 from runai_model_streamer.pipeline.pool import Lease, SlabPool
 from runai_model_streamer.pipeline.scratch import ScratchPool
 from runai_model_streamer.pipeline.slabs import Bytes
@@ -170,17 +170,18 @@ class CastingLanding:
         self._pool.close()
 
 
-def cast_destination(plan: CastPlan, in_flight: int) -> Destination:
+def cast_destination(plan: CastPlan, files: Sequence[PlannedFile], readers: int) -> Destination:
     """Host memory, in another dtype.
 
     Args:
         plan: what to cast, and within which limits.
-        in_flight: most bytes of files that are read at once.
+        files: what is read.
+        readers: reads in flight at once.
     """
-    growth = max(ITEM_SIZES[plan.target] // ITEM_SIZES[source] for source in plan.sources)
+    in_flight = readers * plan.growth * max(file.chunk for file in files)
 
     def landing(lifecycle: Lifecycle) -> CastingLanding:
-        return CastingLanding(SlabPool(plan.slab_limit, lifecycle, max(growth, 1) * in_flight), plan, lifecycle)
+        return CastingLanding(SlabPool(plan.slab_limit, lifecycle, in_flight), plan, lifecycle)
 
     return Destination(torch.device("cpu"), group_target(plan.group_limit), landing, plan.group_limit)
 
