@@ -13,7 +13,6 @@ falls on all of them; the ratios are of one round each.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import statistics
@@ -44,22 +43,25 @@ class Loader:
 
 
 def _ours(files: Sequence[str], device: str) -> Tensors:
-    streamer_class = importlib.import_module("runai_model_streamer").SafetensorsStreamer
-    with streamer_class() as streamer:
+    from runai_model_streamer import SafetensorsStreamer
+
+    with SafetensorsStreamer() as streamer:
         streamer.stream_files(list(files), device=device)
         yield from streamer.get_tensors()
 
 
 def _ours_by_host(files: Sequence[str], device: str) -> Tensors:
-    streamer_class = importlib.import_module("runai_model_streamer").SafetensorsStreamer
-    with streamer_class() as streamer:
+    from runai_model_streamer import SafetensorsStreamer
+
+    with SafetensorsStreamer() as streamer:
         streamer.stream_files(list(files))
         for name, tensor in streamer.get_tensors():
             yield name, tensor.to(device)
 
 
 def _safetensors(files: Sequence[str], device: str) -> Tensors:
-    load_file = importlib.import_module("safetensors.torch").load_file
+    from safetensors.torch import load_file
+
     for path in files:
         yield from load_file(path, device=device).items()
 
@@ -91,20 +93,24 @@ class Row:
 
 def load_once(loader: str, files: Sequence[str], tiny: str, device: str) -> None:
     """Say 'ready', wait for a line, load, say what was seen; both in JSON, on standard output."""
-    import torch
-
-    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     load = LOADERS[loader].load
     kept = dict(load([tiny], device))
-    synchronize()
+    _finish(device)
     print(json.dumps({"ready": True}), flush=True)
     sys.stdin.readline()
     kept.clear()
     began = time.perf_counter()
     kept.update(load(files, device))
-    synchronize()
+    _finish(device)
     seconds = time.perf_counter() - began
     print(json.dumps({"seconds": seconds, "wrong": _wrong(kept, files)}), flush=True)
+
+
+def _finish(device: str) -> None:
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
 
 
 def _wrong(tensors: dict[str, Any], files: Sequence[str]) -> list[str]:

@@ -141,7 +141,9 @@ def test_every_requirement_has_a_lower_bound() -> None:
 )
 def test_every_pin_is_of_something_required_and_allowed(file: str, extra: str | None) -> None:
     requirements = required(EXTRAS[extra]) if extra else all_required()
-    needed = {canonicalize_name(requirement.name): requirement for requirement in requirements.values()}
+    needed: dict[str, Requirement] = {
+        canonicalize_name(requirement.name): requirement for requirement in requirements.values()
+    }
     if extra:
         needed = {name: requirement for name, requirement in needed.items() if name not in OF_ONE_CUDA}
     assert pins(file).keys() == needed.keys()

@@ -181,18 +181,16 @@ def test_the_cast_kernels_give_what_torch_gives(
         assert raw(ours[numbers]) == raw(theirs[numbers]), name
 
 
-def test_host_tensors_are_page_locked_and_their_copies_survive_them(
+def test_copies_of_host_tensors_survive_them(
     streamer: SafetensorsStreamer, checkpoint: Path, device: torch.device
 ) -> None:
     torch.zeros(1, device=device)
     streamer.stream_files([str(checkpoint)])
-    on_device, pinned = {}, {}
+    on_device = {}
     for name, tensor in streamer.get_tensors():
-        pinned[name] = tensor.is_pinned() or not tensor.numel()
-        # The host tensor is dropped while its copy may be pending: torch must keep its memory until it is done.
+        # The host tensor is dropped while its copy may be pending: its memory must stay until that is done.
         on_device[name] = tensor.to(device, non_blocking=True)
         del tensor
-    assert [name for name in pinned if not pinned[name]] == []
     torch.cuda.synchronize()
     assert differing(on_device, device) == []
 
