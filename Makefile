@@ -2,17 +2,25 @@
 #
 #   PYTHON=python3.12   the Python that makes the environment
 #   VENV=folder         where the environment is (default: .venv)
+#   CUDA=cuda12         the extra for test-cuda and test-gpu (default: cuda13)
 #   ARGS="-k plan"      more arguments for pytest, or for the demo
 
 PYTHON ?= python3
 VENV ?= .venv
+CUDA ?= cuda13
+CUDA_VENV ?= $(VENV)-$(CUDA)
 ARGS ?=
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP = $(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+# What needs the packages of the GPU. Tests that lack one skip, so that these are part of `make test` too.
+CUDA_TESTS := $(wildcard tests/cuda_emulator tests/kernels tests/test_cuda*.py tests/test_casting*.py \
+    tests/pipeline/test_cuda*.py tests/pipeline/test_casting*.py tests/pipeline/test_pinned*.py \
+    tests/pipeline/test_nvtx*.py tests/io/test_gds*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format hooks clean
+.PHONY: help demo test test-cuda test-gpu lint types format hooks clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -23,6 +31,13 @@ demo: $(VENV)/.demo ## stream a 1 GB checkpoint from disk and S3, compare every 
 
 test: $(VENV)/.dev ## all tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-cuda: $(CUDA_VENV)/.cuda ## the GPU's code with its real packages (2 GB of them), on an emulated CUDA driver
+	@$(CUDA_VENV)/bin/python -m pytest $(CUDA_TESTS) $(ARGS)
+
+test-gpu: $(CUDA_VENV)/.cuda ## on a machine with a GPU: what only one can show, and a table of throughput
+	@$(CUDA_VENV)/bin/python -m pytest -m gpu tests/gpu $(ARGS)
+	@$(CUDA_VENV)/bin/python -m benchmarks.gpu
 
 lint: $(VENV)/.dev ## ruff: format and rules
 	@$(BIN)/ruff format --check .
@@ -39,16 +54,16 @@ hooks: $(VENV)/.dev ## check each commit before it is made
 	@$(BIN)/pre-commit install
 
 clean: ## remove the environment and what tools left behind (the demo's checkpoint stays in its cache)
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	@rm -rf $(VENV) $(VENV)-cuda12 $(VENV)-cuda13 .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment is made anew when what it is made from changes, so that nothing is left of what was asked for before.
-$(VENV)/.python: pyproject.toml constraints.txt
+$(VENV)/.python $(CUDA_VENV)/.python: pyproject.toml $(wildcard constraints*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo 'error: $(PYTHON) is missing or older than Python 3.11; choose another: make PYTHON=python3.12' >&2; exit 1; }
-	@echo 'Making $(VENV) ...'
-	@rm -rf $(VENV)
-	@$(PYTHON) -m venv $(VENV) || { echo 'error: no venv module (on Debian: apt-get install python3-venv)' >&2; exit 1; }
+	@echo 'Making $(@D) ...'
+	@rm -rf $(@D)
+	@$(PYTHON) -m venv $(@D) || { echo 'error: no venv module (on Debian: apt-get install python3-venv)' >&2; exit 1; }
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.python
@@ -59,4 +74,9 @@ $(VENV)/.demo: $(VENV)/.python
 $(VENV)/.dev: $(VENV)/.python
 	@echo 'Installing the package and what its tests need ...'
 	@$(PIP) --editable '.[s3,test,dev]'
+	@touch $@
+
+$(CUDA_VENV)/.cuda: $(CUDA_VENV)/.python
+	@echo 'Installing the package, what its tests need, and the packages of [$(CUDA)] ...'
+	@$(PIP) --constraint constraints-$(CUDA).txt --editable '.[$(CUDA),s3,test]'
 	@touch $@

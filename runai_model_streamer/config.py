@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, TypeVar
 
 from runai_model_streamer.errors import ConfigError
 from runai_model_streamer.io.ranges import PAGE, round_up
@@ -38,6 +38,16 @@ class DirectIO(Enum):
     ALWAYS = "1"
 
 
+class GdsMode(Enum):
+    """When kvikio reads local files straight into device memory (GPUDirect Storage)."""
+
+    AUTO = "auto"
+    """Where the driver and the file's mount support it."""
+    NEVER = "0"
+    ALWAYS = "1"
+    """Or an error that says why not."""
+
+
 @dataclass(frozen=True, slots=True)
 class S3Config:
     """How object storage is reached; who may is said by `S3Credentials` or by boto3's own chain."""
@@ -65,6 +75,7 @@ class StreamerConfig:
     memory_limit: int = UNLIMITED
     """Bytes the streamer may hold; -1 no limit, 0 as much as the largest tensor."""
     direct_io: DirectIO = DirectIO.AUTO
+    gds: GdsMode = GdsMode.AUTO
     local_processes: int = 1
     """Processes of this node that load the same files, as their launcher says."""
     s3: S3Config = S3Config()
@@ -97,6 +108,7 @@ class StreamerConfig:
             chunk_bytesize=_whole(env, "RUNAI_STREAMER_CHUNK_BYTESIZE", 0, least=1, unit=" of bytes") or None,
             memory_limit=_whole(env, "RUNAI_STREAMER_MEMORY_LIMIT", UNLIMITED, least=-1, unit=" of bytes"),
             direct_io=_direct_io(env),
+            gds=_auto_or_flag(env, "RUNAI_STREAMER_GDS", GdsMode.AUTO),
             local_processes=max(
                 _whole(env, "LOCAL_WORLD_SIZE", 1, least=1),
                 _whole(env, "RUNAI_STREAMER_PROCESS_GROUP_SIZE", 1, least=1),
@@ -162,12 +174,19 @@ def _log_level(env: Mapping[str, str]) -> str | None:
 
 
 def _direct_io(env: Mapping[str, str]) -> DirectIO:
-    name = "RUNAI_STREAMER_DIRECT_IO"
+    # The original streamer's spelling, on which only 1 had a meaning.
+    default = DirectIO.ALWAYS if env.get("RUNAI_STREAMER_DIRECTIO") == "1" else DirectIO.AUTO
+    return _auto_or_flag(env, "RUNAI_STREAMER_DIRECT_IO", default)
+
+
+_AutoOrFlag = TypeVar("_AutoOrFlag", DirectIO, GdsMode)
+
+
+def _auto_or_flag(env: Mapping[str, str], name: str, default: _AutoOrFlag) -> _AutoOrFlag:
     text = env.get(name, "").strip().lower()
     if not text:
-        # The original streamer's spelling, on which only 1 had a meaning.
-        return DirectIO.ALWAYS if env.get("RUNAI_STREAMER_DIRECTIO") == "1" else DirectIO.AUTO
+        return default
     try:
-        return DirectIO(text)
+        return type(default)(text)
     except ValueError:
         raise ConfigError(f"{name}={text!r} cannot be used: set it to auto, 0 or 1") from None

@@ -30,6 +30,14 @@ class DeviceError(StreamerError, RuntimeError):
     """This machine, or this torch, does not have the device."""
 
 
+class GdsUnavailableError(StreamerError, RuntimeError):
+    """`RUNAI_STREAMER_GDS=1`, but GPUDirect Storage cannot read this file; the message says why."""
+
+
+class CudaError(StreamerError, RuntimeError):
+    """A call of the CUDA driver failed; the message names the call and the driver's name of the error."""
+
+
 class UnsupportedError(StreamerError, NotImplementedError):
     """Something that this version does not do; the message says what to use instead."""
 
@@ -47,11 +55,11 @@ class UnsupportedDtypeError(StreamerError, ValueError):
 
 
 class RunaiStreamerMemoryLimitException(StreamerError, MemoryError):  # noqa: N818 - the documented name
-    """`RUNAI_STREAMER_MEMORY_LIMIT` is smaller than the largest tensor."""
+    """`RUNAI_STREAMER_MEMORY_LIMIT` is smaller than the largest tensor, or, on a GPU, than two pages to stage in."""
 
 
 class OutOfMemoryError(StreamerError, MemoryError):
-    """The operating system refused memory for a tensor."""
+    """The operating system, or the GPU, refused memory for a tensor."""
 
 
 class ReadError(StreamerError, OSError):

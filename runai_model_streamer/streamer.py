@@ -12,7 +12,7 @@ import torch
 
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.device import resolve_device
-from runai_model_streamer.errors import ArgumentTypeError, StateError, UnsupportedError
+from runai_model_streamer.errors import ArgumentTypeError, StateError, StreamerError, UnsupportedError
 from runai_model_streamer.io.paths import as_path
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.safetensors import TensorInfo
@@ -61,7 +61,12 @@ class SafetensorsStreamer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except StreamerError as another:
+            if error is None:
+                raise
+            _log.warning("while closing after %s: %s", type(error).__name__, another)
 
     def stream_file(
         self,
@@ -71,13 +76,14 @@ class SafetensorsStreamer:
         is_distributed: bool = False,
         tensor_names: Collection[str] | None = None,
         owned: bool = True,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """Start to stream one file; see `stream_files`."""
         if not isinstance(path, str | os.PathLike):
             raise ArgumentTypeError(
                 f"stream_file takes one path, not {type(path).__name__}; stream_files takes a list of them"
             )
-        self.stream_files([path], s3_credentials, device, is_distributed, tensor_names, owned)
+        self.stream_files([path], s3_credentials, device, is_distributed, tensor_names, owned, dtype)
 
     def stream_files(
         self,
@@ -87,21 +93,33 @@ class SafetensorsStreamer:
         is_distributed: bool = False,
         tensor_names: Collection[str] | None = None,
         owned: bool = True,  # noqa: ARG002 - see the docstring
+        dtype: torch.dtype | None = None,
     ) -> None:
         """Start to stream files: read and validate all headers, then begin to read data in the background.
 
         Args:
             paths: local paths and `s3://bucket/key` URLs, mixed as you like.
             s3_credentials: for object storage, instead of what the environment and boto3's own chain know.
-            device: where tensors are to be. Anything but "cpu" is, for now, a copy of each tensor as it is yielded.
+            device: where tensors are to be. On "cuda" ("cuda:1" ...) they are staged in pinned memory and copied while
+                others are read; a tensor is ready for what you queue on the stream that is current when you get it.
+                It needs the package's [cuda12] or [cuda13] extra. Without that, and on other devices, each tensor is
+                copied as it is yielded.
             is_distributed: not supported yet.
             tensor_names: the only tensors to read, from whichever of the files; None for all.
             owned: accepted for compatibility. Both values are safe: a tensor is never overwritten while it is alive.
+            dtype: torch.bfloat16, float16 or float32: what tensors of these and of float8_e4m3fn are cast to while
+                they are read, as by `tensor.to(dtype)`. All others (integers, bool, float64, complex, other float8)
+                keep their dtype. It needs the package's [cast] extra. The memory limit counts tensors as cast, and
+                what they are cast from while that is held: half a MiB for each read in flight, from object storage
+                `RUNAI_STREAMER_CHUNK_BYTESIZE`. Tensors for other devices are cast on the host, then copied.
 
         Raises:
             NotFoundError, AccessDeniedError, ReadError: a file or object cannot be opened.
             HeaderError, UnsupportedDtypeError: a file is not safetensors, or has what torch cannot hold.
-            RunaiStreamerMemoryLimitException: a tensor is larger than `RUNAI_STREAMER_MEMORY_LIMIT`.
+            RunaiStreamerMemoryLimitException: a tensor is larger than `RUNAI_STREAMER_MEMORY_LIMIT`; on CUDA, where
+                the limit bounds the memory to stage in, it is below two pages.
+            MissingDependencyError: there is something to cast, and numba is not installed.
+            CudaError, GdsUnavailableError: the GPU, or GPUDirect with RUNAI_STREAMER_GDS=1, cannot be used.
             ArgumentError, ArgumentTypeError, ConfigError, StateError: what the message says. Nothing has been read.
         """
         self._check_usable()
@@ -116,7 +134,9 @@ class SafetensorsStreamer:
         configure_logging(config)
         self._device = resolve_device(device)
         self._started = time.perf_counter()
-        prepared = prepare_load([as_path(path) for path in paths], config, s3_credentials, tensor_names)
+        prepared = prepare_load(
+            [as_path(path) for path in paths], config, s3_credentials, tensor_names, self._device, dtype
+        )
         self.files_to_tensors_metadata = prepared.metadata
         self.total_size = prepared.load.total_bytes
         self._load = prepared.load
@@ -138,7 +158,7 @@ class SafetensorsStreamer:
 
     def _placed(self, load: Load, tensors: Generator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
         try:
-            if self._device.type == "cpu":
+            if load.device == self._device:
                 yield from tensors
             else:
                 for name, tensor in tensors:
@@ -164,9 +184,9 @@ class SafetensorsStreamer:
 
         A streamer that has been closed cannot stream again.
         """
+        self._closed = True
         if self._pid == os.getpid():
             self._end_load()
-        self._closed = True
 
     def _end_load(self) -> None:
         load, self._load = self._load, None

@@ -34,9 +34,12 @@ ONLY_IN = {
     "boto3": ("io.s3",),
     "botocore": ("io.s3",),
     "mypy_boto3_s3": ("io.s3",),
+    "kvikio": ("io.gds",),
+    "numba": ("kernels",),
+    "llvmlite": ("kernels",),
 }
 # Those of them that cost too much, or may be missing, to be imported before they are needed.
-LAZY = ("boto3", "botocore", "mypy_boto3_s3")
+LAZY = ("boto3", "botocore", "mypy_boto3_s3", "kvikio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,8 @@ def test_the_package_keeps_its_import_rules() -> None:
         ("io.posix", "if TYPE_CHECKING:\n    import torch"),
         ("io.posix", "def f():\n    import boto3"),
         ("io.posix", "def f():\n    importlib.import_module('botocore.session')"),
+        ("io.posix", "def f():\n    import kvikio"),
+        ("io.gds", "from kvikio import CuFile"),
         ("io.s3", "import boto3"),
         ("io.s3", "from botocore.exceptions import ClientError"),
         ("io.s3", "if not TYPE_CHECKING:\n    import boto3"),

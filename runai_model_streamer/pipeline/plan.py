@@ -87,16 +87,17 @@ def largest_tensor(files: Iterable[PlannedFile]) -> tuple[int, TensorInfo] | Non
     return largest
 
 
-def plan_groups(files: Sequence[PlannedFile], limit: int | None = None) -> Iterator[Group]:
+def plan_groups(files: Sequence[PlannedFile], limit: int | None = None, target: int | None = None) -> Iterator[Group]:
     """Cut the tensors of `files`, in order, into groups.
 
-    A group is at most `group_target(limit)` bytes of memory; only a tensor that is larger gets a larger group, which
-    small tensors before it may share.
+    A group is at most `target` bytes of memory, by default `group_target(limit)`; only a tensor that is larger gets a
+    larger group, which small tensors before it may share.
 
     Args:
         limit: bytes that may be held at once, at least the largest tensor; None for no limit.
+        target: aim for this many bytes instead, where groups take no host memory and the limit does not bound them.
     """
-    builder = _Builder(limit)
+    builder = _Builder(limit, target)
     for index, file in enumerate(files):
         yield from builder.add_file(index, file)
     yield from builder.finish()
@@ -121,8 +122,8 @@ def _pieces(part: Part, file: PlannedFile) -> Iterator[ByteRange]:
 class _Builder:
     """Collects parts until a group is full."""
 
-    def __init__(self, limit: int | None) -> None:
-        self._target = group_target(limit)
+    def __init__(self, limit: int | None, target: int | None) -> None:
+        self._target = group_target(limit) if target is None else target
         self._limit = limit
         self._index = 0
         self._reset()

@@ -1,7 +1,9 @@
 """From paths to a running load: opens, selects and checks everything before a byte of data is read."""
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+import torch
 
 from runai_model_streamer.config import UNLIMITED, StreamerConfig
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError, RunaiStreamerMemoryLimitException
@@ -9,10 +11,15 @@ from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.safetensors import TensorInfo
 from runai_model_streamer.io.source import SourceKind
+from runai_model_streamer.pipeline.cast_plan import held, plan_cast, scratch_size, sources_of, target_name
+from runai_model_streamer.pipeline.casting import cast_destination
+from runai_model_streamer.pipeline.cuda_load import cuda_load
 from runai_model_streamer.pipeline.opening import Opened, open_files
 from runai_model_streamer.pipeline.plan import PlannedFile, largest_tensor
 from runai_model_streamer.pipeline.stream import Load
 from runai_model_streamer.pipeline.tensors import check_dtypes
+
+HOST: Final = torch.device("cpu")
 
 
 class PreparedLoad(NamedTuple):
@@ -28,14 +35,21 @@ def prepare_load(
     config: StreamerConfig,
     credentials: S3Credentials | None,
     tensor_names: Collection[str] | None,
+    device: torch.device = HOST,
+    dtype: torch.dtype | None = None,
 ) -> PreparedLoad:
     """Open all files, validate their headers and the request, and start to read.
+
+    Tensors reach a CUDA device on the way; for any other, where CUDA's packages are missing, and when they are cast,
+    they are in host memory (`Load.device` says which), for the caller to move.
 
     Raises:
         StreamerError: what `SafetensorsStreamer.stream_files` says; nothing is left open.
     """
     names = _checked_names(tensor_names)
-    storage = Storage(config, credentials, shared=config.local_processes > 1 or _in_process_group())
+    target = None if dtype is None else target_name(dtype)
+    shared = config.local_processes > 1 or _in_process_group()
+    storage = Storage(config, credentials, shared=shared)
     opened: list[Opened] = []
     try:
         opened = open_files(storage, paths, config.concurrency_for(SourceKind.OBJECT))
@@ -46,10 +60,22 @@ def prepare_load(
             PlannedFile(source.size, source.kind, source.alignment, config.chunk_for(source.kind), tensors)
             for (source, _), tensors in zip(opened, wanted, strict=True)
         ]
-        limit = _limit(paths, files, config)
         kinds = {file.kind for file in files}
         concurrency = max((config.concurrency_for(kind) for kind in kinds), default=1)
-        load = Load(storage, [source for source, _ in opened], files, limit, concurrency)
+        sources = [source for source, _ in opened]
+        to_cast = frozenset() if target is None else sources_of(files, target)
+        onto_gpu = None
+        if device.type == "cuda" and not to_cast:
+            onto_gpu = cuda_load(device, sources, files, config, concurrency, shared=shared)
+        if onto_gpu is not None:
+            load = Load(storage, sources, onto_gpu.files, None, concurrency, onto_gpu.destination)
+        elif target is not None and to_cast:
+            becoming = [file._replace(tensors=[held(tensor, target) for tensor in file.tensors]) for file in files]
+            limit = _limit(paths, becoming, config, scratch_size(files))
+            plan = plan_cast(files, target, to_cast, limit, concurrency)
+            load = Load(storage, sources, files, None, concurrency, cast_destination(plan, files, concurrency))
+        else:
+            load = Load(storage, sources, files, _limit(paths, files, config), concurrency)
     except BaseException:
         for source, _ in opened:
             source.close()
@@ -91,19 +117,29 @@ def _listed(names: Sequence[str]) -> str:
     return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
 
 
-def _limit(paths: Sequence[str], files: Sequence[PlannedFile], config: StreamerConfig) -> int | None:
+def _limit(paths: Sequence[str], files: Sequence[PlannedFile], config: StreamerConfig, scratch: int = 0) -> int | None:
+    """Bytes that may be held at once.
+
+    Args:
+        paths: for messages.
+        files: with tensors of the sizes that they have in memory.
+        config: with the limit.
+        scratch: bytes needed beside the largest tensor.
+    """
     if config.memory_limit == UNLIMITED:
         return None
     largest = largest_tensor(files)
     if largest is None:
         return config.memory_limit
     index, tensor = largest
+    needed = tensor.nbytes + scratch
     if config.memory_limit == 0:
-        return tensor.nbytes
-    if config.memory_limit < tensor.nbytes:
+        return needed
+    if config.memory_limit < needed:
+        size = f"{tensor.nbytes} bytes" + (f" as {tensor.dtype}, and {scratch} are needed to cast" if scratch else "")
         raise RunaiStreamerMemoryLimitException(
-            f"{paths[index]}: tensor {tensor.name!r} has {tensor.nbytes} bytes, more than "
-            f"RUNAI_STREAMER_MEMORY_LIMIT={config.memory_limit}; set it to {tensor.nbytes} or more, "
+            f"{paths[index]}: tensor {tensor.name!r} has {size}, more than "
+            f"RUNAI_STREAMER_MEMORY_LIMIT={config.memory_limit}; set it to {needed} or more, "
             "or to 0 for as much as the largest tensor needs"
         )
     return config.memory_limit

@@ -2,22 +2,20 @@
 
 import os
 import threading
-import time
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final, Generic
 
 from runai_model_streamer.errors import ReadError, StreamerError
 from runai_model_streamer.io.source import Origin, Source, SourceKind
-from runai_model_streamer.pipeline.landing import Landing
+from runai_model_streamer.pipeline.landing import Landing, LeaseT, Reading
 from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.pipeline.plan import Group, PlannedFile, Step, steps_of
-from runai_model_streamer.pipeline.pool import Lease
 
 MEMORY_SPEED: Final = 1.5e9
 """Bytes per second of one read above which it was a copy from memory, where the source cannot tell."""
 
 
-class Feed:
+class Feed(Generic[LeaseT]):
     """Hands out the steps of a plan, in order, and counts them in.
 
     Memory for a group is leased here, by the reader that takes its first step, while the others wait for their turn:
@@ -29,17 +27,17 @@ class Feed:
     """
 
     def __init__(
-        self, groups: Sequence[Group], files: Sequence[PlannedFile], landing: Landing, lifecycle: Lifecycle
+        self, groups: Sequence[Group], files: Sequence[PlannedFile], landing: Landing[LeaseT], lifecycle: Lifecycle
     ) -> None:
         self._files = files
         self._landing = landing
         self._lifecycle = lifecycle
         self._turn = threading.Lock()
-        self._steps: Iterator[tuple[Lease, Step]] = self._all_steps(groups)
+        self._steps: Iterator[tuple[LeaseT, Step]] = self._all_steps(groups)
         self._counting = threading.Lock()
         self._missing = [group.steps for group in groups]
         self._complete = [not group.steps for group in groups]
-        self.leases: dict[int, Lease] = {}
+        self.leases: dict[int, LeaseT] = {}
         """Group index -> lease, from the first step taken until the consumer takes the group."""
         self._cpus = len(os.sched_getaffinity(0))
         self._resting = threading.Condition()
@@ -48,7 +46,7 @@ class Feed:
         self._exhausted = False
         lifecycle.on_stop(self._wake_all)
 
-    def _all_steps(self, groups: Sequence[Group]) -> Iterator[tuple[Lease, Step]]:
+    def _all_steps(self, groups: Sequence[Group]) -> Iterator[tuple[LeaseT, Step]]:
         for group in groups:
             if group.steps:
                 lease = self._landing.lease(group)
@@ -56,7 +54,7 @@ class Feed:
                 for step in steps_of(group, self._files):
                     yield lease, step
 
-    def next(self, reader: int) -> tuple[Lease, Step] | None:
+    def next(self, reader: int) -> tuple[LeaseT, Step] | None:
         """The next step for reader number `reader`; None when there are no more.
 
         Raises:
@@ -74,13 +72,12 @@ class Feed:
             self._wake_all()
         return work
 
-    def buffer(self, lease: Lease, step: Step) -> memoryview:
-        """Where the step's bytes are to land."""
-        return self._landing.buffer(lease, step)
+    def read(self, lease: LeaseT, step: Step, source: Source) -> Reading:
+        """Read the step's bytes; see `Landing.read`."""
+        return self._landing.read(lease, step, source)
 
-    def landed(self, lease: Lease, step: Step, origin: Origin, seconds: float) -> None:
-        """The step's bytes have landed."""
-        self._landing.landed(lease, step)
+    def landed(self, lease: LeaseT, step: Step, origin: Origin, seconds: float) -> None:
+        """The step's bytes have been read."""
         index = lease.group.index
         with self._counting:
             self._missing[index] -= 1
@@ -119,7 +116,9 @@ class Feed:
             self._resting.notify_all()
 
 
-def start_readers(count: int, feed: Feed, sources: Sequence[Source], lifecycle: Lifecycle) -> list[threading.Thread]:
+def start_readers(
+    count: int, feed: Feed[Any], sources: Sequence[Source], lifecycle: Lifecycle
+) -> list[threading.Thread]:
     """Start `count` threads that read all of `feed` and end by themselves.
 
     They hold no reference to the streamer, so that one that is dropped without `close` is collected. Where the system
@@ -144,7 +143,7 @@ def start_readers(count: int, feed: Feed, sources: Sequence[Source], lifecycle: 
     return threads
 
 
-def _run(number: int, feed: Feed, sources: Sequence[Source], lifecycle: Lifecycle) -> None:
+def _run(number: int, feed: Feed[Any], sources: Sequence[Source], lifecycle: Lifecycle) -> None:
     try:
         while (work := feed.next(number)) is not None:
             _read(feed, *work, sources)
@@ -158,15 +157,13 @@ def _run(number: int, feed: Feed, sources: Sequence[Source], lifecycle: Lifecycl
         lifecycle.fail(wrapped)
 
 
-def _read(feed: Feed, lease: Lease, step: Step, sources: Sequence[Source]) -> None:
-    buffer = feed.buffer(lease, step)
-    started = time.perf_counter()
+def _read(feed: Feed[LeaseT], lease: LeaseT, step: Step, sources: Sequence[Source]) -> None:
     try:
-        origin = sources[step.file].read_into(step.offset, buffer)
+        reading = feed.read(lease, step, sources[step.file])
     except ReadError as error:
         _name_tensor(error, lease.group, step)
         raise
-    feed.landed(lease, step, origin, time.perf_counter() - started)
+    feed.landed(lease, step, *reading)
 
 
 def _name_tensor(error: ReadError, group: Group, step: Step) -> None:

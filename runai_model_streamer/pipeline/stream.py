@@ -3,15 +3,15 @@
 import logging
 import os
 import time
-from collections.abc import Generator, Iterator, Sequence
-from typing import Final, NoReturn
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, Final, NamedTuple, NoReturn
 
 import torch
 
-from runai_model_streamer.errors import StateError
+from runai_model_streamer.errors import StateError, StreamerError
 from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.source import Source
-from runai_model_streamer.pipeline.landing import HostLanding
+from runai_model_streamer.pipeline.landing import HostLanding, Landing
 from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.pipeline.plan import Group, PlannedFile, plan_groups
 from runai_model_streamer.pipeline.pool import SlabPool
@@ -21,6 +21,18 @@ _log = logging.getLogger(__name__)
 
 JOIN_SECONDS: Final = 0.5
 """Most seconds that closing waits for readers. One that hangs in the kernel longer keeps its memory and ends alone."""
+
+
+class Destination(NamedTuple):
+    """Where a load's tensors are to be, if that is not host memory, as they are in the files."""
+
+    device: torch.device
+    group_bytes: int
+    """Aim for the size of a group."""
+    landing: Callable[[Lifecycle], Landing[Any]]
+    """Makes the landing, once, in the thread that starts the load; which closes it."""
+    group_limit: int | None = None
+    """Most bytes of the files in a group, unless one tensor is larger."""
 
 
 class Load:
@@ -35,6 +47,10 @@ class Load:
         files: what to read of each.
         limit: bytes of host memory held at most, at least the largest tensor; None for no limit.
         concurrency: reads in flight at once.
+        destination: None for host memory. The limit then is the destination's business.
+
+    Raises:
+        StreamerError: the destination cannot be used, or no thread can be started. The sources are not closed.
     """
 
     def __init__(
@@ -44,14 +60,22 @@ class Load:
         files: Sequence[PlannedFile],
         limit: int | None,
         concurrency: int,
+        destination: Destination | None = None,
     ) -> None:
         self._storage = storage
         self._sources = sources
-        self._groups = tuple(plan_groups(files, limit))
         self._lifecycle = Lifecycle()
-        in_flight = concurrency * max((file.chunk for file in files), default=0)
-        self._pool = SlabPool(limit, self._lifecycle, in_flight)
-        self._landing = HostLanding(self._pool)
+        self._landing: Landing[Any]
+        if destination is None:
+            self.device = torch.device("cpu")
+            """Where the tensors are."""
+            self._groups = tuple(plan_groups(files, limit))
+            in_flight = concurrency * max((file.chunk for file in files), default=0)
+            self._landing = HostLanding(SlabPool(limit, self._lifecycle, in_flight))
+        else:
+            self.device = destination.device
+            self._groups = tuple(plan_groups(files, destination.group_limit, destination.group_bytes))
+            self._landing = destination.landing(self._lifecycle)
         self._feed = Feed(self._groups, files, self._landing, self._lifecycle)
         self._taken = False
         self._closed = False
@@ -59,7 +83,12 @@ class Load:
         self.total_bytes = sum(tensor.end - tensor.start for file in files for tensor in file.tensors)
         """Bytes of all tensors."""
         steps = sum(group.steps for group in self._groups)
-        self._threads = start_readers(min(concurrency, steps), self._feed, sources, self._lifecycle)
+        try:
+            self._threads = start_readers(min(concurrency, steps), self._feed, sources, self._lifecycle)
+        except BaseException:
+            self._closed = True
+            self._landing.close()
+            raise
 
     @property
     def open(self) -> bool:
@@ -97,6 +126,9 @@ class Load:
                         if not self._lifecycle.running:
                             self._raise_stopped()
             complete = True
+        except StreamerError:
+            self._close_quietly()
+            raise
         finally:
             if complete:
                 self.close()
@@ -124,15 +156,24 @@ class Load:
             self._raise_stopped()
 
     def _raise_stopped(self) -> NoReturn:
-        self.close()
-        error = self._lifecycle.forget_error()
+        closing = self._close_quietly()  # first: while readers run, their frames keep what the error leads to
+        error = self._lifecycle.forget_error() or closing
         if error is None:
             raise StateError("the load was closed while its tensors were being read; call stream_files again")
         try:
             raise error
         finally:
             # Its traceback leads here: a cycle would keep all that the caller's frames hold until gc runs.
-            del error
+            del error, closing
+
+    def _close_quietly(self) -> StreamerError | None:
+        """Close after an error, which is the one to tell; the error that closing ended in itself."""
+        try:
+            self.close()
+        except StreamerError as error:
+            _log.warning("while closing a load that had ended early: %s", error)
+            return error
+        return None
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():
@@ -147,6 +188,9 @@ class Load:
         """Stop, wake, join, release memory, close sources: in this order, once. Idempotent.
 
         Tensors that the caller has stay the caller's.
+
+        Raises:
+            StreamerError: work on a device failed, or memory there could not be released. All the rest has been done.
         """
         if self._closed:
             return
@@ -161,12 +205,14 @@ class Load:
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0))
         stuck = [thread.name for thread in self._threads if thread.is_alive()]
-        if stuck:
-            # Its source and its memory are still in use: both go when its read ends.
-            _log.warning("%s still waits for a read; it ends by itself when the read does", ", ".join(stuck))
-        else:
-            for source in self._sources:
-                source.close()
-        self._landing.close()
-        self._feed.close()
-        self._storage.close()
+        try:
+            self._landing.close()
+        finally:
+            if stuck:
+                # Its source and its memory are still in use: both go when its read ends.
+                _log.warning("%s still waits for a read; it ends by itself when the read does", ", ".join(stuck))
+            else:
+                for source in self._sources:
+                    source.close()
+            self._feed.close()
+            self._storage.close()

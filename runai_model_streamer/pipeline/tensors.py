@@ -100,6 +100,26 @@ def _check_unusual(path: str, tensor: TensorInfo) -> None:
         )
 
 
+def tensor_of(info: TensorInfo, landed: torch.Tensor) -> torch.Tensor:
+    """All bytes of `landed`, which are the tensor's and lie as its dtype expects, as that tensor."""
+    dtype, shape = _LAYOUTS[info.dtype].dtype, _shape(info)
+    # The caller may be in inference mode; see `make_tensors`.
+    with torch.inference_mode(False), torch.no_grad():
+        return landed.view(dtype).view(shape)
+
+
+def empty_tensor(info: TensorInfo, device: torch.device) -> torch.Tensor:
+    """A tensor without elements."""
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.empty(_shape(info), dtype=_LAYOUTS[info.dtype].dtype, device=device)
+
+
+def _shape(info: TensorInfo) -> tuple[int, ...]:
+    """What torch calls the shape: packed numbers count as one."""
+    per_element = _LAYOUTS[info.dtype].per_element
+    return info.shape if per_element == 1 else (*info.shape[:-1], info.shape[-1] // per_element)
+
+
 def make_tensors(group: Group, root: Bytes | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
     """The tensors of a group whose bytes have all landed in `root`, in file order, a batch at a time.
 

@@ -1,0 +1,168 @@
+"""The kernels for the host: numba, without the GIL, on NumPy arrays of bytes. One thread each: callers have their own.
+
+On one thread of a Sapphire Rapids CPU, from the L2 cache, billions of elements per second (torch's `copy_`, one
+thread): BF16 to F32 6.2 (4.2), BF16 to F16 13 (1.0), F32 to BF16 3.3 (2.6), F8_E4M3 to F16 2.6 (0.15).
+"""
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from runai_model_streamer.kernels import bits
+from runai_model_streamer.kernels.compiling import compile_kernel, specialise
+
+Bytes: TypeAlias = np.ndarray[tuple[int], np.dtype[np.uint8]]
+
+_UNSIGNED: Final[dict[int, Any]] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
+
+# Any alignment: a load or store that assumes its own would be a fault on some CPUs, and is no faster on others.
+_SOURCE: Final = types.Array(types.uint8, 1, "C", readonly=True, aligned=False)
+_TARGET: Final = types.Array(types.uint8, 1, "C", aligned=False)
+
+_compiling = threading.Lock()
+
+
+def cast(source: str, target: str) -> Callable[[Bytes, Bytes], None]:
+    """The kernel that casts the bytes of `source` elements in its first argument into `target` elements in its second.
+
+    Compiled in 0.3 to 0.8 seconds when it is asked for, or read from disk in some milliseconds, once in a process.
+    The kernel may be called from many threads.
+
+    Args:
+        source: a key of `bits.ITEM_SIZES`.
+        target: one of `bits.TARGETS`, and not `source`.
+
+    Raises (the kernel):
+        ValueError: the arrays do not hold the same number of elements.
+    """
+    with _compiling:
+        kernel = compiled_cast(source, target, has_half_instructions())
+    return functools.partial(_cast_checked, kernel, bits.ITEM_SIZES[source], bits.ITEM_SIZES[target])
+
+
+def gather(source: Bytes, target: Bytes, outer: int, stride: int, inner: int) -> None:
+    """Put `outer` rows of `inner` bytes, whose starts are `stride` bytes apart, one behind the other.
+
+    Args:
+        source: from the first row's first byte to the last one's last, or more.
+        target: `outer * inner` bytes.
+        outer: number of rows.
+        stride: may be smaller than `inner`: rows may share bytes.
+        inner: bytes of a row.
+
+    Raises:
+        ValueError: a size is negative, or an array is too small.
+    """
+    if min(outer, stride, inner) < 0:
+        raise ValueError(f"{outer} rows of {inner} bytes, {stride} bytes apart: none of these may be negative")
+    if len(target) != outer * inner:
+        raise ValueError(f"{outer} rows of {inner} bytes do not fill {len(target)} bytes")
+    if not len(target):
+        return
+    if (outer - 1) * stride + inner > len(source):
+        raise ValueError(f"{outer} rows of {inner} bytes, {stride} bytes apart, are more than {len(source)} bytes")
+    with _compiling:
+        kernel = compiled_gather()
+    kernel(source, target, outer, stride, inner)
+
+
+def _cast_checked(kernel: Callable[[Bytes, Bytes], None], width: int, wide: int, source: Bytes, target: Bytes) -> None:
+    count, rest = divmod(len(source), width)
+    if rest or count * wide != len(target):
+        raise ValueError(
+            f"{len(source)} bytes in elements of {width} do not become {len(target)} bytes in elements of {wide}"
+        )
+    kernel(source, target)
+
+
+@functools.cache
+def compiled_cast(source: str, target: str, half: bool) -> Any:
+    """Numba's function, of two arrays of bytes; `half`: with the CPU's own instructions for float16."""
+    widen, narrow = bits.WIDEN[source], bits.narrowing(source, target)
+    kernel = specialise(
+        _cast,
+        f"cast_{source}_{target}",
+        (*_made_for(), half),
+        FROM=_UNSIGNED[bits.ITEM_SIZES[source]],
+        TO=_UNSIGNED[bits.ITEM_SIZES[target]],
+        widen=numba.njit(_widen_half if half and source == "F16" else widen),
+        narrow=numba.njit(_narrow_half if half and target == "F16" else narrow),
+    )
+    return compile_kernel(functools.partial(_njit, types.void(_SOURCE, _TARGET)), kernel)
+
+
+@functools.cache
+def compiled_gather() -> Any:
+    """Numba's function, of two arrays of bytes and three sizes."""
+    size = types.int64
+    signature = types.void(_SOURCE, _TARGET, size, size, size)
+    return compile_kernel(functools.partial(_njit, signature), specialise(_gather, "gather", _made_for()))
+
+
+def _njit(signature: Any, cache: bool) -> Any:
+    return numba.njit(signature, nogil=True, cache=cache)
+
+
+def _made_for() -> tuple[object, ...]:
+    return numba.__version__, llvm.get_host_cpu_name(), sorted(llvm.get_host_cpu_features().items())
+
+
+def has_half_instructions() -> bool:
+    """Whether the CPU converts float16: it does so as torch does, whatever the thread's floating-point state.
+
+    Without them LLVM would call a function that nobody provides.
+    """
+    return bool(llvm.get_host_cpu_features().get("f16c")) or llvm.get_process_triple().startswith("aarch64")
+
+
+# The templates, and what `specialise` replaces in them.
+FROM = TO = np.uint32
+widen = narrow = bits.keep
+
+
+def _cast(source: Any, target: Any) -> None:
+    elements, results = source.view(FROM), target.view(TO)
+    for i in range(results.size):
+        results[i] = TO(narrow(widen(np.uint32(elements[i]))))
+
+
+def _gather(source: Any, target: Any, outer: int, stride: int, inner: int) -> None:
+    for row in range(outer):
+        for i in range(inner):
+            target[row * inner + i] = source[row * stride + i]
+
+
+def _widen_half(x: Any) -> Any:
+    return _from_half(x)
+
+
+def _narrow_half(x: Any) -> Any:
+    return _to_half(x)
+
+
+def _generate_from_half(context: Any, x: Any) -> Any:  # noqa: ARG001 - numba's signature
+    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        half = builder.bitcast(builder.trunc(arguments[0], ir.IntType(16)), ir.HalfType())
+        return builder.bitcast(builder.fpext(half, ir.FloatType()), ir.IntType(32))
+
+    return types.uint32(types.uint32), generate
+
+
+def _generate_to_half(context: Any, x: Any) -> Any:  # noqa: ARG001 - numba's signature
+    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        half = builder.fptrunc(builder.bitcast(arguments[0], ir.FloatType()), ir.HalfType())
+        return builder.zext(builder.bitcast(half, ir.IntType(16)), ir.IntType(32))
+
+    return types.uint32(types.uint32), generate
+
+
+_from_half: Final = intrinsic(_generate_from_half)
+_to_half: Final = intrinsic(_generate_to_half)

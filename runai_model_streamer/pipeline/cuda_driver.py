@@ -1,0 +1,157 @@
+"""The calls of the CUDA driver that a load makes, each of which names itself in the error that it ends in.
+
+Through `cuda.bindings.driver`, which is the driver's own interface one to one: what stands here is what the driver
+sees, so what a test's emulated driver sees is what a GPU would. `cuda.core` has no name for some of it (the flags of
+an event, a copy of raw pointers) and turns errors into its own.
+"""
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+from runai_model_streamer.errors import CudaError, MissingDependencyError
+
+_NON_BLOCKING: Final = 1
+"""CU_STREAM_NON_BLOCKING: the stream does not wait for the legacy default stream, nor that for it."""
+_BLOCKING_SYNC: Final = 1
+"""CU_EVENT_BLOCKING_SYNC: a thread that waits for the event sleeps, and leaves its CPU to reads."""
+_NO_TIMING: Final = 2
+"""CU_EVENT_DISABLE_TIMING: what makes an event cheap."""
+
+_NOT_READY: Final = 600
+_OUT_OF_MEMORY: Final = 2
+
+
+def driver_api() -> Any:
+    """`cuda.bindings.driver`, imported when it is needed.
+
+    Raises:
+        MissingDependencyError: the package is not installed, or finds no driver.
+    """
+    try:
+        return importlib.import_module("cuda.bindings.driver")
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a version that looks for libcuda at once
+        raise MissingDependencyError(
+            f"cuda.bindings cannot be imported ({error}): pip install 'runai-model-streamer-cuda[cuda13]', "
+            "or [cuda12] beside a torch built for CUDA 12"
+        ) from error
+
+
+class CudaDriver:
+    """One device's primary context, which is torch's too, and the calls made in it.
+
+    Streams, events and pointers are the driver's handles as integers. Calls may come from any thread, inside
+    `current`, and leave the GIL to others while the driver works.
+
+    Args:
+        device: the device's number, as this process sees it.
+        api: `cuda.bindings.driver`, or what stands in for it.
+
+    Raises:
+        CudaError: from every method: the call failed, or the device did in work that was begun before.
+    """
+
+    def __init__(self, device: int, api: Any) -> None:
+        self._api = api
+        self._call("cuInit", 0)
+        self._device = self._call("cuDeviceGet", device)
+        self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        error, *values = getattr(self._api, name)(*arguments)
+        if int(error):
+            self._fail(name, error)
+        return values[0] if values else None
+
+    def _fail(self, name: str, error: Any) -> None:
+        code = getattr(error, "name", None) or f"error {int(error)}"
+        hint = ""
+        if name == "cuMemHostAlloc" or int(error) == _OUT_OF_MEMORY:
+            hint = "; for less pinned memory set RUNAI_STREAMER_MEMORY_LIMIT, to 0 for the least"
+        raise CudaError(f"{name} failed with {code}{hint}")
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """The device's context is the calling thread's, whose own comes back afterwards."""
+        self._call("cuCtxPushCurrent", self._context)
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(CudaError):  # the first error is the one to tell
+                self._call("cuCtxPopCurrent")
+            raise
+        self._call("cuCtxPopCurrent")
+
+    def release(self, actions: Iterable[Callable[[], object]]) -> None:
+        """Do each of them, whatever becomes of the others, in the device's context; then raise the first error."""
+        first: Exception | None = None
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self.current())
+            except CudaError as error:
+                first = error
+            for action in actions:
+                try:
+                    action()
+                except Exception as error:
+                    first = first or error
+        if first is not None:
+            raise first
+
+    def create_stream(self) -> int:
+        """A stream that waits for no other but where it is told to."""
+        return int(self._call("cuStreamCreate", _NON_BLOCKING))
+
+    def destroy_stream(self, stream: int) -> None:
+        """What is queued still runs."""
+        self._call("cuStreamDestroy", stream)
+
+    def synchronize_stream(self, stream: int) -> None:
+        """Return when all that is queued has run."""
+        self._call("cuStreamSynchronize", stream)
+
+    def create_event(self) -> int:
+        """An event that nothing has been recorded in; such a one has happened."""
+        return int(self._call("cuEventCreate", _BLOCKING_SYNC | _NO_TIMING))
+
+    def destroy_event(self, event: int) -> None:
+        """Streams that wait for it go on to do so."""
+        self._call("cuEventDestroy", event)
+
+    def record(self, event: int, stream: int) -> None:
+        """The event happens when all that is queued in the stream now has run."""
+        self._call("cuEventRecord", event, stream)
+
+    def wait(self, stream: int, event: int) -> None:
+        """What is queued in the stream from now on runs after what the event was last recorded behind."""
+        self._call("cuStreamWaitEvent", stream, event, 0)
+
+    def happened(self, event: int) -> bool:
+        """Whether the event has."""
+        (error,) = self._api.cuEventQuery(event)
+        if int(error) not in (0, _NOT_READY):
+            self._fail("cuEventQuery", error)
+        return not int(error)
+
+    def synchronize_event(self, event: int) -> None:
+        """Return when the event has happened."""
+        self._call("cuEventSynchronize", event)
+
+    def allocate_pinned(self, size: int) -> int:
+        """Page-locked, page-aligned host memory of `size` bytes: its address."""
+        return int(self._call("cuMemHostAlloc", size, 0))
+
+    def free_pinned(self, address: int) -> None:
+        """Nothing may read from or write to it any more."""
+        self._call("cuMemFreeHost", address)
+
+    def copy_to_device(self, pointer: int, address: int, size: int, stream: int) -> None:
+        """Queue a copy from pinned memory, which is read when the copy runs."""
+        self._call("cuMemcpyHtoDAsync", pointer, address, size, stream)
+
+    def close(self) -> None:
+        """Give the context back. Idempotent."""
+        context, self._context = self._context, None
+        if context is not None:
+            self._call("cuDevicePrimaryCtxRelease", self._device)

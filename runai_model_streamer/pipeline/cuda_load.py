@@ -1,0 +1,102 @@
+"""What a load onto a GPU is put together from: reads cut to the slots, files for GPUDirect, and the landing's parts."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+
+from runai_model_streamer.config import UNLIMITED, StreamerConfig
+from runai_model_streamer.errors import MissingDependencyError
+from runai_model_streamer.io.gds import open_gds
+from runai_model_streamer.io.ranges import PAGE
+from runai_model_streamer.io.source import Source
+from runai_model_streamer.pipeline.cuda import CudaLanding, DeviceFile
+from runai_model_streamer.pipeline.cuda_driver import CudaDriver, driver_api
+from runai_model_streamer.pipeline.cuda_memory import TorchMemory
+from runai_model_streamer.pipeline.cuda_slots import Staging, staging_for
+from runai_model_streamer.pipeline.lifecycle import Lifecycle
+from runai_model_streamer.pipeline.plan import GROUP_BYTES, PlannedFile
+from runai_model_streamer.pipeline.stream import Destination
+
+_log = logging.getLogger(__name__)
+
+
+class CudaLoad(NamedTuple):
+    """How a load onto a GPU differs from one into host memory."""
+
+    files: list[PlannedFile]
+    """With reads that fit into a slot."""
+    destination: Destination
+
+
+def cuda_load(
+    device: torch.device,
+    sources: Sequence[Source],
+    files: Sequence[PlannedFile],
+    config: StreamerConfig,
+    concurrency: int,
+    *,
+    shared: bool,
+) -> CudaLoad | None:
+    """Plan the load of `files`, which `sources` hold, onto a CUDA device.
+
+    Args:
+        device: with its index.
+        concurrency: reads in flight at once.
+        shared: other processes of this node load the same files.
+
+    Returns:
+        None where the packages for it are missing, which is said in the log.
+
+    Raises:
+        RunaiStreamerMemoryLimitException: the limit leaves no room to stage anything in.
+        GdsUnavailableError: RUNAI_STREAMER_GDS=1, and a file cannot be read so.
+    """
+    api = _api(device)
+    if api is None:
+        return None
+    limit = None if config.memory_limit == UNLIMITED else config.memory_limit
+    staging = staging_for(limit, max((file.chunk for file in files), default=PAGE), concurrency)
+    direct: dict[int, DeviceFile] = {}
+    try:
+        for index, source in enumerate(sources):
+            file = open_gds(source, config.gds, shared=shared)
+            if file is not None:
+                direct[index] = file
+    except BaseException:
+        _close(direct)
+        raise
+    # Two groups are ahead of the caller: each is to have work for all readers.
+    group_bytes = max(GROUP_BYTES, concurrency * staging.size)
+    cut = [file._replace(chunk=min(file.chunk, staging.size)) for file in files]
+    return CudaLoad(cut, Destination(device, group_bytes, partial(_landing, device, api, staging, direct)))
+
+
+def _api(device: torch.device) -> Any:
+    """The driver's interface, or None."""
+    if torch.version.cuda is None:  # ROCm calls its devices "cuda" too
+        return None
+    try:
+        return driver_api()
+    except MissingDependencyError as error:
+        _log.info("Tensors reach %s one by one, from host memory: %s", device, error)
+        return None
+
+
+def _landing(
+    device: torch.device, api: Any, staging: Staging, direct: Mapping[int, DeviceFile], lifecycle: Lifecycle
+) -> CudaLanding:
+    try:
+        memory = TorchMemory(device)
+        driver = CudaDriver(device.index, api)
+    except BaseException:
+        _close(direct)
+        raise
+    return CudaLanding(driver, memory, staging, lifecycle, direct)
+
+
+def _close(files: Mapping[int, DeviceFile]) -> None:
+    for file in files.values():
+        file.close()

@@ -1,0 +1,141 @@
+"""Tests on the emulated CUDA driver: each runs in a process of its own, where libcuda.so.1 is the emulator.
+
+    from tests.cuda_emulator import Emulator
+    from tests.cuda_emulator.testing import emulated, needs
+
+    @needs("cuda.core")                             # skips, saying so, where it is not installed
+    @emulated()                                     # once for each mode: lazy, eager, random
+    def test_a_thing(emulator: Emulator, tmp_path: Path) -> None:
+        ...
+        assert emulator.leaks() == {}
+
+The process is pytest's on that one test, so fixtures, parameters and assertions are as ever. It has a hard time limit:
+a library that spins on a driver it does not like fails its test. A test also fails if misuses were reported that it
+did not expect, that is, did not take with `emulator.take_misuses()`.
+"""
+
+import functools
+import importlib.util
+import inspect
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.cuda_emulator import MODES, Emulator, Mode, NoCompilerError, build, environment
+
+_INSIDE: Final = "CUDA_EMULATOR_TEST"
+"""Set in the test's own process."""
+
+
+def needs(*modules: str) -> pytest.MarkDecorator:
+    """Skips a test where one of these modules is not installed. Only the packages that they are in are imported."""
+    missing = [module for module in modules if not _is_installed(module)]
+    return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def emulated(
+    *, modes: Sequence[Mode] = MODES, seconds: float = 60.0
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Runs a test function, which has a parameter `emulator`, in its own process, once for each mode.
+
+    seconds: the hard limit of that process, its start included. Below this decorator goes what makes the test function
+    (hypothesis' `given`), above it what pytest reads (marks, parameters).
+    """
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(test)
+
+        @functools.wraps(test)
+        def run(*, request: pytest.FixtureRequest, emulator_mode: Mode, **arguments: Any) -> None:
+            if os.environ.get(_INSIDE):
+                if "request" in signature.parameters:
+                    arguments["request"] = request
+                _run_here(test, emulator_mode, arguments)
+            else:
+                _run_in_process(request, seconds)
+
+        own = [parameter for name, parameter in signature.parameters.items() if name != "emulator"]
+        names = ("request", "emulator_mode") if "request" not in signature.parameters else ("emulator_mode",)
+        added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
+        run.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        parametrized: Callable[..., None] = pytest.mark.parametrize("emulator_mode", modes)(run)
+        return parametrized
+
+    return decorate
+
+
+def _run_here(test: Callable[..., None], mode: Mode, arguments: dict[str, Any]) -> None:
+    emulator = Emulator.attach()
+    emulator.set_mode(mode)
+    test(emulator=emulator, **arguments)
+    if misuses := emulator.take_misuses():
+        lines = "\n".join(f"{misuse.kind}: {misuse.text}" for misuse in misuses)
+        pytest.fail(f"misuse of CUDA that the test did not expect:\n{lines}", pytrace=False)
+
+
+def _run_in_process(request: pytest.FixtureRequest, seconds: float) -> None:
+    folders: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
+    folder = folders.mktemp("emulated")
+    report, log = folder / "report.xml", folder / "output.txt"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    command.append(f"--rootdir={request.config.rootpath}")
+    if request.config.inipath is not None:
+        command += ["-c", str(request.config.inipath)]
+    # Where the threads stand is worth more than that it took too long.
+    command += ["-o", f"faulthandler_timeout={seconds * 0.8}", f"--basetemp={folder / 'tmp'}"]
+    # Not the whole node id: of a file outside the root it has no path.
+    command.append(f"{request.path}::{request.node.nodeid.partition('::')[2]}")
+    variables = environment(_emulator_folder(folders)) | {_INSIDE: "1"}
+    with log.open("wb") as output:
+        try:
+            done = subprocess.run(
+                command,
+                cwd=request.config.rootpath,
+                env=variables,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=seconds,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"still running after {seconds} s on the emulated driver:\n{_tail(log)}", pytrace=False)
+    if done.returncode:
+        pytest.fail(f"on the emulated driver (exit status {done.returncode}):\n{_tail(log)}", pytrace=False)
+    cases = ElementTree.parse(report).findall(".//testcase")
+    assert len(cases) == 1, f"{request.node.nodeid} named {len(cases)} tests"
+    skipped = cases[0].find("skipped")
+    if skipped is not None:
+        pytest.skip(skipped.get("message", ""))
+
+
+def _tail(log: Path, characters: int = 20_000) -> str:
+    return log.read_text(errors="replace")[-characters:]
+
+
+@functools.cache
+def _build_once(folder: Path) -> Path | NoCompilerError:
+    try:
+        return build(folder)
+    except NoCompilerError as error:
+        return error
+
+
+def _emulator_folder(folders: pytest.TempPathFactory) -> Path:
+    """The emulator of this session; skips where this machine cannot build it."""
+    built = _build_once(folders.getbasetemp() / "cuda_emulator")
+    if isinstance(built, NoCompilerError):
+        pytest.skip(str(built))
+    return built
