@@ -102,7 +102,7 @@ class Flights:
                 flight.stop()
 
     @contextmanager
-    def flight(self) -> Iterator[None]:
+    def flight(self) -> Iterator[Flight]:
         """Watch the sockets of the requests that this thread makes in the block."""
         flight = Flight()
         with self._lock:
@@ -111,7 +111,7 @@ class Flights:
                 flight.stop()
         _current.flight = flight
         try:
-            yield
+            yield flight
         finally:
             _current.flight = None
             with self._lock:

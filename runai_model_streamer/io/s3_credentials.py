@@ -1,5 +1,6 @@
 """Who reads from object storage, and the botocore client that signs for them."""
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -7,9 +8,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from runai_model_streamer.config import S3Config
 from runai_model_streamer.errors import CredentialsError, MissingDependencyError
+from runai_model_streamer.io.s3_connections import watch_connections
+from runai_model_streamer.io.s3_signing import keep_requests
+from runai_model_streamer.io.s3_transport_boto3 import Boto3Transport
+from runai_model_streamer.io.transport import Transport
 
 if TYPE_CHECKING:
     from botocore.loaders import Loader
+
+_log = logging.getLogger(__name__)
 
 _SECRET: Final = frozenset({"secret_access_key", "session_token"})
 
@@ -60,11 +67,17 @@ class S3Client(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A client, and what a message about it may and may not say."""
+    """A client that signs, a transport that moves bytes, and what a message about them may and may not say."""
 
     client: S3Client
+    transport: Transport
     unsigned: bool
     secrets: Collection[str] = field(repr=False)
+
+    def close(self) -> None:
+        """Close the connections. Idempotent."""
+        self.transport.close()
+        self.client.close()
 
 
 def make_access(config: S3Config, credentials: S3Credentials | None, connections: int) -> Access:
@@ -116,7 +129,12 @@ def make_access(config: S3Config, credentials: S3Credentials | None, connections
             retries={"total_max_attempts": 1, "mode": "standard"},
         ),
     )
-    return Access(client, unsigned, _secrets(session, explicit))
+    keep_requests(client)
+    if not watch_connections(client):
+        _log.debug("the connections of this botocore cannot be watched: interrupts wait for its timeouts")
+    transport = Boto3Transport(client, config.timeout)
+    _log.debug("object storage is read through %s", transport.name)
+    return Access(client, transport, unsigned, _secrets(session, explicit))
 
 
 @cache
