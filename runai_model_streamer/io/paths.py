@@ -5,8 +5,9 @@ import re
 
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError, UnsupportedError
+from runai_model_streamer.io.bandwidth import Bandwidth, PacedSource
 from runai_model_streamer.io.posix import FileSource
-from runai_model_streamer.io.s3 import S3Store
+from runai_model_streamer.io.s3 import PREFIX_BYTES, S3Store
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.source import Source, SourceKind
 
@@ -68,6 +69,7 @@ class Storage:
         self._config = config
         self._shared = shared
         self._store = S3Store(config.s3, credentials, config.concurrency_for(SourceKind.OBJECT))
+        self._bandwidth = Bandwidth(config.max_bandwidth) if config.max_bandwidth else None
 
     def open(self, path: str) -> Source:
         """The source behind a path.
@@ -75,12 +77,17 @@ class Storage:
         Raises:
             ReadError: it is not there, or may not be read.
         """
+        source: Source
         if is_object(path):
-            return self._store.open(path)
-        return FileSource(path, self._config.direct_io, shared=self._shared)
+            source, ahead = self._store.open(path), PREFIX_BYTES
+        else:
+            source, ahead = FileSource(path, self._config.direct_io, shared=self._shared), 0
+        return source if self._bandwidth is None else PacedSource(source, self._bandwidth, ahead)
 
     def interrupt(self) -> None:
         """Make requests in flight, and those to come, end soon. From any thread, as often as you like."""
+        if self._bandwidth is not None:
+            self._bandwidth.stop()
         self._store.interrupt()
 
     def close(self) -> None:
