@@ -239,14 +239,12 @@ class S3Source:
 
     def _ask(self, access: Access, flight: Flight, span: ByteRange, view: memoryview) -> Reply:
         """Ask once for a range, or twice where the first answer tells the bucket's region. No answer is an error."""
-        wanted = {"Range": f"bytes={span.start}-{span.end - 1}"}
         # A weak ETag never matches.
-        if self._etag and not self._etag.startswith("W/"):
-            wanted["If-Match"] = self._etag
+        etag = self._etag if self._etag and not self._etag.startswith("W/") else None
         request = self._request(access)
         refused: list[Reply] = []
         while True:
-            reply = access.transport.get(request, wanted, view, flight)
+            reply = access.transport.get(request, span, etag, view, flight)
             if reply.status is None:
                 reply.check()
             elif reply.status < 300:

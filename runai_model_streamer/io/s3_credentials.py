@@ -10,7 +10,7 @@ from runai_model_streamer.config import S3Config
 from runai_model_streamer.errors import CredentialsError, MissingDependencyError
 from runai_model_streamer.io.s3_connections import watch_connections
 from runai_model_streamer.io.s3_signing import keep_requests
-from runai_model_streamer.io.s3_transport_boto3 import Boto3Transport
+from runai_model_streamer.io.s3_transports import make_transport
 from runai_model_streamer.io.transport import Transport
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def make_access(config: S3Config, credentials: S3Credentials | None, connections
     """Make a client with a session of its own: neither the caller's default session nor its settings are touched.
 
     Raises:
-        MissingDependencyError: botocore is not installed.
+        MissingDependencyError: botocore is not installed, or what the transport asked for needs.
         CredentialsError: the explicit credentials are incomplete.
         Exception: botocore's own, for a profile, region or endpoint that it cannot use.
     """
@@ -132,8 +132,7 @@ def make_access(config: S3Config, credentials: S3Credentials | None, connections
     keep_requests(client)
     if not watch_connections(client):
         _log.debug("the connections of this botocore cannot be watched: interrupts wait for its timeouts")
-    transport = Boto3Transport(client, config.timeout)
-    _log.debug("object storage is read through %s", transport.name)
+    transport = make_transport(config, client, session.get_config_variable("ca_bundle"))
     return Access(client, transport, unsigned, _secrets(session, explicit))
 
 

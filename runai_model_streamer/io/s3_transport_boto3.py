@@ -3,9 +3,9 @@
 import http.client
 import io
 import socket
-from collections.abc import Mapping
 from typing import Any, Final
 
+from runai_model_streamer.io.ranges import ByteRange
 from runai_model_streamer.io.transport import (
     TEXT_LIMIT,
     BodyLengthError,
@@ -13,6 +13,8 @@ from runai_model_streamer.io.transport import (
     Reply,
     SignedRequest,
     Window,
+    expected_range,
+    range_headers,
 )
 
 _BLOCK: Final = 256 << 10
@@ -30,22 +32,24 @@ class Boto3Transport:
         self.name = f"boto3 (botocore {botocore.__version__})"
 
     def get(
-        self, request: SignedRequest, wanted: Mapping[str, str], view: memoryview, _: Cancellation
+        self, request: SignedRequest, span: ByteRange, etag: str | None, view: memoryview, _: Cancellation
     ) -> Reply:
         """See `Transport.get`. The connection finds its cancellation by itself: see `s3_connections`."""
         from botocore.awsrequest import AWSPreparedRequest
 
-        headers: Any = {**request.headers, **wanted}
+        headers: Any = {**request.headers, **range_headers(span, etag)}
         prepared = AWSPreparedRequest("GET", request.url, headers, None, stream_output=True)
         try:
             raw = self._session.send(prepared).raw
         except Exception as error:
             return Reply(failure=error)
         reply = Reply(raw.status, {name.lower(): value for name, value in raw.headers.items()})
-        if reply.status == 206:
+        if raw.status >= 300:
+            _quote(raw, Window(self._timeout), reply)
+        elif raw.status == 206 and reply.headers.get("content-range", "").startswith(expected_range(span)):
             _land(raw, view, Window(self._timeout), reply)
         else:
-            _quote(raw, Window(self._timeout), reply)
+            raw.close()
         return reply
 
     def close(self) -> None:

@@ -1,13 +1,15 @@
 """How the bytes of an HTTP range reach a buffer: one seam, whichever library moves them.
 
-A transport sends a request that is already signed and reports what came back. It judges nothing but the status: only
-the body of a 206 goes into the caller's buffer. What an answer means is for its caller.
+A transport sends a request that is already signed and reports what came back: see `Transport.get`. It looks at an
+answer only to keep what is not the range out of the caller's buffer; what the answer means is for the caller.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
+
+from runai_model_streamer.io.ranges import ByteRange
 
 TEXT_LIMIT: Final = 64 << 10
 """Bytes kept of a body that is not the range asked for: an error's text is shorter, a whole object not wanted."""
@@ -82,6 +84,14 @@ class Cancellation(Protocol):
         """Shut down this socket when the request is cut: at once if it was."""
         ...
 
+    def stop(self) -> None:
+        """Cut the request. From any thread."""
+        ...
+
+    def on_cut(self, act: Callable[[], None] | None) -> None:
+        """Call this, too, when the request is cut: at once if it was. None: no longer."""
+        ...
+
 
 class Transport(Protocol):
     """Sends signed requests over connections that are kept between them. Thread safe."""
@@ -92,12 +102,14 @@ class Transport(Protocol):
         ...
 
     def get(
-        self, request: SignedRequest, wanted: Mapping[str, str], view: memoryview, cancellation: Cancellation
+        self, request: SignedRequest, span: ByteRange, etag: str | None, view: memoryview, cancellation: Cancellation
     ) -> Reply:
-        """Ask for a range, with the headers `wanted` beside the signed ones, and land its body in `view`.
+        """Ask for a range, of the object with this ETag if one is given, and land its body in `view`.
 
-        `view` belongs to the caller; nothing of it is kept. Bytes beyond `Reply.landed` are undefined. Failures on
-        the way are in the reply: they are exceptions of botocore, or `BodyLengthError` or `SlowBodyError`.
+        `view` is as long as `span`, and the caller's; nothing of it is kept. Bytes beyond `Reply.landed` are undefined.
+        Only the body of a 206 whose Content-Range begins where `span` does gets there; of a refusal (300 and above)
+        the beginning is kept, and of anything else nothing is received. Failures on the way are in the reply: they
+        are exceptions of botocore or of the socket, `BodyLengthError` or `SlowBodyError`.
         """
         ...
 
@@ -136,3 +148,16 @@ class Window:
         if landed - self._at_start < LEAST_SPEED * self._seconds:
             raise SlowBodyError(self._seconds)
         self._end, self._at_start = now + self._seconds, landed
+
+
+def range_headers(span: ByteRange, etag: str | None) -> dict[str, str]:
+    """The headers that go beside the signed ones."""
+    wanted = {"Range": f"bytes={span.start}-{span.end - 1}"}
+    if etag is not None:
+        wanted["If-Match"] = etag
+    return wanted
+
+
+def expected_range(span: ByteRange) -> str:
+    """How Content-Range must begin. An object that is shorter than the range ends it earlier."""
+    return f"bytes {span.start}-"
