@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from runai_model_streamer.config import DirectIO, S3Config, StreamerConfig
+from runai_model_streamer.config import DirectIO, S3Config, S3Transport, StreamerConfig
 from runai_model_streamer.errors import ConfigError
 from runai_model_streamer.io.ranges import PAGE
 from runai_model_streamer.io.source import SourceKind
@@ -27,6 +27,7 @@ FIELDS = {
     "RUNAI_STREAMER_S3_UNSIGNED": "s3.unsigned",
     "RUNAI_STREAMER_S3_MAX_RETRIES": "s3.max_retries",
     "RUNAI_STREAMER_S3_TIMEOUT": "s3.timeout",
+    "RUNAI_STREAMER_S3_TRANSPORT": "s3.transport",
     "RUNAI_STREAMER_LOG_LEVEL": "log_level",
     "RUNAI_STREAMER_LOG_TO_STDERR": "log_to_stderr",
 }
@@ -47,6 +48,7 @@ DEFAULTS: dict[str, object] = {
     "RUNAI_STREAMER_S3_UNSIGNED": False,
     "RUNAI_STREAMER_S3_MAX_RETRIES": 8,
     "RUNAI_STREAMER_S3_TIMEOUT": 30.0,
+    "RUNAI_STREAMER_S3_TRANSPORT": S3Transport.AUTO,
     "RUNAI_STREAMER_LOG_LEVEL": None,
     "RUNAI_STREAMER_LOG_TO_STDERR": False,
 }
@@ -82,6 +84,9 @@ GOOD: list[tuple[str, str, object]] = [
     *(("RUNAI_STREAMER_S3_UNSIGNED", text, value) for text, value in FLAGS.items()),
     ("RUNAI_STREAMER_S3_MAX_RETRIES", "0", 0),
     ("RUNAI_STREAMER_S3_MAX_RETRIES", "20", 20),
+    ("RUNAI_STREAMER_S3_TRANSPORT", "curl", S3Transport.CURL),
+    ("RUNAI_STREAMER_S3_TRANSPORT", " Boto3 ", S3Transport.BOTO3),
+    ("RUNAI_STREAMER_S3_TRANSPORT", "auto", S3Transport.AUTO),
     ("RUNAI_STREAMER_S3_TIMEOUT", "0.5", 0.5),
     ("RUNAI_STREAMER_S3_TIMEOUT", "120", 120.0),
     ("RUNAI_STREAMER_S3_TIMEOUT", "1e2", 100.0),
@@ -105,6 +110,7 @@ BAD: list[tuple[str, str]] = [
     *(("RUNAI_STREAMER_DIRECT_IO", text) for text in ("2", "yes", "true", "-1")),
     *(("RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", text) for text in ("2", "maybe", "-1", "01")),
     *(("RUNAI_STREAMER_S3_UNSIGNED", text) for text in ("2", "maybe", "-1", "01")),
+    *(("RUNAI_STREAMER_S3_TRANSPORT", text) for text in ("libcurl", "boto", "1")),
     *(("RUNAI_STREAMER_S3_TIMEOUT", text) for text in ("0", "-1", "nan", "inf", "-inf", "30s", "soon", "86401")),
     *(("RUNAI_STREAMER_MAX_BANDWIDTH", text) for text in ("1", "100", "65535", "-1", "1e9", "100MB", "1.5")),
     *(("RUNAI_STREAMER_VERIFY", text) for text in ("2", "md5")),
@@ -123,6 +129,7 @@ REMEDIES = {
     "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "set it to 0 or 1",
     "RUNAI_STREAMER_S3_UNSIGNED": "set it to 0 or 1",
     "RUNAI_STREAMER_S3_MAX_RETRIES": "set it to a whole number, at least 0",
+    "RUNAI_STREAMER_S3_TRANSPORT": "set it to auto, curl or boto3",
     "RUNAI_STREAMER_S3_TIMEOUT": "set it to a number of seconds above 0, at most 86400",
     "RUNAI_STREAMER_MAX_BANDWIDTH": "set it to a whole number of bytes per second, at least 65536, or 0 for no bound",
     "RUNAI_STREAMER_VERIFY": "set it to 0 or 1",
