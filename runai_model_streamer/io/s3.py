@@ -5,9 +5,7 @@ transport's; what an error means is `s3_errors`'. botocore is imported with the 
 """
 
 import logging
-import random
 import threading
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -16,15 +14,14 @@ from runai_model_streamer.errors import (
     ArgumentError,
     InterruptedReadError,
     IsDirectoryError,
-    StreamerError,
     TruncatedError,
 )
 from runai_model_streamer.io import s3_errors
 from runai_model_streamer.io.ranges import ByteRange
 from runai_model_streamer.io.s3_answers import total_size, verify
+from runai_model_streamer.io.s3_attempts import persist
 from runai_model_streamer.io.s3_connections import Flight, Flights
 from runai_model_streamer.io.s3_credentials import Access, S3Credentials, make_access
-from runai_model_streamer.io.s3_messages import Circumstances
 from runai_model_streamer.io.s3_signing import sign
 from runai_model_streamer.io.source import Origin, SourceKind
 from runai_model_streamer.io.transport import BodyLengthError, Reply, SignedRequest
@@ -34,16 +31,6 @@ _log = logging.getLogger(__name__)
 PREFIX_BYTES: Final = 256 << 10
 """Bytes asked for when an object is opened. The header of nearly every safetensors file is shorter, so that one round
 trip brings the size, the ETag and the header; and a refused GET explains itself in a body, which HEAD has not."""
-
-_BACKOFF_BASE: Final = 0.1
-_BACKOFF_CAP: Final = 5.0
-"""Seconds: before retry n, any time up to base * 2**(n-1), but not above the cap, so that readers that failed
-together do not come back together."""
-
-
-_OPENING_RETRIES: Final = 2
-"""Where there is no connection to a store from which nothing has come yet: a wrong endpoint is likelier than a fault
-that passes, and whoever mistyped it should not wait."""
 
 
 class S3Store:
@@ -262,44 +249,8 @@ class S3Source:
         return request
 
     def _persist(self, span: ByteRange, attempt: Callable[[Access, Flight], None]) -> None:
-        """Make attempts until one succeeds, there have been too many, or one shows that more are of no use."""
-        config = self._store.config
-        began = time.monotonic()
-        attempts = 0
-        renewed = False
-        access: Access | None = None
-        while not self._flights.stopped():
-            attempts += 1
-            try:
-                access = self._store.access()
-                with self._flights.flight() as flight:
-                    attempt(access, flight)
-                return
-            except StreamerError:
-                raise
-            except Exception as error:
-                s3_errors.release_frames(error)
-                if self._flights.stopped():
-                    break
-                if access is not None and not renewed and s3_errors.is_expired(error):
-                    renewed = True
-                    self._store.renew(access)
-                    continue
-                retries = config.max_retries
-                if not self._opened and s3_errors.is_unreachable(error):
-                    retries = min(retries, _OPENING_RETRIES)
-                if attempts > retries or not s3_errors.is_passing(error):
-                    seconds = time.monotonic() - began
-                    unsigned, secrets = (access.unsigned, access.secrets) if access else (False, ())
-                    facts = (self._path, self._bucket, span, attempts, seconds, config.timeout, unsigned, secrets)
-                    s3_errors.raise_translated(error, Circumstances(*facts))
-                pause = random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** (attempts - 1)))
-                _log.info(
-                    "%s: %s: attempt %d failed: %s; the next in %.1f s",
-                    self._path, span, attempts, s3_errors.in_short(error), pause,
-                )  # fmt: skip
-            self._flights.wait(pause)
-        raise InterruptedReadError(f"{self._path}: {span} not read: the streamer is closing")
+        opening = not self._opened
+        persist(self._store, self._flights, self._path, self._bucket, span, attempt, opening=opening)
 
 
 def _check_complete(reply: Reply, span: ByteRange) -> None:
