@@ -16,7 +16,8 @@ from runai_model_streamer.errors import (
     IsDirectoryError,
     TruncatedError,
 )
-from runai_model_streamer.io import s3_errors
+from runai_model_streamer.io import s3_checksums, s3_errors
+from runai_model_streamer.io.checksums import Checksum
 from runai_model_streamer.io.ranges import ByteRange
 from runai_model_streamer.io.s3_answers import total_size, verify
 from runai_model_streamer.io.s3_attempts import persist
@@ -182,6 +183,20 @@ class S3Source:
             self._prefix = None
             self._fetch(span, buffer[-span.size :])
         return Origin.OBJECT
+
+    def checksum(self) -> Checksum | None:
+        """What the store has on record of the whole object's bytes, asked for with one request; None: nothing of use.
+
+        Raises:
+            ReadError: as `read_into`.
+        """
+        found: list[Checksum | None] = []
+        bucket, key = self._bucket, self._key
+        self._persist(
+            ByteRange(0, self._size),
+            lambda access, _: found.append(s3_checksums.ask(access.client, bucket, key, self._etag)),
+        )
+        return found[-1]
 
     def interrupt(self) -> None:
         """Make reads in flight and to come raise `InterruptedReadError`. From any thread; see `S3Store.interrupt`."""

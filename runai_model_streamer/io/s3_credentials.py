@@ -60,6 +60,10 @@ class S3Client(Protocol):
         """GET, or a range of it."""
         ...
 
+    def head_object(self, **request: Any) -> dict[str, Any]:
+        """HEAD."""
+        ...
+
     def close(self) -> None:
         """Close the pooled connections."""
         ...

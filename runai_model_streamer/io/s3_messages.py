@@ -123,7 +123,7 @@ def meaning_of(error: Exception, at: Circumstances) -> Meaning | None:
         return fault._replace(local=True) if fault else _network_fault(error, at)
     response: Mapping[str, Any] = getattr(error, "response", {})
     operation = getattr(error, "operation_name", "GetObject")
-    if operation not in ("GetObject", "HeadBucket"):
+    if operation not in ("GetObject", "HeadObject", "HeadBucket"):
         # A provider of credentials asks STS or SSO on its own.
         quote = response.get("Error", {}).get("Message", "")
         return Meaning(CredentialsError, f"no credentials: {operation} was refused", _GIVE_KEYS, answer, quote)

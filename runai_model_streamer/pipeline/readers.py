@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from runai_model_streamer.errors import ReadError, StreamerError
+from runai_model_streamer.errors import ChecksumError, ReadError, StreamerError
 from runai_model_streamer.io.source import Origin, Source, SourceKind
 from runai_model_streamer.pipeline.landing import Landing
 from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
@@ -163,6 +163,8 @@ def _read(feed: Feed, lease: Lease, step: Step, sources: Sequence[Source]) -> No
     started = time.perf_counter()
     try:
         origin = sources[step.file].read_into(step.offset, buffer)
+    except ChecksumError:
+        raise  # of the whole object, not of these tensors
     except ReadError as error:
         _name_tensor(error, lease.group, step)
         raise
