@@ -34,9 +34,10 @@ ONLY_IN = {
     "boto3": ("io.s3",),
     "botocore": ("io.s3",),
     "mypy_boto3_s3": ("io.s3",),
+    "awscrt": ("io.checksums",),
 }
 # Those of them that cost too much, or may be missing, to be imported before they are needed.
-LAZY = ("boto3", "botocore", "mypy_boto3_s3")
+LAZY = ("awscrt", "boto3", "botocore", "mypy_boto3_s3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +204,7 @@ def imported() -> dict[str, object]:
 
 
 def test_importing_the_package_loads_nothing_optional(imported: dict[str, list[str]]) -> None:
-    optional = {"boto3", "botocore", "s3transfer", "cuda", "cupy", "kvikio", "numba", "numba_cuda"}
+    optional = {"awscrt", "boto3", "botocore", "s3transfer", "cuda", "cupy", "kvikio", "numba", "numba_cuda"}
     assert PACKAGE in imported["modules"]
     assert optional.intersection(imported["modules"]) == set()
 
