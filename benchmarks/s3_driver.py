@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import signal
 import sys
 from pathlib import Path
 
@@ -114,6 +115,8 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the scenarios that the command line chooses; prints the tables on standard output."""
+    # Ended by `kill`, the run ends its server too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options = _arguments(arguments)
     scenarios = chosen(options.scenario)
     wanted = set(options.peers.split(",")) if options.peers else set(s3_peers.PEERS)
