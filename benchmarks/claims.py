@@ -31,12 +31,14 @@ class Claim:
         return {True: "pass", False: "MISS", None: "-"}[self.passed]
 
 
-def _least(number: int, text: str, value: float | None, wanted: float, note: str = "") -> Claim:
+def least(number: int, text: str, value: float | None, wanted: float, note: str = "") -> Claim:
+    """A claim that a figure is at least so much; `note` is shown behind it."""
     shown = "not measured" if value is None else f"{value:.2f}{note}"
     return Claim(number, text, f">= {wanted:g}", shown, None if value is None else value >= wanted)
 
 
-def _most(number: int, text: str, value: float | None, wanted: float, unit: str = "") -> Claim:
+def most(number: int, text: str, value: float | None, wanted: float, unit: str = "") -> Claim:
+    """A claim that a figure is at most so much."""
     shown = "not measured" if value is None else f"{value:.4g}{unit}"
     return Claim(number, text, f"<= {wanted:.4g}{unit}", shown, None if value is None else value <= wanted)
 
@@ -45,7 +47,8 @@ def _figure(row: Row | None, figure: Callable[[Row], float | None]) -> float | N
     return None if row is None else figure(row)
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
+    """The smallest and the largest of the rounds, as a note."""
     return f" (rounds {min(values):.2f} to {max(values):.2f})" if values else ""
 
 
@@ -56,21 +59,21 @@ def _warm(results: Results) -> Iterator[Claim]:
         ("warm, copied into parameters: times the peer's default", "warm-copied", PEER, 2),
     ):
         ratios = results.ratios(scenario, "ours", other)
-        yield _least(1, text, results.ratio(scenario, "ours", other), wanted, _spread(ratios))
+        yield least(1, text, results.ratio(scenario, "ours", other), wanted, spread(ratios))
 
 
 def _cold(results: Results) -> Iterator[Claim]:
     ratio = results.ratio("cold-dropped", "ours", "raw-direct")
-    spread = _spread(results.ratios("cold-dropped", "ours", "raw-direct"))
-    yield _least(2, "cold, dropped: of raw direct reads", ratio, 0.95, spread)
+    rounds = results.ratios("cold-dropped", "ours", "raw-direct")
+    yield least(2, "cold, dropped: of raw direct reads", ratio, 0.95, spread(rounds))
     for scenario in SCENARIOS:
         # With several processes the page cache is shared on purpose: that is claim 9's.
         if scenario.cache == "cold" and scenario.world == 1:
             ratios = results.ratios(scenario.name, "ours", PEER)
             ratio = results.ratio(scenario.name, "ours", PEER)
-            yield _least(2, f"{scenario.name}: times the peer", ratio, 1, _spread(ratios))
+            yield least(2, f"{scenario.name}: times the peer", ratio, 1, spread(ratios))
     cpu = _figure(results.row("cold-dropped", "ours"), lambda row: row.cpu_s_per_gb)
-    yield _most(2, "cold, dropped: CPU seconds per GB", cpu, 0.1)
+    yield most(2, "cold, dropped: CPU seconds per GB", cpu, 0.1)
 
 
 def _kept(results: Results) -> Iterator[Claim]:
@@ -78,7 +81,7 @@ def _kept(results: Results) -> Iterator[Claim]:
     fastest = max(rows, key=lambda row: row.gb_per_s, default=None)
     ratio = results.ratio("warm-kept", "ours", fastest.entry) if fastest else None
     name = fastest.title if fastest else "none ran"
-    yield _least(4, f"warm, kept: times the fastest peer with memory of its own ({name})", ratio, 1)
+    yield least(4, f"warm, kept: times the fastest peer with memory of its own ({name})", ratio, 1)
     for text, other in (
         ("warm, kept: of reads into fresh huge pages", "fresh-pages"),
         ("warm, kept: of safetensors, which maps the page cache and reads nothing", "safetensors"),
@@ -89,29 +92,29 @@ def _kept(results: Results) -> Iterator[Claim]:
 
 def _many(results: Results) -> Iterator[Claim]:
     each = _figure(results.row("warm-many", "ours"), lambda row: row.microseconds_per_tensor)
-    yield _most(5, "50,000 small tensors: microseconds a tensor", each, 8, " us")
+    yield most(5, "50,000 small tensors: microseconds a tensor", each, 8, " us")
     for other, text, wanted in (("safetensors", "times safe_open's loop", 1.5), (PEER, "times the peer", 2)):
         ratios = results.ratios("warm-many", "ours", other)
         ratio = results.ratio("warm-many", "ours", other)
-        yield _least(5, f"50,000 small tensors: {text}", ratio, wanted, _spread(ratios))
+        yield least(5, f"50,000 small tensors: {text}", ratio, wanted, spread(ratios))
 
 
 def _first(results: Results) -> Iterator[Claim]:
     row = results.row("warm-dropped", "ours")
     text = "first tensor of the warm checkpoint, beyond its bytes at the warm rate"
     if row is None or row.first_ms is None:
-        yield _most(6, text, None, 30, " ms")
+        yield most(6, text, None, 30, " ms")
         return
     # The first tensor, the embedding, is larger than any group of several: it is its own group.
     nbytes = read_header(files_of(row.scenario)[0])[0].nbytes
-    yield _most(6, text, row.first_ms - nbytes / row.gb_per_s / 1e6, 30, " ms")
+    yield most(6, text, row.first_ms - nbytes / row.gb_per_s / 1e6, 30, " ms")
 
 
 def _peak(results: Results) -> Iterator[Claim]:
     for name in ("warm-dropped-256M", "warm-dropped-256M-shard2", "warm-dropped-1G", "warm-dropped-1G-shard2"):
         scenario = next(scenario for scenario in SCENARIOS if scenario.name == name)
         row = results.row(name, "ours")
-        yield _most(7, f"{name}: peak RSS above baseline", _figure(row, lambda r: r.peak_mib), _bound(scenario), " MiB")
+        yield most(7, f"{name}: peak RSS above baseline", _figure(row, lambda r: r.peak_mib), _bound(scenario), " MiB")
 
 
 def _bound(scenario: Scenario) -> float:
@@ -127,13 +130,13 @@ def evaluate(results: Results) -> list[Claim]:
     return [
         *_warm(results),
         *_cold(results),
-        _least(3, "warm, limit 256 MiB: of the default", limited, 0.9),
+        least(3, "warm, limit 256 MiB: of the default", limited, 0.9),
         *_kept(results),
         *_many(results),
         *_first(results),
         *_peak(results),
-        _least(8, "half of the file cached: times the cold load", half, 1),
-        _most(9, "four loaders of one cold file: bytes from the disk over its size", disk, 1.25),
+        least(8, "half of the file cached: times the cold load", half, 1),
+        most(9, "four loaders of one cold file: bytes from the disk over its size", disk, 1.25),
     ]
 
 

@@ -30,6 +30,7 @@ from benchmarks.checkpoints import Placed, read_header
 
 Stream = Iterator[tuple[str, Any]]
 Opener = Callable[[Sequence[str]], AbstractContextManager[Stream]]
+Prepared = tuple[dict[str, Any], Callable[[], dict[str, Any]]]
 
 PAGE = 4096
 DTYPES = {"U8": "uint8", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "I64": "int64"}
@@ -253,34 +254,34 @@ def _version(loader: str) -> str:
         return "unknown"
 
 
-def main() -> None:
-    # Whatever a loader prints goes to standard error: standard output carries the two JSON lines only.
-    lines = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    job = json.loads(sys.argv[1])
+def prepare(job: dict[str, Any]) -> Prepared:
+    """Import the loader, load the tiny checkpoint, make what tensors are copied into."""
     started = time.perf_counter()
-    ready: dict[str, Any] = {}
-    run: Callable[[], dict[str, Any]]
     if job["loader"] in limits.NAMES:
         work = limits.prepare(job["loader"], [Path(path) for path in job["files"]], limits.Shape(**job["shape"]))
 
-        def run() -> dict[str, Any]:
+        def run_limit() -> dict[str, Any]:
             span = Span()
             work()
             return span.end()
-    else:
-        importlib.import_module("torch")
-        opener = OPENERS[job["loader"]]()
-        with opener([job["tiny"]]) as stream:
-            for _ in stream:
-                pass
-        ready["import_s"] = time.perf_counter() - started
-        ready["version"] = _version(job["loader"])
-        parameters = _parameters(job["files"]) if job["use"] == "copied" else {}
 
-        def run() -> dict[str, Any]:
-            return _load(job, opener, parameters)
+        return {}, run_limit
+    importlib.import_module("torch")
+    opener = OPENERS[job["loader"]]()
+    with opener([job["tiny"]]) as stream:
+        for _ in stream:
+            pass
+    ready = {"import_s": time.perf_counter() - started, "version": _version(job["loader"])}
+    parameters = _parameters(job["files"]) if job["use"] == "copied" else {}
+    return ready, lambda: _load(job, opener, parameters)
 
+
+def converse(prepare: Callable[[dict[str, Any]], Prepared]) -> None:
+    """Prepare the job that the command line holds, say so, wait for the word, run it, say what it took."""
+    # Whatever a loader prints goes to standard error: standard output carries the two JSON lines only.
+    lines = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    ready, run = prepare(json.loads(sys.argv[1]))
     ready["anon_kib"] = _status_kib("RssAnon")
     print(json.dumps(ready), file=lines, flush=True)
     sys.stdin.readline()

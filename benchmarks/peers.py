@@ -34,6 +34,13 @@ class Peer:
     environment: str
     requirements: tuple[str, ...]
     variables: tuple[tuple[str, str], ...] = ()
+    extra: str = ""
+    """Of our own optional dependencies."""
+    needs_torch: bool = True
+
+    @property
+    def is_ours(self) -> bool:
+        return self.name.partition("-")[0] == "ours"
 
 
 PEERS = {
@@ -80,7 +87,7 @@ class Environment:
             for name, value in os.environ.items()
             if not name.startswith(("RUNAI_", "FASTSAFETENSORS_", "PYTHON", "LOCAL_WORLD_SIZE", "WORLD_SIZE"))
         }
-        if self.peer.name == "ours":
+        if self.peer.is_ours:
             kept["PYTHONPATH"] = str(REPOSITORY)
         return {**kept, **dict(self.peer.variables)}
 
@@ -95,29 +102,32 @@ def prepare(name: str, torch: str = TORCH) -> Environment:
     here = Environment(peer, Path(sys.executable), "")
     if name == "ours" and _runs(here):
         return Environment(peer, here.python, _probe(here))
-    environment = Environment(peer, _install(peer, torch), "")
+    environment = Environment(peer, install(peer, torch), "")
     return Environment(peer, environment.python, _probe(environment))
 
 
 def _requirements(peer: Peer) -> list[str]:
-    if peer.name != "ours":
+    if not peer.is_ours:
         return list(peer.requirements)
     # Only what it depends on: the code that runs is the checkout's, by PYTHONPATH.
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    return [str(requirement) for requirement in project["dependencies"]]
+    extra = project["optional-dependencies"][peer.extra] if peer.extra else []
+    return [str(requirement) for requirement in (*project["dependencies"], *extra)]
 
 
-def _install(peer: Peer, torch: str) -> Path:
+def install(peer: Peer, torch: str) -> Path:
+    """The interpreter of the loader's environment, made now unless it is there; CannotRunError where pip fails."""
     folder = checkpoints.cache_folder() / "venvs" / peer.environment
     python = folder / "bin" / "python"
-    wanted = json.dumps([torch, *_requirements(peer)])
+    requirements = [*([torch] if peer.needs_torch else []), *_requirements(peer)]
+    wanted = json.dumps(requirements)
     marker = folder / "installed.json"
     if marker.exists() and marker.read_text() == wanted:
         return python
-    print(f"installing {peer.environment}: {torch} {' '.join(_requirements(peer))}", file=sys.stderr, flush=True)
+    print(f"installing {peer.environment}: {' '.join(requirements)}", file=sys.stderr, flush=True)
     venv.create(folder, with_pip=True, clear=True)
     done = subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", torch, *_requirements(peer)],
+        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements],
         capture_output=True,
         text=True,
         check=False,

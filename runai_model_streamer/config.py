@@ -28,6 +28,8 @@ _MOST_CONCURRENCY: Final = 1024
 _S3_MAX_RETRIES: Final = 8
 _S3_TIMEOUT: Final = 30.0
 _DAY: Final = 86400
+_LEAST_BANDWIDTH: Final = 64 << 10
+"""Bytes per second: less than this is a number of megabytes, most likely."""
 
 
 class DirectIO(Enum):
@@ -48,6 +50,15 @@ class GdsMode(Enum):
     """Or an error that says why not."""
 
 
+class S3Transport(Enum):
+    """What moves the bytes of objects."""
+
+    AUTO = "auto"
+    """libcurl where it and numba are found, else boto3."""
+    CURL = "curl"
+    BOTO3 = "boto3"
+
+
 @dataclass(frozen=True, slots=True)
 class S3Config:
     """How object storage is reached; who may is said by `S3Credentials` or by boto3's own chain."""
@@ -62,6 +73,7 @@ class S3Config:
     """Tries after the first for each range."""
     timeout: float = _S3_TIMEOUT
     """Seconds without an answer, or without a byte, after which a request is given up and tried again."""
+    transport: S3Transport = S3Transport.AUTO
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +90,10 @@ class StreamerConfig:
     gds: GdsMode = GdsMode.AUTO
     local_processes: int = 1
     """Processes of this node that load the same files, as their launcher says."""
+    max_bandwidth: int | None = None
+    """Bytes per second that all reads of a load take together at most; None: as many as there are."""
+    verify: bool = False
+    """Whether objects are held against the checksums that their store has of them."""
     s3: S3Config = S3Config()
     log_level: str | None = None
     """Name of the package's log level; None leaves it to the host, or INFO."""
@@ -113,12 +129,15 @@ class StreamerConfig:
                 _whole(env, "LOCAL_WORLD_SIZE", 1, least=1),
                 _whole(env, "RUNAI_STREAMER_PROCESS_GROUP_SIZE", 1, least=1),
             ),
+            max_bandwidth=_bandwidth(env),
+            verify=_flag(env, "RUNAI_STREAMER_VERIFY", False),
             s3=S3Config(
                 endpoint=env.get("RUNAI_STREAMER_S3_ENDPOINT", "").strip() or None,
                 virtual_addressing=_flag(env, "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", True),
                 unsigned=_flag(env, "RUNAI_STREAMER_S3_UNSIGNED", False),
                 max_retries=_whole(env, "RUNAI_STREAMER_S3_MAX_RETRIES", _S3_MAX_RETRIES, least=0),
                 timeout=_seconds(env, "RUNAI_STREAMER_S3_TIMEOUT", _S3_TIMEOUT),
+                transport=_s3_transport(env),
             ),
             log_level=_log_level(env),
             log_to_stderr=_flag(env, "RUNAI_STREAMER_LOG_TO_STDERR", False),
@@ -152,6 +171,16 @@ def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
     if not 0 < value <= _DAY:
         raise ConfigError(f"{name}={text!r} cannot be used: set it to a number of seconds above 0, at most {_DAY}")
     return value
+
+
+def _bandwidth(env: Mapping[str, str]) -> int | None:
+    name = "RUNAI_STREAMER_MAX_BANDWIDTH"
+    text = env.get(name, "").strip() or "0"
+    value = int(text) if text.isdecimal() else -1
+    if value and value < _LEAST_BANDWIDTH:
+        remedy = f"set it to a whole number of bytes per second, at least {_LEAST_BANDWIDTH}, or 0 for no bound"
+        raise ConfigError(f"{name}={text!r} cannot be used: {remedy}")
+    return value or None
 
 
 def _flag(env: Mapping[str, str], name: str, default: bool) -> bool:
@@ -190,3 +219,12 @@ def _auto_or_flag(env: Mapping[str, str], name: str, default: _AutoOrFlag) -> _A
         return type(default)(text)
     except ValueError:
         raise ConfigError(f"{name}={text!r} cannot be used: set it to auto, 0 or 1") from None
+
+
+def _s3_transport(env: Mapping[str, str]) -> S3Transport:
+    name = "RUNAI_STREAMER_S3_TRANSPORT"
+    text = env.get(name, "").strip().lower()
+    try:
+        return S3Transport(text or "auto")
+    except ValueError:
+        raise ConfigError(f"{name}={text!r} cannot be used: set it to auto, curl or boto3") from None

@@ -74,6 +74,10 @@ class SourceChangedError(ReadError):
     """A file or object was written to while it was being streamed."""
 
 
+class ChecksumError(ReadError):
+    """An object's bytes do not have the checksum that its store has of them (RUNAI_STREAMER_VERIFY)."""
+
+
 class NotFoundError(ReadError, FileNotFoundError):
     """No file, object or bucket of this name."""
 

@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from runai_model_streamer.config import S3Transport
+from tests.io import transports
+from tests.servers import aws_environment
+
 pytest.register_assert_rewrite("tests.io.contract")
 
 # No deadlines: how long an example takes is up to the machine.
@@ -13,7 +17,7 @@ settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
 _PREFIXES = ("RUNAI_", "AWS_", "BOTO_")
-_NAMES = ("LOCAL_WORLD_SIZE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_NAMES = ("LOCAL_WORLD_SIZE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +33,20 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, _empty_home: Path) -> No
     # No ~/.aws, and nobody asks the network who this machine is.
     monkeypatch.setenv("HOME", str(_empty_home))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture
+def aws_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """AWS's files, empty, in the test's own folder: `aws_environment(tmp_path, ...)` fills them."""
+    for name, value in aws_environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(params=transports.EACH, ids=lambda transport: transport.value)
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> S3Transport:
+    """How the bytes of objects move in this test: it runs once with each way; see tests/io/transports.py."""
+    chosen: S3Transport = request.param
+    if why := transports.missing(chosen):
+        pytest.skip(why)
+    monkeypatch.setenv("RUNAI_STREAMER_S3_TRANSPORT", chosen.value)
+    return chosen

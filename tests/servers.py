@@ -265,6 +265,32 @@ def shorter(missing: int) -> Fault:
     return fault
 
 
+def longer(extra: int) -> Fault:
+    """More bytes than asked for, with the Content-Length that fits them and the Content-Range that was asked."""
+
+    def fault(exchange: Exchange) -> None:
+        data = exchange.asked + b"x" * extra
+        exchange.head(headers={"Content-Length": str(len(data))})
+        # The client is right to hang up in the middle.
+        with contextlib.suppress(OSError):
+            exchange.send(data)
+
+    return fault
+
+
+def endless_headers() -> Fault:
+    """One header after another, until the client hangs up."""
+
+    def fault(exchange: Exchange) -> None:
+        with contextlib.suppress(OSError):
+            exchange.send(b"HTTP/1.1 206 Partial Content\r\n")
+            for number in range(100_000):
+                exchange.send(b"X-Header-%d: and on\r\n" % number)
+        exchange.hang_up()
+
+    return fault
+
+
 def other_range(shift: int) -> Fault:
     """Bytes from `shift` further on, and a Content-Range that says so."""
 

@@ -34,12 +34,13 @@ ONLY_IN = {
     "boto3": ("io.s3",),
     "botocore": ("io.s3",),
     "mypy_boto3_s3": ("io.s3",),
+    "awscrt": ("io.checksums",),
     "kvikio": ("io.gds",),
-    "numba": ("kernels",),
     "llvmlite": ("kernels",),
+    "numba": ("kernels",),
 }
 # Those of them that cost too much, or may be missing, to be imported before they are needed.
-LAZY = ("boto3", "botocore", "mypy_boto3_s3", "kvikio")
+LAZY = ("awscrt", "boto3", "botocore", "mypy_boto3_s3", "kvikio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +209,7 @@ def imported() -> dict[str, object]:
 
 
 def test_importing_the_package_loads_nothing_optional(imported: dict[str, list[str]]) -> None:
-    optional = {"boto3", "botocore", "s3transfer", "cuda", "cupy", "kvikio", "numba", "numba_cuda"}
+    optional = {"awscrt", "boto3", "botocore", "s3transfer", "cuda", "cupy", "kvikio", "numba", "numba_cuda"}
     assert PACKAGE in imported["modules"]
     assert optional.intersection(imported["modules"]) == set()
 

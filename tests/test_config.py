@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from runai_model_streamer.config import DirectIO, GdsMode, S3Config, StreamerConfig
+from runai_model_streamer.config import DirectIO, GdsMode, S3Config, S3Transport, StreamerConfig
 from runai_model_streamer.errors import ConfigError
 from runai_model_streamer.io.ranges import PAGE
 from runai_model_streamer.io.source import SourceKind
@@ -21,11 +21,14 @@ FIELDS = {
     "RUNAI_STREAMER_GDS": "gds",
     "RUNAI_STREAMER_PROCESS_GROUP_SIZE": "local_processes",
     "LOCAL_WORLD_SIZE": "local_processes",
+    "RUNAI_STREAMER_MAX_BANDWIDTH": "max_bandwidth",
+    "RUNAI_STREAMER_VERIFY": "verify",
     "RUNAI_STREAMER_S3_ENDPOINT": "s3.endpoint",
     "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "s3.virtual_addressing",
     "RUNAI_STREAMER_S3_UNSIGNED": "s3.unsigned",
     "RUNAI_STREAMER_S3_MAX_RETRIES": "s3.max_retries",
     "RUNAI_STREAMER_S3_TIMEOUT": "s3.timeout",
+    "RUNAI_STREAMER_S3_TRANSPORT": "s3.transport",
     "RUNAI_STREAMER_LOG_LEVEL": "log_level",
     "RUNAI_STREAMER_LOG_TO_STDERR": "log_to_stderr",
 }
@@ -40,11 +43,14 @@ DEFAULTS: dict[str, object] = {
     "RUNAI_STREAMER_GDS": GdsMode.AUTO,
     "RUNAI_STREAMER_PROCESS_GROUP_SIZE": 1,
     "LOCAL_WORLD_SIZE": 1,
+    "RUNAI_STREAMER_MAX_BANDWIDTH": None,
+    "RUNAI_STREAMER_VERIFY": False,
     "RUNAI_STREAMER_S3_ENDPOINT": None,
     "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": True,
     "RUNAI_STREAMER_S3_UNSIGNED": False,
     "RUNAI_STREAMER_S3_MAX_RETRIES": 8,
     "RUNAI_STREAMER_S3_TIMEOUT": 30.0,
+    "RUNAI_STREAMER_S3_TRANSPORT": S3Transport.AUTO,
     "RUNAI_STREAMER_LOG_LEVEL": None,
     "RUNAI_STREAMER_LOG_TO_STDERR": False,
 }
@@ -74,11 +80,18 @@ GOOD: list[tuple[str, str, object]] = [
     ("RUNAI_STREAMER_DIRECTIO", "0", DirectIO.AUTO),
     ("RUNAI_STREAMER_PROCESS_GROUP_SIZE", "8", 8),
     ("LOCAL_WORLD_SIZE", "4", 4),
+    ("RUNAI_STREAMER_MAX_BANDWIDTH", "0", None),
+    ("RUNAI_STREAMER_MAX_BANDWIDTH", "65536", 65536),
+    ("RUNAI_STREAMER_MAX_BANDWIDTH", " 1250000000 ", 1_250_000_000),
+    *(("RUNAI_STREAMER_VERIFY", text, value) for text, value in FLAGS.items()),
     ("RUNAI_STREAMER_S3_ENDPOINT", " http://minio:9000\n", "http://minio:9000"),
     *(("RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", text, value) for text, value in FLAGS.items()),
     *(("RUNAI_STREAMER_S3_UNSIGNED", text, value) for text, value in FLAGS.items()),
     ("RUNAI_STREAMER_S3_MAX_RETRIES", "0", 0),
     ("RUNAI_STREAMER_S3_MAX_RETRIES", "20", 20),
+    ("RUNAI_STREAMER_S3_TRANSPORT", "curl", S3Transport.CURL),
+    ("RUNAI_STREAMER_S3_TRANSPORT", " Boto3 ", S3Transport.BOTO3),
+    ("RUNAI_STREAMER_S3_TRANSPORT", "auto", S3Transport.AUTO),
     ("RUNAI_STREAMER_S3_TIMEOUT", "0.5", 0.5),
     ("RUNAI_STREAMER_S3_TIMEOUT", "120", 120.0),
     ("RUNAI_STREAMER_S3_TIMEOUT", "1e2", 100.0),
@@ -103,7 +116,10 @@ BAD: list[tuple[str, str]] = [
     *(("RUNAI_STREAMER_GDS", text) for text in ("2", "on")),
     *(("RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", text) for text in ("2", "maybe", "-1", "01")),
     *(("RUNAI_STREAMER_S3_UNSIGNED", text) for text in ("2", "maybe", "-1", "01")),
+    *(("RUNAI_STREAMER_S3_TRANSPORT", text) for text in ("libcurl", "boto", "1")),
     *(("RUNAI_STREAMER_S3_TIMEOUT", text) for text in ("0", "-1", "nan", "inf", "-inf", "30s", "soon", "86401")),
+    *(("RUNAI_STREAMER_MAX_BANDWIDTH", text) for text in ("1", "100", "65535", "-1", "1e9", "100MB", "1.5")),
+    *(("RUNAI_STREAMER_VERIFY", text) for text in ("2", "md5")),
     ("RUNAI_STREAMER_CONCURRENCY", "1025"),
     ("RUNAI_STREAMER_LOG_LEVEL", "LOUD"),
     *(("RUNAI_STREAMER_LOG_TO_STDERR", text) for text in ("2", "maybe")),
@@ -120,7 +136,10 @@ REMEDIES = {
     "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "set it to 0 or 1",
     "RUNAI_STREAMER_S3_UNSIGNED": "set it to 0 or 1",
     "RUNAI_STREAMER_S3_MAX_RETRIES": "set it to a whole number, at least 0",
+    "RUNAI_STREAMER_S3_TRANSPORT": "set it to auto, curl or boto3",
     "RUNAI_STREAMER_S3_TIMEOUT": "set it to a number of seconds above 0, at most 86400",
+    "RUNAI_STREAMER_MAX_BANDWIDTH": "set it to a whole number of bytes per second, at least 65536, or 0 for no bound",
+    "RUNAI_STREAMER_VERIFY": "set it to 0 or 1",
     "RUNAI_STREAMER_LOG_LEVEL": "set it to DEBUG, INFO, WARNING or ERROR",
     "RUNAI_STREAMER_LOG_TO_STDERR": "set it to 0 or 1",
 }

@@ -11,6 +11,7 @@ BUILT_IN: dict[str, type[Exception]] = {
     "AccessDeniedError": PermissionError,
     "ArgumentError": ValueError,
     "ArgumentTypeError": TypeError,
+    "ChecksumError": OSError,
     "ConfigError": ValueError,
     "CredentialsError": PermissionError,
     "CudaError": RuntimeError,

@@ -1,14 +1,19 @@
 """From a path or URL to the source behind it."""
 
+import logging
 import os
 import re
 
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError, UnsupportedError
+from runai_model_streamer.io.bandwidth import Bandwidth, PacedSource
+from runai_model_streamer.io.checksums import VerifiedSource
 from runai_model_streamer.io.posix import FileSource
-from runai_model_streamer.io.s3 import S3Store
+from runai_model_streamer.io.s3 import PREFIX_BYTES, S3Store
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.source import Source, SourceKind
+
+_log = logging.getLogger(__name__)
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _NOT_YET = {"gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
@@ -68,19 +73,44 @@ class Storage:
         self._config = config
         self._shared = shared
         self._store = S3Store(config.s3, credentials, config.concurrency_for(SourceKind.OBJECT))
+        self._bandwidth = Bandwidth(config.max_bandwidth) if config.max_bandwidth else None
 
     def open(self, path: str) -> Source:
         """The source behind a path.
 
+        With `verify`, an object's bytes are held against the store's checksum of it, for which the store is asked
+        once more; one that has none is read all the same.
+
         Raises:
             ReadError: it is not there, or may not be read.
+            MissingDependencyError: a library to read or to verify it with is not installed.
         """
-        if is_object(path):
-            return self._store.open(path)
-        return FileSource(path, self._config.direct_io, shared=self._shared)
+        if not is_object(path):
+            return self._paced(FileSource(path, self._config.direct_io, shared=self._shared), 0)
+        source = self._store.open(path)
+        if not self._config.verify:
+            return self._paced(source, PREFIX_BYTES)
+        try:
+            checksum = source.checksum()
+            if checksum is not None:
+                return VerifiedSource(self._paced(source, PREFIX_BYTES), checksum)
+        except BaseException:
+            source.close()
+            raise
+        _log.warning(
+            "%s: not verified: the store has no checksum of the whole object (upload it with "
+            "--checksum-algorithm CRC64NVME, or in one part)",
+            path,
+        )
+        return self._paced(source, PREFIX_BYTES)
+
+    def _paced(self, source: Source, ahead: int) -> Source:
+        return source if self._bandwidth is None else PacedSource(source, self._bandwidth, ahead)
 
     def interrupt(self) -> None:
         """Make requests in flight, and those to come, end soon. From any thread, as often as you like."""
+        if self._bandwidth is not None:
+            self._bandwidth.stop()
         self._store.interrupt()
 
     def close(self) -> None:

@@ -1,47 +1,37 @@
 """Objects of S3 and compatible stores: where they are, how they are asked for, and what is asked again.
 
-Credentials, signing, endpoints and redirects are botocore's; how a body reaches the buffer is `s3_connections`';
-what an error means is `s3_errors`'. botocore is imported with the first request, not with this module.
+Credentials, signing, endpoints and redirects are botocore's (`s3_signing`); how a body reaches the buffer is the
+transport's; what an error means is `s3_errors`'. botocore is imported with the first request, not with this module.
 """
 
 import logging
-import random
 import threading
-import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from runai_model_streamer.config import S3Config
 from runai_model_streamer.errors import (
     ArgumentError,
     InterruptedReadError,
     IsDirectoryError,
-    StreamerError,
     TruncatedError,
 )
-from runai_model_streamer.io import s3_errors
+from runai_model_streamer.io import s3_checksums, s3_errors
+from runai_model_streamer.io.checksums import Checksum
 from runai_model_streamer.io.ranges import ByteRange
-from runai_model_streamer.io.s3_answers import Answer, closed_on_error, receive, total_size, verify
-from runai_model_streamer.io.s3_connections import Flights, watch_connections
-from runai_model_streamer.io.s3_credentials import Access, S3Client, S3Credentials, make_access
-from runai_model_streamer.io.s3_messages import Circumstances
+from runai_model_streamer.io.s3_answers import total_size, verify
+from runai_model_streamer.io.s3_attempts import persist
+from runai_model_streamer.io.s3_connections import Flight, Flights
+from runai_model_streamer.io.s3_credentials import Access, S3Credentials, make_access
+from runai_model_streamer.io.s3_signing import sign
 from runai_model_streamer.io.source import Origin, SourceKind
+from runai_model_streamer.io.transport import BodyLengthError, Reply, SignedRequest
 
 _log = logging.getLogger(__name__)
 
 PREFIX_BYTES: Final = 256 << 10
 """Bytes asked for when an object is opened. The header of nearly every safetensors file is shorter, so that one round
 trip brings the size, the ETag and the header; and a refused GET explains itself in a body, which HEAD has not."""
-
-_BACKOFF_BASE: Final = 0.1
-_BACKOFF_CAP: Final = 5.0
-"""Seconds: before retry n, any time up to base * 2**(n-1), but not above the cap, so that readers that failed
-together do not come back together."""
-
-
-_OPENING_RETRIES: Final = 2
-"""Where there is no connection to a store from which nothing has come yet: a wrong endpoint is likelier than a fault
-that passes, and whoever mistyped it should not wait."""
 
 
 class S3Store:
@@ -57,7 +47,7 @@ class S3Store:
         self._connections = connections
         self._lock = threading.Lock()
         self._access: Access | None = None
-        self._clients: list[S3Client] = []
+        self._made: list[Access] = []
         self._flights: set[Flights] = set()
         self._stopped = False
 
@@ -90,9 +80,7 @@ class S3Store:
                 raise InterruptedReadError("no request made: the streamer is closing")
             if self._access is None:
                 self._access = make_access(self.config, self._credentials, self._connections)
-                self._clients.append(self._access.client)
-                if not watch_connections(self._access.client):
-                    _log.debug("the connections of this botocore cannot be watched: interrupts wait for its timeouts")
+                self._made.append(self._access)
             return self._access
 
     def renew(self, refused: Access) -> None:
@@ -122,9 +110,9 @@ class S3Store:
         """Close all connections. What was opened here can no longer be read. Idempotent."""
         self.interrupt()
         with self._lock:
-            clients, self._clients, self._access = self._clients, [], None
-        for client in clients:
-            client.close()
+            made, self._made, self._access = self._made, [], None
+        for access in made:
+            access.close()
 
 
 class S3Source:
@@ -139,6 +127,7 @@ class S3Source:
         self._size = 0
         self._etag: str | None = None
         self._prefix: bytearray | None = None
+        self._signed: tuple[Access, SignedRequest] | None = None
         self._opened = False
         self._persist(ByteRange(0, PREFIX_BYTES), self._fetch_prefix)
         self._opened = True
@@ -195,6 +184,20 @@ class S3Source:
             self._fetch(span, buffer[-span.size :])
         return Origin.OBJECT
 
+    def checksum(self) -> Checksum | None:
+        """What the store has on record of the whole object's bytes, asked for with one request; None: nothing of use.
+
+        Raises:
+            ReadError: as `read_into`.
+        """
+        found: list[Checksum | None] = []
+        bucket, key = self._bucket, self._key
+        self._persist(
+            ByteRange(0, self._size),
+            lambda access, _: found.append(s3_checksums.ask(access.client, bucket, key, self._etag)),
+        )
+        return found[-1]
+
     def interrupt(self) -> None:
         """Make reads in flight and to come raise `InterruptedReadError`. From any thread; see `S3Store.interrupt`."""
         self._flights.stop()
@@ -205,88 +208,71 @@ class S3Source:
         self._store.forget(self._flights)
         self._prefix = None
 
-    def _fetch_prefix(self, access: Access) -> None:
+    def _fetch_prefix(self, access: Access, flight: Flight) -> None:
+        prefix = bytearray(PREFIX_BYTES)
         try:
-            response = self._ask(access, ByteRange(0, PREFIX_BYTES))
+            reply = self._ask(access, flight, ByteRange(0, PREFIX_BYTES), memoryview(prefix))
         except Exception as error:
             # No range begins within an empty object: stores refuse it, and a few answer 200 with nothing.
             if s3_errors.is_beyond_end(error):
                 return
             raise
-        body = response["Body"]
-        if Answer.of(response).status == 200 and response.get("ContentLength") == 0:
-            body.close()
+        if reply.status == 200 and reply.headers.get("content-length") == "0":
             return
-        with closed_on_error(body):
-            total = total_size(response)
-            span = ByteRange(0, min(PREFIX_BYTES, total))
-            verify(response, span, total)
-        prefix = bytearray(span.size)
-        receive(body, memoryview(prefix)).check()
-        self._size, self._etag, self._prefix = total, response.get("ETag"), prefix
+        total = total_size(reply)
+        span = ByteRange(0, min(PREFIX_BYTES, total))
+        verify(reply, span, total)
+        _check_complete(reply, span)
+        del prefix[span.size :]
+        self._size, self._etag, self._prefix = total, reply.headers.get("etag"), prefix
 
     def _fetch(self, span: ByteRange, view: memoryview) -> None:
         landed = 0
 
-        def fetch_rest(access: Access) -> None:
+        def fetch_rest(access: Access, flight: Flight) -> None:
             nonlocal landed
             rest = ByteRange(span.start + landed, span.end)
-            response = self._ask(access, rest)
-            body = response["Body"]
-            with closed_on_error(body):
-                verify(response, rest, self._size, self._etag)
-            received = receive(body, view[landed:])
-            landed += received.count
-            received.check()
+            reply = self._ask(access, flight, rest, view[landed:])
+            verify(reply, rest, self._size, self._etag)
+            landed += reply.landed
+            _check_complete(reply, rest)
 
         self._persist(span, fetch_rest)
 
-    def _ask(self, access: Access, span: ByteRange) -> dict[str, Any]:
-        request = {"Bucket": self._bucket, "Key": self._key, "Range": f"bytes={span.start}-{span.end - 1}"}
+    def _ask(self, access: Access, flight: Flight, span: ByteRange, view: memoryview) -> Reply:
+        """Ask once for a range, or twice where the first answer tells the bucket's region. No answer is an error."""
         # A weak ETag never matches.
-        if self._etag and not self._etag.startswith("W/"):
-            request["IfMatch"] = self._etag
-        return access.client.get_object(**request)
+        etag = self._etag if self._etag and not self._etag.startswith("W/") else None
+        request = self._request(access)
+        refused: list[Reply] = []
+        while True:
+            reply = access.transport.get(request, span, etag, view, flight)
+            if reply.status is None:
+                reply.check()
+            elif reply.status < 300:
+                return reply
+            refused.append(reply)
+            request = sign(access.client, self._bucket, self._key, refused)
+            self._signed = access, request
 
-    def _persist(self, span: ByteRange, attempt: Callable[[Access], None]) -> None:
-        """Make attempts until one succeeds, there have been too many, or one shows that more are of no use."""
-        config = self._store.config
-        began = time.monotonic()
-        attempts = 0
-        renewed = False
-        access: Access | None = None
-        while not self._flights.stopped():
-            attempts += 1
-            try:
-                access = self._store.access()
-                with self._flights.flight():
-                    attempt(access)
-                return
-            except StreamerError:
-                raise
-            except Exception as error:
-                s3_errors.release_frames(error)
-                if self._flights.stopped():
-                    break
-                if access is not None and not renewed and s3_errors.is_expired(error):
-                    renewed = True
-                    self._store.renew(access)
-                    continue
-                retries = config.max_retries
-                if not self._opened and s3_errors.is_unreachable(error):
-                    retries = min(retries, _OPENING_RETRIES)
-                if attempts > retries or not s3_errors.is_passing(error):
-                    seconds = time.monotonic() - began
-                    unsigned, secrets = (access.unsigned, access.secrets) if access else (False, ())
-                    facts = (self._path, self._bucket, span, attempts, seconds, config.timeout, unsigned, secrets)
-                    s3_errors.raise_translated(error, Circumstances(*facts))
-                pause = random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** (attempts - 1)))
-                _log.info(
-                    "%s: %s: attempt %d failed: %s; the next in %.1f s",
-                    self._path, span, attempts, s3_errors.in_short(error), pause,
-                )  # fmt: skip
-            self._flights.wait(pause)
-        raise InterruptedReadError(f"{self._path}: {span} not read: the streamer is closing")
+    def _request(self, access: Access) -> SignedRequest:
+        held = self._signed
+        if held is not None and held[0] is access and held[1].fresh:
+            return held[1]
+        request = sign(access.client, self._bucket, self._key)
+        self._signed = access, request
+        return request
+
+    def _persist(self, span: ByteRange, attempt: Callable[[Access, Flight], None]) -> None:
+        opening = not self._opened
+        persist(self._store, self._flights, self._path, self._bucket, span, attempt, opening=opening)
+
+
+def _check_complete(reply: Reply, span: ByteRange) -> None:
+    """Raise what kept bytes of a range from coming."""
+    reply.check()
+    if reply.landed != span.size:
+        raise BodyLengthError(reply.landed, span.size)
 
 
 def _split_url(path: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ what a credential provider does on its own, last until their own timeouts.
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ class Flight:
         """Whether botocore has asked in which region the bucket is."""
         self._lock = threading.Lock()
         self._cut = False
+        self._on_cut: Callable[[], None] | None = None
         self._handle: int | None = None
 
     @property
@@ -48,10 +49,19 @@ class Flight:
             if self._cut:
                 self._shutdown()
 
+    def on_cut(self, act: Callable[[], None] | None) -> None:
+        """Call this, too, when the request is cut: at once if it was. None: no longer."""
+        with self._lock:
+            self._on_cut = act
+            if act is not None and self._cut:
+                act()
+
     def stop(self) -> None:
         """Wake the thread that waits for the socket. From any thread."""
         with self._lock:
             self._cut = True
+            if self._on_cut is not None:
+                self._on_cut()
             self._shutdown()
 
     def land(self) -> None:
@@ -102,7 +112,7 @@ class Flights:
                 flight.stop()
 
     @contextmanager
-    def flight(self) -> Iterator[None]:
+    def flight(self) -> Iterator[Flight]:
         """Watch the sockets of the requests that this thread makes in the block."""
         flight = Flight()
         with self._lock:
@@ -111,7 +121,7 @@ class Flights:
                 flight.stop()
         _current.flight = flight
         try:
-            yield
+            yield flight
         finally:
             _current.flight = None
             with self._lock:

@@ -1,5 +1,6 @@
 """Who reads from object storage, and the botocore client that signs for them."""
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -7,9 +8,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from runai_model_streamer.config import S3Config
 from runai_model_streamer.errors import CredentialsError, MissingDependencyError
+from runai_model_streamer.io.s3_connections import watch_connections
+from runai_model_streamer.io.s3_signing import keep_requests
+from runai_model_streamer.io.s3_transports import make_transport
+from runai_model_streamer.io.transport import Transport
 
 if TYPE_CHECKING:
     from botocore.loaders import Loader
+
+_log = logging.getLogger(__name__)
 
 _SECRET: Final = frozenset({"secret_access_key", "session_token"})
 
@@ -53,6 +60,10 @@ class S3Client(Protocol):
         """GET, or a range of it."""
         ...
 
+    def head_object(self, **request: Any) -> dict[str, Any]:
+        """HEAD."""
+        ...
+
     def close(self) -> None:
         """Close the pooled connections."""
         ...
@@ -60,18 +71,24 @@ class S3Client(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A client, and what a message about it may and may not say."""
+    """A client that signs, a transport that moves bytes, and what a message about them may and may not say."""
 
     client: S3Client
+    transport: Transport
     unsigned: bool
     secrets: Collection[str] = field(repr=False)
+
+    def close(self) -> None:
+        """Close the connections. Idempotent."""
+        self.transport.close()
+        self.client.close()
 
 
 def make_access(config: S3Config, credentials: S3Credentials | None, connections: int) -> Access:
     """Make a client with a session of its own: neither the caller's default session nor its settings are touched.
 
     Raises:
-        MissingDependencyError: botocore is not installed.
+        MissingDependencyError: botocore is not installed, or what the transport asked for needs.
         CredentialsError: the explicit credentials are incomplete.
         Exception: botocore's own, for a profile, region or endpoint that it cannot use.
     """
@@ -116,7 +133,11 @@ def make_access(config: S3Config, credentials: S3Credentials | None, connections
             retries={"total_max_attempts": 1, "mode": "standard"},
         ),
     )
-    return Access(client, unsigned, _secrets(session, explicit))
+    keep_requests(client)
+    if not watch_connections(client):
+        _log.debug("the connections of this botocore cannot be watched: interrupts wait for its timeouts")
+    transport = make_transport(config, client, session.get_config_variable("ca_bundle"))
+    return Access(client, transport, unsigned, _secrets(session, explicit))
 
 
 @cache

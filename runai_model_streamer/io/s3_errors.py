@@ -11,7 +11,6 @@ from collections.abc import Collection
 from types import FrameType
 from typing import Final, NoReturn
 
-from runai_model_streamer.io.s3_answers import BodyLengthError
 from runai_model_streamer.io.s3_messages import (
     EXPIRED,
     PASSING_CODES,
@@ -22,13 +21,14 @@ from runai_model_streamer.io.s3_messages import (
     meaning_of,
     root_of,
 )
+from runai_model_streamer.io.transport import BodyLengthError
 
 _LONGEST: Final = 300
 """Characters of a text that is not ours."""
 
 _SECRET_PARTS: Final = re.compile(
-    # Parameters of a signed URL, and a user in a URL.
-    r"(?<=X-Amz-Signature=)[^&\s\"'<]+|(?<=X-Amz-Credential=)[^&\s\"'<]+|(?<=X-Amz-Security-Token=)[^&\s\"'<]+"
+    # Parameters of a signed URL, the same in a signed header, and a user in a URL.
+    r"(?<=\bSignature=)[0-9a-f]+|(?<=X-Amz-Signature=)[^&\s\"'<]+|(?<=X-Amz-Credential=)[^&\s\"'<]+|(?<=X-Amz-Security-Token=)[^&\s\"'<]+"
     r"|(?<=://)[^/@\s]+(?=@)",
     re.IGNORECASE,
 )

@@ -20,7 +20,8 @@ from runai_model_streamer.errors import (
     StreamerError,
 )
 from runai_model_streamer.io.ranges import ByteRange
-from runai_model_streamer.io.s3_answers import RELOAD, Answer, AnswerError, BodyLengthError
+from runai_model_streamer.io.s3_answers import RELOAD, Answer, AnswerError
+from runai_model_streamer.io.transport import BodyLengthError, SlowBodyError
 
 _GIVE_KEYS: Final = (
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN for temporary credentials), choose a "
@@ -122,7 +123,7 @@ def meaning_of(error: Exception, at: Circumstances) -> Meaning | None:
         return fault._replace(local=True) if fault else _network_fault(error, at)
     response: Mapping[str, Any] = getattr(error, "response", {})
     operation = getattr(error, "operation_name", "GetObject")
-    if operation not in ("GetObject", "HeadBucket"):
+    if operation not in ("GetObject", "HeadObject", "HeadBucket"):
         # A provider of credentials asks STS or SSO on its own.
         quote = response.get("Error", {}).get("Message", "")
         return Meaning(CredentialsError, f"no credentials: {operation} was refused", _GIVE_KEYS, answer, quote)
@@ -202,8 +203,6 @@ def _network_fault(error: Any, at: Circumstances) -> Meaning | None:
 
     if isinstance(error, BodyLengthError):
         return Meaning(ReadError, f"{error}, every time", _EASE)
-    if type(error) is ValueError:
-        return Meaning(ReadError, f"the answer's headers make no sense: {error}", _CHECK_ENDPOINT)
     root = root_of(error)
     why = getattr(root, "strerror", None) or str(root) or type(root).__name__
     host = urlsplit(getattr(error, "kwargs", {}).get("endpoint_url") or "").netloc.rpartition("@")[2] or "the store"
@@ -214,7 +213,8 @@ def _network_fault(error: Any, at: Circumstances) -> Meaning | None:
         return Meaning(StorageTimeoutError, f"no connection to {host} within {at.timeout:g} s", check)
     if isinstance(error, aws.ReadTimeoutError | ReadTimeoutError | TimeoutError):
         remedy = "Raise RUNAI_STREAMER_S3_TIMEOUT (seconds) or lower RUNAI_STREAMER_CONCURRENCY, if the store is slow."
-        return Meaning(StorageTimeoutError, f"{host} sent nothing for {at.timeout:g} s", remedy)
+        what = str(error) if isinstance(error, SlowBodyError) else f"sent nothing for {at.timeout:g} s"
+        return Meaning(StorageTimeoutError, f"{host} {what}", remedy)
     if isinstance(error, aws.SSLError):
         return _tls_fault(root, host, check)
     if isinstance(error, aws.ProxyConnectionError):

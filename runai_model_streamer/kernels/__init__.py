@@ -7,5 +7,7 @@ One contract for both. `bits` says what can be cast and what becomes of each ele
 - `gather`: `outer` rows of `inner` bytes, whose starts are `stride` bytes apart, become one run of bytes: a strided
   slice, or, with one row, a tensor that is to be moved to where its dtype suits. Bytes may start anywhere.
 
-`host` and `device` import numba, which takes a third of a second: they are imported when a kernel is needed.
+`curl_sink` is another thing: what libcurl calls when bytes of an object arrive, so that they need no GIL.
+
+All but `bits` import numba, which takes a third of a second: they are imported when they are needed.
 """

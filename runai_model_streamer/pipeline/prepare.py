@@ -1,5 +1,6 @@
 """From paths to a running load: opens, selects and checks everything before a byte of data is read."""
 
+import logging
 from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
@@ -7,6 +8,7 @@ import torch
 
 from runai_model_streamer.config import UNLIMITED, StreamerConfig
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError, RunaiStreamerMemoryLimitException
+from runai_model_streamer.io.checksums import VerifiedSource
 from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.safetensors import TensorInfo
@@ -18,6 +20,8 @@ from runai_model_streamer.pipeline.opening import Opened, open_files
 from runai_model_streamer.pipeline.plan import PlannedFile, largest_tensor
 from runai_model_streamer.pipeline.stream import Load
 from runai_model_streamer.pipeline.tensors import check_dtypes
+
+_log = logging.getLogger(__name__)
 
 HOST: Final = torch.device("cpu")
 
@@ -56,6 +60,7 @@ def prepare_load(
         wanted = [list(header.tensors) for _, header in opened] if names is None else _select(paths, opened, names)
         for path, tensors in zip(paths, wanted, strict=True):
             check_dtypes(path, tensors)
+        _forgo_verification(opened, wanted)
         files = [
             PlannedFile(source.size, source.kind, source.alignment, config.chunk_for(source.kind), tensors)
             for (source, _), tensors in zip(opened, wanted, strict=True)
@@ -110,6 +115,22 @@ def _select(paths: Sequence[str], opened: Sequence[Opened], names: frozenset[str
     if twice:
         raise ArgumentError(f"tensor_names has names that are in more than one file: {'; '.join(twice[:10])}")
     return wanted
+
+
+def _forgo_verification(opened: Sequence[Opened], wanted: Sequence[Sequence[TensorInfo]]) -> None:
+    """Where not all of an object is read, its checksum cannot be computed."""
+    partial = 0
+    for (source, header), tensors in zip(opened, wanted, strict=True):
+        if isinstance(source, VerifiedSource) and len(tensors) < len(header.tensors):
+            source.forgo()
+            partial += 1
+    if partial:
+        _log.warning(
+            "RUNAI_STREAMER_VERIFY: %d of %d files are not verified: tensor_names leaves out some of their tensors, "
+            "and a store's checksum is one of the whole object",
+            partial,
+            len(opened),
+        )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, Generic
 
-from runai_model_streamer.errors import ReadError, StreamerError
+from runai_model_streamer.errors import ChecksumError, ReadError, StreamerError
 from runai_model_streamer.io.source import Origin, Source, SourceKind
 from runai_model_streamer.pipeline.landing import Landing, LeaseT, Reading
 from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
@@ -160,6 +160,8 @@ def _run(number: int, feed: Feed[Any], sources: Sequence[Source], lifecycle: Lif
 def _read(feed: Feed[LeaseT], lease: LeaseT, step: Step, sources: Sequence[Source]) -> None:
     try:
         reading = feed.read(lease, step, sources[step.file])
+    except ChecksumError:
+        raise  # of the whole object, not of these tensors
     except ReadError as error:
         _name_tensor(error, lease.group, step)
         raise

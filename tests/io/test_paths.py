@@ -189,3 +189,17 @@ def test_interrupting_and_closing_it_twice_is_harmless(storage: Storage) -> None
 
 def test_it_can_be_closed_unused() -> None:
     Storage(StreamerConfig(), None, shared=False).close()
+
+
+def test_under_a_cap_reads_of_files_and_objects_stand_in_one_line(file: Path) -> None:
+    with FaultServer() as server:
+        server.put("bucket", "key", b"object")
+        config = StreamerConfig(max_bandwidth=1 << 30, s3=S3Config(server.endpoint, virtual_addressing=False))
+        with closing(Storage(config, S3Credentials("key", "secret"), shared=False)) as storage:
+            sources = [storage.open(str(file)), storage.open("s3://bucket/key")]
+            storage.interrupt()
+            for source in sources:
+                # Neither a file nor what an object's opening brought would be interrupted but for the line.
+                with pytest.raises(InterruptedReadError):
+                    source.read_into(0, make_buffer(5))
+                source.close()

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runai_model_streamer.config import S3Config
 from runai_model_streamer.errors import (
     ArgumentError,
     CredentialsError,
@@ -27,8 +26,8 @@ from runai_model_streamer.errors import (
 from runai_model_streamer.io.s3 import PREFIX_BYTES, S3Source, S3Store
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.source import Origin, Source, SourceKind
+from tests.io.transports import s3_config
 from tests.servers import (
-    AWS_VARIABLES,
     FaultServer,
     Request,
     aws_environment,
@@ -45,14 +44,7 @@ KEYS = S3Credentials("AKIDEXPLICIT", "explicit-secret")
 DATA = random.Random(0).randbytes(3_000_000)
 URL = "s3://bucket/model.safetensors"
 
-
-@pytest.fixture(autouse=True)
-def _isolation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in os.environ:
-        if name.startswith(AWS_VARIABLES):
-            monkeypatch.delenv(name)
-    for name, value in aws_environment(tmp_path).items():
-        monkeypatch.setenv(name, value)
+pytestmark = pytest.mark.usefixtures("aws_files", "transport")
 
 
 @pytest.fixture
@@ -71,7 +63,7 @@ def store_of(
     unsigned: bool = False,
 ) -> Iterator[S3Store]:
     endpoint = server.endpoint if server else None
-    config = S3Config(endpoint, virtual, unsigned, max_retries=2, timeout=5.0)
+    config = s3_config(endpoint, virtual, unsigned, max_retries=2, timeout=5.0)
     with contextlib.closing(S3Store(config, credentials, 16)) as store:
         yield store
 
@@ -318,7 +310,7 @@ class TestPaths:
         # Through a proxy, since no name but localhost resolves to this machine.
         monkeypatch.setenv("HTTP_PROXY", server.endpoint)
         server.virtual_host = "store.example.com"
-        config = S3Config("http://store.example.com", virtual_addressing=True)
+        config = s3_config("http://store.example.com", virtual_addressing=True)
         with contextlib.closing(S3Store(config, KEYS, 1)) as store:
             assert read(store.open(URL), 500_000, 10) == DATA[500_000:500_010]
         assert server.requests[0].target == "http://bucket.store.example.com/model.safetensors"
@@ -343,7 +335,7 @@ class TestEndpoints:
         assert len(server.requests) == 1
 
     def test_explicit_credentials_win_over_the_setting(self, server: FaultServer) -> None:
-        config = S3Config("http://127.0.0.1:1", max_retries=0)
+        config = s3_config("http://127.0.0.1:1", max_retries=0)
         credentials = S3Credentials("AKID", "secret", endpoint=server.endpoint)
         with contextlib.closing(S3Store(config, credentials, 1)) as store:
             store.open(URL)
@@ -480,7 +472,7 @@ class TestCredentials:
 def test_an_object_on_motos_server_is_read_in_threads() -> None:
     with moto_server() as moto:
         moto.put("models", "a b/model.safetensors", DATA)
-        config = S3Config(moto.endpoint, virtual_addressing=False, timeout=10.0)
+        config = s3_config(moto.endpoint, virtual_addressing=False, timeout=10.0)
         with contextlib.closing(S3Store(config, KEYS, 4)) as store, ThreadPoolExecutor(4) as pool:
             source = store.open("s3://models/a b/model.safetensors")
             parts = pool.map(lambda at: read(source, at, 300_000), range(0, len(DATA), 300_000))
@@ -490,7 +482,7 @@ def test_an_object_on_motos_server_is_read_in_threads() -> None:
 def test_an_empty_object_on_motos_server_has_no_bytes() -> None:
     with moto_server() as moto:
         moto.put("models", "empty", b"")
-        config = S3Config(moto.endpoint, virtual_addressing=False)
+        config = s3_config(moto.endpoint, virtual_addressing=False)
         with contextlib.closing(S3Store(config, KEYS, 1)) as store:
             assert store.open("s3://models/empty").size == 0
 

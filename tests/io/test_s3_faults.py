@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import logging
-import os
 import random
 import re
 import socket
@@ -16,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runai_model_streamer.config import S3Config
 from runai_model_streamer.errors import (
     CredentialsError,
     InterruptedReadError,
@@ -29,12 +27,11 @@ from runai_model_streamer.errors import (
 )
 from runai_model_streamer.io.s3 import S3Store
 from runai_model_streamer.io.s3_credentials import S3Credentials
+from tests.io.transports import s3_config
 from tests.servers import (
-    AWS_VARIABLES,
     Exchange,
     Fault,
     FaultServer,
-    aws_environment,
     change,
     closing,
     cut_short,
@@ -62,14 +59,7 @@ SIZE = 1_000_000
 TIMEOUT = 30.0
 """Seconds; far more than any of the tests may take."""
 
-
-@pytest.fixture(autouse=True)
-def _isolation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in os.environ:
-        if name.startswith(AWS_VARIABLES):
-            monkeypatch.delenv(name)
-    for name, value in aws_environment(tmp_path).items():
-        monkeypatch.setenv(name, value)
+pytestmark = pytest.mark.usefixtures("aws_files", "transport")
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +86,7 @@ def server() -> Iterator[FaultServer]:
 def store_of(
     endpoint: str, *, retries: int = 3, timeout: float = TIMEOUT, credentials: S3Credentials | None = KEYS
 ) -> Iterator[S3Store]:
-    config = S3Config(endpoint, virtual_addressing=False, max_retries=retries, timeout=timeout)
+    config = s3_config(endpoint, virtual_addressing=False, max_retries=retries, timeout=timeout)
     with contextlib.closing(S3Store(config, credentials, 4)) as store:
         yield store
 
@@ -173,7 +163,7 @@ class TestRecovered:
 
     def test_each_retry_is_logged_with_its_reason(self, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.INFO, "runai_model_streamer"):
-            read_after(server, refuse(503, "SlowDown"), reset_at_once())
+            read_after(server, refuse(503, "SlowDown"), reset_after(0))
         assert [re.sub(r"\d\.\d s", "_ s", record.getMessage()) for record in caplog.records] == [
             f"{URL}: bytes 500000-1500000: attempt 1 failed: HTTP 503 SlowDown, request id REQUEST2; the next in _ s",
             f"{URL}: bytes 500000-1500000: attempt 2 failed: ConnectionResetError; the next in _ s",
@@ -201,7 +191,7 @@ class TestFailed:
         ("fault", "kind", "says"),
         [
             (refuse(503, "SlowDown"), ReadError, "the store is failing or overloaded (HTTP 503 SlowDown, request id"),
-            (reset_at_once(), StorageUnreachableError, "broke: Connection reset by peer"),
+            (reset_after(0), StorageUnreachableError, "broke: Connection reset by peer"),
             (cut_short(0), ReadError, "the answer's body had 0 bytes instead of 1000000, every time"),
             (garbage(), StorageUnreachableError, "does not speak HTTP"),
         ],

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from runai_model_streamer.config import DirectIO, S3Config
+from runai_model_streamer.config import DirectIO, S3Config, S3Transport
 from runai_model_streamer.io.posix import FileSource
 from runai_model_streamer.io.ranges import PAGE
 from runai_model_streamer.io.s3 import S3Store
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.source import Source, SourceKind
+from tests.io import transports
 from tests.io.contract import DATA, SourceContract
 from tests.servers import FaultServer, moto_server
 from tests.sources import MemorySource
@@ -75,23 +76,28 @@ class TestMemoryObject(TestMemorySource):
 
 
 @contextmanager
-def open_store(endpoint: str) -> Iterator[S3Store]:
-    config = S3Config(endpoint=endpoint, virtual_addressing=False)
+def open_store(endpoint: str, transport: S3Transport) -> Iterator[S3Store]:
+    if why := transports.missing(transport):
+        pytest.skip(why)
+    config = S3Config(endpoint=endpoint, virtual_addressing=False, transport=transport)
     with closing(S3Store(config, S3Credentials("key", "secret"), 16)) as store:
         yield store
 
 
 # One store for all tests of a server: making a client costs more than the tests.
-@pytest.fixture(scope="module")
-def store() -> Iterator[S3Store]:
-    with FaultServer() as server, open_store(server.endpoint) as store:
+each_transport = pytest.fixture(scope="module", params=transports.EACH, ids=lambda transport: transport.value)
+
+
+@each_transport
+def store(request: pytest.FixtureRequest) -> Iterator[S3Store]:
+    with FaultServer() as server, open_store(server.endpoint, request.param) as store:
         server.put(BUCKET, KEY, DATA)
         yield store
 
 
-@pytest.fixture(scope="module")
-def store_of_moto() -> Iterator[S3Store]:
-    with moto_server() as server, open_store(server.endpoint) as store:
+@each_transport
+def store_of_moto(request: pytest.FixtureRequest) -> Iterator[S3Store]:
+    with moto_server() as server, open_store(server.endpoint, request.param) as store:
         server.put(BUCKET, KEY, DATA)
         yield store
 

@@ -1,0 +1,134 @@
+"""A cap on the bytes per second of all reads of a load together.
+
+Bytes are paid for before they are asked for, in pieces of 50 ms of the cap. Slowing the reads themselves would be
+later than the wire: the store sends until the sockets' buffers are full, which is megabytes a connection, and a store
+may hang up on a reader that is slow. So a capped read is several requests, or several reads of a file, one after the
+other, and every kind of source and of transport is capped alike.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from runai_model_streamer.errors import InterruptedReadError
+from runai_model_streamer.io.ranges import PAGE, ByteRange, round_down
+from runai_model_streamer.io.source import Origin, Source, SourceKind
+
+BURST: Final = 0.05
+"""Seconds of the cap that a piece may bring at once, and that a pause may leave unused for later."""
+
+_LEAST_PIECE: Final = 256 << 10
+"""Bytes: a request for less costs more than it spreads. Below 5 MB/s pieces last longer than `BURST`."""
+
+
+class Bandwidth:
+    """The line that all reads of a load share. Thread safe.
+
+    In any `t` seconds, bytes are let through for at most `t + BURST` seconds, and one piece.
+
+    Args:
+        rate: bytes per second.
+        clock: seconds, never running backwards.
+    """
+
+    def __init__(self, rate: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.rate = rate
+        self.piece = round_down(max(int(rate * BURST), _LEAST_PIECE), PAGE)
+        """Most bytes to `take` at once; whole pages, so that reads that were aligned stay so."""
+        self._clock = clock
+        self._free = clock()
+        self._changed = threading.Condition()
+        self._stopped = False
+
+    def reserve(self, count: int) -> float:
+        """Take the next place in line; the seconds until these `count` bytes may be asked for, 0 for at once."""
+        with self._changed:
+            now = self._clock()
+            start = max(self._free, now - BURST)
+            self._free = start + count / self.rate
+            return max(start - now, 0.0)
+
+    def take(self, count: int, interrupted: Callable[[], bool]) -> bool:
+        """Wait until `count` bytes may be asked for; False when `stop` was called or `interrupted` said so instead."""
+        delay = self.reserve(count)
+        with self._changed:
+            return not self._changed.wait_for(lambda: self._stopped or interrupted(), delay)
+
+    def wake(self) -> None:
+        """Have everyone who waits ask `interrupted` again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Let nothing through any more. Idempotent, from any thread."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+
+class PacedSource:
+    """A source whose reads stand in line; see `Source`.
+
+    Args:
+        source: where the bytes come from; closed with this one.
+        bandwidth: the line.
+        ahead: bytes from the source's start that its opening brought already. They are paid for by the first read,
+            and then no more.
+    """
+
+    def __init__(self, source: Source, bandwidth: Bandwidth, ahead: int = 0) -> None:
+        self._source = source
+        self._bandwidth = bandwidth
+        self._ahead = min(ahead, source.size)
+        self._lock = threading.Lock()
+        self._owed = self._ahead
+        self._interrupted = False
+
+    @property
+    def path(self) -> str:
+        """As the user wrote it."""
+        return self._source.path
+
+    @property
+    def kind(self) -> SourceKind:
+        """The inner source's."""
+        return self._source.kind
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file or object when it was opened."""
+        return self._source.size
+
+    @property
+    def alignment(self) -> int:
+        """The inner source's."""
+        return self._source.alignment
+
+    def read_into(self, offset: int, buffer: memoryview) -> Origin:
+        """Fill `buffer` from `offset`, piece by piece; see `Source.read_into`."""
+        length, start = len(buffer), 0
+        with self._lock:
+            owed, self._owed = self._owed, 0
+        while True:
+            piece = buffer[start : start + self._bandwidth.piece]
+            end = offset + start + len(piece)
+            count = owed + max(end - max(offset + start, self._ahead), 0)
+            owed = 0
+            if count and not self._bandwidth.take(count, lambda: self._interrupted):
+                span = ByteRange(offset, offset + length)
+                raise InterruptedReadError(f"{self.path}: {span} not read: the streamer is closing")
+            origin = self._source.read_into(offset + start, piece)
+            start += len(piece)
+            if start >= length:
+                return origin
+
+    def interrupt(self) -> None:
+        """Make reads raise `InterruptedReadError`, those that wait in line at once. From any thread."""
+        self._interrupted = True
+        self._bandwidth.wake()
+        self._source.interrupt()
+
+    def close(self) -> None:
+        """Close the inner source. No read may be in flight. Idempotent."""
+        self._source.close()

@@ -1,0 +1,242 @@
+"""libcurl through ctypes: where it is found, what is called, and what its numbers mean.
+
+Functions that take microseconds keep the GIL, since giving it away and getting it back costs more; only `perform`,
+which transfers, is without it.
+"""
+
+import ctypes
+import functools
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from runai_model_streamer.io.libc import libc
+
+_SONAME: Final = "libcurl.so.4"
+
+# Options, from curl.h: numbers, pointers (10000 on) and functions (20000 on).
+BUFFERSIZE: Final = 98
+CAINFO: Final = 10065
+CLOSESOCKETFUNCTION: Final = 20208
+CONNECTTIMEOUT_MS: Final = 156
+ERRORBUFFER: Final = 10010
+HEADERDATA: Final = 10029
+HEADERFUNCTION: Final = 20079
+HTTPHEADER: Final = 10023
+HTTP_VERSION: Final = 84
+NOPROGRESS: Final = 43
+NOPROXY: Final = 10177
+NOSIGNAL: Final = 99
+OPENSOCKETFUNCTION: Final = 20163
+PATH_AS_IS: Final = 234
+PROTOCOLS: Final = 181
+PROXY: Final = 10004
+SUPPRESS_CONNECT_HEADERS: Final = 265
+TCP_KEEPALIVE: Final = 213
+URL: Final = 10002
+WRITEDATA: Final = 10001
+WRITEFUNCTION: Final = 20011
+XFERINFODATA: Final = 10057
+XFERINFOFUNCTION: Final = 20219
+
+HTTP_1_1: Final = 2
+HTTP_AND_HTTPS: Final = 1 | 2
+ERROR_BYTES: Final = 256
+"""Size of the buffer for ERRORBUFFER."""
+BAD_SOCKET: Final = -1
+
+_OS_ERRNO: Final = 0x200000 + 25
+_HTTP_CONNECTCODE: Final = 0x200000 + 22
+_GLOBAL_DEFAULT: Final = 3
+_FEATURE_SSL: Final = 1 << 2
+
+
+class Code:
+    """What `Easy.perform` returns."""
+
+    OK: Final = 0
+    UNSUPPORTED_PROTOCOL: Final = 1
+    COULDNT_RESOLVE_PROXY: Final = 5
+    COULDNT_RESOLVE_HOST: Final = 6
+    COULDNT_CONNECT: Final = 7
+    WEIRD_SERVER_REPLY: Final = 8
+    PARTIAL_FILE: Final = 18
+    WRITE_ERROR: Final = 23
+    OPERATION_TIMEDOUT: Final = 28
+    SSL_CONNECT_ERROR: Final = 35
+    ABORTED_BY_CALLBACK: Final = 42
+    PEER_FAILED_VERIFICATION: Final = 60
+    SSL_CACERT_BADFILE: Final = 77
+    PROXY: Final = 97
+
+
+class SockAddr(ctypes.Structure):
+    """The beginning of curl_sockaddr: what a socket is made from."""
+
+    _fields_ = (("family", ctypes.c_int), ("kind", ctypes.c_int), ("protocol", ctypes.c_int))
+
+
+OpenSocket: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(SockAddr))
+CloseSocket: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+
+
+class _Version(ctypes.Structure):
+    _fields_ = (
+        ("age", ctypes.c_int),
+        ("version", ctypes.c_char_p),
+        ("number", ctypes.c_uint),
+        ("host", ctypes.c_char_p),
+        ("features", ctypes.c_int),
+    )
+
+
+class UnusableError(Exception):
+    """There is no libcurl here that could serve, and why."""
+
+
+class Easy:
+    """One handle of libcurl's: requests one after the other, each over the connection of the last if it still stands.
+
+    Not thread safe, but not bound to a thread either.
+    """
+
+    def __init__(self, library: "Library") -> None:
+        self._library = library
+        self._handle = library.init()
+        self._headers: int | None = None
+        if not self._handle:
+            raise MemoryError("libcurl makes no handle")
+
+    def set(self, option: int, value: Any) -> None:
+        """Set an option, to a number, an address, or text, which libcurl copies; what lies behind an address must stay.
+
+        Raises:
+            UnusableError: this libcurl does not know the option.
+        """
+        if isinstance(value, str):
+            value = value.encode()
+        setter = self._library.set_number if option < 10000 else self._library.set_pointer
+        code = setter(self._handle, option, value)
+        if code:
+            raise UnusableError(f"libcurl refuses option {option} ({self._library.text(code)})")
+
+    def set_headers(self, lines: Sequence[str]) -> None:
+        """Send these headers, `Name: value`, with the next requests."""
+        chain = None
+        for line in lines:
+            chain = self._library.append(chain, line.encode())
+        self.set(HTTPHEADER, chain)
+        self._library.free_list(self._headers)
+        self._headers = chain
+
+    def perform(self) -> int:
+        """Make the request, without the GIL; a `Code` or another number of libcurl's."""
+        code: int = self._library.perform(self._handle)
+        return code
+
+    def system_error(self) -> int:
+        """The errno of the last failure to connect, send or receive; 0 if there was none."""
+        return self._number(_OS_ERRNO)
+
+    def proxy_status(self) -> int:
+        """Status with which a proxy answered CONNECT; 0 if none did."""
+        return self._number(_HTTP_CONNECTCODE)
+
+    def close(self) -> None:
+        """Close the connections and release the handle. Idempotent."""
+        handle, self._handle = self._handle, None
+        if handle:
+            self._library.cleanup(handle)
+            self._library.free_list(self._headers)
+
+    def _number(self, what: int) -> int:
+        value = ctypes.c_long()
+        self._library.getinfo(self._handle, what, ctypes.byref(value))
+        return value.value
+
+
+class Library:
+    """A loaded libcurl, its functions with their types."""
+
+    def __init__(self, path: str) -> None:
+        quick = ctypes.PyDLL(path)
+        slow = ctypes.CDLL(path)
+        pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_long
+        # The same function under two names, since what it takes depends on the option.
+        self.set_number = _typed(quick, "curl_easy_setopt", ctypes.c_int, pointer, ctypes.c_int, number)
+        self.set_pointer = _typed(quick, "curl_easy_setopt", ctypes.c_int, pointer, ctypes.c_int, pointer)
+        self.init = _typed(quick, "curl_easy_init", pointer)
+        self.cleanup = _typed(quick, "curl_easy_cleanup", None, pointer)
+        self.getinfo = _typed(quick, "curl_easy_getinfo", ctypes.c_int, pointer, ctypes.c_int, pointer)
+        self.append = _typed(quick, "curl_slist_append", pointer, pointer, text)
+        self.free_list = _typed(quick, "curl_slist_free_all", None, pointer)
+        self.perform = _typed(slow, "curl_easy_perform", ctypes.c_int, pointer)
+        self._strerror = _typed(quick, "curl_easy_strerror", text, ctypes.c_int)
+        about = _typed(quick, "curl_version_info", ctypes.POINTER(_Version), ctypes.c_int)(0).contents
+        if not about.features & _FEATURE_SSL:
+            raise UnusableError(f"{path} is without TLS")
+        code = _typed(quick, "curl_global_init", ctypes.c_int, number)(_GLOBAL_DEFAULT)
+        if code:
+            raise UnusableError(f"{path} does not start: {self.text(code)}")
+        self.path = _path_of(self.perform) or path
+        self.version = about.version.decode()
+
+    def text(self, code: int) -> str:
+        """What a code means."""
+        meaning: bytes = self._strerror(code)
+        return meaning.decode()
+
+
+def _typed(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
+    function = library[name]
+    function.restype, function.argtypes = result, arguments
+    return function
+
+
+class _Place(ctypes.Structure):
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("symbol", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
+
+
+def _path_of(function: Any) -> str:
+    """The file that a function was loaded from; "" where nobody knows."""
+    place = _Place()
+    if not libc().dladdr(ctypes.cast(function, ctypes.c_void_p), ctypes.byref(place)):
+        return ""
+    return os.fsdecode(place.file)
+
+
+_lock: Final = threading.Lock()
+
+
+def load() -> Library:
+    """libcurl: that of the environment (conda) if it has one, else the system's. Loaded once.
+
+    The environment's own goes with its OpenSSL; the system's may have been built for another.
+
+    Raises:
+        UnusableError: there is none.
+    """
+    # Before 7.84 libcurl must not be started from two threads at once.
+    with _lock:
+        return _load()
+
+
+@functools.cache
+def _load() -> Library:
+    prefixes = dict.fromkeys((sys.prefix, sys.base_prefix))
+    own = [path for prefix in prefixes if (path := Path(prefix, "lib", _SONAME)).exists()]
+    reasons = []
+    for candidate in (*map(str, own), _SONAME):
+        try:
+            return Library(candidate)
+        except (OSError, AttributeError, UnusableError) as error:
+            reasons.append(str(error))
+    raise UnusableError("; ".join(reasons))

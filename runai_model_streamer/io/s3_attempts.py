@@ -1,0 +1,100 @@
+"""Requests that are made again until they succeed, or until it is plain that they will not."""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from runai_model_streamer.config import S3Config
+from runai_model_streamer.errors import InterruptedReadError, StreamerError
+from runai_model_streamer.io import s3_errors
+from runai_model_streamer.io.ranges import ByteRange
+from runai_model_streamer.io.s3_connections import Flight, Flights
+from runai_model_streamer.io.s3_credentials import Access
+from runai_model_streamer.io.s3_messages import Circumstances
+
+_log = logging.getLogger(__name__)
+
+_BACKOFF_BASE: Final = 0.1
+_BACKOFF_CAP: Final = 5.0
+"""Seconds: before retry n, any time up to base * 2**(n-1), but not above the cap, so that readers that failed
+together do not come back together."""
+
+_OPENING_RETRIES: Final = 2
+"""Where there is no connection to a store from which nothing has come yet: a wrong endpoint is likelier than a fault
+that passes, and whoever mistyped it should not wait."""
+
+
+class Accessible(Protocol):
+    """What attempts need of a store; see `s3.S3Store`."""
+
+    @property
+    def config(self) -> S3Config:
+        """The settings."""
+        ...
+
+    def access(self) -> Access:
+        """The client in use."""
+        ...
+
+    def renew(self, refused: Access) -> None:
+        """Read the credentials anew with the next request."""
+        ...
+
+
+def persist(
+    store: Accessible,
+    flights: Flights,
+    path: str,
+    bucket: str,
+    span: ByteRange,
+    attempt: Callable[[Access, Flight], None],
+    *,
+    opening: bool,
+) -> None:
+    """Make attempts until one succeeds, there have been too many, or one shows that more are of no use.
+
+    `path`, `bucket` and `span` are for messages; `opening` says that nothing has come from this object yet.
+
+    Raises:
+        InterruptedReadError: `flights` was stopped.
+        StreamerError: the last attempt's failure, translated.
+    """
+    config = store.config
+    began = time.monotonic()
+    attempts = 0
+    renewed = False
+    access: Access | None = None
+    while not flights.stopped():
+        attempts += 1
+        try:
+            access = store.access()
+            with flights.flight() as flight:
+                attempt(access, flight)
+            return
+        except StreamerError:
+            raise
+        except Exception as error:
+            s3_errors.release_frames(error)
+            if flights.stopped():
+                break
+            if access is not None and not renewed and s3_errors.is_expired(error):
+                renewed = True
+                store.renew(access)
+                continue
+            retries = config.max_retries
+            if opening and s3_errors.is_unreachable(error):
+                retries = min(retries, _OPENING_RETRIES)
+            if attempts > retries or not s3_errors.is_passing(error):
+                seconds = time.monotonic() - began
+                unsigned, secrets = (access.unsigned, access.secrets) if access else (False, ())
+                facts = (path, bucket, span, attempts, seconds, config.timeout, unsigned, secrets)
+                s3_errors.raise_translated(error, Circumstances(*facts))
+            pause = random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** (attempts - 1)))
+            _log.info(
+                "%s: %s: attempt %d failed: %s; the next in %.1f s",
+                path, span, attempts, s3_errors.in_short(error), pause,
+            )  # fmt: skip
+        flights.wait(pause)
+    raise InterruptedReadError(f"{path}: {span} not read: the streamer is closing")

@@ -1,0 +1,58 @@
+"""What a store has on record of an object's content.
+
+Asked for with HEAD: the answers to ranges leave checksums of the whole object out, or clients would hold them against
+the range.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from runai_model_streamer.io.checksums import ALGORITHMS, Checksum
+
+_MD5_ETAG: Final = re.compile(r'"([0-9a-f]{32})"')
+_PARTS_ETAG: Final = re.compile(r'-\d+"?$')
+
+_PLAIN: Final = (None, "", "AES256")
+"""Server-side encryption under which an ETag is the MD5 of what was uploaded; under KMS, and with the customer's own
+key, it is not."""
+
+
+def ask(client: Any, bucket: str, key: str, etag: str | None) -> Checksum | None:
+    """The store's checksum of the object with this ETag; see `find`.
+
+    Raises:
+        Exception: botocore's.
+    """
+    request = {"Bucket": bucket, "Key": key, "ChecksumMode": "ENABLED"}
+    if etag and not etag.startswith("W/"):
+        request["IfMatch"] = etag
+    return find(client.head_object(**request))
+
+
+def find(response: Mapping[str, Any]) -> Checksum | None:
+    """The cheapest checksum of the whole object in botocore's form of an answer to HEAD; None where there is none.
+
+    That of an object uploaded in parts may be one of its parts' checksums (COMPOSITE, and every such ETag), which
+    says nothing without the parts' sizes. A store that does not say which it is, is believed only for an object whose
+    ETag is not that of parts.
+    """
+    etag = response.get("ETag", "")
+    if response.get("ChecksumType", "COMPOSITE" if _PARTS_ETAG.search(etag) else "FULL_OBJECT") == "FULL_OBJECT":
+        for algorithm in ALGORITHMS:
+            value = _decoded(response.get(f"Checksum{algorithm}", ""))
+            if value is not None:
+                return Checksum(algorithm, value)
+    match = _MD5_ETAG.fullmatch(etag)
+    encrypted = response.get("ServerSideEncryption") not in _PLAIN or response.get("SSECustomerAlgorithm")
+    return Checksum("MD5", bytes.fromhex(match[1])) if match and not encrypted else None
+
+
+def _decoded(text: str) -> bytes | None:
+    # Stores that send no type mark the checksum of parts as in an ETag: value-number.
+    try:
+        return base64.b64decode(text, validate=True) or None
+    except binascii.Error:
+        return None
