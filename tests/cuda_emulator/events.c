@@ -23,7 +23,6 @@ static bool is_complete(const struct event *event) {
 }
 
 static void complete(struct event *event) {
-    event->polls = 0;
     if (event->stream) run_until(event->stream, event->sequence);
 }
 

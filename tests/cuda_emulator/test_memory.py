@@ -235,6 +235,14 @@ def test_device_memory_ends(emulator: Emulator, cuda: Driver) -> None:
     cuda.device(1000)
 
 
+def test_memory_is_registered_once(emulator: Emulator, cuda: Driver) -> None:
+    memory = Pageable(bytes(8))
+    cuda.call("cuMemHostRegister_v2", memory.address, 8, 0)
+    for address in (memory.address, memory.address + 4, memory.address - 4):
+        assert cuda.code("cuMemHostRegister_v2", address, 8, 0) == 712
+    assert emulator.live("registered") == 1
+
+
 def test_live_memory_and_its_peak_are_counted(emulator: Emulator, cuda: Driver) -> None:
     device, pinned = cuda.device(100), cuda.pinned(10)
     cuda.free(cuda.device(50))

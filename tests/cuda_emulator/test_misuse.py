@@ -67,6 +67,15 @@ def test_a_record_before_the_copy_orders_nothing(emulator: Emulator, cuda: Drive
     assert kinds(emulator) == ["race"]
 
 
+def test_what_a_stream_waits_for_after_its_record_is_not_part_of_it(emulator: Emulator, cuda: Driver) -> None:
+    copy, compute, third, image = cuda.stream(), cuda.stream(), cuda.stream(), cuda.device(4)
+    cuda.fill(image, 1, 4, third)
+    order_by_event(cuda, copy, compute)
+    order_by_event(cuda, third, copy)
+    cuda.fill(image, 2, 4, compute)
+    assert kinds(emulator) == ["race"]
+
+
 def test_default_streams_order_as_they_run(emulator: Emulator, cuda: Driver) -> None:
     image = cuda.device(4)
     cuda.fill(image, 1, 4, cuda.stream(BLOCKING))
@@ -167,6 +176,15 @@ def test_freeing_what_is_not_there_is_reported(emulator: Emulator, cuda: Driver,
         assert cuda.code(name, pointer, stream) in (1, 713)
     assert kinds(emulator) == ["invalid-free"] * 3
     assert emulator.live("device") == 1
+
+
+def test_each_kind_of_memory_has_its_own_end(emulator: Emulator, cuda: Driver) -> None:
+    image, slot = cuda.device(8), cuda.pinned(8)
+    assert cuda.code("cuMemFree_v2", slot) == 1
+    assert cuda.code("cuMemFreeHost", image) == 1
+    assert cuda.code("cuMemHostUnregister", slot) == 713
+    assert kinds(emulator) == ["invalid-free"] * 3
+    assert (emulator.live("device"), emulator.live("pinned")) == (1, 1)
 
 
 def test_destroyed_handles_are_reported(emulator: Emulator, cuda: Driver) -> None:

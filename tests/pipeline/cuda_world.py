@@ -7,6 +7,7 @@ pytest's own process, through `CtypesApi`, which has the same functions.
 
 import ctypes
 import random
+import time
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -79,7 +80,7 @@ class CtypesApi:
 
 
 class Faulty:
-    """An API of which calls can be made to fail, each with the number of its kind; those that free do so all the same."""
+    """An API of which one call can be made to fail, by its name and number; one that frees does so all the same."""
 
     def __init__(self, api: Any) -> None:
         self._api = api
@@ -180,9 +181,6 @@ class Tender(MemorySource):
             address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
             self._emulator.host_access(address, len(buffer), writes=True)
         if self._random.random() < 0.2:
-            # Another thread's turn.
-            import time
-
             time.sleep(0.0005)
         return super().read_into(offset, buffer)
 
@@ -261,7 +259,7 @@ class World:
         return Load(storage, sources, planned, None, concurrency, Destination(DEVICE, group_bytes, landing))
 
     def work_on(self, name: str, tensor: torch.Tensor) -> None:
-        """What a caller does: a kernel, on the current stream, that reads the tensor. A caller is then free to drop it."""
+        """What a caller does: a kernel, on the current stream, that reads the tensor, which may then be dropped."""
         size = tensor.nbytes
         if not size:
             self._results.append((name, 0, 0))

@@ -1,6 +1,7 @@
 """The CUDA landing on the emulated driver, in this process: loads land right, and nothing is used by two at once."""
 
 import ctypes
+import gc
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runai_model_streamer.errors import CudaError, ReadError, StateError
 from runai_model_streamer.io.ranges import PAGE
-from tests.checkpoints import Stored, join_ours, numbered, our_threads, raw, stored
+from runai_model_streamer.io.source import Origin
+from runai_model_streamer.pipeline import cuda
+from runai_model_streamer.pipeline.cuda_driver import CudaDriver
+from runai_model_streamer.pipeline.cuda_slots import Slot, SlotRing
+from runai_model_streamer.pipeline.cuda_stream import CopyStream
+from tests.checkpoints import Stored, encode, join_ours, numbered, our_threads, raw, stored
 from tests.cuda_emulator import MODES, Emulator, Mode, NoCompilerError, build
-from tests.pipeline.cuda_world import CtypesApi, World
+from tests.pipeline.cuda_world import CtypesApi, Tender, World
 
 
 @pytest.fixture(autouse=True)
@@ -134,3 +141,354 @@ def test_any_load_lands_right_and_leaves_nothing(mode: Mode, emulator: Emulator)
         assert wrong + left == []
 
     check()
+
+
+PLAIN = Case(
+    [numbered([3000, 20_000, 0, 7, 9000, 100, 12_000, 5000, 4000, 30_000])], 1, 2 * PAGE, PAGE, 2, 4 * PAGE, 3, 0, 1
+)
+"""Tensors that cross slots, of which there are two, in groups that the caller gets one after the other."""
+
+SWITCHING = PLAIN._replace(streams=2, kept=0)
+"""The same, by a caller with two streams that keeps nothing."""
+
+AHEAD = SWITCHING._replace(limit=None, chunk=16 * PAGE, concurrency=6, group_bytes=64 * PAGE, streams=1)
+"""The same, with so many slots that nobody waits for a copy."""
+
+
+def lazily(emulator: Emulator, case: Case, taken: int | None = None) -> list[str]:
+    """What goes wrong where everything is as late as it may be."""
+    emulator.set_mode("lazy")
+    world = world_of(emulator)
+    try:
+        wrong = problems(world, case, taken)
+    finally:
+        left = world.close()
+    return wrong + left
+
+
+@pytest.mark.parametrize("case", [PLAIN, SWITCHING, AHEAD], ids=["one stream", "two streams", "many slots"])
+@pytest.mark.parametrize("taken", [None, 0, 1, 4])
+def test_as_it_is_nothing_goes_wrong(emulator: Emulator, case: Case, taken: int | None) -> None:
+    assert lazily(emulator, case, taken) == []
+
+
+# Faults, planted one by one, each of which has to be found.
+
+
+def test_a_slot_that_is_used_again_before_its_event_is_found(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CudaDriver, "happened", lambda *_: True)
+    assert any("source-changed" in each or "host-access" in each for each in lazily(emulator, PLAIN))
+
+
+def test_a_slots_event_that_is_recorded_before_its_copy_is_found(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = CudaDriver.copy_to_device
+    slots: list[Slot] = []
+    acquire = SlotRing.acquire
+
+    def remembered(ring: SlotRing) -> Slot:
+        slots.append(acquire(ring))
+        return slots[-1]
+
+    def too_late(driver: CudaDriver, pointer: int, address: int, size: int, stream: int) -> None:
+        for slot in slots:
+            if slot.address <= address < slot.address + PAGE:
+                record(driver, slot.event, stream)
+        copy(driver, pointer, address, size, stream)
+
+    record = CudaDriver.record
+    events = {}
+
+    def not_a_slots(driver: CudaDriver, event: int, stream: int) -> None:
+        if all(slot.event != event for slot in slots):
+            record(driver, event, stream)
+        events[event] = stream
+
+    monkeypatch.setattr(SlotRing, "acquire", remembered)
+    monkeypatch.setattr(CudaDriver, "copy_to_device", too_late)
+    monkeypatch.setattr(CudaDriver, "record", not_a_slots)
+    assert any("source-changed" in each or "host-access" in each for each in lazily(emulator, PLAIN))
+
+
+def test_a_groups_event_that_is_recorded_before_its_copies_is_found(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is left is the event that was recorded when the memory was allocated.
+    monkeypatch.setattr(cuda.CudaLanding, "ready", lambda *_: None)
+    assert any("race" in each for each in lazily(emulator, PLAIN))
+
+
+def _without_waits(monkeypatch: pytest.MonkeyPatch, emulator: Emulator, *, callers: bool) -> list[str]:
+    wait = CudaDriver.wait
+    emulator.set_mode("lazy")
+    world = world_of(emulator)
+
+    def some(driver: CudaDriver, stream: int, event: int) -> None:
+        if (stream in (world.stream, world.other)) is not callers:
+            wait(driver, stream, event)
+
+    monkeypatch.setattr(CudaDriver, "wait", some)
+    wrong = problems(world, PLAIN)
+    return wrong + world.close()
+
+
+def test_a_caller_that_does_not_wait_for_the_copies_is_found(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert any("race" in each for each in _without_waits(monkeypatch, emulator, callers=True))
+
+
+def test_copies_that_do_not_wait_for_what_was_in_the_memory_before_are_found(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert any("race" in each for each in _without_waits(monkeypatch, emulator, callers=False))
+
+
+def test_memory_that_is_not_recorded_on_the_callers_other_stream_is_found(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.pipeline.cuda_world.Caching.record", lambda *_: None)
+    assert any("race" in each for each in lazily(emulator, SWITCHING))
+
+
+def test_a_stream_that_came_in_later_and_does_not_wait_is_found(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if the caller's stream were looked at once for a group, not for each tensor.
+    class First(set[int]):
+        def __contains__(self, stream: object) -> bool:
+            return len(self) > 0
+
+    monkeypatch.setattr(cuda, "set", First, raising=False)
+    assert any("race" in each for each in lazily(emulator, AHEAD))
+
+
+def test_memory_that_is_freed_while_copies_into_it_are_pending_is_found(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Forgetful(dict[int, object]):
+        def __setitem__(self, index: int, lease: object) -> None:
+            """The landing keeps nothing, so that an iterator which is dropped takes its memory with it."""
+
+    begin = cuda.CudaLanding.__init__
+
+    def forgetful(landing: cuda.CudaLanding, *arguments: object) -> None:
+        begin(landing, *arguments)  # type: ignore[arg-type]
+        vars(landing)["_leases"] = Forgetful()
+
+    monkeypatch.setattr(cuda.CudaLanding, "__init__", forgetful)
+    assert any("race" in each for each in lazily(emulator, AHEAD, taken=1))
+
+
+def test_a_close_that_does_not_wait_for_the_copies_is_found(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CopyStream, "drain", lambda *_: None)
+    assert any("freed-in-use" in each for each in lazily(emulator, PLAIN, taken=1))
+
+
+# Errors.
+
+
+def _calls(emulator: Emulator, case: Case) -> dict[str, int]:
+    world = world_of(emulator)
+    problems(world, case)
+    calls = dict(world.faulty.calls)
+    assert world.close() == []
+    return calls
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_error_of_any_call_reaches_the_caller_by_its_name_and_nothing_is_left(
+    mode: Mode, emulator: Emulator
+) -> None:
+    emulator.set_mode(mode)
+    case = PLAIN._replace(concurrency=1)
+    calls = _calls(emulator, case)
+    assert len(calls) > 15
+    for name, count in calls.items():
+        for number in range(1, count + 1):
+            emulator.reset()
+            world = world_of(emulator)
+            world.faulty.fails = (name, number)
+            try:
+                problems(world, case)
+            except CudaError as error:
+                told = str(error)
+            else:
+                # There were fewer calls than before: how many depends on who is faster, the caller or the reader.
+                told = None if world.faulty.calls[name] < number else "nothing"
+            join_ours()
+            left = world.close()
+            assert told is None or told.startswith(f"{name} failed with CUDA_ERROR_999"), (name, number, told)
+            assert left == [], (name, number)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_copy_that_fails_as_it_runs_reaches_the_caller(mode: Mode, emulator: Emulator) -> None:
+    emulator.set_mode(mode)
+    world = world_of(emulator)
+    emulator.fail_when_run("cuMemcpyHtoDAsync", 3, 700)
+    load = world.load(PLAIN.files, limit=PLAIN.limit, chunk=PLAIN.chunk)
+    with pytest.raises(CudaError, match=r"^cu\w+ failed with CUDA_ERROR_700"):
+        list(load.tensors())
+    load.close()
+    assert (emulator.live("streams"), emulator.live("pinned")) == (2, 0)
+
+
+class Failing(Tender):
+    """Ends early."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> Origin:
+        if offset > 40_000:
+            raise ReadError("m: gone")
+        return super().read_into(offset, buffer)
+
+
+def test_an_error_of_a_read_comes_through_and_nothing_is_left(emulator: Emulator) -> None:
+    world = world_of(emulator)
+    with pytest.raises(ReadError, match="gone"):
+        list(world.load(PLAIN.files, source=Failing).tensors())
+    assert world.close() == []
+
+
+def test_of_two_errors_the_first_is_told(emulator: Emulator) -> None:
+    world = world_of(emulator)
+    world.faulty.fails = ("cuStreamDestroy", 1)
+    with pytest.raises(ReadError, match="gone"):
+        list(world.load(PLAIN.files, source=Failing).tensors())
+    assert world.close() == []
+
+
+# The end.
+
+
+def test_a_load_that_nobody_takes_from_leaves_nothing(emulator: Emulator) -> None:
+    world = world_of(emulator)
+    load = world.load(PLAIN.files)
+    load.close()
+    load.close()
+    assert world.close() == []
+
+
+def test_a_load_that_is_dropped_without_a_close_leaves_nothing(emulator: Emulator) -> None:
+    world = world_of(emulator)
+    load = world.load(PLAIN.files)
+    tensors = load.tensors()
+    next(tensors)
+    del tensors
+    load.stop()
+    join_ours()
+    del load
+    gc.collect()
+    assert world.close() == []
+
+
+def test_tensors_are_right_after_the_load_has_ended(emulator: Emulator) -> None:
+    world = world_of(emulator)
+    kept = list(world.load(PLAIN.files).tensors())
+    assert [(name, raw(tensor)) for name, tensor in kept] == [(n, each.data) for n, each in PLAIN.files[0].items()]
+    del kept
+    assert world.close() == []
+
+
+def test_reading_on_after_the_close_is_an_error(emulator: Emulator) -> None:
+    world = world_of(emulator)
+    load = world.load(PLAIN.files)
+    tensors = load.tensors()
+    next(tensors)
+    load.close()
+    with pytest.raises(StateError, match="closed"):
+        next(tensors)
+    del tensors
+    assert world.close() == []
+
+
+# Bounds.
+
+
+@pytest.mark.parametrize(("limit", "bytes_"), [(None, 6 * PAGE), (0, 2 * PAGE), (3 * PAGE, 3 * PAGE), (8191 + 1, 8192)])
+def test_the_limit_bounds_the_pinned_memory_whatever_the_size_of_tensors(
+    emulator: Emulator, limit: int | None, bytes_: int
+) -> None:
+    world = world_of(emulator)
+    file = numbered([500_000, 300_000])
+    assert [raw(tensor) for _, tensor in world.load([file], limit=limit).tensors()] == [e.data for e in file.values()]
+    assert emulator.live("pinned_bytes_peak") <= bytes_
+    assert world.close() == []
+
+
+def test_no_more_than_two_groups_are_ahead_of_the_caller(emulator: Emulator) -> None:
+    world = world_of(emulator)
+    load = world.load([numbered([10_000] * 20)], group_bytes=PAGE)
+    tensors = load.tensors()
+    seen = []
+    for _, tensor in tensors:
+        seen.append(world.memory.lent)
+        del tensor
+    assert max(seen) <= cuda.GROUPS_AHEAD + 1
+    assert world.close() == []
+
+
+def test_each_tensor_has_a_storage_of_its_own_aligned_for_every_dtype(emulator: Emulator) -> None:
+    world = world_of(emulator)
+    file = {"a": stored("U8", (3,)), "b": stored("F32", (5,)), "c": stored("U8", (1,)), "d": stored("C64", (2, 2))}
+    kept = dict(world.load([file]).tensors())
+    assert [tensor.data_ptr() % 256 for tensor in kept.values()] == [0] * 4
+    assert [tensor.untyped_storage().nbytes() for tensor in kept.values()] == [3, 20, 1, 32]
+    assert not any(tensor.requires_grad or tensor.is_inference() for tensor in kept.values())
+    kept.clear()
+    assert world.close() == []
+
+
+# GPUDirect.
+
+
+class Direct:
+    """A file that the device reads by itself, and that says so when something is pending on the memory."""
+
+    def __init__(self, data: bytes, emulator: Emulator) -> None:
+        self._data = data
+        self._emulator = emulator
+        self.reads: list[tuple[int, int]] = []
+        self.closed = 0
+
+    def read_into_device(self, offset: int, pointer: int, length: int) -> None:
+        self._emulator.host_access(pointer, length, writes=True)
+        self.reads.append((offset, length))
+        ctypes.memmove(pointer, self._data[offset : offset + length], length)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_large_reads_go_straight_to_the_device_and_small_tensors_by_slots(mode: Mode, emulator: Emulator) -> None:
+    emulator.set_mode(mode)
+    world = world_of(emulator)
+    file = numbered([1 << 20, 10, 20, 30, 3 << 20, 5])
+    direct = Direct(encode(file), emulator)
+    seen = []
+    for name, tensor in world.load([file], chunk=1 << 19, direct={0: direct}, alignment=PAGE).tensors():
+        world.work_on(name, tensor)
+        seen.append(name)
+        del tensor
+    assert world.results() == [(name, each.data) for name, each in file.items()]
+    assert sum(length for _, length in direct.reads) > 3 << 20
+    assert direct.closed == 1
+    assert world.close() == []
+
+
+def test_a_direct_read_that_does_not_wait_for_the_memory_is_found(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = world_of(emulator)
+    file = numbered([1 << 20])
+    monkeypatch.setattr(CudaDriver, "synchronize_event", lambda *_: None)
+    load = world.load([file], chunk=1 << 19, direct={0: Direct(encode(file), emulator)})
+    for _ in load.tensors():
+        pass
+    assert any("host-access" in each for each in world.close())
