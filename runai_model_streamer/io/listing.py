@@ -3,7 +3,6 @@
 import errno
 import os
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -34,8 +33,7 @@ Wanted = Callable[[str], bool]
 """Whether an entry of this name belongs into a listing. The others are not looked at any further."""
 
 
-@dataclass(frozen=True, slots=True)
-class Patterns:
+class Patterns(NamedTuple):
     """Names chosen as by a shell, where `*` and `?` match slashes too and letters have their case.
 
     A name is chosen if it matches one of `allow` (or there are none) and none of `ignore`.

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import secrets
 import stat
 import time
 from collections.abc import Iterable, Iterator
@@ -91,7 +90,7 @@ class Destination:
             WriteError: it cannot be made.
         """
         with self._translated(name), self._folder(name, make=True) as (folder, _):
-            part = f"{_PART_PREFIX}{secrets.token_hex(8)}{_PART_SUFFIX}"
+            part = f"{_PART_PREFIX}{os.urandom(8).hex()}{_PART_SUFFIX}"
             # With the rights that the user's mask leaves: what one process pulls, those of others are to read.
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             return Part(self, name, part, os.open(part, flags, 0o666, dir_fd=folder), size)
