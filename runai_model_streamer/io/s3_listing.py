@@ -35,9 +35,12 @@ def list_objects(store: S3Store, path: str, wanted: Wanted, *, recursive: bool) 
     entries: list[Entry] = []
     while True:
         page = attempts.make(lambda access: access.client.list_objects_v2(**request))
+        if "IsTruncated" not in page:
+            # What is no listing would be one of nothing.
+            raise _unfit(page, path, "the answer is no listing")
         found = found or bool(page.get("Contents") or page.get("CommonPrefixes"))
         entries += _entries(page, path, bucket, prefix, wanted, recursive)
-        if not page.get("IsTruncated"):
+        if not page["IsTruncated"]:
             break
         token = page.get("NextContinuationToken")
         if not token or token == request.get("ContinuationToken"):

@@ -168,6 +168,12 @@ def test_keys_that_were_not_asked_for_are_an_error(server: FaultServer) -> None:
         names(server, "s3://bucket/model")
 
 
+def test_an_answer_that_is_no_listing_is_an_error(server: FaultServer) -> None:
+    server.script(Exchange.right)
+    with pytest.raises(ReadError, match="the answer is no listing"):
+        names(server, "s3://bucket/model")
+
+
 def test_secrets_are_in_no_error(server: FaultServer) -> None:
     server.script(refuse(400, "Bad", message="you sent explicit-secret"))
     with pytest.raises(ReadError) as caught:
