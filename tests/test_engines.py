@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import pytest
 import safetensors.torch
@@ -217,7 +217,7 @@ def _use(streamer: SafetensorsStreamer, path: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_load_the_model(method: str, path: str, theirs: dict[str, torch.Tensor]) -> None:
+def test_workers_load_the_model(method: Literal["fork", "spawn"], path: str, theirs: dict[str, torch.Tensor]) -> None:
     # The parent has streamed before: nothing of that may be in the children's way.
     list(VllmLoader({}).weights(path))
     workers = multiprocessing.get_context(method)
@@ -230,7 +230,9 @@ def test_workers_load_the_model(method: str, path: str, theirs: dict[str, torch.
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_streamer_handed_to_a_worker_is_refused_there_and_a_new_one_works(method: str, model: Path) -> None:
+def test_a_streamer_handed_to_a_worker_is_refused_there_and_a_new_one_works(
+    method: Literal["fork", "spawn"], model: Path
+) -> None:
     with SafetensorsStreamer() as streamer:
         weights = str(model / "model.safetensors")
         worker = multiprocessing.get_context(method).Process(target=_use, args=(streamer, weights))

@@ -387,7 +387,12 @@ class TestFailures:
 
     def test_ctrl_c_ends_it_and_leaves_no_half_file(self, server: FaultServer, dst: Path) -> None:
         server.choose = lambda request: stall_after(1000) if "model.safetensors" in request.target else None
-        timer = threading.Thread(target=lambda: server.stalled.acquire() and os.kill(os.getpid(), signal.SIGINT))
+
+        def interrupt() -> None:
+            server.stalled.acquire()
+            os.kill(os.getpid(), signal.SIGINT)
+
+        timer = threading.Thread(target=interrupt)
         timer.start()
         with pytest.raises(KeyboardInterrupt):
             pull_files(URL, dst)

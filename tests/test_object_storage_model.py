@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -127,7 +128,7 @@ def test_exit_alone_completes_what_was_pulled_without_enter(server: FaultServer,
     # So vLLM's wrapper does, which has a with block of its own.
     model = ObjectStorageModel(model_path=URL, dst=str(dst))
     model.pull_files(["*.json"], None)
-    assert not model.__exit__(None, None, None)
+    model.__exit__(None, None, None)
     server.clear()
     ObjectStorageModel(URL, dst).pull_files(["*.json"])
     assert server.requests == []
@@ -279,7 +280,7 @@ def test_a_process_waits_for_the_lock_beside_the_folder(server: FaultServer, dst
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_child_process_can_use_its_parents(method: str, dst: Path) -> None:
+def test_a_child_process_can_use_its_parents(method: Literal["fork", "spawn"], dst: Path) -> None:
     model = ObjectStorageModel(URL, dst)
     model.pull_files(["*.json"])
     child = multiprocessing.get_context(method).Process(target=model.pull_files)

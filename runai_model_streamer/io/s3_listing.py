@@ -8,8 +8,9 @@ from runai_model_streamer.errors import ArgumentError, NotFoundError, ReadError
 from runai_model_streamer.io.listing import Entry, Wanted
 from runai_model_streamer.io.s3 import S3Store
 from runai_model_streamer.io.s3_answers import Answer
-from runai_model_streamer.io.s3_attempts import Attempts
+from runai_model_streamer.io.s3_attempts import persist
 from runai_model_streamer.io.s3_connections import Flights
+from runai_model_streamer.io.s3_credentials import Access
 
 _SECOND: Final = 10**9
 _MICROSECOND: Final = 1000
@@ -27,14 +28,20 @@ def list_objects(store: S3Store, path: str, wanted: Wanted, *, recursive: bool) 
         StreamerError: what `S3Source.read_into` raises, and errors of settings and credentials.
     """
     bucket, prefix = _split_url(path)
-    attempts = Attempts(store, Flights(), path, bucket)
+    flights = Flights()
     request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
     if not recursive:
         request["Delimiter"] = "/"
     found = not prefix
     entries: list[Entry] = []
+    pages: list[dict[str, Any]] = []
+
+    def fetch_page(access: Access, _: object) -> None:
+        pages.append(access.client.list_objects_v2(**request))
+
     while True:
-        page = attempts.make(lambda access: access.client.list_objects_v2(**request))
+        persist(store, flights, path, bucket, None, fetch_page, opening="ContinuationToken" not in request)
+        page = pages.pop()
         if "IsTruncated" not in page:
             # What is no listing would be one of nothing.
             raise _unfit(page, path, "the answer is no listing")
