@@ -86,6 +86,14 @@ class IsDirectoryError(ReadError, IsADirectoryError):
     """A folder, or a prefix of keys, where a file was expected."""
 
 
+class NotDirectoryError(ReadError, NotADirectoryError):
+    """A file where a folder was expected."""
+
+
+class UnsafeNameError(ReadError, ValueError):
+    """A key that cannot be the name of a file, or would be one outside of the folder that it is pulled into."""
+
+
 class AccessDeniedError(ReadError, PermissionError):
     """The file's or the bucket's owner does not let this user read."""
 
@@ -104,3 +112,11 @@ class StorageTimeoutError(ReadError, TimeoutError):
 
 class InterruptedReadError(ReadError):
     """A read was cut short because the streamer is closing. Never reaches the caller."""
+
+
+class WriteError(StreamerError, OSError):
+    """A pulled file could not be written; `errno` says why (`ENOSPC`: the disk is full)."""
+
+
+class WriteDeniedError(WriteError, PermissionError):
+    """This user may not write to the folder that files are pulled into."""

@@ -10,6 +10,7 @@ from typing import Self
 
 import torch
 
+from runai_model_streamer.clash import warn_of_original
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.device import resolve_device
 from runai_model_streamer.errors import ArgumentTypeError, StateError, StreamerError, UnsupportedError
@@ -132,6 +133,7 @@ class SafetensorsStreamer:
         self.files_to_tensors_metadata, self.total_size = {}, 0
         config = StreamerConfig.from_environment()
         configure_logging(config)
+        warn_of_original()
         self._device = resolve_device(device)
         self._started = time.perf_counter()
         prepared = prepare_load(

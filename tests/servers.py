@@ -10,6 +10,7 @@ Nothing here needs pytest.
 """
 
 import contextlib
+import datetime
 import hashlib
 import re
 import select
@@ -18,6 +19,7 @@ import ssl
 import struct
 import subprocess
 import threading
+import time
 import urllib.parse
 import urllib.request
 import xml.sax.saxutils
@@ -83,6 +85,8 @@ class StoredObject:
 
     data: bytes
     etag: str | None
+    modified: float = 0.0
+    """Seconds since 1970."""
 
 
 @dataclass
@@ -157,6 +161,20 @@ class Exchange:
                 self._handler.send_header(name, value)
         self._handler.end_headers()
         self._handler.wfile.write(body)
+
+    def listing(self, **changes: str) -> None:
+        """Answer a ListObjectsV2 with a page of the bucket's keys; elements named in `changes` hold that instead."""
+        url = urllib.parse.urlsplit(self.request.target)
+        asked = {name: values[0] for name, values in urllib.parse.parse_qs(url.query, keep_blank_values=True).items()}
+        body = self.server.page(self.server.locate(self.request)[0], asked)
+        for name, text in changes.items():
+            body = re.sub(rf"<{name}>.*?</{name}>", f"<{name}>{text}</{name}>", body)
+        sent = body.encode()
+        self._handler.send_response(200)
+        self._handler.send_header("Content-Type", "application/xml")
+        self._handler.send_header("Content-Length", str(len(sent)))
+        self._handler.end_headers()
+        self._handler.wfile.write(sent)
 
     def hang_up(self) -> None:
         """End the connection in order, after what was sent."""
@@ -499,6 +517,8 @@ class FaultServer:
             self.tls.load_cert_chain(certificate.certificate, certificate.key)
         self.stopping, self._stop = socket.socketpair()
         self.virtual_host = virtual_host
+        self.page_size = 1000
+        """Most keys in one answer to a listing."""
         self._objects: dict[tuple[str, str], StoredObject] = {}
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
@@ -516,11 +536,56 @@ class FaultServer:
         """TCP port on 127.0.0.1."""
         return int(self._server.server_address[1])
 
-    def put(self, bucket: str, key: str, data: bytes, etag: str | None = "") -> None:
-        """Store an object; the ETag is the MD5 of the data unless one is given, None for none."""
+    def put(self, bucket: str, key: str, data: bytes, etag: str | None = "", *, modified: float | None = None) -> None:
+        """Store an object; the ETag is the MD5 of the data unless one is given, None for none.
+
+        `modified` is in seconds since 1970; now, unless it is given.
+        """
         tag = f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"' if etag == "" else etag
         with self._lock:
-            self._objects[bucket, key] = StoredObject(data, tag)
+            self._objects[bucket, key] = StoredObject(data, tag, time.time() if modified is None else modified)
+
+    def delete(self, bucket: str, key: str) -> None:
+        """Remove an object."""
+        with self._lock:
+            del self._objects[bucket, key]
+
+    def page(self, bucket: str, asked: Mapping[str, str]) -> str:
+        """The XML of a ListObjectsV2."""
+        prefix, delimiter, after = (asked.get(name, "") for name in ("prefix", "delimiter", "continuation-token"))
+        with self._lock:
+            objects = {key: stored for (name, key), stored in self._objects.items() if name == bucket}
+        items: dict[str, StoredObject | None] = {}
+        for key in sorted(objects):
+            if key.startswith(prefix):
+                folder, slash, _ = key[len(prefix) :].partition(delimiter) if delimiter else (key, "", "")
+                if slash:
+                    items[prefix + folder + slash] = None
+                else:
+                    items[key] = objects[key]
+        left = [key for key in items if key > after]
+        parts = [f"<IsTruncated>{str(len(left) > self.page_size).lower()}</IsTruncated>"]
+        if len(left) > self.page_size:
+            token = xml.sax.saxutils.escape(left[self.page_size - 1])
+            parts.append(f"<NextContinuationToken>{token}</NextContinuationToken>")
+        for key in left[: self.page_size]:
+            name, stored = urllib.parse.quote(key), items[key]
+            if stored is None:
+                parts.append(f"<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>")
+            else:
+                modified = datetime.datetime.fromtimestamp(stored.modified, datetime.UTC).strftime(
+                    "%Y-%m-%dT%H:%M:%S.000Z"
+                )
+                tag = xml.sax.saxutils.escape(stored.etag or "")
+                parts.append(
+                    f"<Contents><Key>{name}</Key><LastModified>{modified}</LastModified><ETag>{tag}</ETag>"
+                    f"<Size>{len(stored.data)}</Size></Contents>"
+                )
+        return (
+            '<?xml version="1.0" encoding="UTF-8"?>\n'
+            '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+            f"<EncodingType>url</EncodingType>{''.join(parts)}</ListBucketResult>"
+        )
 
     def script(self, *faults: Fault) -> None:
         """Answer the next requests for objects so, in this order."""
@@ -557,6 +622,8 @@ class FaultServer:
             fault = self.choose(request)
         if fault is not None:
             fault(exchange)
+        elif stored is None and bucket in buckets and "list-type=2" in request.target.partition("?")[2]:
+            exchange.listing()
         elif stored is None:
             exchange.refuse(404, "NoSuchKey" if bucket in buckets else "NoSuchBucket")
         else:

@@ -24,8 +24,16 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "kernels": (),
     "io": ("errors", "config", "kernels"),
     "pipeline": ("errors", "config", "io", "kernels"),
-    "streamer": ("errors", "config", "logs", "device", "pipeline", "io", "kernels"),
-    "__init__": ("errors", "streamer", "io"),
+    "mirror": ("errors", "config", "logs", "io"),
+    "clash": (),
+    "files": ("clash", "config", "logs", "io", "mirror"),
+    "object_storage_model": ("errors", "files", "io", "mirror"),
+    "streamer": ("clash", "errors", "config", "logs", "device", "pipeline", "io", "kernels"),
+    "testing": ("files", "io", "streamer"),
+    # Where the original has its names.
+    "s3_utils": ("io",),
+    "safetensors_streamer": ("files", "object_storage_model", "streamer", "testing"),
+    "__init__": ("errors", "files", "object_storage_model", "streamer", "io"),
 }
 
 # Packages that only some modules may know of, whatever the place of the import; prefixes of modules, without ours.

@@ -8,9 +8,11 @@ from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError, UnsupportedError
 from runai_model_streamer.io.bandwidth import Bandwidth, PacedSource
 from runai_model_streamer.io.checksums import VerifiedSource
+from runai_model_streamer.io.listing import Entry, Wanted, list_folder
 from runai_model_streamer.io.posix import FileSource
 from runai_model_streamer.io.s3 import PREFIX_BYTES, S3Store
 from runai_model_streamer.io.s3_credentials import S3Credentials
+from runai_model_streamer.io.s3_listing import list_objects
 from runai_model_streamer.io.source import Source, SourceKind
 
 _log = logging.getLogger(__name__)
@@ -106,6 +108,17 @@ class Storage:
 
     def _paced(self, source: Source, ahead: int) -> Source:
         return source if self._bandwidth is None else PacedSource(source, self._bandwidth, ahead)
+
+    def entries(self, path: str, wanted: Wanted, *, recursive: bool) -> list[Entry]:
+        """The files of a local folder, or the objects under a prefix, for whose names `wanted` holds; sorted by name.
+
+        Raises:
+            NotFoundError: there is no such folder or bucket, or no key under the prefix.
+            ReadError: it may not be read, or is none.
+        """
+        if is_object(path):
+            return list_objects(self._store, path, wanted, recursive=recursive)
+        return list_folder(path, wanted, recursive=recursive)
 
     def interrupt(self) -> None:
         """Make requests in flight, and those to come, end soon. From any thread, as often as you like."""

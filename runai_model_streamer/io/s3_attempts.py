@@ -48,14 +48,15 @@ def persist(
     flights: Flights,
     path: str,
     bucket: str,
-    span: ByteRange,
+    span: ByteRange | None,
     attempt: Callable[[Access, Flight], None],
     *,
     opening: bool,
 ) -> None:
     """Make attempts until one succeeds, there have been too many, or one shows that more are of no use.
 
-    `path`, `bucket` and `span` are for messages; `opening` says that nothing has come from this object yet.
+    `path`, `bucket` and `span` (None: keys are listed) are for messages; `opening` says that nothing has come from
+    this object yet.
 
     Raises:
         InterruptedReadError: `flights` was stopped.
@@ -94,7 +95,7 @@ def persist(
             pause = random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** (attempts - 1)))
             _log.info(
                 "%s: %s: attempt %d failed: %s; the next in %.1f s",
-                path, span, attempts, s3_errors.in_short(error), pause,
+                path, span or "listing", attempts, s3_errors.in_short(error), pause,
             )  # fmt: skip
         flights.wait(pause)
-    raise InterruptedReadError(f"{path}: {span} not read: the streamer is closing")
+    raise InterruptedReadError(f"{path}: {span or 'listing'} not read: the streamer is closing")

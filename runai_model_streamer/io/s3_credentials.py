@@ -64,6 +64,10 @@ class S3Client(Protocol):
         """HEAD."""
         ...
 
+    def list_objects_v2(self, **request: Any) -> dict[str, Any]:
+        """A page of a bucket's keys."""
+        ...
+
     def close(self) -> None:
         """Close the pooled connections."""
         ...

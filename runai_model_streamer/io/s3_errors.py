@@ -84,7 +84,7 @@ def raise_translated(error: Exception, at: Circumstances) -> NoReturn:
     if meaning is None:
         raise error
     tries = f"{at.attempts} attempt{'s' if at.attempts > 1 else ''} in {at.seconds:.1f} s"
-    facts = ", ".join(filter(None, (str(meaning.answer or ""), str(at.span), tries)))
+    facts = ", ".join(filter(None, (str(meaning.answer or ""), str(at.span or ""), tries)))
     quote = _KEY_OR_TOKEN.sub("***", _one_line(meaning.quote))
     quoted = f' The store says: "{quote}".' if quote else ""
     told = "" if meaning.local else f" ({facts})"

@@ -45,6 +45,10 @@ _GRANT: Final = (
     "Grant these credentials s3:GetObject (without s3:ListBucket a missing object looks like this, too). "
     "If the bucket is public, set RUNAI_STREAMER_S3_UNSIGNED=1."
 )
+_GRANT_LIST: Final = (
+    "Grant these credentials s3:ListBucket on the bucket itself. If it is public, set RUNAI_STREAMER_S3_UNSIGNED=1 "
+    "(many public buckets serve their objects, but no list of them)."
+)
 _UNSIGNED: Final = "The bucket is not public: unset RUNAI_STREAMER_S3_UNSIGNED and give credentials."
 
 EXPIRED: Final = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
@@ -90,7 +94,8 @@ class Circumstances:
 
     path: str
     bucket: str
-    span: ByteRange
+    span: ByteRange | None
+    """None where keys were listed."""
     attempts: int
     seconds: float
     timeout: float
@@ -123,7 +128,7 @@ def meaning_of(error: Exception, at: Circumstances) -> Meaning | None:
         return fault._replace(local=True) if fault else _network_fault(error, at)
     response: Mapping[str, Any] = getattr(error, "response", {})
     operation = getattr(error, "operation_name", "GetObject")
-    if operation not in ("GetObject", "HeadObject", "HeadBucket"):
+    if operation not in ("GetObject", "HeadObject", "ListObjectsV2", "HeadBucket"):
         # A provider of credentials asks STS or SSO on its own.
         quote = response.get("Error", {}).get("Message", "")
         return Meaning(CredentialsError, f"no credentials: {operation} was refused", _GIVE_KEYS, answer, quote)
@@ -151,7 +156,8 @@ def _said_by_store(answer: Answer, response: Mapping[str, Any], at: Circumstance
     if status == 401:
         return Meaning(CredentialsError, "the store does not accept the credentials", _CHECK_KEYS, answer, quote)
     if status == 403:
-        return Meaning(AccessDeniedError, "access denied", _UNSIGNED if at.unsigned else _GRANT, answer, quote)
+        grant = _GRANT if at.span else _GRANT_LIST
+        return Meaning(AccessDeniedError, "access denied", _UNSIGNED if at.unsigned else grant, answer, quote)
     if status == 404:
         remedy = f"Check the key, where case, spaces and slashes count: aws s3 ls s3://{at.bucket}/"
         return Meaning(NotFoundError, f"there is no such object in bucket {at.bucket}", remedy, answer)

@@ -1,0 +1,1 @@
+"""Copies of what object storage holds, on local disks."""

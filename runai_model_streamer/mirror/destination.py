@@ -1,0 +1,257 @@
+"""The folder that files are pulled into: each is there whole or not at all, and none is outside of it."""
+
+import contextlib
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from types import TracebackType
+from typing import Final, Self
+
+from runai_model_streamer.errors import UnsafeNameError, WriteDeniedError, WriteError
+from runai_model_streamer.io.listing import Entry
+
+COMPLETE: Final = ".runai_complete"
+"""Name of the file that says what has been pulled; see `ObjectStorageModel`. Never pulled itself."""
+
+_PART_PREFIX: Final = ".runai-"
+_PART_SUFFIX: Final = ".part"
+
+_GRANULARITIES: Final = (1, 100, 1_000, 1_000_000, 1_000_000_000)
+"""Nanoseconds that file systems cut times to: ext4 and xfs 1, NTFS 100, some network file systems a whole second."""
+
+
+def check_names(path: str, entries: Iterable[Entry]) -> None:
+    """Make sure that every entry can be a file of its own in one folder.
+
+    Raises:
+        UnsafeNameError: one cannot, or one would be a folder for another; `path` is the folder listed, for the message.
+    """
+    names = {entry.name for entry in entries}
+    folders = {str(parent) for name in names for parent in PurePosixPath(name).parents}
+    for entry in entries:
+        # An empty part is a slash at the beginning, or two in a row.
+        if any(part in ("", ".", "..") for part in entry.name.split("/")) or "\0" in entry.name:
+            raise UnsafeNameError(
+                f"{entry.path}: {entry.name!r} cannot be the name of a file under the folder that it is pulled into; "
+                "leave it out with ignore_pattern"
+            )
+        if entry.name in folders:
+            raise UnsafeNameError(
+                f"{entry.path}: is an object, and {path} has others under {entry.name}/; a file system can have only "
+                "one of them, so leave one out with ignore_pattern"
+            )
+
+
+class Destination:
+    """A folder to write to, made if it is not there. All below it is reached from its descriptor, and through no link.
+
+    Raises:
+        WriteError: it cannot be made or opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._changed: set[str] = set()
+        with self._translated("."):
+            os.makedirs(path, exist_ok=True)
+            self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        os.close(self.fd)
+
+    def has(self, entry: Entry) -> bool:
+        """Whether the file is there as it was pulled: its size and time are the entry's."""
+        try:
+            with self._folder(entry.name, make=False) as (folder, base):
+                found = os.stat(base, dir_fd=folder, follow_symlinks=False)
+        except OSError:
+            # Not there; or what is in its way will be told when the file is to be made.
+            return False
+        kept = found.st_mtime_ns
+        return (
+            stat.S_ISREG(found.st_mode)
+            and found.st_size == entry.size
+            and any(kept == entry.modified_ns - entry.modified_ns % unit for unit in _GRANULARITIES)
+        )
+
+    def create(self, name: str, size: int) -> "Part":
+        """Begin a file, under another name in the same folder.
+
+        Raises:
+            WriteError: it cannot be made.
+        """
+        with self._translated(name), self._folder(name, make=True) as (folder, _):
+            part = f"{_PART_PREFIX}{os.urandom(8).hex()}{_PART_SUFFIX}"
+            # With the rights that the user's mask leaves: what one process pulls, those of others are to read.
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+            return Part(self, name, part, os.open(part, flags, 0o666, dir_fd=folder), size)
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a small file, and have the disk keep it.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        part = self.create(name, len(data))
+        try:
+            part.write(0, memoryview(data))
+            part.finish(time.time_ns())
+            self.sync()
+        finally:
+            part.discard()
+            part.close()
+
+    def sweep(self, names: Iterable[str]) -> None:
+        """Remove what killed processes have left beside these files. Nobody else may be writing to the folder."""
+        for parent in {str(PurePosixPath(name).parent) for name in names}:
+            with contextlib.suppress(OSError), self._folder(f"{parent}/x", make=False) as (folder, _):
+                for left in os.listdir(folder):
+                    if left.startswith(_PART_PREFIX) and left.endswith(_PART_SUFFIX):
+                        os.unlink(left, dir_fd=folder)
+
+    def sync(self) -> None:
+        """Have the disk keep the names of all files that were finished.
+
+        Raises:
+            WriteError: the disk does not.
+        """
+        above = {str(parent) for folder in self._changed for parent in PurePosixPath(folder).parents}
+        for changed in self._changed | above:
+            with self._translated(changed), self._folder(f"{changed}/x", make=False) as (folder, _):
+                try:
+                    os.fsync(folder)
+                except OSError as error:
+                    # Some network file systems know no such thing for folders.
+                    if error.errno != errno.EINVAL:
+                        raise
+        self._changed.clear()
+
+    @contextmanager
+    def _folder(self, name: str, *, make: bool) -> Iterator[tuple[int, str]]:
+        """A descriptor of the folder that the file lies in, and the file's own name."""
+        *parents, base = PurePosixPath(name).parts
+        folder = os.dup(self.fd)
+        try:
+            for parent in parents:
+                if make:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(parent, dir_fd=folder)
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+                deeper = os.open(parent, flags, dir_fd=folder)
+                os.close(folder)
+                folder = deeper
+            yield folder, base
+        finally:
+            os.close(folder)
+
+    @contextmanager
+    def _translated(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self.translated(error, name) from error
+
+    def translated(self, error: OSError, name: str) -> WriteError:
+        """Our error for one of writing the file `name`."""
+        path = os.path.normpath(os.path.join(self.path, name))
+        kind: type[WriteError] = WriteError
+        match error.errno:
+            case errno.ENOSPC | errno.EDQUOT:
+                text = "no space left on its disk, or in its quota: free some, or pull into another folder"
+            case errno.EACCES | errno.EPERM | errno.EROFS:
+                kind, text = WriteDeniedError, "this user may not write here; check the folder's permissions"
+            case errno.EISDIR | errno.ENOTEMPTY:
+                text = "is a folder, where a file is to be; remove it, or pull into another folder"
+            case errno.ELOOP | errno.ENOTDIR | errno.EEXIST:
+                text = (
+                    "a part of this path is a file, or a symbolic link, where a folder is to be (links are not "
+                    "followed); remove it, or pull into another folder"
+                )
+            case errno.ENAMETOOLONG:
+                text = "the name is longer than its file system allows; leave it out with ignore_pattern"
+            case errno.ENOENT:
+                text = "somebody removed the folder while files were pulled into it; pull again"
+            case _:
+                text = f"cannot be written: {error.strerror or error}"
+        translated = kind(f"{path}: {text}")
+        translated.errno = error.errno
+        return translated
+
+    def rename(self, part: str, name: str) -> None:
+        """Give a finished file its name."""
+        with self._folder(name, make=False) as (folder, base):
+            os.replace(part, base, src_dir_fd=folder, dst_dir_fd=folder)
+        self._changed.add(str(PurePosixPath(name).parent))
+
+    def unlink(self, part: str, name: str) -> None:
+        """Remove an unfinished file, if it is there."""
+        with contextlib.suppress(OSError), self._folder(name, make=False) as (folder, _):
+            os.unlink(part, dir_fd=folder)
+
+
+class Part:
+    """A file that is being written, by many threads if need be; made by `Destination.create`.
+
+    Until `finish` it has another name. Whoever made it calls `finish` or `discard`, and then `close`.
+    """
+
+    def __init__(self, destination: Destination, name: str, part: str, fd: int, size: int) -> None:
+        self._destination = destination
+        self._name = name
+        self._part = part
+        self._fd = fd
+        self._size = size
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write bytes from `offset` on.
+
+        Raises:
+            WriteError: not all of them could be.
+        """
+        try:
+            while data:
+                written = os.pwrite(self._fd, data, offset)
+                offset, data = offset + written, data[written:]
+        except OSError as error:
+            raise self._destination.translated(error, self._name) from error
+
+    def finish(self, modified_ns: int) -> None:
+        """Give the file, all of which has been written, its time and its name, on the disk too.
+
+        Raises:
+            WriteError: it cannot be written, or is not as long as it should be.
+        """
+        try:
+            size = os.fstat(self._fd).st_size
+            os.utime(self._fd, ns=(modified_ns, modified_ns))
+            os.fsync(self._fd)
+            if size == self._size:
+                self._destination.rename(self._part, self._name)
+        except OSError as error:
+            raise self._destination.translated(error, self._name) from error
+        if size != self._size:
+            path = f"{self._destination.path}/{self._name}"
+            raise WriteError(f"{path}: has {size} bytes instead of {self._size}; somebody else writes to this folder")
+
+    def discard(self) -> None:
+        """Remove the file. Threads that still write to it write to nowhere."""
+        self._destination.unlink(self._part, self._name)
+
+    def close(self) -> None:
+        """Close the descriptor. Nobody may be writing. Idempotent."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        # A thread that was stuck in a read when its pull ended keeps the file; it goes when the thread ends.
+        self.close()

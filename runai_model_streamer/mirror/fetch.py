@@ -1,0 +1,203 @@
+"""Files and objects copied to a destination, several of them, and several ranges of each, at once."""
+
+import mmap
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from runai_model_streamer.errors import SourceChangedError, StreamerError
+from runai_model_streamer.io.listing import Entry
+from runai_model_streamer.io.paths import Storage
+from runai_model_streamer.io.ranges import ByteRange, split
+from runai_model_streamer.io.source import Source
+from runai_model_streamer.mirror.destination import Destination, Part
+
+JOIN_SECONDS: Final = 1.0
+"""Most seconds that a failed pull waits for its threads. One that hangs in the kernel longer ends alone."""
+
+
+def fetch(
+    storage: Storage, entries: Sequence[Entry], destination: Destination, concurrency: int, chunk: int, memory: int
+) -> None:
+    """Copy every entry to its name in the destination; return when all are there.
+
+    Args:
+        concurrency: reads in flight at once.
+        chunk: most bytes of one read.
+        memory: most bytes held at once, at least `chunk`.
+
+    Raises:
+        StreamerError: the first error met. Files that were finished before stay; nothing is left of the others.
+    """
+    work = _Fetch(storage, entries, destination, chunk, memory)
+    pieces = sum(1 for entry in entries for _ in _pieces(entry, chunk))
+    work.run(min(concurrency, pieces))
+
+
+def _pieces(entry: Entry, chunk: int) -> Iterator[ByteRange]:
+    """The reads that make up a file: one of nothing, if there is nothing in it."""
+    return split(ByteRange(0, entry.size), chunk) if entry.size else iter((ByteRange(0, 0),))
+
+
+class _Stopped(Exception):  # noqa: N818 - control flow
+    """Another thread has failed."""
+
+
+class _File:
+    """One file on its way."""
+
+    def __init__(self, entry: Entry, pieces: int) -> None:
+        self.entry = entry
+        self.missing = pieces
+        self.lock = threading.Lock()
+        self.source: Source | None = None
+        self.part: Part | None = None
+
+    def open(self, storage: Storage, destination: Destination) -> tuple[Source | None, Part]:
+        """Open both ends, once. Under the lock."""
+        if self.part is None:
+            if self.entry.size:
+                self.source = storage.open(self.entry.path)
+                if self.source.size != self.entry.size:
+                    raise SourceChangedError(
+                        f"{self.entry.path}: has {self.source.size} bytes, and had {self.entry.size} a moment ago: it "
+                        "was written to while it was being pulled; pull again when nothing writes to it any more"
+                    )
+            self.part = destination.create(self.entry.name, self.entry.size)
+        return self.source, self.part
+
+    def close(self) -> None:
+        """Close what is open. Under the lock, or when no thread is left."""
+        if self.source is not None:
+            self.source.close()
+        if self.part is not None:
+            self.part.close()
+
+
+class _Fetch:
+    """The threads of one call of `fetch`, and what they share."""
+
+    def __init__(
+        self, storage: Storage, entries: Sequence[Entry], destination: Destination, chunk: int, memory: int
+    ) -> None:
+        self._storage = storage
+        self._destination = destination
+        self._changed = threading.Condition()
+        self._free = memory
+        self._error: BaseException | None = None
+        self._stopped = False
+        self._open: set[_File] = set()
+        self._turn = threading.Lock()
+        self._work = self._all(entries, chunk)
+
+    def _all(self, entries: Sequence[Entry], chunk: int) -> Iterator[tuple[_File, ByteRange]]:
+        for entry in entries:
+            pieces = list(_pieces(entry, chunk))
+            file = _File(entry, len(pieces))
+            self._open.add(file)
+            for piece in pieces:
+                yield file, piece
+
+    def run(self, count: int) -> None:
+        # Daemons: a read that hangs in the kernel must not keep the process from ending.
+        threads = [threading.Thread(target=self._run, name=f"runai-puller-{n}", daemon=True) for n in range(count)]
+        started: list[threading.Thread] = []
+        try:
+            for thread in threads:
+                if not self._start(thread, first=not started):
+                    break
+                started.append(thread)
+            for thread in started:
+                thread.join()
+        except BaseException as error:
+            self._stop(error)
+            raise
+        finally:
+            self._end(started)
+        failure, self._error = self._error, None
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                # Its traceback leads here: a cycle would keep all that the frames hold until gc runs.
+                del failure
+
+    @staticmethod
+    def _start(thread: threading.Thread, *, first: bool) -> bool:
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if first:
+                raise StreamerError(f"no thread to pull with: {error}; raise the limit with `ulimit -u`") from error
+            # Where the system gives fewer threads, those have to do.
+            return False
+        return True
+
+    def _end(self, threads: Sequence[threading.Thread]) -> None:
+        deadline = time.monotonic() + JOIN_SECONDS
+        for thread in threads:
+            thread.join(max(deadline - time.monotonic(), 0))
+        alive = any(thread.is_alive() for thread in threads)
+        for file in list(self._open):
+            if file.part is not None:
+                file.part.discard()
+            # What a stuck thread works with goes when it ends.
+            if not alive:
+                file.close()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                with self._turn:
+                    if self._stopped:
+                        return
+                    work = next(self._work, None)
+                if work is None:
+                    return
+                self._copy(*work)
+        except _Stopped:
+            pass
+        except BaseException as error:
+            self._stop(error)
+
+    def _stop(self, error: BaseException) -> None:
+        with self._changed:
+            if self._stopped:
+                return
+            self._stopped, self._error = True, error
+            self._changed.notify_all()
+        self._storage.interrupt()
+
+    def _copy(self, file: _File, span: ByteRange) -> None:
+        with file.lock:
+            source, part = file.open(self._storage, self._destination)
+        if source is not None:
+            with self._memory(span.size) as buffer:
+                source.read_into(span.start, buffer)
+                part.write(span.start, buffer)
+        with file.lock:
+            file.missing -= 1
+            if file.missing or self._stopped:
+                return
+            part.finish(file.entry.modified_ns)
+            file.close()
+        self._open.discard(file)
+
+    @contextmanager
+    def _memory(self, size: int) -> Iterator[memoryview]:
+        with self._changed:
+            while self._free < size and not self._stopped:
+                self._changed.wait()
+            if self._stopped:
+                raise _Stopped
+            self._free -= size
+        try:
+            # Whole pages of its own, which direct reads need. They go back to the system with the last reference:
+            # closed by hand, they would raise where the traceback of an error still has one.
+            yield memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        finally:
+            with self._changed:
+                self._free += size
+                self._changed.notify_all()

@@ -1,0 +1,70 @@
+"""From a folder or prefix to a copy of it: what is wanted, what is missing, and that much fetched."""
+
+import logging
+import os
+import time
+from typing import Final
+
+from runai_model_streamer.config import UNLIMITED, StreamerConfig
+from runai_model_streamer.errors import ArgumentError
+from runai_model_streamer.io.listing import Entry, Patterns
+from runai_model_streamer.io.paths import Storage, is_object, kind_of
+from runai_model_streamer.io.source import SourceKind
+from runai_model_streamer.logs import size_text
+from runai_model_streamer.mirror.destination import COMPLETE, Destination, check_names
+from runai_model_streamer.mirror.fetch import fetch
+from runai_model_streamer.mirror.locks import locked
+
+_log = logging.getLogger(__name__)
+
+LEAST_MEMORY: Final = 256 << 10
+"""Bytes that a pull holds at once at least: what the opening of an object brings."""
+
+
+def pull(storage: Storage, source: str, target: str, patterns: Patterns, config: StreamerConfig) -> list[Entry]:
+    """Have the files of `source` that `patterns` choose in `target`, and return them all.
+
+    Raises:
+        StreamerError: what the function `pull_files` says.
+    """
+    _check_target(source, target)
+    started = time.perf_counter()
+    wanted = storage.entries(source, lambda name: name != COMPLETE and patterns.chooses(name), recursive=True)
+    if not wanted:
+        _log.warning("[RunAI Streamer] None of the files of %s is to be pulled: %s", source, patterns)
+    check_names(source, wanted)
+    with Destination(target) as destination, locked(destination.fd, target) as alone:
+        if alone:
+            destination.sweep(entry.name for entry in wanted)
+        missing = [entry for entry in wanted if not destination.has(entry)]
+        fetch(storage, missing, destination, *_bounds(config, kind_of(source)))
+        destination.sync()
+    _log.info(
+        "[RunAI Streamer] Pulled %d files, %s, from %s to %s in %.1fs; %d were there",
+        len(missing),
+        size_text(sum(entry.size for entry in missing)),
+        source,
+        target,
+        time.perf_counter() - started,
+        len(wanted) - len(missing),
+    )
+    return wanted
+
+
+def _check_target(source: str, target: str) -> None:
+    if is_object(target):
+        raise ArgumentError(f"{target}: files are pulled to a local folder, not to object storage")
+    if not is_object(source):
+        outer = os.path.realpath(source)
+        if os.path.commonpath([outer, os.path.realpath(target)]) == outer:
+            raise ArgumentError(f"{target}: is {source} itself, or a folder in it; pull into another folder")
+
+
+def _bounds(config: StreamerConfig, kind: SourceKind) -> tuple[int, int, int]:
+    """Reads in flight, bytes of one read, and bytes held, at most."""
+    concurrency, chunk = config.concurrency_for(kind), config.chunk_for(kind)
+    memory = concurrency * chunk
+    if config.memory_limit == UNLIMITED:
+        return concurrency, chunk, memory
+    memory = min(memory, max(config.memory_limit, LEAST_MEMORY)) if config.memory_limit else chunk
+    return concurrency, min(chunk, memory), memory

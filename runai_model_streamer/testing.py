@@ -1,0 +1,74 @@
+"""For tests of code that streams from object storage: a local folder in its place."""
+
+import os
+import re
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+from runai_model_streamer.files import list_safetensors, pull_files
+from runai_model_streamer.io.s3_credentials import S3Credentials
+from runai_model_streamer.streamer import SafetensorsStreamer
+
+_REMOTE: Final = re.compile(r"^(?:s3|gs|az)://[^/]+/*", re.IGNORECASE)
+
+
+class StreamerPatcher:
+    """Stands in for object storage: `s3://any-bucket/key` is the file `key` in a local folder.
+
+    ```python
+    patcher = StreamerPatcher(str(tmp_path))
+    monkeypatch.setattr("engine.loader.list_safetensors", patcher.shim_list_safetensors)
+    monkeypatch.setattr("engine.loader.pull_files", patcher.shim_pull_files)
+    monkeypatch.setattr("engine.loader.SafetensorsStreamer", patcher.create_mock_streamer)
+    ```
+
+    Local paths are left as they are, and everything else is as it is without it. gs:// and az:// URLs are served too.
+
+    Args:
+        local_bucket_path: the folder.
+    """
+
+    def __init__(self, local_bucket_path: str | os.PathLike[str]) -> None:
+        self._folder = os.fspath(local_bucket_path)
+
+    def shim_list_safetensors(
+        self, path: str | os.PathLike[str], s3_credentials: S3Credentials | None = None
+    ) -> list[str]:
+        """In place of `list_safetensors`: URLs for a URL."""
+        found = list_safetensors(self.local(path), s3_credentials)
+        text = os.fspath(path)
+        if not _REMOTE.match(text):
+            return found
+        return [f"{text.rstrip('/')}/{os.path.basename(each)}" for each in found]
+
+    def shim_pull_files(
+        self,
+        model_path: str | os.PathLike[str],
+        dst: str | os.PathLike[str],
+        allow_pattern: Collection[str] | None = None,
+        ignore_pattern: Collection[str] | None = None,
+        s3_credentials: S3Credentials | None = None,
+    ) -> None:
+        """In place of `pull_files`."""
+        pull_files(self.local(model_path), dst, allow_pattern, ignore_pattern, s3_credentials)
+
+    def create_mock_streamer(self, *_args: Any, **_kwargs: Any) -> SafetensorsStreamer:
+        """In place of the class `SafetensorsStreamer`: one that reads from the folder."""
+        return _LocalStreamer(self)
+
+    def local(self, path: str | os.PathLike[str]) -> str:
+        """The file or folder that stands for a URL."""
+        text = os.fspath(path)
+        remote = _REMOTE.match(text)
+        return os.path.join(self._folder, text[remote.end() :]) if remote else text
+
+
+class _LocalStreamer(SafetensorsStreamer):
+    def __init__(self, patcher: StreamerPatcher) -> None:
+        super().__init__()
+        self._patcher = patcher
+
+    def stream_files(self, paths: Sequence[str | os.PathLike[str]], *args: Any, **kwargs: Any) -> None:
+        if not isinstance(paths, str | bytes | os.PathLike):
+            paths = [self._patcher.local(path) for path in paths]
+        super().stream_files(paths, *args, **kwargs)

@@ -1,0 +1,111 @@
+"""Copying to a destination: how much is read, held and open at once."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.errors import ReadError
+from runai_model_streamer.io.listing import Entry
+from runai_model_streamer.io.paths import Storage
+from runai_model_streamer.io.source import Origin, Source
+from runai_model_streamer.mirror.destination import Destination
+from runai_model_streamer.mirror.fetch import fetch
+from tests.sources import MemorySource
+
+
+class Meter:
+    """What is being read, and held, at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.bytes = self.reads = self.most_bytes = self.most_reads = 0
+
+    def add(self, count: int, reads: int) -> None:
+        with self._lock:
+            self.bytes += count
+            self.reads += reads
+            self.most_bytes = max(self.most_bytes, self.bytes)
+            self.most_reads = max(self.most_reads, self.reads)
+
+
+class MeteredSource(MemorySource):
+    def __init__(self, path: str, data: bytes, meter: Meter) -> None:
+        super().__init__(path, data)
+        self._meter = meter
+
+    def read_into(self, offset: int, buffer: memoryview) -> Origin:
+        self._meter.add(len(buffer), 1)
+        try:
+            return super().read_into(offset, buffer)
+        finally:
+            self._meter.add(-len(buffer), -1)
+
+
+class MemoryStorage(Storage):
+    """Opens what it was given."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        super().__init__(StreamerConfig(), None, shared=False)
+        self.files = files
+        self.meter = Meter()
+        self.opened: list[MemorySource] = []
+
+    def open(self, path: str) -> Source:
+        source = MeteredSource(path, self.files[path], self.meter)
+        self.opened.append(source)
+        return source
+
+    def listing(self) -> list[Entry]:
+        return [Entry(name, name, len(data), 10**18) for name, data in self.files.items()]
+
+
+FILES = {f"f{n}": bytes([n]) * (n * 1000) for n in range(12)}
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "chunk", "memory"), [(1, 500, 500), (4, 500, 500), (4, 500, 1700), (8, 10_000, 80_000)]
+)
+def test_no_more_is_read_and_held_at_once_than_allowed(
+    tmp_path: Path, concurrency: int, chunk: int, memory: int
+) -> None:
+    storage = MemoryStorage(FILES)
+    with Destination(str(tmp_path)) as destination:
+        fetch(storage, storage.listing(), destination, concurrency, chunk, memory)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == FILES
+    assert storage.meter.most_bytes <= memory
+    assert storage.meter.most_reads <= concurrency
+    assert all(length <= chunk for source in storage.opened for _, length in source.reads)
+
+
+def test_every_byte_is_read_once_and_every_source_is_closed(tmp_path: Path) -> None:
+    storage = MemoryStorage(FILES)
+    with Destination(str(tmp_path)) as destination:
+        fetch(storage, storage.listing(), destination, 4, 700, 2800)
+    assert sum(length for source in storage.opened for _, length in source.reads) == sum(map(len, FILES.values()))
+    assert len(storage.opened) == 11  # one of the files is empty
+    assert [source.closed for source in storage.opened] == [1] * 11
+
+
+def test_after_an_error_every_source_is_closed_and_nothing_unfinished_is_left(tmp_path: Path) -> None:
+    class Broken(MemoryStorage):
+        def open(self, path: str) -> Source:
+            if path == "f7":
+                raise ReadError("f7: broken")
+            return super().open(path)
+
+    storage = Broken(FILES)
+    with Destination(str(tmp_path)) as destination, pytest.raises(ReadError, match="f7: broken"):
+        fetch(storage, storage.listing(), destination, 4, 700, 2800)
+    assert all(source.closed for source in storage.opened)
+    left = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert left.items() <= FILES.items()
+    assert "f7" not in left
+
+
+def test_of_nothing_nothing_is_fetched(tmp_path: Path) -> None:
+    storage = MemoryStorage({})
+    with Destination(str(tmp_path)) as destination:
+        fetch(storage, [], destination, 4, 700, 2800)
+    assert list(tmp_path.iterdir()) == []
