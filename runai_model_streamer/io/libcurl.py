@@ -229,12 +229,17 @@ def load() -> Library:
         return _load()
 
 
-@functools.cache
-def _load() -> Library:
+def candidates() -> list[str]:
+    """Where libcurl may be, the likeliest to fit this Python first; the last is for the dynamic loader to find."""
     prefixes = dict.fromkeys((sys.prefix, sys.base_prefix))
     own = [path for prefix in prefixes if (path := Path(prefix, "lib", _SONAME)).exists()]
+    return [*map(str, own), _SONAME]
+
+
+@functools.cache
+def _load() -> Library:
     reasons = []
-    for candidate in (*map(str, own), _SONAME):
+    for candidate in candidates():
         try:
             return Library(candidate)
         except (OSError, AttributeError, UnusableError) as error:

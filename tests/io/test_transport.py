@@ -1,0 +1,257 @@
+"""Which transport is chosen, what it keeps to itself, and how it ends."""
+
+import contextlib
+import gc
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runai_model_streamer.config import S3Transport
+from runai_model_streamer.errors import MissingDependencyError, StreamerError
+from runai_model_streamer.io import libcurl
+from runai_model_streamer.io.s3 import S3Store
+from runai_model_streamer.io.s3_credentials import S3Credentials
+from runai_model_streamer.io.transport import SignedRequest, SlowBodyError, Window
+from tests.io import transports
+from tests.io.transports import s3_config
+from tests.servers import FaultServer, refuse, reset_after, stall_after
+
+pytestmark = pytest.mark.usefixtures("aws_files")
+
+PLANTED = S3Credentials("AKIDPLANTED", "PLANTED-SECRET-KEY", "PLANTED-SESSION-TOKEN")
+DATA = random.Random(9).randbytes(1_000_000)
+URL = "s3://bucket/model.safetensors"
+
+needs_curl = pytest.mark.skipif(
+    bool(transports.missing(S3Transport.CURL)), reason=transports.missing(S3Transport.CURL) or "-"
+)
+
+
+@pytest.fixture
+def server() -> Iterator[FaultServer]:
+    with FaultServer() as server:
+        server.put("bucket", "model.safetensors", DATA)
+        yield server
+
+
+@contextlib.contextmanager
+def store_of(server: FaultServer, chosen: S3Transport | None = None, retries: int = 1) -> Iterator[S3Store]:
+    named = {} if chosen is None else {"transport": chosen}
+    config = s3_config(server.endpoint, virtual_addressing=False, max_retries=retries, timeout=5.0, **named)
+    with contextlib.closing(S3Store(config, PLANTED, 4)) as store:
+        yield store
+
+
+def name_of(store: S3Store) -> str:
+    return store.access().transport.name
+
+
+class TestChoice:
+    @needs_curl
+    def test_libcurl_is_the_default_where_it_is_found(self, server: FaultServer) -> None:
+        with store_of(server, S3Transport.AUTO) as store:
+            assert name_of(store).startswith("curl ")
+
+    def test_boto3_is_used_when_it_is_asked_for(self, server: FaultServer) -> None:
+        with store_of(server, S3Transport.BOTO3) as store:
+            assert name_of(store).startswith("boto3 (botocore ")
+
+    @needs_curl
+    def test_the_choice_is_logged_with_the_library_and_its_version(
+        self, server: FaultServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        library = libcurl.load()
+        assert os.path.isabs(library.path)
+        with caplog.at_level(logging.DEBUG, "runai_model_streamer"), store_of(server, S3Transport.AUTO) as store:
+            store.access()
+        assert f"read through curl {library.version} ({library.path})" in caplog.text
+
+    @pytest.mark.parametrize("missing", ["numba", "libcurl"])
+    def test_without_it_boto3_serves_and_the_log_says_why(
+        self,
+        server: FaultServer,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        missing: str,
+    ) -> None:
+        take_away(monkeypatch, missing)
+        buffer = bytearray(len(DATA))
+        with caplog.at_level(logging.DEBUG, "runai_model_streamer"), store_of(server, S3Transport.AUTO) as store:
+            store.open(URL).read_into(0, memoryview(buffer))
+            assert name_of(store).startswith("boto3 ")
+        assert buffer == DATA
+        assert "not read through curl: " in caplog.text
+        assert missing in caplog.text
+
+    @pytest.mark.parametrize("missing", ["numba", "libcurl"])
+    def test_without_it_asking_for_curl_is_an_error_with_the_remedy(
+        self, server: FaultServer, monkeypatch: pytest.MonkeyPatch, missing: str
+    ) -> None:
+        take_away(monkeypatch, missing)
+        with store_of(server, S3Transport.CURL) as store, pytest.raises(MissingDependencyError) as caught:
+            store.open(URL)
+        for part in ("RUNAI_STREAMER_S3_TRANSPORT=curl", missing, "pip install numba", "=auto"):
+            assert part in str(caught.value)
+
+    def test_boto3_alone_imports_no_numba(self, server: FaultServer) -> None:
+        code = (
+            "import sys; from runai_model_streamer.io.s3 import S3Store; "
+            "from runai_model_streamer.config import S3Config, S3Transport; "
+            "from runai_model_streamer.io.s3_credentials import S3Credentials; "
+            f"config = S3Config({server.endpoint!r}, False, transport=S3Transport.BOTO3); "
+            f"print(S3Store(config, S3Credentials('a', 'secret'), 1).open({URL!r}).size, 'numba' in sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [str(len(DATA)), "False"]
+
+    def test_the_environments_own_libcurl_comes_before_the_systems(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "lib").mkdir()
+        (tmp_path / "lib" / "libcurl.so.4").write_bytes(b"not a library")
+        monkeypatch.setattr(sys, "prefix", str(tmp_path))
+        assert libcurl.candidates()[0] == str(tmp_path / "lib" / "libcurl.so.4")
+        assert libcurl.candidates()[-1] == "libcurl.so.4"
+
+
+def take_away(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    if what == "numba":
+        monkeypatch.setitem(sys.modules, "numba", None)
+        monkeypatch.delitem(sys.modules, "runai_model_streamer.kernels.curl_sink", raising=False)
+        monkeypatch.delattr("runai_model_streamer.kernels.curl_sink", raising=False)
+        return
+
+    def none() -> libcurl.Library:
+        raise libcurl.UnusableError("libcurl.so.4: cannot open shared object file")
+
+    monkeypatch.setattr(libcurl, "load", none)
+
+
+@pytest.mark.usefixtures("transport")
+class TestSigning:
+    def test_an_object_is_signed_once_for_its_opening_and_all_its_ranges(self, server: FaultServer) -> None:
+        with store_of(server) as store:
+            source = store.open(URL)
+            for at in range(300_000, 900_000, 100_000):
+                source.read_into(at, memoryview(bytearray(1000)))
+        assert len({request.headers["Authorization"] for request in server.requests}) == 1
+        assert len({request.headers["Range"] for request in server.requests}) == 7
+        for name in ("range", "if-match"):
+            assert name not in server.requests[-1].headers["Authorization"].partition("SignedHeaders=")[2].split(",")[0]
+
+    def test_no_url_carries_a_signature(self, server: FaultServer) -> None:
+        with store_of(server) as store:
+            store.open(URL)
+        assert {request.target for request in server.requests} == {"/bucket/model.safetensors"}
+
+    @pytest.mark.parametrize(("age", "fresh"), [(0, True), (299, True), (301, False), (-301, False)])
+    def test_a_signature_serves_for_five_minutes(self, monkeypatch: pytest.MonkeyPatch, age: int, fresh: bool) -> None:
+        monkeypatch.setattr("time.time", lambda: 1_000_000.0)
+        assert SignedRequest("http://store/key", {}, 1_000_000.0 - age).fresh is fresh
+
+
+@pytest.mark.usefixtures("transport")
+class TestSecrets:
+    def test_a_load_with_faults_shows_none_of_them_anywhere(
+        self, server: FaultServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.DEBUG, "runai_model_streamer"), store_of(server) as store:
+            source = store.open(URL)
+            server.script(reset_after(100), refuse(503, "SlowDown"))
+            with pytest.raises(StreamerError) as caught:
+                source.read_into(500_000, memoryview(bytearray(1000)))
+            access = store.access()
+            shown = [repr(value) for value in (store, source, access, access.transport, vars(source))]
+        signature = server.requests[0].headers["Authorization"].rpartition("Signature=")[2]
+        text = "".join([*traceback.format_exception(caught.value), caplog.text, *shown])
+        assert "attempt 1 failed" in text
+        for secret in ("PLANTED-", signature, "Authorization"):
+            assert secret not in text
+
+
+class TestWindow:
+    def test_bytes_at_the_least_speed_or_above_are_let_pass(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = 0.0
+        monkeypatch.setattr("time.monotonic", lambda: now)
+        window = Window(10.0)
+        for second in range(100):
+            now = float(second)
+            window.check(second * 1024)
+
+    def test_fewer_over_a_whole_span_are_an_error_however_many_there_were_before(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = 0.0
+        monkeypatch.setattr("time.monotonic", lambda: now)
+        window = Window(10.0)
+        window.check(5_000_000)
+        now = 10.0
+        window.check(8_000_000)
+        now = 19.9
+        window.check(8_000_001)
+        now = 20.0
+        with pytest.raises(SlowBodyError, match="less than 1024 bytes per second for 10 s"):
+            window.check(8_000_002)
+
+
+@pytest.mark.usefixtures("transport")
+class TestEnding:
+    def test_a_buffer_that_was_read_into_is_held_by_nobody(self, server: FaultServer) -> None:
+        with store_of(server) as store:
+            source = store.open(URL)
+            slab = np.zeros(100_000, np.uint8)
+            alive = weakref.ref(slab)
+            gc.disable()
+            try:
+                source.read_into(500_000, slab.data)
+                del slab
+                assert alive() is None
+            finally:
+                gc.enable()
+
+    def test_ctrl_c_ends_a_stalled_read_of_the_main_thread(self, server: FaultServer) -> None:
+        with store_of(server) as store:
+            source = store.open(URL)
+            server.script(stall_after(1000))
+
+            def press() -> None:
+                assert server.stalled.acquire(timeout=5)
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+            finger = threading.Thread(target=press)
+            finger.start()
+            with pytest.raises(KeyboardInterrupt):
+                source.read_into(500_000, memoryview(bytearray(100_000)))
+            finger.join()
+
+    def test_a_store_can_be_closed_in_a_child_process_without_harm_to_the_parents_connection(
+        self, server: FaultServer
+    ) -> None:
+        code = (
+            "import os, sys; from runai_model_streamer.io.s3 import S3Store; "
+            "from runai_model_streamer.config import S3Config, StreamerConfig; "
+            "from runai_model_streamer.io.s3_credentials import S3Credentials\n"
+            f"config = S3Config({server.endpoint!r}, False, transport=StreamerConfig.from_environment().s3.transport)\n"
+            "store = S3Store(config, S3Credentials('a', 'secret'), 1)\n"
+            f"source = store.open({URL!r})\n"
+            "child = os.fork()\n"
+            "if not child:\n"
+            "    store.close()\n"
+            "    os._exit(0)\n"
+            "print(os.waitpid(child, 0)[1])\n"
+            "source.read_into(500_000, memoryview(bytearray(1000)))\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+        assert done.stdout.strip() == "0"
+        assert (len(server.requests), server.connections) == (2, 1)
