@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Self
 
 import pytest
 import safetensors.torch
@@ -217,10 +217,10 @@ def _use(streamer: SafetensorsStreamer, path: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_load_the_model(method: Literal["fork", "spawn"], path: str, theirs: dict[str, torch.Tensor]) -> None:
+def test_workers_load_the_model(method: str, path: str, theirs: dict[str, torch.Tensor]) -> None:
     # The parent has streamed before: nothing of that may be in the children's way.
     list(VllmLoader({}).weights(path))
-    workers = multiprocessing.get_context(method)
+    workers: Any = multiprocessing.get_context(method)
     started = [workers.Process(target=_load_in_worker, args=(path, len(theirs))) for _ in range(2)]
     for worker in started:
         worker.start()
@@ -230,12 +230,11 @@ def test_workers_load_the_model(method: Literal["fork", "spawn"], path: str, the
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_streamer_handed_to_a_worker_is_refused_there_and_a_new_one_works(
-    method: Literal["fork", "spawn"], model: Path
-) -> None:
+def test_a_streamer_handed_to_a_worker_is_refused_there_and_a_new_one_works(method: str, model: Path) -> None:
     with SafetensorsStreamer() as streamer:
         weights = str(model / "model.safetensors")
-        worker = multiprocessing.get_context(method).Process(target=_use, args=(streamer, weights))
+        processes: Any = multiprocessing.get_context(method)
+        worker = processes.Process(target=_use, args=(streamer, weights))
         worker.start()
         worker.join(120)
         assert worker.exitcode == 0

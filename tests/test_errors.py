@@ -21,6 +21,7 @@ BUILT_IN: dict[str, type[Exception]] = {
     "InterruptedReadError": OSError,
     "IsDirectoryError": IsADirectoryError,
     "MissingDependencyError": ImportError,
+    "NotDirectoryError": NotADirectoryError,
     "NotFoundError": FileNotFoundError,
     "OutOfMemoryError": MemoryError,
     "ReadError": OSError,
@@ -31,8 +32,11 @@ BUILT_IN: dict[str, type[Exception]] = {
     "StorageUnreachableError": ConnectionError,
     "StreamerError": Exception,
     "TruncatedError": EOFError,
+    "UnsafeNameError": ValueError,
     "UnsupportedDtypeError": ValueError,
     "UnsupportedError": NotImplementedError,
+    "WriteDeniedError": PermissionError,
+    "WriteError": OSError,
 }
 """Name of each class -> what code that knows nothing of us catches."""
 

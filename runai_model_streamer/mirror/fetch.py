@@ -172,6 +172,8 @@ class _Fetch:
 
     def _copy(self, file: _File, span: ByteRange) -> None:
         with file.lock:
+            if self._stopped:
+                raise _Stopped
             source, part = file.open(self._storage, self._destination)
         if source is not None:
             with self._memory(span.size) as buffer:
