@@ -74,11 +74,11 @@ def compare(target: str, keep: bool, runs: int) -> None:
     files = checkpoints.make("large").files
     size = sum(Path(path).stat().st_size for path in files)
     caches.warm(files)
-    # Memory that the host has not given to this machine yet would cost whoever comes first.
-    machine.prime_memory(3 * size)
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for run in range(runs):
         for way in WAYS[run % 3 :] + WAYS[: run % 3]:
+            # Memory that the host has taken back from this virtual machine would cost whoever comes first.
+            machine.prime_memory(3 * size)
             found[way].append(measure(way, target, keep))
     print(f"\n{size / 1e9:.1f} GB of BF16 as {target}, {'kept' if keep else 'dropped'}, {runs} runs each")
     for way, results in found.items():

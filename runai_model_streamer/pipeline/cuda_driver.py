@@ -8,6 +8,7 @@ an event, a copy of raw pointers) and turns errors into its own.
 import contextlib
 import importlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Final
 
 from runai_model_streamer.errors import CudaError, MissingDependencyError
@@ -85,19 +86,18 @@ class CudaDriver:
 
     def release(self, actions: Iterable[Callable[[], object]]) -> None:
         """Do each of them, whatever becomes of the others, in the device's context; then raise the first error."""
-        first: Exception | None = None
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(self.current())
-            except CudaError as error:
-                first = error
-            for action in actions:
-                try:
-                    action()
-                except Exception as error:
-                    first = first or error
-        if first is not None:
-            raise first
+        errors: list[Exception] = []
+        entered = _attempt(partial(self._call, "cuCtxPushCurrent", self._context), errors)
+        for action in actions:
+            _attempt(action, errors)
+        if entered:
+            _attempt(partial(self._call, "cuCtxPopCurrent"), errors)
+        try:
+            if errors:
+                raise errors[0]
+        finally:
+            # Its traceback leads here: a cycle would keep all that the caller's frames hold until gc runs.
+            errors.clear()
 
     def create_stream(self) -> int:
         """A stream that waits for no other but where it is told to."""
@@ -129,7 +129,7 @@ class CudaDriver:
 
     def happened(self, event: int) -> bool:
         """Whether the event has."""
-        (error,) = self._api.cuEventQuery(event)
+        error = self._api.cuEventQuery(event)[0]
         if int(error) not in (0, _NOT_READY):
             self._fail("cuEventQuery", error)
         return not int(error)
@@ -155,3 +155,12 @@ class CudaDriver:
         context, self._context = self._context, None
         if context is not None:
             self._call("cuDevicePrimaryCtxRelease", self._device)
+
+
+def _attempt(action: Callable[[], object], errors: list[Exception]) -> bool:
+    try:
+        action()
+    except Exception as error:
+        errors.append(error)
+        return False
+    return True

@@ -80,13 +80,15 @@ def test_the_driver_can_be_an_older_one(emulator: Emulator, monkeypatch: pytest.
 @needs("cuda.core")
 @emulated()
 def test_cuda_core_streams_events_and_pinned_memory(emulator: Emulator) -> None:
+    from cuda.bindings import driver as cu
     from cuda.core import Device, EventOptions, LegacyPinnedMemoryResource, PinnedMemoryResource, StreamOptions
 
     device = Device(0)
     device.set_current()
     copy, compute = (device.create_stream(options=StreamOptions(nonblocking=True)) for _ in range(2))
     slot, out = LegacyPinnedMemoryResource().allocate(64), LegacyPinnedMemoryResource().allocate(64)
-    pooled = PinnedMemoryResource().allocate(64, stream=copy)
+    # The pool of pinned memory is there from CUDA 13 on.
+    pooled = [PinnedMemoryResource().allocate(64, stream=copy)] if hasattr(cu, "cuMemGetMemPool") else []
     image, result = device.allocate(64, stream=copy), device.allocate(64, stream=compute)
     copy.sync()
     poke(int(slot.handle), b"\7" * 64)
@@ -101,7 +103,7 @@ def test_cuda_core_streams_events_and_pinned_memory(emulator: Emulator) -> None:
     assert peek(int(out.handle), 64) == b"\7" * 64
     image.fill(3, stream=copy)
     copy.sync()
-    for buffer in (image, result, pooled):
+    for buffer in (image, result, *pooled):
         buffer.close(copy)
     copy.sync()
     for buffer in (slot, out):

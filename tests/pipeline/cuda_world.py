@@ -80,7 +80,7 @@ class CtypesApi:
 
 
 class Faulty:
-    """An API of which one call can be made to fail, by its name and number; one that frees does so all the same."""
+    """An API of which one call can be made to fail, by its name and number; one that undoes does so all the same."""
 
     def __init__(self, api: Any) -> None:
         self._api = api
@@ -95,7 +95,7 @@ class Faulty:
             self.calls[name] += 1
             if self.fails != (name, self.calls[name]):
                 return function(*arguments)  # type: ignore[no-any-return]
-            if "Free" in name or "Destroy" in name or "Release" in name:
+            if any(word in name for word in ("Free", "Destroy", "Release", "Pop")):
                 function(*arguments)
             return (Code(999), 0)
 
@@ -143,7 +143,10 @@ class Caching:
         return torch.from_numpy(root)
 
     def _freed(self, address: int, capacity: int) -> None:
-        events = []
+        events: list[int] = []
+        self.lent -= 1
+        if self._world.lost:
+            return
         with self._world.current():
             for stream in self._used_on.pop(address):
                 event = self._world.call("cuEventCreate", 0)
@@ -152,7 +155,6 @@ class Caching:
             if not events:
                 # What the stream does next in this memory.
                 self._world.call("cuMemsetD8Async", address, OLD_WORK, capacity, self.stream)
-        self.lent -= 1
         self._cached.append((address, capacity, events))
 
     def current_stream(self) -> int:
@@ -200,6 +202,8 @@ class World:
         self.other = int(self.call("cuStreamCreate", NON_BLOCKING))
         self.using = self.stream
         """The one that is current."""
+        self.lost = False
+        """The device fails in this test: nothing more can be asked of it."""
         self.memory = Caching(self)
         self.faulty = Faulty(api)
         """What the landing calls the driver through."""

@@ -59,7 +59,9 @@ def test_a_limit_below_the_largest_tensor_is_enough(
     path = write(tmp_path / "m", tensors)
     with SafetensorsStreamer() as opened:
         opened.stream_file(path, device="cuda:0")
-        assert [raw(tensor) for _, tensor in opened.get_tensors()] == [each.data for each in tensors.values()]
+        kept = list(opened.get_tensors())
+    assert [raw(tensor) for _, tensor in kept] == [each.data for each in tensors.values()]
+    kept.clear()
     assert world.emulator.live("pinned_bytes_peak") <= (int(limit) or 4 << 20)
     assert world.close() == []
 
@@ -100,6 +102,6 @@ def test_missing_packages_are_named_with_the_extras(monkeypatch: pytest.MonkeyPa
     def refuse(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr(cuda_driver.importlib, "import_module", refuse)
+    monkeypatch.setattr("importlib.import_module", refuse)
     with pytest.raises(MissingDependencyError, match=r"\[cuda13\].*\[cuda12\]"):
         cuda_driver.driver_api()

@@ -1,0 +1,164 @@
+"""The kernels for CUDA: numba-cuda, queued on a stream given by its handle. Same contract, same bits as `host`.
+
+They read single bytes, so that the source may lie anywhere: a GPU faults on a wider load that is not aligned. Memory
+is many times faster than the bus that brings the bytes, so that this costs no time that would be seen.
+
+What calls them has made the device's primary context current in its thread (`cuda.core.Device.set_current`, torch),
+and keeps the memory until what was queued has run. Compiled for the device at hand at the first call, or read from
+disk.
+"""
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+import numba_cuda
+import numpy as np
+from numba import cuda, types
+
+from runai_model_streamer.kernels import bits
+from runai_model_streamer.kernels.compiling import compile_kernel, specialise
+
+THREADS: Final = 256
+BLOCKS: Final = 1024
+"""Each thread goes on where the whole grid ends: enough to fill any GPU, whatever the size."""
+
+_UNSIGNED: Final[dict[int, Any]] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
+_TYPES: Final[dict[int, Any]] = {1: types.uint8, 2: types.uint16, 4: types.uint32}
+
+_compiling = threading.Lock()
+
+
+def cast(source: str, target: str) -> Callable[[int, int, int, int], None]:
+    """What queues the cast of `source` elements into `target` elements: `queue(source, target, count, stream)`.
+
+    Its arguments: the address of the first byte of each on the device, the number of elements, the stream's handle. The
+    target's address is a multiple of its element's size, the source's is any.
+
+    Args:
+        source: a key of `bits.ITEM_SIZES`.
+        target: one of `bits.TARGETS`, and not `source`.
+    """
+    return functools.partial(_queue_cast, source, target)
+
+
+def gather(source: int, target: int, outer: int, stride: int, inner: int, stream: int) -> None:
+    """Queue: put `outer` rows of `inner` bytes, whose starts are `stride` bytes apart, one behind the other.
+
+    Args:
+        source: address on the device of the first row's first byte.
+        target: of `outer * inner` bytes.
+        outer: number of rows.
+        stride: may be smaller than `inner`: rows may share bytes.
+        inner: bytes of a row.
+        stream: the stream's handle.
+
+    Raises:
+        ValueError: a size is negative.
+    """
+    if min(outer, stride, inner) < 0:
+        raise ValueError(f"{outer} rows of {inner} bytes, {stride} bytes apart: none of these may be negative")
+    if not outer * inner:
+        return
+    rows = _Memory(source, "|u1", (outer - 1) * stride + inner)
+    made = _Memory(target, "|u1", outer * inner)
+    with _compiling:
+        kernel = _compiled_gather(cuda.get_current_device().compute_capability)
+    kernel[BLOCKS, THREADS, cuda.external_stream(stream)](_array(rows), _array(made), outer, stride, inner)
+
+
+def _queue_cast(source_dtype: str, target_dtype: str, source: int, target: int, count: int, stream: int) -> None:
+    wide = bits.ITEM_SIZES[target_dtype]
+    if count < 0:
+        raise ValueError(f"{count} elements: cannot be negative")
+    if target % wide:
+        raise ValueError(f"the target's address {target:#x} is not a multiple of the {wide} bytes of an element")
+    if not count:
+        return
+    elements = _Memory(source, "|u1", count * bits.ITEM_SIZES[source_dtype])
+    made = _Memory(target, f"<u{wide}", count)
+    with _compiling:
+        kernel = _compiled_cast(source_dtype, target_dtype, cuda.get_current_device().compute_capability)
+    kernel[BLOCKS, THREADS, cuda.external_stream(stream)](_array(elements), _array(made))
+
+
+class _Memory:
+    """Memory on the device that somebody else owns, as numba takes it."""
+
+    def __init__(self, address: int, kind: str, count: int) -> None:
+        self.__cuda_array_interface__ = {
+            "data": (address, False),
+            "shape": (count,),
+            "typestr": kind,
+            "version": 3,
+            # Nothing to wait for: the order is the caller's business.
+            "stream": None,
+        }
+
+
+def _array(memory: _Memory) -> Any:
+    return cuda.as_cuda_array(memory, sync=False)
+
+
+def cast_template(source: str, target: str) -> tuple[Any, Any]:
+    """The kernel as a function that numba-cuda takes, and its signature."""
+    width, wide = bits.ITEM_SIZES[source], bits.ITEM_SIZES[target]
+    kernel = specialise(
+        _cast,
+        f"cast_{source}_{target}",
+        (numba_cuda.__version__,),
+        WIDTH=width,
+        TO=_UNSIGNED[wide],
+        widen=_inlined(bits.WIDEN[source]),
+        narrow=_inlined(bits.narrowing(source, target)),
+    )
+    return kernel, types.void(types.uint8[::1], _TYPES[wide][::1])
+
+
+def gather_template() -> tuple[Any, Any]:
+    """The kernel as a function that numba-cuda takes, and its signature."""
+    size = types.int64
+    signature = types.void(types.uint8[::1], types.uint8[::1], size, size, size)
+    return specialise(_gather, "gather", (numba_cuda.__version__,)), signature
+
+
+def _inlined(convert: bits.Convert) -> Any:
+    # Into numba's own form of the kernel: a call would be compiled for the device at hand, also where there is none.
+    return cuda.jit(device=True, inline="always")(convert)
+
+
+@functools.cache
+def _compiled_cast(source: str, target: str, capability: tuple[int, int]) -> Any:  # noqa: ARG001 - of the cache's key
+    kernel, signature = cast_template(source, target)
+    return compile_kernel(functools.partial(_jit, signature), kernel)
+
+
+@functools.cache
+def _compiled_gather(capability: tuple[int, int]) -> Any:  # noqa: ARG001 - of the cache's key
+    kernel, signature = gather_template()
+    return compile_kernel(functools.partial(_jit, signature), kernel)
+
+
+def _jit(signature: Any, cache: bool) -> Any:
+    return cuda.jit(signature, cache=cache)
+
+
+# The templates, and what `specialise` replaces in them.
+WIDTH = 4
+TO = np.uint32
+widen = narrow = bits.keep
+
+
+def _cast(source: Any, target: Any) -> None:
+    for i in range(cuda.grid(1), target.size, cuda.gridsize(1)):
+        x = np.uint32(0)
+        for k in range(WIDTH):
+            x = np.uint32(x | np.uint32(np.uint32(source[i * WIDTH + k]) << np.uint32(8 * k)))
+        target[i] = TO(narrow(widen(x)))
+
+
+def _gather(source: Any, target: Any, outer: int, stride: int, inner: int) -> None:
+    for i in range(cuda.grid(1), target.size, cuda.gridsize(1)):
+        row = 0 if outer == 1 else i // inner
+        target[i] = source[row * stride + i - row * inner]
