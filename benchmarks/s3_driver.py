@@ -54,7 +54,7 @@ def _measure(
                 continue
             if turn:
                 row.samples.append(sample)
-                _say(f"{scenario.name} {turn}/{rounds} {row.entry}: {sample.gb_per_s:.2f} GB/s")
+                _say(f"{scenario.name} {turn}/{rounds} {row.entry}: {sample.seconds:.2f} s")
     return rows
 
 
