@@ -18,7 +18,9 @@ UNLIMITED: Final = -1
 """Value of `RUNAI_STREAMER_MEMORY_LIMIT` that reads ahead without waiting."""
 
 _DEFAULT_CONCURRENCY: Final = {SourceKind.FILE: 16, SourceKind.OBJECT: 8}
-_DEFAULT_CHUNK: Final = {SourceKind.FILE: 2 * MIB, SourceKind.OBJECT: 8 * MIB}
+_DEFAULT_CHUNK: Final = {SourceKind.FILE: 4 * MIB, SourceKind.OBJECT: 8 * MIB}
+"""Files, 4 GB on 2 CPUs, 2 / 4 / 8 MiB: warm and kept 4.9 / 5.8 / 5.6 GB/s, cold 1.66 / 1.72 / 1.82; but 16 reads of
+8 MiB are more than the processor's cache holds (`pool.WORKING_SET`)."""
 _LEAST_CHUNK: Final = {SourceKind.FILE: 2 * MIB, SourceKind.OBJECT: 5 * MIB}
 _MOST_CONCURRENCY: Final = 1024
 """Each is a thread, and for object storage a connection."""
@@ -79,7 +81,7 @@ class StreamerConfig:
     concurrency: int | None = None
     """Reads in flight at once; None: 16 for files, 8 for object storage."""
     chunk_bytesize: int | None = None
-    """Bytes of one read; None: 2 MiB for files, 8 MiB for object storage."""
+    """Bytes of one read; None: 4 MiB for files, 8 MiB for object storage."""
     memory_limit: int = UNLIMITED
     """Bytes the streamer may hold; -1 no limit, 0 as much as the largest tensor."""
     direct_io: DirectIO = DirectIO.AUTO

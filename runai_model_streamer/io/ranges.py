@@ -37,17 +37,18 @@ def widen(span: ByteRange, alignment: int, size: int) -> ByteRange:
     return ByteRange(round_down(span.start, alignment), min(round_up(span.end, alignment), size))
 
 
-def split(span: ByteRange, chunk: int, alignment: int = 1) -> Iterator[ByteRange]:
-    """Cut `span` into the fewest ranges of at most `chunk` bytes, as equal as whole `alignment`s allow.
+def split(span: ByteRange, chunk: int) -> Iterator[ByteRange]:
+    """Cut `span` at the multiples of `chunk` that lie in it; one that is no longer than a chunk stays whole.
 
-    `chunk` is a multiple of `alignment`, so that cuts of an aligned range stay aligned. Nothing for an empty range.
+    Nothing for an empty range.
     """
-    if not span.size:
-        return
-    count = -(-span.size // chunk)
-    piece = round_up(-(-span.size // count), alignment)
-    for start in range(span.start, span.end, piece):
-        yield ByteRange(start, min(start + piece, span.end))
+    start = span.start
+    if span.size > chunk:
+        for cut in range(round_up(start + 1, chunk), span.end, chunk):
+            yield ByteRange(start, cut)
+            start = cut
+    if start < span.end:
+        yield ByteRange(start, span.end)
 
 
 def coalesce(spans: Iterable[ByteRange], gap: int) -> list[ByteRange]:

@@ -26,11 +26,8 @@ class Lifecycle:
         self._state = State.RUNNING
         self._error: BaseException | None = None
         self._wakers: list[Callable[[], None]] = []
-
-    @property
-    def running(self) -> bool:
-        """Whether readers should go on."""
-        return self._state is State.RUNNING
+        self.running = True
+        """Whether readers should go on. Not a property: it is read for every tensor."""
 
     def forget_error(self) -> BaseException | None:
         """The first error, when the load failed; once, so that nothing its traceback leads to leads back to it."""
@@ -65,6 +62,7 @@ class Lifecycle:
             if self._state is not State.RUNNING:
                 return
             self._state, self._error = state, error
+            self.running = False
             self._changed.notify_all()
         for wake in self._wakers:
             wake()

@@ -28,7 +28,7 @@ class PlannedFile(NamedTuple):
     alignment: int
     """Reads that start and end on multiples of this are fastest; divides `PAGE`."""
     chunk: int
-    """Most bytes of one read; a multiple of `alignment`."""
+    """Most bytes of one read; a multiple of `PAGE`."""
     tensors: Sequence[TensorInfo]
     """The tensors wanted, in file order."""
 
@@ -106,10 +106,17 @@ def plan_groups(files: Sequence[PlannedFile], limit: int | None = None, target: 
 def steps_of(group: Group, files: Sequence[PlannedFile]) -> Iterator[Step]:
     """The reads that fill a group, in file order."""
     for part in group.parts:
-        file = files[part.file]
-        stretch = ByteRange(part.offset, part.offset + part.length)
-        for piece in split(stretch, file.chunk, file.alignment):
-            yield Step(part.file, piece.start, piece.size, part.position + piece.start - part.offset)
+        for piece in _pieces(part, files[part.file]):
+            yield Step(part.file, part.offset + piece.start - part.position, piece.size, piece.start)
+
+
+def _pieces(part: Part, file: PlannedFile) -> Iterator[ByteRange]:
+    """Where in the group's memory each read of a part lands.
+
+    Cut at multiples of the chunk in memory, not in the file: two readers whose reads meet within a huge page that is
+    fresh both clear one, and one of the two is thrown away (4 GB kept, 2 CPUs: 0.47 CPU seconds per GB, not 0.34).
+    """
+    return split(ByteRange(part.position, part.position + part.length), file.chunk)
 
 
 class _Builder:
@@ -172,11 +179,12 @@ class _Builder:
     def _add(self, index: int, file: PlannedFile, span: ByteRange, tensors: Sequence[TensorInfo]) -> None:
         read = widen(span, file.alignment, file.size) if span.size else ByteRange(span.start, span.start)
         position = round_up(self._footprint, PAGE) + read.start % PAGE
-        self._parts.append(Part(index, read.start, read.size, position, tensors))
+        part = Part(index, read.start, read.size, position, tensors)
+        self._parts.append(part)
         self._payload += span.size
         if read.size:
             self._footprint = position + read.size
-            self._steps += -(-read.size // file.chunk)
+            self._steps += sum(1 for _ in _pieces(part, file))
 
     def finish(self) -> Iterator[Group]:
         if self._parts:

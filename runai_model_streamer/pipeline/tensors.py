@@ -32,11 +32,13 @@ class _Layout(NamedTuple):
     """Whether torch's dtype is none of NumPy's, so that the carrier has to be viewed as it."""
     per_element: int = 1
     """Numbers of the format in one element of torch's: 2 for packed 4-bit floats."""
+    width: int = 1
+    """Bytes of one element of the carrier."""
 
 
 def _layouts() -> dict[str, _Layout]:
     known = {
-        name: _Layout(np.dtype(carrier), dtype, viewed=False)
+        name: _Layout(np.dtype(carrier), dtype, viewed=False, width=np.dtype(carrier).itemsize)
         for name, carrier, dtype in (
             ("BOOL", "?", torch.bool),
             ("U8", "u1", torch.uint8),
@@ -65,7 +67,7 @@ def _layouts() -> dict[str, _Layout]:
     ):
         dtype = getattr(torch, attribute, None)
         if dtype is not None:
-            known[name] = _Layout(np.dtype(carrier), dtype, viewed=True, per_element=per_element)
+            known[name] = _Layout(np.dtype(carrier), dtype, True, per_element, np.dtype(carrier).itemsize)
     return known
 
 
@@ -130,20 +132,27 @@ def make_tensors(group: Group, root: Bytes | None) -> Iterator[list[tuple[str, t
         for first in range(0, len(part.tensors), BATCH):
             # The caller may be in inference mode, which would make tensors that it can never train.
             with torch.inference_mode(False), torch.no_grad():
-                batch = [_make(tensor, shift, root) for tensor in part.tensors[first : first + BATCH]]
+                batch = _make(part.tensors[first : first + BATCH], shift, root)
             yield batch
 
 
-def _make(tensor: TensorInfo, shift: int, root: Bytes | None) -> tuple[str, torch.Tensor]:
-    name, dtype_name, shape, start, end = tensor[:5]
-    carrier, dtype, viewed, per_element = _LAYOUTS[dtype_name]
-    if per_element > 1:
-        shape = (*shape[:-1], shape[-1] // per_element)
-    if start == end:
-        return name, torch.empty(shape, dtype=dtype, device="cpu")
-    position = start + shift
-    if position % carrier.itemsize or len(shape) > _ARRAY_DIMENSIONS:
-        unaligned = np.ndarray((end - start,), np.uint8, root, position)
-        return name, torch.from_numpy(unaligned.copy()).view(dtype).view(shape)
-    made = torch.from_numpy(np.ndarray(shape, carrier, root, position))
-    return name, made.view(dtype) if viewed else made
+def _make(tensors: Iterable[TensorInfo], shift: int, root: Bytes | None) -> list[tuple[str, torch.Tensor]]:
+    made: list[tuple[str, torch.Tensor]] = []
+    # What is looked up once here, and the loop without a call, are a sixth of the time of 50,000 small tensors.
+    add, array, wrap, layouts = made.append, np.ndarray, torch.from_numpy, _LAYOUTS
+    for name, dtype_name, shape, start, end, _ in tensors:
+        carrier, dtype, viewed, per_element, width = layouts[dtype_name]
+        if per_element > 1:
+            shape = (*shape[:-1], shape[-1] // per_element)  # noqa: PLW2901 - torch's shape
+        position = start + shift
+        if start == end:
+            tensor = torch.empty(shape, dtype=dtype, device="cpu")
+        elif position % width or len(shape) > _ARRAY_DIMENSIONS:
+            unaligned = array((end - start,), np.uint8, root, position)
+            tensor = wrap(unaligned.copy()).view(dtype).view(shape)
+        elif viewed:
+            tensor = wrap(array(shape, carrier, root, position)).view(dtype)
+        else:
+            tensor = wrap(array(shape, carrier, root, position))
+        add((name, tensor))
+    return made

@@ -129,11 +129,21 @@ def test_an_aligned_read_begins_and_ends_on_pages_or_at_the_end_of_the_file() ->
     assert reads_of(plan_groups(files), files) == [(0, 0, 9_100)]
 
 
-def test_a_tensor_larger_than_a_chunk_is_read_in_like_pieces() -> None:
+def test_a_tensor_larger_than_a_chunk_is_read_in_chunks() -> None:
     files = [file_of([5 * PAGE], data_start=0, alignment=PAGE, chunk=2 * PAGE)]
     groups = list(plan_groups(files))
     assert reads_of(groups, files) == [(0, 0, 2 * PAGE), (0, 2 * PAGE, 2 * PAGE), (0, 4 * PAGE, PAGE)]
     assert [group.steps for group in groups] == [3]
+
+
+def test_reads_meet_at_multiples_of_the_chunk_in_memory_wherever_the_file_is_cut() -> None:
+    files = [file_of([5 * PAGE], data_start=3 * PAGE + 100, chunk=2 * PAGE)]
+    (group,) = plan_groups(files)
+    assert [(step.position, step.length) for step in steps_of(group, files)] == [
+        (100, 2 * PAGE - 100),
+        (2 * PAGE, 2 * PAGE),
+        (4 * PAGE, PAGE + 100),
+    ]
 
 
 @pytest.mark.parametrize(
