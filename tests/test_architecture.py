@@ -24,13 +24,14 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "kernels": (),
     "io": ("errors", "config", "kernels"),
     "pipeline": ("errors", "config", "io", "kernels"),
-    "streamer": ("errors", "config", "logs", "device", "pipeline", "io", "kernels"),
+    "distributed": ("errors", "config", "io", "pipeline"),
+    "streamer": ("errors", "config", "logs", "device", "distributed", "pipeline", "io", "kernels"),
     "__init__": ("errors", "streamer", "io"),
 }
 
 # Packages that only some modules may know of, whatever the place of the import; prefixes of modules, without ours.
 ONLY_IN = {
-    "torch": ("pipeline", "streamer", "device", "kernels"),
+    "torch": ("pipeline", "streamer", "device", "distributed", "kernels"),
     "boto3": ("io.s3",),
     "botocore": ("io.s3",),
     "mypy_boto3_s3": ("io.s3",),

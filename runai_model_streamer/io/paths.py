@@ -69,14 +69,14 @@ class Storage:
         self._shared = shared
         self._store = S3Store(config.s3, credentials, config.concurrency_for(SourceKind.OBJECT))
 
-    def open(self, path: str) -> Source:
-        """The source behind a path.
+    def open(self, path: str, version: tuple[int, str | None] | None = None) -> Source:
+        """The source behind a path; an object of a known `version`, size and ETag, is opened without a request.
 
         Raises:
             ReadError: it is not there, or may not be read.
         """
         if is_object(path):
-            return self._store.open(path)
+            return self._store.open(path, version)
         return FileSource(path, self._config.direct_io, shared=self._shared)
 
     def interrupt(self) -> None:

@@ -38,7 +38,6 @@ _BACKOFF_CAP: Final = 5.0
 """Seconds: before retry n, any time up to base * 2**(n-1), but not above the cap, so that readers that failed
 together do not come back together."""
 
-
 _OPENING_RETRIES: Final = 2
 """Where there is no connection to a store from which nothing has come yet: a wrong endpoint is likelier than a fault
 that passes, and whoever mistyped it should not wait."""
@@ -61,8 +60,8 @@ class S3Store:
         self._flights: set[Flights] = set()
         self._stopped = False
 
-    def open(self, path: str) -> "S3Source":
-        """Open s3://bucket/key, whose key is taken as it is written, with one request. The caller closes the source.
+    def open(self, path: str, version: tuple[int, str | None] | None = None) -> "S3Source":
+        """Open s3://bucket/key, its key as it is written, in one request; in none if its size and ETag are known.
 
         Raises:
             ArgumentError: not a URL of this form, or no name for a bucket.
@@ -78,7 +77,7 @@ class S3Store:
             if self._stopped:
                 flights.stop()
         try:
-            return S3Source(self, path, bucket, key, flights)
+            return S3Source(self, path, bucket, key, flights, version)
         except BaseException:
             self.forget(flights)
             raise
@@ -130,19 +129,21 @@ class S3Store:
 class S3Source:
     """An object of a store; see `Source`. Made by `S3Store.open`."""
 
-    def __init__(self, store: S3Store, path: str, bucket: str, key: str, flights: Flights) -> None:
+    def __init__(
+        self, store: S3Store, path: str, bucket: str, key: str, flights: Flights, version: tuple[int, str | None] | None
+    ) -> None:
         self._store = store
         self._path = path
         self._bucket = bucket
         self._key = key
         self._flights = flights
-        self._size = 0
-        self._etag: str | None = None
+        self._size, self.etag = version or (0, None)
         self._prefix: bytearray | None = None
         self._opened = False
-        self._persist(ByteRange(0, PREFIX_BYTES), self._fetch_prefix)
+        if version is None:
+            self._persist(ByteRange(0, PREFIX_BYTES), self._fetch_prefix)
         self._opened = True
-        _log.debug("%s: %d bytes, ETag %s", path, self._size, self._etag)
+        _log.debug("%s: %d bytes, ETag %s", path, self._size, self.etag)
 
     @property
     def path(self) -> str:
@@ -223,7 +224,7 @@ class S3Source:
             verify(response, span, total)
         prefix = bytearray(span.size)
         receive(body, memoryview(prefix)).check()
-        self._size, self._etag, self._prefix = total, response.get("ETag"), prefix
+        self._size, self.etag, self._prefix = total, response.get("ETag"), prefix
 
     def _fetch(self, span: ByteRange, view: memoryview) -> None:
         landed = 0
@@ -234,7 +235,7 @@ class S3Source:
             response = self._ask(access, rest)
             body = response["Body"]
             with closed_on_error(body):
-                verify(response, rest, self._size, self._etag)
+                verify(response, rest, self._size, self.etag)
             received = receive(body, view[landed:])
             landed += received.count
             received.check()
@@ -244,8 +245,8 @@ class S3Source:
     def _ask(self, access: Access, span: ByteRange) -> dict[str, Any]:
         request = {"Bucket": self._bucket, "Key": self._key, "Range": f"bytes={span.start}-{span.end - 1}"}
         # A weak ETag never matches.
-        if self._etag and not self._etag.startswith("W/"):
-            request["IfMatch"] = self._etag
+        if self.etag and not self.etag.startswith("W/"):
+            request["IfMatch"] = self.etag
         return access.client.get_object(**request)
 
     def _persist(self, span: ByteRange, attempt: Callable[[Access], None]) -> None:

@@ -1,7 +1,7 @@
 """From paths to a running load: opens, selects and checks everything before a byte of data is read."""
 
 from collections.abc import Collection, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import torch
 
@@ -10,7 +10,7 @@ from runai_model_streamer.errors import ArgumentError, ArgumentTypeError, RunaiS
 from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.safetensors import TensorInfo
-from runai_model_streamer.io.source import SourceKind
+from runai_model_streamer.io.source import Source, SourceKind
 from runai_model_streamer.pipeline.cuda_load import cuda_load
 from runai_model_streamer.pipeline.opening import Opened, open_files
 from runai_model_streamer.pipeline.plan import PlannedFile, largest_tensor
@@ -28,27 +28,62 @@ class PreparedLoad(NamedTuple):
     """Index of each file -> its tensors, in the order they come."""
 
 
+class Divided(NamedTuple):
+    """What a load that is shared reads, and how."""
+
+    files: Sequence[PlannedFile]
+    sources: Sequence[Source]
+    limit: int
+    concurrency: int
+
+
+class Sharing(Protocol):
+    """Other processes that read parts of the same load; see `distributed.sharing.Sharing`."""
+
+    @property
+    def ranks_of_node(self) -> int:
+        """Processes that share the memory limit."""
+        ...
+
+    def storage(self, config: StreamerConfig, credentials: S3Credentials | None) -> Storage:
+        """What files are opened from."""
+        ...
+
+    def open_files(self, storage: Storage, paths: Sequence[str], concurrency: int) -> list[Opened]:
+        """See `pipeline.opening.open_files`."""
+        ...
+
+    def divide(
+        self, files: Sequence[PlannedFile], sources: Sequence[Source], limit: int | None, concurrency: int
+    ) -> Divided:
+        """What this process is to read of the load, and what to receive."""
+        ...
+
+
 def prepare_load(
     paths: Sequence[str],
     config: StreamerConfig,
     credentials: S3Credentials | None,
     tensor_names: Collection[str] | None,
     device: torch.device = HOST,
+    sharing: Sharing | None = None,
 ) -> PreparedLoad:
     """Open all files, validate their headers and the request, and start to read.
 
-    Tensors reach a CUDA device on the way; for any other, and where CUDA's packages are missing, they are in host
-    memory (`Load.device` says which), for the caller to move.
+    Tensors reach a CUDA device on the way; for any other, where CUDA's packages are missing, and with `sharing`, they
+    are in host memory (`Load.device` says which), for the caller to move.
 
     Raises:
         StreamerError: what `SafetensorsStreamer.stream_files` says; nothing is left open.
     """
     names = _checked_names(tensor_names)
     shared = config.local_processes > 1 or _in_process_group()
-    storage = Storage(config, credentials, shared=shared)
+    storage = Storage(config, credentials, shared=shared) if sharing is None else sharing.storage(config, credentials)
     opened: list[Opened] = []
     try:
-        opened = open_files(storage, paths, config.concurrency_for(SourceKind.OBJECT))
+        opened = (open_files if sharing is None else sharing.open_files)(
+            storage, paths, config.concurrency_for(SourceKind.OBJECT)
+        )
         wanted = [list(header.tensors) for _, header in opened] if names is None else _select(paths, opened, names)
         for path, tensors in zip(paths, wanted, strict=True):
             check_dtypes(path, tensors)
@@ -60,10 +95,14 @@ def prepare_load(
         concurrency = max((config.concurrency_for(kind) for kind in kinds), default=1)
         sources = [source for source, _ in opened]
         onto_gpu = None
-        if device.type == "cuda":
+        if device.type == "cuda" and sharing is None:
             onto_gpu = cuda_load(device, sources, files, config, concurrency, shared=shared)
         if onto_gpu is not None:
             load = Load(storage, sources, onto_gpu.files, None, concurrency, onto_gpu.destination)
+        elif sharing is not None:
+            limit = _limit(paths, files, config, sharing.ranks_of_node)
+            divided = sharing.divide(files, sources, limit, concurrency)
+            load = Load(storage, divided.sources, divided.files, divided.limit, divided.concurrency)
         else:
             load = Load(storage, sources, files, _limit(paths, files, config), concurrency)
     except BaseException:
@@ -107,22 +146,27 @@ def _listed(names: Sequence[str]) -> str:
     return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
 
 
-def _limit(paths: Sequence[str], files: Sequence[PlannedFile], config: StreamerConfig) -> int | None:
+def _limit(
+    paths: Sequence[str], files: Sequence[PlannedFile], config: StreamerConfig, processes: int = 1
+) -> int | None:
+    """Bytes that this process may hold: its part of the limit, when `processes` of the node share a load."""
     if config.memory_limit == UNLIMITED:
         return None
+    limit = config.memory_limit // processes
     largest = largest_tensor(files)
     if largest is None:
-        return config.memory_limit
+        return limit
     index, tensor = largest
     if config.memory_limit == 0:
         return tensor.nbytes
-    if config.memory_limit < tensor.nbytes:
+    if limit < tensor.nbytes:
+        divided = f" for {processes} processes of this node" if processes > 1 else ""
         raise RunaiStreamerMemoryLimitException(
             f"{paths[index]}: tensor {tensor.name!r} has {tensor.nbytes} bytes, more than "
-            f"RUNAI_STREAMER_MEMORY_LIMIT={config.memory_limit}; set it to {tensor.nbytes} or more, "
-            "or to 0 for as much as the largest tensor needs"
+            f"RUNAI_STREAMER_MEMORY_LIMIT={config.memory_limit}{divided}; set it to {tensor.nbytes * processes} or "
+            "more, or to 0 for as much as the largest tensor needs"
         )
-    return config.memory_limit
+    return limit
 
 
 def _in_process_group() -> bool:
