@@ -9,7 +9,7 @@ from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.distributed.agreement import agree, digest_of, listed
 from runai_model_streamer.distributed.groups import Membership, join
 from runai_model_streamer.distributed.headers import Known, TapedSource, TapingStorage, pack, replay_header, unpack
-from runai_model_streamer.distributed.peers import Reason
+from runai_model_streamer.distributed.notices import Reason
 from runai_model_streamer.distributed.shares import Beginning, deal_out, even_reads
 from runai_model_streamer.distributed.source import Remaining, SharedSource
 from runai_model_streamer.io.paths import Storage, is_object

@@ -3,7 +3,8 @@
 import threading
 from collections.abc import Sequence
 
-from runai_model_streamer.distributed.peers import Peers, Reason
+from runai_model_streamer.distributed.notices import Reason
+from runai_model_streamer.distributed.peers import Peers
 from runai_model_streamer.distributed.shares import Share
 from runai_model_streamer.errors import InterruptedReadError, StreamerError
 from runai_model_streamer.io.source import Origin, Source, SourceKind
