@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from runai_model_streamer.config import DirectIO, GdsMode, Pinned, S3Config, StreamerConfig
+from runai_model_streamer.config import DirectIO, Distribution, GdsMode, Pinned, S3Config, StreamerConfig
 from runai_model_streamer.errors import ConfigError
 from runai_model_streamer.io.ranges import PAGE
 from runai_model_streamer.io.source import SourceKind
@@ -20,6 +20,9 @@ FIELDS = {
     "RUNAI_STREAMER_DIRECTIO": "direct_io",
     "RUNAI_STREAMER_GDS": "gds",
     "RUNAI_STREAMER_PINNED": "pinned",
+    "RUNAI_STREAMER_DIST": "distribution",
+    "RUNAI_STREAMER_DIST_GLOBAL": "distribute_globally",
+    "RUNAI_STREAMER_DIST_TIMEOUT": "distribution_timeout",
     "RUNAI_STREAMER_PROCESS_GROUP_SIZE": "local_processes",
     "LOCAL_WORLD_SIZE": "local_processes",
     "RUNAI_STREAMER_S3_ENDPOINT": "s3.endpoint",
@@ -40,6 +43,9 @@ DEFAULTS: dict[str, object] = {
     "RUNAI_STREAMER_DIRECTIO": DirectIO.AUTO,
     "RUNAI_STREAMER_GDS": GdsMode.AUTO,
     "RUNAI_STREAMER_PINNED": Pinned.AUTO,
+    "RUNAI_STREAMER_DIST": Distribution.AUTO,
+    "RUNAI_STREAMER_DIST_GLOBAL": False,
+    "RUNAI_STREAMER_DIST_TIMEOUT": 600.0,
     "RUNAI_STREAMER_PROCESS_GROUP_SIZE": 1,
     "LOCAL_WORLD_SIZE": 1,
     "RUNAI_STREAMER_S3_ENDPOINT": None,
@@ -75,6 +81,11 @@ GOOD: list[tuple[str, str, object]] = [
     ("RUNAI_STREAMER_PINNED", "Auto", Pinned.AUTO),
     ("RUNAI_STREAMER_PINNED", "0", Pinned.NEVER),
     ("RUNAI_STREAMER_PINNED", "1", Pinned.ALWAYS),
+    ("RUNAI_STREAMER_DIST", "auto", Distribution.AUTO),
+    ("RUNAI_STREAMER_DIST", "0", Distribution.NEVER),
+    ("RUNAI_STREAMER_DIST", "1", Distribution.ALWAYS),
+    *(("RUNAI_STREAMER_DIST_GLOBAL", text, value) for text, value in FLAGS.items()),
+    ("RUNAI_STREAMER_DIST_TIMEOUT", "2.5", 2.5),
     ("RUNAI_STREAMER_DIRECTIO", "1", DirectIO.ALWAYS),
     ("RUNAI_STREAMER_DIRECTIO", "0", DirectIO.AUTO),
     ("RUNAI_STREAMER_PROCESS_GROUP_SIZE", "8", 8),
@@ -107,6 +118,9 @@ BAD: list[tuple[str, str]] = [
     *(("RUNAI_STREAMER_DIRECT_IO", text) for text in ("2", "yes", "true", "-1")),
     *(("RUNAI_STREAMER_GDS", text) for text in ("2", "on")),
     *(("RUNAI_STREAMER_PINNED", text) for text in ("2", "on")),
+    *(("RUNAI_STREAMER_DIST", text) for text in ("2", "nccl")),
+    ("RUNAI_STREAMER_DIST_GLOBAL", "2"),
+    *(("RUNAI_STREAMER_DIST_TIMEOUT", text) for text in ("0", "-1", "never", "nan")),
     *(("RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", text) for text in ("2", "maybe", "-1", "01")),
     *(("RUNAI_STREAMER_S3_UNSIGNED", text) for text in ("2", "maybe", "-1", "01")),
     *(("RUNAI_STREAMER_S3_TIMEOUT", text) for text in ("0", "-1", "nan", "inf", "-inf", "30s", "soon", "86401")),

@@ -24,7 +24,8 @@ import torch
 import torch.distributed as dist
 
 from runai_model_streamer.distributed.notices import Listener, Patience, Reason, written
-from runai_model_streamer.errors import DistributedError, InterruptedReadError
+from runai_model_streamer.errors import DistributedError
+from runai_model_streamer.pipeline.lifecycle import Stopped
 
 NOTICE_SECONDS: Final = 10.0
 """Most seconds to wait for the message that says why a rank has closed its connections."""
@@ -82,7 +83,7 @@ class Peers:
 
         Raises:
             DistributedError: a rank has died, ended early, or not taken them in time.
-            InterruptedReadError: this rank has ended the load itself.
+            Stopped: this rank has ended the load itself.
         """
         data, tag = torch.frombuffer(buffer, dtype=torch.uint8), _tag(number)
         asked = [(rank, self._begin(dist.irecv, _flag(), rank, tag + 1)) for rank in self._others]
@@ -148,7 +149,7 @@ class Peers:
         finally:
             del self._waiting[key]
 
-    def _failure(self, rank: int, error: Exception) -> DistributedError | InterruptedReadError:
+    def _failure(self, rank: int, error: Exception) -> DistributedError | Stopped:
         """The error for a message to or from `rank` that failed."""
         if "Application timeout" in str(error):
             # Another thread's message has run into the timeout, whereupon gloo closes all connections of the group.
@@ -158,7 +159,7 @@ class Peers:
                 self._settle(rank, error)
             assert self._reason is not None
             if self._ours:
-                return InterruptedReadError("this rank has ended the load")
+                return Stopped()  # the error that counts is the one that this rank has ended the load for
             return DistributedError(f"rank {self._reason.rank} {self._reason.text}", (self._reason.rank,))
 
     def _settle(self, rank: int, error: Exception) -> None:
@@ -249,7 +250,12 @@ class Peers:
             if self._closed:
                 return
             self._closed = True
-            if self._reason is not None:
+            if self._reason is None:
+                for works in self._unanswered:
+                    for work in works:
+                        with contextlib.suppress(RuntimeError):
+                            work.wait(timedelta(seconds=1))
+            else:
                 self._wake(self._control)
             for group in (self._data, self._control):
                 with contextlib.suppress(RuntimeError, ValueError, AssertionError):  # the caller destroyed them all

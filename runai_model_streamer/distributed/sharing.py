@@ -84,7 +84,7 @@ class Sharing:
             for each in peers.gather(pack(mine)):
                 for known in unpack(each):
                     if known.file not in opened:
-                        source = storage.open(paths[known.file], (known.size, known.etag))
+                        source = storage.open_known(paths[known.file], known.size, known.etag)
                         try:
                             opened[known.file] = source, replay_header(source, known.head)
                         except BaseException:

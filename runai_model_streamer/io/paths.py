@@ -69,15 +69,19 @@ class Storage:
         self._shared = shared
         self._store = S3Store(config.s3, credentials, config.concurrency_for(SourceKind.OBJECT))
 
-    def open(self, path: str, version: tuple[int, str | None] | None = None) -> Source:
-        """The source behind a path; an object of a known `version`, size and ETag, is opened without a request.
+    def open(self, path: str) -> Source:
+        """The source behind a path.
 
         Raises:
             ReadError: it is not there, or may not be read.
         """
         if is_object(path):
-            return self._store.open(path, version)
+            return self._store.open(path)
         return FileSource(path, self._config.direct_io, shared=self._shared)
+
+    def open_known(self, path: str, size: int, etag: str | None) -> Source:
+        """As `open`, but for an object that another process has found so: with no request. Reads want just that one."""
+        return self._store.open(path, (size, etag)) if is_object(path) else self.open(path)
 
     def interrupt(self) -> None:
         """Make requests in flight, and those to come, end soon. From any thread, as often as you like."""
