@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -233,7 +234,8 @@ def main() -> None:
                 status = 0
             finally:
                 sys.stdout.flush()
-                sys.excepthook(*sys.exc_info()) if status else None  # type: ignore[arg-type]
+                if status:
+                    traceback.print_exc()
                 os._exit(status)
         children.append(child)
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
