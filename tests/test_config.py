@@ -137,7 +137,7 @@ REMEDIES = {
     "RUNAI_STREAMER_GDS": "set it to auto, 0 or 1",
     "RUNAI_STREAMER_PINNED": "set it to auto, 0 or 1",
     "RUNAI_STREAMER_DIST": "set it to auto, 0 or 1",
-    "RUNAI_STREAMER_DIST_GLOBAL": "s3.unsigned",
+    "RUNAI_STREAMER_DIST_GLOBAL": "set it to 0 or 1",
     "RUNAI_STREAMER_DIST_TIMEOUT": "set it to a number of seconds above 0, at most 86400",
     "RUNAI_STREAMER_PROCESS_GROUP_SIZE": "set it to a whole number, at least 1",
     "LOCAL_WORLD_SIZE": "set it to a whole number, at least 1",
