@@ -210,6 +210,12 @@ def test_other_paths_are_named(failing: Outcomes) -> None:
         assert "paths" in rank["another file"]["text"]
 
 
+def test_a_rank_with_another_file_of_the_same_path_is_named(failing: Outcomes) -> None:
+    for rank in failing:
+        assert rank["another size"]["ranks"] == [3]
+        assert "size of ./model.safetensors: " in rank["another size"]["text"]
+
+
 def test_another_limit_is_named(failing: Outcomes) -> None:
     for rank in failing:
         assert rank["another limit"]["ranks"] == [2]

@@ -16,6 +16,7 @@ from runai_model_streamer.io.paths import Storage, is_object
 from runai_model_streamer.io.posix import FileSource
 from runai_model_streamer.io.s3 import PREFIX_BYTES
 from runai_model_streamer.io.s3_credentials import S3Credentials
+from runai_model_streamer.io.safetensors import Header
 from runai_model_streamer.io.source import Source, SourceKind
 from runai_model_streamer.pipeline.opening import Opened, open_files
 from runai_model_streamer.pipeline.plan import PlannedFile, largest_tensor, plan_groups
@@ -70,38 +71,37 @@ class Sharing:
         agree(peers, self._facts | {"paths": listed(paths)})
         turns = range(peers.index, len(paths), len(peers.ranks))
         taping = TapingStorage(storage)
-        opened: dict[int, Opened] = {}
+        sources: dict[int, Source] = {}
+        headers: dict[int, Header] = {}
         mine: list[Known] = []
         try:
-            for index, (source, header) in zip(
-                turns, open_files(taping, [paths[index] for index in turns], concurrency), strict=True
-            ):
+            found = open_files(taping, [paths[index] for index in turns], concurrency)
+            for index, (source, header) in zip(turns, found, strict=True):
                 assert isinstance(source, TapedSource)
-                opened[index] = source.source, header
+                sources[index], headers[index] = source.source, header
                 self._beginnings[index] = source.beginning
                 etag = getattr(source.source, "etag", None)  # of objects
                 mine.append(Known(index, source.size, etag, bytes(source.tape)))
-            for each in peers.gather(pack(mine)):
-                for known in unpack(each):
-                    if known.file not in opened:
-                        source = storage.open_known(paths[known.file], known.size, known.etag)
-                        try:
-                            opened[known.file] = source, replay_header(source, known.head)
-                        except BaseException:
-                            source.close()
-                            raise
-            agree(peers, self._versions(paths, opened))
+            known = [each for theirs in peers.gather(pack(mine)) for each in unpack(theirs)]
+            for each in known:
+                if each.file not in sources:
+                    sources[each.file] = storage.open_known(paths[each.file], each.size, each.etag)
+            # Before the headers are held against files that may be others.
+            agree(peers, self._versions(paths, sources))
+            for each in known:
+                if each.file not in headers:
+                    headers[each.file] = replay_header(sources[each.file], each.head)
         except BaseException:
-            for source, _ in opened.values():
+            for source in sources.values():
                 source.close()
             raise
-        return [opened[index] for index in range(len(paths))]
+        return [(sources[index], headers[index]) for index in range(len(paths))]
 
-    def _versions(self, paths: Sequence[str], opened: dict[int, Opened]) -> dict[str, str]:
+    def _versions(self, paths: Sequence[str], sources: dict[int, Source]) -> dict[str, str]:
         """What tells whether all ranks have the same local files. An object is asked for by its ETag."""
         facts = {}
         for index, path in enumerate(paths):
-            source = opened[index][0]
+            source = sources[index]
             if not is_object(path):
                 facts[f"size of {path}"] = str(source.size)
                 # Copies on other nodes may have times of their own.
