@@ -27,6 +27,7 @@ _MOST_CONCURRENCY: Final = 1024
 
 _S3_MAX_RETRIES: Final = 8
 _S3_TIMEOUT: Final = 30.0
+_DIST_TIMEOUT: Final = 600.0
 _DAY: Final = 86400
 _LEAST_BANDWIDTH: Final = 64 << 10
 """Bytes per second: less than this is a number of megabytes, most likely."""
@@ -48,6 +49,16 @@ class GdsMode(Enum):
     NEVER = "0"
     ALWAYS = "1"
     """Or an error that says why not."""
+
+
+class Distribution(Enum):
+    """Whether `is_distributed=True` shares the reads between processes."""
+
+    AUTO = "auto"
+    """Where torch's default process group has more than one rank; else ordinary streaming, said in the log."""
+    NEVER = "0"
+    ALWAYS = "1"
+    """As AUTO, and ordinary streaming instead is a warning."""
 
 
 class S3Transport(Enum):
@@ -94,6 +105,11 @@ class StreamerConfig:
     """Bytes per second that all reads of a load take together at most; None: as many as there are."""
     verify: bool = False
     """Whether objects are held against the checksums that their store has of them."""
+    distribution: Distribution = Distribution.AUTO
+    distribute_globally: bool = False
+    """All ranks share the reads (True), or those of each node (False)."""
+    distribution_timeout: float = _DIST_TIMEOUT
+    """Seconds that a rank waits for another, a caller's pause between two tensors included."""
     s3: S3Config = S3Config()
     log_level: str | None = None
     """Name of the package's log level; None leaves it to the host, or INFO."""
@@ -131,6 +147,9 @@ class StreamerConfig:
             ),
             max_bandwidth=_bandwidth(env),
             verify=_flag(env, "RUNAI_STREAMER_VERIFY", False),
+            distribution=_auto_or_flag(env, "RUNAI_STREAMER_DIST", Distribution.AUTO),
+            distribute_globally=_flag(env, "RUNAI_STREAMER_DIST_GLOBAL", False),
+            distribution_timeout=_seconds(env, "RUNAI_STREAMER_DIST_TIMEOUT", _DIST_TIMEOUT),
             s3=S3Config(
                 endpoint=env.get("RUNAI_STREAMER_S3_ENDPOINT", "").strip() or None,
                 virtual_addressing=_flag(env, "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", True),
@@ -208,7 +227,7 @@ def _direct_io(env: Mapping[str, str]) -> DirectIO:
     return _auto_or_flag(env, "RUNAI_STREAMER_DIRECT_IO", default)
 
 
-_AutoOrFlag = TypeVar("_AutoOrFlag", DirectIO, GdsMode)
+_AutoOrFlag = TypeVar("_AutoOrFlag", DirectIO, GdsMode, Distribution)
 
 
 def _auto_or_flag(env: Mapping[str, str], name: str, default: _AutoOrFlag) -> _AutoOrFlag:

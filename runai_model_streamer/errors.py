@@ -30,6 +30,18 @@ class DeviceError(StreamerError, RuntimeError):
     """This machine, or this torch, does not have the device."""
 
 
+class DistributedError(StreamerError, RuntimeError):
+    """Distributed streaming ended on this rank because of another; the message names it and carries what it said."""
+
+    def __init__(self, message: str, ranks: tuple[int, ...] = ()) -> None:
+        super().__init__(message, ranks)
+        self.ranks = ranks
+        """Whose fault it is: ranks of the default process group."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class GdsUnavailableError(StreamerError, RuntimeError):
     """`RUNAI_STREAMER_GDS=1`, but GPUDirect Storage cannot read this file; the message says why."""
 

@@ -6,20 +6,24 @@ import time
 import warnings
 from collections.abc import Collection, Generator, Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 
 from runai_model_streamer.clash import warn_of_original
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.device import resolve_device
-from runai_model_streamer.errors import ArgumentTypeError, StateError, StreamerError, UnsupportedError
+from runai_model_streamer.errors import ArgumentTypeError, StateError, StreamerError
 from runai_model_streamer.io.paths import as_path
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.safetensors import TensorInfo
 from runai_model_streamer.logs import configure_logging, size_text
+from runai_model_streamer.pipeline.cast_plan import CASTABLE
 from runai_model_streamer.pipeline.prepare import prepare_load
 from runai_model_streamer.pipeline.stream import Load
+
+if TYPE_CHECKING:
+    from runai_model_streamer.distributed.sharing import Sharing
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +52,7 @@ class SafetensorsStreamer:
         self._pid = os.getpid()
         self._device = torch.device("cpu")
         self._started = 0.0
+        self._reports = True
         self.total_size = 0
         """Bytes of all tensors of the current load."""
         self.files_to_tensors_metadata: dict[int, list[TensorInfo]] = {}
@@ -105,18 +110,23 @@ class SafetensorsStreamer:
                 others are read; a tensor is ready for what you queue on the stream that is current when you get it.
                 It needs the package's [cuda12] or [cuda13] extra. Without that, and on other devices, each tensor is
                 copied as it is yielded.
-            is_distributed: not supported yet.
+            is_distributed: share the reads with the other ranks of torch's default process group, which all have to
+                call this alike: each reads a part and sends it to the others, over gloo, and every rank gets every
+                tensor, in the same order. `RUNAI_STREAMER_MEMORY_LIMIT` is then divided by the ranks of a node.
+                Without a group of several ranks, or with RUNAI_STREAMER_DIST=0, each process reads all.
             tensor_names: the only tensors to read, from whichever of the files; None for all.
             owned: accepted for compatibility. Both values are safe: a tensor is never overwritten while it is alive.
             dtype: torch.bfloat16, float16 or float32: what tensors of these and of float8_e4m3fn are cast to while
                 they are read, as by `tensor.to(dtype)`. All others (integers, bool, float64, complex, other float8)
                 keep their dtype. It needs the package's [cast] extra. The memory limit counts tensors as cast, and
                 what they are cast from while that is held: half a MiB for each read in flight, from object storage
-                `RUNAI_STREAMER_CHUNK_BYTESIZE`. Tensors for other devices are cast on the host, then copied.
+                `RUNAI_STREAMER_CHUNK_BYTESIZE`. Tensors for other devices are cast on the host, then copied. Those that
+                ranks share are cast as they are yielded.
 
         Raises:
             NotFoundError, AccessDeniedError, ReadError: a file or object cannot be opened.
             HeaderError, UnsupportedDtypeError: a file is not safetensors, or has what torch cannot hold.
+            DistributedError: another rank failed, died, left its loop or wants something else; it names the rank.
             RunaiStreamerMemoryLimitException: a tensor is larger than `RUNAI_STREAMER_MEMORY_LIMIT`; on CUDA, where
                 the limit bounds the memory to stage in, it is below two pages.
             MissingDependencyError: there is something to cast, and numba is not installed.
@@ -124,8 +134,6 @@ class SafetensorsStreamer:
             ArgumentError, ArgumentTypeError, ConfigError, StateError: what the message says. Nothing has been read.
         """
         self._check_usable()
-        if is_distributed:
-            raise UnsupportedError("is_distributed=True is not supported yet; stream on each process, without it")
         if isinstance(paths, str | bytes | os.PathLike):
             raise ArgumentTypeError(f"stream_files takes a list of paths; for one, call stream_file({paths!r})")
         self._end_load()
@@ -136,9 +144,17 @@ class SafetensorsStreamer:
         warn_of_original()
         self._device = resolve_device(device)
         self._started = time.perf_counter()
-        prepared = prepare_load(
-            [as_path(path) for path in paths], config, s3_credentials, tensor_names, self._device, dtype
-        )
+        checked = [as_path(path) for path in paths]
+        sharing = _join(config, tensor_names) if is_distributed else None
+        self._reports = sharing is None or sharing.reports
+        # What ranks send each other are the file's bytes.
+        self._cast_late = dtype if sharing is not None else None
+        try:
+            prepared = prepare_load(checked, config, s3_credentials, tensor_names, self._device, dtype, sharing)
+        except BaseException:
+            if sharing is not None:
+                sharing.close()
+            raise
         self.files_to_tensors_metadata = prepared.metadata
         self.total_size = prepared.load.total_bytes
         self._load = prepared.load
@@ -160,15 +176,16 @@ class SafetensorsStreamer:
 
     def _placed(self, load: Load, tensors: Generator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
         try:
-            if load.device == self._device:
+            if load.device == self._device and self._cast_late is None:
                 yield from tensors
             else:
                 for name, tensor in tensors:
-                    yield name, tensor.to(self._device)
+                    yield name, tensor.to(self._device, self._cast_late if tensor.dtype in CASTABLE else None)
         finally:
             # Explicitly: an abandoned iterator ends the load now, not when its frame is collected.
             tensors.close()
-        self._log_throughput(load.total_bytes)
+        if self._reports:
+            self._log_throughput(load.total_bytes)
 
     def _log_throughput(self, size: int) -> None:
         seconds = time.perf_counter() - self._started
@@ -209,3 +226,10 @@ class SafetensorsStreamer:
             load.stop()
             message = f"unclosed {self!r}: use it in a with statement, or call close()"
             warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
+
+
+def _join(config: StreamerConfig, tensor_names: Collection[str] | None) -> "Sharing | None":
+    # Not every torch has torch.distributed.
+    from runai_model_streamer.distributed.sharing import join_sharing
+
+    return join_sharing(config, tensor_names)

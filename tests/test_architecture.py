@@ -28,7 +28,8 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "clash": (),
     "files": ("clash", "config", "logs", "io", "mirror"),
     "object_storage_model": ("errors", "files", "io", "mirror"),
-    "streamer": ("clash", "errors", "config", "logs", "device", "pipeline", "io", "kernels"),
+    "distributed": ("errors", "config", "io", "pipeline"),
+    "streamer": ("clash", "errors", "config", "logs", "device", "distributed", "pipeline", "io", "kernels"),
     "testing": ("files", "io", "streamer"),
     # Where the original has its names.
     "s3_utils": ("io",),
@@ -38,7 +39,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
 
 # Packages that only some modules may know of, whatever the place of the import; prefixes of modules, without ours.
 ONLY_IN = {
-    "torch": ("pipeline", "streamer", "device", "kernels"),
+    "torch": ("pipeline", "streamer", "device", "distributed", "kernels"),
     "boto3": ("io.s3",),
     "botocore": ("io.s3",),
     "mypy_boto3_s3": ("io.s3",),

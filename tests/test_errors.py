@@ -15,6 +15,7 @@ BUILT_IN: dict[str, type[Exception]] = {
     "ConfigError": ValueError,
     "CredentialsError": PermissionError,
     "CudaError": RuntimeError,
+    "DistributedError": RuntimeError,
     "DeviceError": RuntimeError,
     "GdsUnavailableError": RuntimeError,
     "HeaderError": ValueError,

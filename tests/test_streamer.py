@@ -460,10 +460,15 @@ def test_storage_that_is_not_supported_is_refused_by_name(url: str) -> None:
     assert isinstance(raised.value, NotImplementedError)
 
 
-def test_distributed_streaming_is_refused_by_name(file: Path) -> None:
-    with SafetensorsStreamer() as opened, pytest.raises(UnsupportedError, match="is_distributed") as raised:
-        opened.stream_file(file, is_distributed=True)
-    assert isinstance(raised.value, NotImplementedError)
+@pytest.mark.parametrize(("setting", "level"), [("auto", "INFO"), ("1", "WARNING"), ("0", "INFO")])
+def test_without_other_ranks_a_distributed_load_is_an_ordinary_one_which_the_log_tells(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, setting: str, level: str
+) -> None:
+    monkeypatch.setenv("RUNAI_STREAMER_DIST", setting)
+    with caplog.at_level(logging.INFO):
+        assert [name for name, _ in streamed(file, is_distributed=True)] == ["t0", "t1", "t2"]
+    told = [record for record in caplog.records if record.message.startswith("Not distributed")]
+    assert [record.levelname for record in told] == [level]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -105,6 +105,11 @@ class PacedSource:
         """The inner source's."""
         return self._source.alignment
 
+    @property
+    def etag(self) -> str | None:
+        """An object's, by which another process can ask for just this version."""
+        return getattr(self._source, "etag", None)
+
     def read_into(self, offset: int, buffer: memoryview) -> Origin:
         """Fill `buffer` from `offset`, piece by piece; see `Source.read_into`."""
         length, start = len(buffer), 0

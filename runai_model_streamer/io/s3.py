@@ -51,8 +51,8 @@ class S3Store:
         self._flights: set[Flights] = set()
         self._stopped = False
 
-    def open(self, path: str) -> "S3Source":
-        """Open s3://bucket/key, whose key is taken as it is written, with one request. The caller closes the source.
+    def open(self, path: str, version: tuple[int, str | None] | None = None) -> "S3Source":
+        """Open s3://bucket/key, its key as it is written, in one request; in none if its size and ETag are known.
 
         Raises:
             ArgumentError: not a URL of this form, or no name for a bucket.
@@ -68,7 +68,7 @@ class S3Store:
             if self._stopped:
                 flights.stop()
         try:
-            return S3Source(self, path, bucket, key, flights)
+            return S3Source(self, path, bucket, key, flights, version)
         except BaseException:
             self.forget(flights)
             raise
@@ -118,20 +118,22 @@ class S3Store:
 class S3Source:
     """An object of a store; see `Source`. Made by `S3Store.open`."""
 
-    def __init__(self, store: S3Store, path: str, bucket: str, key: str, flights: Flights) -> None:
+    def __init__(
+        self, store: S3Store, path: str, bucket: str, key: str, flights: Flights, version: tuple[int, str | None] | None
+    ) -> None:
         self._store = store
         self._path = path
         self._bucket = bucket
         self._key = key
         self._flights = flights
-        self._size = 0
-        self._etag: str | None = None
+        self._size, self.etag = version or (0, None)
         self._prefix: bytearray | None = None
         self._signed: tuple[Access, SignedRequest] | None = None
         self._opened = False
-        self._persist(ByteRange(0, PREFIX_BYTES), self._fetch_prefix)
+        if version is None:
+            self._persist(ByteRange(0, PREFIX_BYTES), self._fetch_prefix)
         self._opened = True
-        _log.debug("%s: %d bytes, ETag %s", path, self._size, self._etag)
+        _log.debug("%s: %d bytes, ETag %s", path, self._size, self.etag)
 
     @property
     def path(self) -> str:
@@ -224,7 +226,7 @@ class S3Source:
         verify(reply, span, total)
         _check_complete(reply, span)
         del prefix[span.size :]
-        self._size, self._etag, self._prefix = total, reply.headers.get("etag"), prefix
+        self._size, self.etag, self._prefix = total, reply.headers.get("etag"), prefix
 
     def _fetch(self, span: ByteRange, view: memoryview) -> None:
         landed = 0
@@ -233,7 +235,7 @@ class S3Source:
             nonlocal landed
             rest = ByteRange(span.start + landed, span.end)
             reply = self._ask(access, flight, rest, view[landed:])
-            verify(reply, rest, self._size, self._etag)
+            verify(reply, rest, self._size, self.etag)
             landed += reply.landed
             _check_complete(reply, rest)
 
@@ -242,7 +244,7 @@ class S3Source:
     def _ask(self, access: Access, flight: Flight, span: ByteRange, view: memoryview) -> Reply:
         """Ask once for a range, or twice where the first answer tells the bucket's region. No answer is an error."""
         # A weak ETag never matches.
-        etag = self._etag if self._etag and not self._etag.startswith("W/") else None
+        etag = self.etag if self.etag and not self.etag.startswith("W/") else None
         request = self._request(access)
         refused: list[Reply] = []
         while True:

@@ -19,6 +19,9 @@ PIECE: Final = 512 << 10
 ALIGNMENT: Final = 64
 """Tensors of one dtype that lie side by side in the file begin at a multiple of this many bytes, as torch's own do."""
 
+CASTABLE: Final = frozenset({torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn})
+"""Dtypes that are cast; all others stay as they are."""
+
 _TARGETS: Final = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 
 

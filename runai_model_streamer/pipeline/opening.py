@@ -4,9 +4,9 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from queue import Empty, SimpleQueue
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 
-from runai_model_streamer.io.paths import Storage, is_object
+from runai_model_streamer.io.paths import is_object
 from runai_model_streamer.io.safetensors import Header, read_header
 from runai_model_streamer.io.source import Source
 
@@ -17,7 +17,19 @@ JOIN_SECONDS: Final = 1.0
 """Most seconds that a failed opening waits for the others in flight; one that lasts longer is closed when it ends."""
 
 
-def open_files(storage: Storage, paths: Sequence[str], concurrency: int) -> list[Opened]:
+class Opener(Protocol):
+    """What opens the files: `io.paths.Storage`, or something in front of it."""
+
+    def open(self, path: str) -> Source:
+        """See `Storage.open`."""
+        ...
+
+    def interrupt(self) -> None:
+        """See `Storage.interrupt`."""
+        ...
+
+
+def open_files(storage: Opener, paths: Sequence[str], concurrency: int) -> list[Opened]:
     """Open every path and validate its header, before a byte of data is read.
 
     Args:
@@ -44,7 +56,7 @@ def open_files(storage: Storage, paths: Sequence[str], concurrency: int) -> list
     return [opened[index] for index in range(len(paths))]
 
 
-def _open(storage: Storage, path: str) -> Opened:
+def _open(storage: Opener, path: str) -> Opened:
     source = storage.open(path)
     try:
         return source, read_header(source)
@@ -54,7 +66,7 @@ def _open(storage: Storage, path: str) -> Opened:
 
 
 def _open_concurrently(
-    storage: Storage, paths: Sequence[str], indices: Sequence[int], opened: dict[int, Opened], count: int
+    storage: Opener, paths: Sequence[str], indices: Sequence[int], opened: dict[int, Opened], count: int
 ) -> None:
     waiting: SimpleQueue[int] = SimpleQueue()
     results: SimpleQueue[tuple[int, Opened | BaseException]] = SimpleQueue()

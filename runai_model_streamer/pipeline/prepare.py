@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import torch
 
@@ -12,7 +12,7 @@ from runai_model_streamer.io.checksums import VerifiedSource
 from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.safetensors import TensorInfo
-from runai_model_streamer.io.source import SourceKind
+from runai_model_streamer.io.source import Source, SourceKind
 from runai_model_streamer.pipeline.cast_plan import held, plan_cast, scratch_size, sources_of, target_name
 from runai_model_streamer.pipeline.casting import cast_destination
 from runai_model_streamer.pipeline.cuda_load import cuda_load
@@ -34,6 +34,38 @@ class PreparedLoad(NamedTuple):
     """Index of each file -> its tensors, in the order they come."""
 
 
+class Divided(NamedTuple):
+    """What a load that is shared reads, and how."""
+
+    files: Sequence[PlannedFile]
+    sources: Sequence[Source]
+    limit: int
+    concurrency: int
+
+
+class Sharing(Protocol):
+    """Other processes that read parts of the same load; see `distributed.sharing.Sharing`."""
+
+    @property
+    def ranks_of_node(self) -> int:
+        """Processes that share the memory limit."""
+        ...
+
+    def storage(self, config: StreamerConfig, credentials: S3Credentials | None) -> Storage:
+        """What files are opened from."""
+        ...
+
+    def open_files(self, storage: Storage, paths: Sequence[str], concurrency: int) -> list[Opened]:
+        """See `pipeline.opening.open_files`."""
+        ...
+
+    def divide(
+        self, files: Sequence[PlannedFile], sources: Sequence[Source], limit: int | None, concurrency: int
+    ) -> Divided:
+        """What this process is to read of the load, and what to receive."""
+        ...
+
+
 def prepare_load(
     paths: Sequence[str],
     config: StreamerConfig,
@@ -41,11 +73,13 @@ def prepare_load(
     tensor_names: Collection[str] | None,
     device: torch.device = HOST,
     dtype: torch.dtype | None = None,
+    sharing: Sharing | None = None,
 ) -> PreparedLoad:
     """Open all files, validate their headers and the request, and start to read.
 
-    Tensors reach a CUDA device on the way; for any other, where CUDA's packages are missing, and when they are cast,
-    they are in host memory (`Load.device` says which), for the caller to move.
+    Tensors reach a CUDA device on the way; for any other, where CUDA's packages are missing, when they are cast, and
+    with `sharing`, they are in host memory (`Load.device` says which), for the caller to move. With `sharing` they are
+    not cast.
 
     Raises:
         StreamerError: what `SafetensorsStreamer.stream_files` says; nothing is left open.
@@ -53,10 +87,12 @@ def prepare_load(
     names = _checked_names(tensor_names)
     target = None if dtype is None else target_name(dtype)
     shared = config.local_processes > 1 or _in_process_group()
-    storage = Storage(config, credentials, shared=shared)
+    storage = Storage(config, credentials, shared=shared) if sharing is None else sharing.storage(config, credentials)
     opened: list[Opened] = []
     try:
-        opened = open_files(storage, paths, config.concurrency_for(SourceKind.OBJECT))
+        opened = (open_files if sharing is None else sharing.open_files)(
+            storage, paths, config.concurrency_for(SourceKind.OBJECT)
+        )
         wanted = [list(header.tensors) for _, header in opened] if names is None else _select(paths, opened, names)
         for path, tensors in zip(paths, wanted, strict=True):
             check_dtypes(path, tensors)
@@ -70,13 +106,17 @@ def prepare_load(
         sources = [source for source, _ in opened]
         to_cast = frozenset() if target is None else sources_of(files, target)
         onto_gpu = None
-        if device.type == "cuda" and not to_cast:
+        if device.type == "cuda" and not to_cast and sharing is None:
             onto_gpu = cuda_load(device, sources, files, config, concurrency, shared=shared)
         if onto_gpu is not None:
             load = Load(storage, sources, onto_gpu.files, None, concurrency, onto_gpu.destination)
+        elif sharing is not None:
+            limit = _limit(paths, files, config, processes=sharing.ranks_of_node)
+            divided = sharing.divide(files, sources, limit, concurrency)
+            load = Load(storage, divided.sources, divided.files, divided.limit, divided.concurrency)
         elif target is not None and to_cast:
             becoming = [file._replace(tensors=[held(tensor, target) for tensor in file.tensors]) for file in files]
-            limit = _limit(paths, becoming, config, scratch_size(files))
+            limit = _limit(paths, becoming, config, scratch=scratch_size(files))
             plan = plan_cast(files, target, to_cast, limit, concurrency)
             load = Load(storage, sources, files, None, concurrency, cast_destination(plan, files, concurrency))
         else:
@@ -138,32 +178,42 @@ def _listed(names: Sequence[str]) -> str:
     return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
 
 
-def _limit(paths: Sequence[str], files: Sequence[PlannedFile], config: StreamerConfig, scratch: int = 0) -> int | None:
-    """Bytes that may be held at once.
+def _limit(
+    paths: Sequence[str],
+    files: Sequence[PlannedFile],
+    config: StreamerConfig,
+    *,
+    scratch: int = 0,
+    processes: int = 1,
+) -> int | None:
+    """Bytes that this process may hold at once: its part of the limit, when `processes` of the node share a load.
 
     Args:
         paths: for messages.
         files: with tensors of the sizes that they have in memory.
         config: with the limit.
         scratch: bytes needed beside the largest tensor.
+        processes: of this node that share the limit.
     """
     if config.memory_limit == UNLIMITED:
         return None
+    limit = config.memory_limit // processes
     largest = largest_tensor(files)
     if largest is None:
-        return config.memory_limit
+        return limit
     index, tensor = largest
     needed = tensor.nbytes + scratch
     if config.memory_limit == 0:
         return needed
-    if config.memory_limit < needed:
+    if limit < needed:
         size = f"{tensor.nbytes} bytes" + (f" as {tensor.dtype}, and {scratch} are needed to cast" if scratch else "")
+        divided = f" for {processes} processes of this node" if processes > 1 else ""
         raise RunaiStreamerMemoryLimitException(
             f"{paths[index]}: tensor {tensor.name!r} has {size}, more than "
-            f"RUNAI_STREAMER_MEMORY_LIMIT={config.memory_limit}; set it to {needed} or more, "
+            f"RUNAI_STREAMER_MEMORY_LIMIT={config.memory_limit}{divided}; set it to {needed * processes} or more, "
             "or to 0 for as much as the largest tensor needs"
         )
-    return config.memory_limit
+    return limit
 
 
 def _in_process_group() -> bool:

@@ -1,0 +1,54 @@
+"""What all ranks have to say alike before they share a load: a difference is an error that names ranks and facts."""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import TypeAlias
+
+import orjson
+
+from runai_model_streamer.distributed.peers import Peers
+from runai_model_streamer.errors import DistributedError
+from runai_model_streamer.io.header_json import short
+
+Facts: TypeAlias = Mapping[str, str]
+"""What it is about -> what this rank says."""
+
+_SHOWN = 5
+"""Differences told in one error."""
+
+
+def agree(peers: Peers, facts: Facts) -> None:
+    """Compare facts with all ranks; those that a rank does not give do not count.
+
+    Raises:
+        DistributedError: on all ranks, when they differ; it names those that differ from the first.
+    """
+    said: list[dict[str, str]] = [orjson.loads(each) for each in peers.gather(orjson.dumps(dict(facts)))]
+    differences: list[str] = []
+    ranks: set[int] = set()
+    for what in dict.fromkeys(what for theirs in said for what in theirs):
+        values = [(rank, theirs[what]) for rank, theirs in zip(peers.ranks, said, strict=True) if what in theirs]
+        reference, expected = values[0]
+        for rank, value in values[1:]:
+            if value != expected:
+                ranks.add(rank)
+                differences.append(f"{what}: {expected} on rank {reference}, {value} on rank {rank}")
+    if differences:
+        shown = "; ".join(differences[:_SHOWN])
+        more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+        raise DistributedError(f"the ranks do not stream the same: {shown}{more}", tuple(sorted(ranks)))
+
+
+def listed(items: Collection[str]) -> str:
+    """A list in few words, which differ where the lists do."""
+    digest = hashlib.sha256("\0".join(items).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    first = f" from {short(next(iter(items)))} on" if items else ""
+    return f"{len(items)}{first} ({digest})"
+
+
+def digest_of(parts: Sequence[object]) -> str:
+    """A short digest of what all ranks have planned."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(repr(part).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,116 @@
+"""Opening the files of a shared load: one rank reads each header, and sends it to the others."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+import orjson
+
+from runai_model_streamer.errors import TruncatedError
+from runai_model_streamer.io.paths import Storage
+from runai_model_streamer.io.s3 import PREFIX_BYTES
+from runai_model_streamer.io.safetensors import Header, read_header
+from runai_model_streamer.io.source import Origin, Source, SourceKind
+
+_FRAME: Final = 8
+"""Bytes of a length in front of what it is the length of."""
+
+
+class Known(NamedTuple):
+    """What the rank that opened a file has found."""
+
+    file: int
+    """Index of the file."""
+    size: int
+    etag: str | None
+    head: bytes
+    """The file's first bytes, as far as its header goes."""
+
+
+class TapedSource:
+    """Keeps what is read of the front of a source, from byte 0 on."""
+
+    def __init__(self, source: Source, beginning: bytes) -> None:
+        self.source = source
+        self.beginning = beginning
+        """Bytes that came with the opening."""
+        self.tape = bytearray()
+        self.path, self.kind, self.size, self.alignment = source.path, source.kind, source.size, source.alignment
+
+    def read_into(self, offset: int, buffer: memoryview) -> Origin:
+        """See `Source.read_into`."""
+        origin = self.source.read_into(offset, buffer)
+        if offset == len(self.tape):
+            self.tape += buffer
+        return origin
+
+    def interrupt(self) -> None:
+        """See `Source.interrupt`."""
+        self.source.interrupt()
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        self.source.close()
+
+
+class _HeadSource(TapedSource):
+    """A source of which the front is at hand, and nothing else is read."""
+
+    def __init__(self, source: Source, head: bytes) -> None:
+        super().__init__(source, b"")
+        self._head = head
+
+    def read_into(self, offset: int, buffer: memoryview) -> Origin:
+        """See `Source.read_into`."""
+        found = self._head[offset : offset + len(buffer)]
+        if len(found) < len(buffer):
+            raise TruncatedError(f"{self.path}: of its header, another rank has sent {len(self._head)} bytes")
+        buffer[:] = found
+        return Origin.BUFFERED
+
+
+def replay_header(source: Source, head: bytes) -> Header:
+    """The header of a file whose first bytes another rank has read."""
+    return read_header(_HeadSource(source, head))
+
+
+class TapingStorage:
+    """Opens files so that what is read of their headers can be sent to others; see `pipeline.opening.Opener`."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def open(self, path: str) -> TapedSource:
+        """The source behind a path, which keeps its header's bytes."""
+        source = self._storage.open(path)
+        try:
+            return TapedSource(source, _beginning_of(source))
+        except BaseException:
+            source.close()
+            raise
+
+    def interrupt(self) -> None:
+        """See `Storage.interrupt`."""
+        self._storage.interrupt()
+
+
+def _beginning_of(source: Source) -> bytes:
+    """The first bytes of an object that has just been opened: they came with the answer."""
+    if source.kind is not SourceKind.OBJECT:
+        return b""
+    beginning = bytearray(min(PREFIX_BYTES, source.size))
+    source.read_into(0, memoryview(beginning))
+    return bytes(beginning)
+
+
+def pack(found: Sequence[Known]) -> bytes:
+    """As bytes, for the others."""
+    index = orjson.dumps([(known.file, known.size, known.etag, len(known.head)) for known in found])
+    return b"".join([len(index).to_bytes(_FRAME, "little"), index, *(known.head for known in found)])
+
+
+def unpack(data: bytes) -> Iterator[Known]:
+    """What `pack` has packed."""
+    position = _FRAME + int.from_bytes(data[:_FRAME], "little")
+    for file, size, etag, length in orjson.loads(data[_FRAME:position]):
+        yield Known(file, size, etag, data[position : position + length])
+        position += length

@@ -1,0 +1,85 @@
+"""The one message that a rank sends to another when it ends a load early."""
+
+import threading
+from datetime import timedelta
+from typing import Any, Final, NamedTuple
+
+import orjson
+import torch
+import torch.distributed as dist
+
+NOTICE_BYTES: Final = 2048
+"""Of the message."""
+
+_MOST_RANKS: Final = 200
+"""Named in one message."""
+
+_LONG: Final = timedelta(days=1)
+
+
+class Reason(NamedTuple):
+    """Why a load ended early."""
+
+    rank: int
+    """Whose fault it is."""
+    text: str
+    """Goes on from "rank 3"."""
+
+
+class Patience(NamedTuple):
+    """The patience of the rank that says this is at an end."""
+
+    waited: tuple[int, ...]
+    """For whom, the longest wait first."""
+
+
+def written(notice: Reason | Patience) -> torch.Tensor:
+    """The message, cut short where it is too long."""
+    if isinstance(notice, Patience):
+        said = orjson.dumps({"waited": notice.waited[:_MOST_RANKS]})
+    else:
+        text = notice.text
+        while len(said := orjson.dumps({"rank": notice.rank, "text": text})) > NOTICE_BYTES:
+            text = text[: len(text) * 3 // 4]
+    return torch.frombuffer(bytearray(said.ljust(NOTICE_BYTES, b"\0")), dtype=torch.uint8)
+
+
+def _read(message: torch.Tensor) -> Reason | Patience:
+    said = orjson.loads(bytes(message.numpy()).rstrip(b"\0"))
+    if "waited" in said:
+        return Patience(tuple(said["waited"]))
+    return Reason(int(said["rank"]), str(said["text"]))
+
+
+class Listener:
+    """Receives the message of one rank, if it ever sends it.
+
+    The receive is posted at once. Only who asks makes a thread wait for it: a wait of limited time would, at its end,
+    close the connections of the whole group. The thread ends with the connection.
+    """
+
+    def __init__(self, rank: int, group: Any) -> None:
+        self._rank = rank
+        self._notice = torch.zeros(NOTICE_BYTES, dtype=torch.uint8, device="cpu")
+        self._work: Any = dist.irecv(self._notice, rank, group=group)
+        self._heard = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.said: Reason | Patience | None = None
+        """The message."""
+        self.dead = False
+        """Whether the connection has closed without one."""
+
+    def heard(self, seconds: float) -> bool:
+        """Whether the message is there, or will never be. Not from two threads at once."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._listen, name=f"runai-listener-{self._rank}", daemon=True)
+            self._thread.start()
+        return self._heard.wait(seconds)
+
+    def _listen(self) -> None:
+        try:
+            self._work.wait(_LONG)
+            self.said = _read(self._notice)
+        except RuntimeError:
+            self.dead = True
+        self._heard.set()

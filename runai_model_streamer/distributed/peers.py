@@ -1,0 +1,272 @@
+"""Messages between the ranks of one load, and who is to blame when they end.
+
+Two gloo groups. The data group carries the bytes, straight from and into the memory they live in. A receiver asks for
+them, and says when it has them, so that a sender too only ever waits for something to arrive: gloo wakes a receive
+whose connection closes, and not every send. The control group carries one message from each rank to each other at
+most: why it ended early. A receive for it is posted from the beginning, so that it arrives even if its sender is gone
+a moment later.
+
+When a message fails, its connection tells whether the other process has died: then the control connection is closed
+too. If it is alive, it has ended early, and its own message says why and on whose account. A rank that ends early
+sends that message first and closes its data connections then, so that all that wait for it are woken at once, and so
+on along the chain. A rank that neither dies nor answers runs into the timeout of others.
+"""
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+
+from runai_model_streamer.distributed.notices import Listener, Patience, Reason, written
+from runai_model_streamer.errors import DistributedError
+from runai_model_streamer.pipeline.lifecycle import Stopped
+
+NOTICE_SECONDS: Final = 10.0
+"""Most seconds to wait for the message that says why a rank has closed its connections."""
+
+ANSWER_SECONDS: Final = 3.0
+"""Seconds for a rank that was waited for to say that it has waited itself."""
+
+_LENGTH_TAG: Final = 1
+_GATHER_TAG: Final = 2
+_POISON_TAG: Final = 3
+_FIRST_TAG: Final = 16
+_TAGS: Final = 3
+"""Of a message: its bytes, the receiver's wish for them, its thanks."""
+
+_MOST_MESSAGES: Final = 1 << 29
+_KEPT: Final = 1024
+
+
+class Peers:
+    """The other ranks of a load. Thread safe, but for `gather`.
+
+    Args:
+        ranks: those that share the load, this one among them, numbered as in the default process group.
+        data: gloo group of these ranks, for nothing else.
+        control: another.
+        timeout: seconds that one message may take.
+    """
+
+    def __init__(
+        self, ranks: Sequence[int], data: "dist.ProcessGroup", control: "dist.ProcessGroup", timeout: float
+    ) -> None:
+        self.ranks = tuple(ranks)
+        self.rank = dist.get_rank()
+        self.index = self.ranks.index(self.rank)
+        """Of this rank among `ranks`."""
+        self._others = [rank for rank in self.ranks if rank != self.rank]
+        self._data = data
+        self._control = control
+        self._timeout = timedelta(seconds=timeout)
+        self._waiting: dict[object, tuple[float, int]] = {}
+        self._gate = threading.Condition()
+        self._beginning = 0
+        self._settling = threading.RLock()
+        self._settled = threading.Event()
+        self._reason: Reason | None = None
+        self._ours = False
+        self._ended = False
+        self._closed = False
+        # Sends that nobody waits for, kept until they have surely gone.
+        self._unanswered: deque[Any] = deque(maxlen=_KEPT)
+        self._listeners = {rank: Listener(rank, control) for rank in self._others}
+
+    def send(self, buffer: memoryview, number: int) -> None:
+        """Send the bytes, message `number`, to all others; return when they no longer need the buffer.
+
+        Raises:
+            DistributedError: a rank has died, ended early, or not taken them in time.
+            Stopped: this rank has ended the load itself.
+        """
+        data, tag = torch.frombuffer(buffer, dtype=torch.uint8), _tag(number)
+        asked = [(rank, self._begin(dist.irecv, _flag(), rank, tag + 1)) for rank in self._others]
+        taken = [(rank, self._begin(dist.irecv, _flag(), rank, tag + 2)) for rank in self._others]
+        sending = []
+        for rank, work in asked:
+            self._wait(rank, work)
+            sending.append(self._begin(dist.isend, data, rank, tag))
+        for rank, work in taken:
+            self._wait(rank, work)
+
+    def receive(self, buffer: memoryview, index: int, number: int) -> None:
+        """Fill the buffer with message `number` of the rank at `index`. Raises as `send` does."""
+        rank, tag = self.ranks[index], _tag(number)
+        work = self._begin(dist.irecv, torch.frombuffer(buffer, dtype=torch.uint8), rank, tag)
+        asking = self._begin(dist.isend, _flag(), rank, tag + 1)
+        self._wait(rank, work)
+        self._unanswered.append((asking, self._begin(dist.isend, _flag(), rank, tag + 2)))
+
+    def gather(self, data: bytes) -> list[bytes]:
+        """What each rank passes here, in the order of `ranks`. Raises as `send` does."""
+        mine = torch.frombuffer(bytearray(data or b"\0"), dtype=torch.uint8)
+        lengths = [torch.tensor([len(data)], device="cpu") for _ in self.ranks]
+        self._exchange(lengths[self.index], lengths, _LENGTH_TAG)
+        sizes = [int(length) for length in lengths]
+        found = [torch.empty(max(size, 1), dtype=torch.uint8, device="cpu") for size in sizes]
+        found[self.index] = mine
+        self._exchange(mine, found, _GATHER_TAG)
+        return [bytes(each.numpy()[:size]) for each, size in zip(found, sizes, strict=True)]
+
+    def _exchange(self, mine: torch.Tensor, others: Sequence[torch.Tensor], tag: int) -> None:
+        sent, received = [], []
+        for rank, theirs in zip(self.ranks, others, strict=True):
+            if rank != self.rank:
+                sent.append((rank, self._begin(dist.isend, mine, rank, tag)))
+                received.append((rank, self._begin(dist.irecv, theirs, rank, tag)))
+        for rank, work in received + sent:
+            self._wait(rank, work)
+
+    def _begin(self, operation: Callable[..., Any], data: torch.Tensor, rank: int, tag: int) -> Any:
+        with self._gate:
+            ended = self._ended
+            self._beginning += not ended
+        if ended:
+            raise self._failure(rank, RuntimeError("the load has ended"))
+        try:
+            return operation(data, rank, group=self._data, tag=tag)
+        except (RuntimeError, ValueError) as error:  # ValueError: the group has been destroyed
+            failed = error
+        finally:
+            with self._gate:
+                self._beginning -= 1
+                self._gate.notify_all()
+        raise self._failure(rank, failed) from failed
+
+    def _wait(self, rank: int, work: Any) -> None:
+        key = object()
+        self._waiting[key] = (time.monotonic(), rank)
+        try:
+            work.wait(self._timeout)
+        except RuntimeError as error:
+            raise self._failure(rank, error) from error
+        finally:
+            del self._waiting[key]
+
+    def _failure(self, rank: int, error: Exception) -> DistributedError | Stopped:
+        """The error for a message to or from `rank` that failed."""
+        if "Application timeout" in str(error):
+            # Another thread's message has run into the timeout, whereupon gloo closes all connections of the group.
+            self._settled.wait(2 * NOTICE_SECONDS)
+        with self._settling:
+            if self._reason is None:
+                self._settle(rank, error)
+            assert self._reason is not None
+            if self._ours:
+                return Stopped()  # the error that counts is the one that this rank has ended the load for
+            return DistributedError(f"rank {self._reason.rank} {self._reason.text}", (self._reason.rank,))
+
+    def _settle(self, rank: int, error: Exception) -> None:
+        """Find out whose fault it is that a message to or from `rank` failed, and end the load."""
+        if "Timed out" not in str(error):
+            reason = self._said_by(rank, NOTICE_SECONDS)
+            if reason is None:
+                reason = Reason(rank, f"closed its connections without a word: {error}")
+            if isinstance(reason, Reason):
+                self._end(reason)
+                return
+        # Here or there, patience is at an end. Who is waited for may wait for another: each says for whom it has
+        # waited, and who says nothing then, stands still.
+        waited = self._long_waits()
+        if not waited:
+            self._end(self._absent(self._blamed_by(rank)))
+            return
+        self._stop(Patience(waited))
+        deadline = time.monotonic() + ANSWER_SECONDS
+        answers = {each: self._said_by(each, max(deadline - time.monotonic(), 0)) for each in waited}
+        reasons = [answer for answer in answers.values() if isinstance(answer, Reason)]
+        silent = [each for each, answer in answers.items() if answer is None]
+        self._reason = reasons[0] if reasons else self._absent((silent or waited)[0])
+        self._settled.set()
+
+    def _said_by(self, rank: int, seconds: float) -> Reason | Patience | None:
+        listener = self._listeners[rank]
+        listener.heard(seconds)
+        return Reason(rank, "died: its process has ended") if listener.dead else listener.said
+
+    def _blamed_by(self, rank: int) -> int:
+        """The rank that `rank` has waited for: perhaps this one."""
+        said = self._listeners[rank].said
+        waited = said.waited if isinstance(said, Patience) else ()
+        return self.rank if self.rank in waited else (*waited, rank)[0]
+
+    def _absent(self, rank: int) -> Reason:
+        return Reason(
+            rank,
+            f"took no part for {self._timeout.total_seconds():g} s: it hangs, or its loop over the tensors stands "
+            "still (RUNAI_STREAMER_DIST_TIMEOUT is the patience of the others)",
+        )
+
+    def _long_waits(self) -> tuple[int, ...]:
+        """The ranks that this one has waited for during half its patience, the longest wait first."""
+        since = time.monotonic() - self._timeout.total_seconds() / 2
+        return tuple(dict.fromkeys(rank for began, rank in sorted(self._waiting.values()) if began < since))
+
+    def end(self, reason: Reason) -> None:
+        """Tell all others why, and wake all that wait for this rank, here and there. The first reason counts."""
+        with self._settling:
+            if self._reason is None and not self._closed:
+                self._ours = True
+                self._end(reason)
+
+    def _end(self, reason: Reason) -> None:
+        self._reason = reason
+        self._stop(reason)
+        self._settled.set()
+
+    def _stop(self, notice: Reason | Patience) -> None:
+        """Begin no more messages, tell all others, and end those that are in flight."""
+        with self._gate:
+            self._ended = True
+            # gloo may forget a message that begins while its connection closes.
+            self._gate.wait_for(lambda: not self._beginning, NOTICE_SECONDS)
+        message = written(notice)
+        works: list[Any] = []
+        for rank in self._others:
+            if not self._listeners[rank].dead:
+                with contextlib.suppress(RuntimeError, ValueError):
+                    works.append(dist.isend(message, rank, group=self._control))
+        for work in works:
+            with contextlib.suppress(RuntimeError):  # who is gone needs no telling
+                work.wait(timedelta(seconds=NOTICE_SECONDS))
+        self._wake(self._data)
+
+    def _wake(self, group: Any) -> None:
+        """Close all connections of a group, as gloo does when a receive runs into its timeout."""
+        for rank in self._others:
+            with contextlib.suppress(RuntimeError, ValueError):
+                work: Any = dist.irecv(_flag(), rank, group=group, tag=_POISON_TAG)
+                work.wait(timedelta(milliseconds=1))
+
+    def close(self) -> None:
+        """Give the groups back. Nothing may be in flight, but for what `end` has woken. Idempotent."""
+        with self._settling:
+            if self._closed:
+                return
+            self._closed = True
+            if self._reason is None:
+                for works in self._unanswered:
+                    for work in works:
+                        with contextlib.suppress(RuntimeError):
+                            work.wait(timedelta(seconds=1))
+            else:
+                self._wake(self._control)
+            for group in (self._data, self._control):
+                with contextlib.suppress(RuntimeError, ValueError, AssertionError):  # the caller destroyed them all
+                    dist.destroy_process_group(group)
+
+
+def _tag(number: int) -> int:
+    # Used again only long after the message that had it before: in flight are as many as there are readers.
+    return _FIRST_TAG + _TAGS * (number % _MOST_MESSAGES)
+
+
+def _flag() -> torch.Tensor:
+    """A message that says only that it is there."""
+    return torch.zeros(1, dtype=torch.uint8, device="cpu")

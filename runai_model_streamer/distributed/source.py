@@ -1,0 +1,104 @@
+"""A source whose reads are done by one rank for all: it reads and sends, the others receive."""
+
+import threading
+from collections.abc import Sequence
+
+from runai_model_streamer.distributed.notices import Reason
+from runai_model_streamer.distributed.peers import Peers
+from runai_model_streamer.distributed.shares import Share
+from runai_model_streamer.errors import InterruptedReadError, StreamerError
+from runai_model_streamer.io.source import Origin, Source, SourceKind
+
+_RECEIVED = {SourceKind.FILE: Origin.DISK, SourceKind.OBJECT: Origin.OBJECT}
+"""What reads are told to be, so that all readers take part: most of them wait for other ranks, not for a CPU."""
+
+
+class Remaining:
+    """Bytes that this rank has still to read or receive. Thread safe."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._lock = threading.Lock()
+
+    def take(self, count: int) -> None:
+        """So many are there."""
+        with self._lock:
+            self._count -= count
+
+    @property
+    def none(self) -> bool:
+        """Whether all are there."""
+        return not self._count
+
+
+class SharedSource:
+    """One file or object of a shared load; see `Source`.
+
+    Each read lies within one of the plan's; several within one come in order, from one thread.
+
+    Args:
+        source: this rank's own way to the file.
+        shares: the plan's reads of the file, in file order.
+        peers: the ranks.
+        remaining: of all files.
+        beginning: the file's first bytes, where this rank has them.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        shares: Sequence[Share],
+        peers: Peers,
+        remaining: Remaining,
+        beginning: bytes,
+    ) -> None:
+        self._source = source
+        self._shares = {share.offset: share for share in shares}
+        self._peers = peers
+        self._remaining = remaining
+        self._beginning = beginning
+        self._current = threading.local()
+        self.path, self.kind, self.size, self.alignment = source.path, source.kind, source.size, 1
+
+    def read_into(self, offset: int, buffer: memoryview) -> Origin:
+        """Fill the buffer: from storage, and send it to all others; or from the rank whose read it is.
+
+        Raises:
+            DistributedError: another rank failed, died, or ended early.
+            StreamerError: what `Source.read_into` raises; the others are told.
+        """
+        share = self._share(offset)
+        if share.owner == self._peers.index:
+            try:
+                self._read(offset, buffer)
+            except InterruptedReadError:
+                raise
+            except StreamerError as error:
+                self._peers.end(Reason(self._peers.rank, f"failed: {type(error).__name__}: {error}"))
+                raise
+            self._peers.send(buffer, share.number)
+        else:
+            self._peers.receive(buffer, share.owner, share.number)
+        self._remaining.take(len(buffer))
+        return _RECEIVED[self.kind]
+
+    def _share(self, offset: int) -> Share:
+        share = self._shares.get(offset)
+        if share is None:
+            share = self._current.share  # a later piece of the same read
+        self._current.share = share
+        return share
+
+    def _read(self, offset: int, buffer: memoryview) -> None:
+        at_hand = self._beginning[offset : offset + len(buffer)]
+        buffer[: len(at_hand)] = at_hand
+        if len(at_hand) < len(buffer):
+            self._source.read_into(offset + len(at_hand), buffer[len(at_hand) :])
+
+    def interrupt(self) -> None:
+        """See `Source.interrupt`. Waits for other ranks are ended by the storage's."""
+        self._source.interrupt()
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        self._source.close()
