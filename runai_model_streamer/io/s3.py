@@ -196,7 +196,7 @@ class S3Source:
         bucket, key = self._bucket, self._key
         self._persist(
             ByteRange(0, self._size),
-            lambda access, _: found.append(s3_checksums.ask(access.client, bucket, key, self._etag)),
+            lambda access, _: found.append(s3_checksums.ask(access.client, bucket, key, self.etag)),
         )
         return found[-1]
 
