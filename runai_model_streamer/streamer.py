@@ -180,7 +180,9 @@ class SafetensorsStreamer:
                 yield from tensors
             else:
                 for name, tensor in tensors:
-                    yield name, tensor.to(self._device, self._cast_late if tensor.dtype in CASTABLE else None)
+                    moved = tensor.to(self._device)
+                    cast = self._cast_late is not None and moved.dtype in CASTABLE
+                    yield name, moved.to(self._cast_late) if cast else moved
         finally:
             # Explicitly: an abandoned iterator ends the load now, not when its frame is collected.
             tensors.close()

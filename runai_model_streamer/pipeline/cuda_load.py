@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from runai_model_streamer.config import UNLIMITED, StreamerConfig
-from runai_model_streamer.errors import MissingDependencyError
+from runai_model_streamer.config import UNLIMITED, GdsMode, StreamerConfig
+from runai_model_streamer.errors import GdsUnavailableError, MissingDependencyError
 from runai_model_streamer.io.gds import open_gds
 from runai_model_streamer.io.ranges import PAGE
 from runai_model_streamer.io.source import Source
@@ -54,7 +54,7 @@ def cuda_load(
         RunaiStreamerMemoryLimitException: the limit leaves no room to stage anything in.
         GdsUnavailableError: RUNAI_STREAMER_GDS=1, and a file cannot be read so.
     """
-    api = _api(device)
+    api = _api(device, config.gds)
     if api is None:
         return None
     limit = None if config.memory_limit == UNLIMITED else config.memory_limit
@@ -74,13 +74,15 @@ def cuda_load(
     return CudaLoad(cut, Destination(device, group_bytes, partial(_landing, device, api, staging, direct)))
 
 
-def _api(device: torch.device) -> Any:
+def _api(device: torch.device, gds: GdsMode) -> Any:
     """The driver's interface, or None."""
     if torch.version.cuda is None:  # ROCm calls its devices "cuda" too
         return None
     try:
         return driver_api()
     except MissingDependencyError as error:
+        if gds is GdsMode.ALWAYS:
+            raise GdsUnavailableError(f"RUNAI_STREAMER_GDS=1: no GPUDirect onto {device}: {error}") from error
         _log.info("Tensors reach %s one by one, from host memory: %s", device, error)
         return None
 
