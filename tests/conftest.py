@@ -1,6 +1,7 @@
 """What every test starts from: an environment with nothing in it that this package or boto3 would read."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ pytest.register_assert_rewrite("tests.io.contract")
 # No deadlines: how long an example takes is up to the machine.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
+
+# A shell that runs the tests in the background has it ignored, and Python leaves it so.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _PREFIXES = ("RUNAI_", "AWS_", "BOTO_")
 _NAMES = ("LOCAL_WORLD_SIZE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")

@@ -230,15 +230,10 @@ class TestEnding:
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
             finger = threading.Thread(target=press)
-            # A shell that runs the tests in the background has SIGINT ignored.
-            before = signal.signal(signal.SIGINT, signal.default_int_handler)
-            try:
-                finger.start()
-                with pytest.raises(KeyboardInterrupt):
-                    source.read_into(500_000, memoryview(bytearray(100_000)))
-                finger.join()
-            finally:
-                signal.signal(signal.SIGINT, before)
+            finger.start()
+            with pytest.raises(KeyboardInterrupt):
+                source.read_into(500_000, memoryview(bytearray(100_000)))
+            finger.join()
 
     def test_a_store_can_be_closed_in_a_child_process_without_harm_to_the_parents_connection(
         self, server: FaultServer
