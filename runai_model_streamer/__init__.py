@@ -4,6 +4,7 @@ from runai_model_streamer.errors import RunaiStreamerMemoryLimitException, Strea
 from runai_model_streamer.files import list_safetensors, pull_files
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.object_storage_model import ObjectStorageModel
+from runai_model_streamer.pipeline.selection import TensorShard, TensorSlice
 from runai_model_streamer.streamer import SafetensorsStreamer
 
 __version__ = "0.1.0"
@@ -14,6 +15,8 @@ __all__ = [
     "S3Credentials",
     "SafetensorsStreamer",
     "StreamerError",
+    "TensorShard",
+    "TensorSlice",
     "list_safetensors",
     "pull_files",
 ]

@@ -28,17 +28,18 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "clash": (),
     "files": ("clash", "config", "logs", "io", "mirror"),
     "object_storage_model": ("errors", "files", "io", "mirror"),
-    "streamer": ("clash", "errors", "config", "logs", "device", "pipeline", "io", "kernels"),
+    "streaming": ("clash", "errors", "config", "logs", "pipeline"),
+    "streamer": ("errors", "device", "pipeline", "io", "streaming"),
     "testing": ("files", "io", "streamer"),
     # Where the original has its names.
     "s3_utils": ("io",),
     "safetensors_streamer": ("files", "object_storage_model", "streamer", "testing"),
-    "__init__": ("errors", "files", "object_storage_model", "streamer", "io"),
+    "__init__": ("errors", "files", "object_storage_model", "streamer", "io", "pipeline.selection"),
 }
 
 # Packages that only some modules may know of, whatever the place of the import; prefixes of modules, without ours.
 ONLY_IN = {
-    "torch": ("pipeline", "streamer", "device", "kernels"),
+    "torch": ("pipeline", "streaming", "streamer", "device", "kernels"),
     "boto3": ("io.s3",),
     "botocore": ("io.s3",),
     "mypy_boto3_s3": ("io.s3",),

@@ -1,7 +1,9 @@
 """From paths to a running load: opens, selects and checks everything before a byte of data is read."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Final, NamedTuple
 
 import torch
@@ -12,18 +14,23 @@ from runai_model_streamer.io.checksums import VerifiedSource
 from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.safetensors import TensorInfo
-from runai_model_streamer.io.source import SourceKind
+from runai_model_streamer.io.source import Source, SourceKind
+from runai_model_streamer.pipeline.assembly import assembled
 from runai_model_streamer.pipeline.cast_plan import held, plan_cast, scratch_size, sources_of, target_name
 from runai_model_streamer.pipeline.casting import cast_destination
 from runai_model_streamer.pipeline.cuda_load import cuda_load
 from runai_model_streamer.pipeline.opening import Opened, open_files
 from runai_model_streamer.pipeline.plan import PlannedFile, largest_tensor
+from runai_model_streamer.pipeline.selection import Select, Selected, select_parts
 from runai_model_streamer.pipeline.stream import Load
 from runai_model_streamer.pipeline.tensors import check_dtypes
 
 _log = logging.getLogger(__name__)
 
 HOST: Final = torch.device("cpu")
+
+
+LIMIT: Final = "RUNAI_STREAMER_MEMORY_LIMIT"
 
 
 class PreparedLoad(NamedTuple):
@@ -33,6 +40,11 @@ class PreparedLoad(NamedTuple):
     metadata: dict[int, list[TensorInfo]]
     """Index of each file -> its tensors, in the order they come."""
 
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors, as they are in the files."""
+        return sum(tensor.nbytes for tensors in self.metadata.values() for tensor in tensors)
+
 
 def prepare_load(
     paths: Sequence[str],
@@ -41,6 +53,7 @@ def prepare_load(
     tensor_names: Collection[str] | None,
     device: torch.device = HOST,
     dtype: torch.dtype | None = None,
+    select: Select | None = None,
 ) -> PreparedLoad:
     """Open all files, validate their headers and the request, and start to read.
 
@@ -52,41 +65,96 @@ def prepare_load(
     """
     names = _checked_names(tensor_names)
     target = None if dtype is None else target_name(dtype)
-    shared = config.local_processes > 1 or _in_process_group()
-    storage = Storage(config, credentials, shared=shared)
-    opened: list[Opened] = []
-    try:
+    with opening(config, credentials) as (storage, close_with):
         opened = open_files(storage, paths, config.concurrency_for(SourceKind.OBJECT))
-        wanted = [list(header.tensors) for _, header in opened] if names is None else _select(paths, opened, names)
-        for path, tensors in zip(paths, wanted, strict=True):
-            check_dtypes(path, tensors)
-        _forgo_verification(opened, wanted)
-        files = [
-            PlannedFile(source.size, source.kind, source.alignment, config.chunk_for(source.kind), tensors)
-            for (source, _), tensors in zip(opened, wanted, strict=True)
-        ]
-        kinds = {file.kind for file in files}
-        concurrency = max((config.concurrency_for(kind) for kind in kinds), default=1)
         sources = [source for source, _ in opened]
-        to_cast = frozenset() if target is None else sources_of(files, target)
-        onto_gpu = None
-        if device.type == "cuda" and not to_cast:
-            onto_gpu = cuda_load(device, sources, files, config, concurrency, shared=shared)
-        if onto_gpu is not None:
-            load = Load(storage, sources, onto_gpu.files, None, concurrency, onto_gpu.destination)
-        elif target is not None and to_cast:
-            becoming = [file._replace(tensors=[held(tensor, target) for tensor in file.tensors]) for file in files]
-            limit = _limit(paths, becoming, config, scratch_size(files))
-            plan = plan_cast(files, target, to_cast, limit, concurrency)
-            load = Load(storage, sources, files, None, concurrency, cast_destination(plan, files, concurrency))
+        close_with.extend(sources)
+        wanted = [list(header.tensors) for _, header in opened] if names is None else _named(paths, opened, names)
+        read, parts = wanted, None
+        if select is not None:
+            selected = select_parts(paths, wanted, [source.kind for source in sources], select, check_dtypes)
+            wanted = [[part.info for part in each] for each in selected]
+            read = [[piece for part in each for piece in part.reads] for each in selected]
+            parts = [part for each in selected for part in each]
         else:
-            load = Load(storage, sources, files, _limit(paths, files, config), concurrency)
+            for path, tensors in zip(paths, wanted, strict=True):
+                check_dtypes(path, tensors)
+        _forgo_verification(opened, read)
+        load = start_load(Start(storage, paths, sources, read, parts), config, device, target)
+    return PreparedLoad(load, dict(enumerate(wanted)))
+
+
+@contextmanager
+def opening(config: StreamerConfig, credentials: S3Credentials | None) -> Iterator[tuple[Storage, list[Source]]]:
+    """Storage to open sources from, and a list for those to be closed with it if the load does not start after all."""
+    storage = Storage(config, credentials, shared=_is_shared(config))
+    opened: list[Source] = []
+    try:
+        yield storage, opened
     except BaseException:
-        for source, _ in opened:
+        for source in opened:
             source.close()
         storage.close()
         raise
-    return PreparedLoad(load, dict(enumerate(wanted)))
+
+
+class Start(NamedTuple):
+    """What to read, and from where."""
+
+    storage: Storage
+    paths: Sequence[str]
+    """For messages, one for each source."""
+    sources: Sequence[Source]
+    tensors: Sequence[Sequence[TensorInfo]]
+    """Of each source, in file order."""
+    parts: Sequence[Selected] | None = None
+    """What the caller gets of them; None: the same."""
+    limit_name: str = LIMIT
+    """What the memory limit is called in messages."""
+
+
+def start_load(start: Start, config: StreamerConfig, device: torch.device, target: str | None = None) -> Load:
+    """Start to read.
+
+    Args:
+        device: where the tensors are to be; see `prepare_load`.
+        target: the format's name of the dtype to cast to; None to leave tensors as they are.
+    """
+    storage, paths, sources, wanted, parts, name = start
+    files = [
+        PlannedFile(source.size, source.kind, source.alignment, config.chunk_for(source.kind), tensors)
+        for source, tensors in zip(sources, wanted, strict=True)
+    ]
+    kinds = {file.kind for file in files}
+    concurrency = max((config.concurrency_for(kind) for kind in kinds), default=1)
+    to_cast = frozenset() if target is None else sources_of(files, target)
+    finish = None
+    made = 0  # bytes of the largest tensor that is made of what has landed, beside that
+    if parts is not None and any(part.rows for part in parts):
+        finish = partial(assembled, parts=parts)
+        made = max((part.info if target is None else held(part.info, target)).nbytes for part in parts if part.rows)
+    destination = limit = None
+    if device.type == "cuda" and not to_cast:
+        onto_gpu = cuda_load(device, sources, files, config, concurrency, shared=_is_shared(config))
+        if onto_gpu is not None:
+            files, destination = onto_gpu
+    if target is not None and to_cast:
+        becoming = [file._replace(tensors=[held(tensor, target) for tensor in file.tensors]) for file in files]
+        limit = _less(_limit(paths, becoming, config, name, made, scratch_size(files)), made)
+        plan = plan_cast(files, target, to_cast, limit, concurrency)
+        destination = cast_destination(plan, files, concurrency)
+    elif destination is None:
+        limit = _less(_limit(paths, files, config, name, made), made)
+    return Load(storage, sources, files, limit, concurrency, destination, finish)
+
+
+def _less(limit: int | None, made: int) -> int | None:
+    return None if limit is None else limit - made
+
+
+def _is_shared(config: StreamerConfig) -> bool:
+    """Whether other processes of this node load the same files."""
+    return config.local_processes > 1 or _in_process_group()
 
 
 def _checked_names(names: Collection[str] | None) -> frozenset[str] | None:
@@ -102,7 +170,7 @@ def _checked_names(names: Collection[str] | None) -> frozenset[str] | None:
     return frozenset(names)
 
 
-def _select(paths: Sequence[str], opened: Sequence[Opened], names: frozenset[str]) -> list[list[TensorInfo]]:
+def _named(paths: Sequence[str], opened: Sequence[Opened], names: frozenset[str]) -> list[list[TensorInfo]]:
     wanted = [[tensor for tensor in header.tensors if tensor.name in names] for _, header in opened]
     places: dict[str, list[str]] = {}
     for path, tensors in zip(paths, wanted, strict=True):
@@ -117,20 +185,26 @@ def _select(paths: Sequence[str], opened: Sequence[Opened], names: frozenset[str
     return wanted
 
 
-def _forgo_verification(opened: Sequence[Opened], wanted: Sequence[Sequence[TensorInfo]]) -> None:
+def _forgo_verification(opened: Sequence[Opened], read: Sequence[Sequence[TensorInfo]]) -> None:
     """Where not all of an object is read, its checksum cannot be computed."""
-    partial = 0
-    for (source, header), tensors in zip(opened, wanted, strict=True):
-        if isinstance(source, VerifiedSource) and len(tensors) < len(header.tensors):
+    partial_reads = 0
+    for (source, header), tensors in zip(opened, read, strict=True):
+        if isinstance(source, VerifiedSource) and (
+            len(tensors) < len(header.tensors) or _size(tensors) < _size(header.tensors)
+        ):
             source.forgo()
-            partial += 1
-    if partial:
+            partial_reads += 1
+    if partial_reads:
         _log.warning(
-            "RUNAI_STREAMER_VERIFY: %d of %d files are not verified: tensor_names leaves out some of their tensors, "
-            "and a store's checksum is one of the whole object",
-            partial,
+            "RUNAI_STREAMER_VERIFY: %d of %d files are not verified: tensor_names or select leaves out some of their "
+            "tensors, and a store's checksum is one of the whole object",
+            partial_reads,
             len(opened),
         )
+
+
+def _size(tensors: Iterable[TensorInfo]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -138,14 +212,18 @@ def _listed(names: Sequence[str]) -> str:
     return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
 
 
-def _limit(paths: Sequence[str], files: Sequence[PlannedFile], config: StreamerConfig, scratch: int = 0) -> int | None:
+def _limit(
+    paths: Sequence[str], files: Sequence[PlannedFile], config: StreamerConfig, name: str, made: int, scratch: int = 0
+) -> int | None:
     """Bytes that may be held at once.
 
     Args:
         paths: for messages.
-        files: with tensors of the sizes that they have in memory.
+        files: with what is read, of the sizes that it has in memory.
         config: with the limit.
-        scratch: bytes needed beside the largest tensor.
+        name: what the limit is called.
+        made: bytes of the largest tensor that is made of what has been read.
+        scratch: bytes needed to cast.
     """
     if config.memory_limit == UNLIMITED:
         return None
@@ -153,14 +231,15 @@ def _limit(paths: Sequence[str], files: Sequence[PlannedFile], config: StreamerC
     if largest is None:
         return config.memory_limit
     index, tensor = largest
-    needed = tensor.nbytes + scratch
+    needed = tensor.nbytes + made + scratch
     if config.memory_limit == 0:
         return needed
     if config.memory_limit < needed:
         size = f"{tensor.nbytes} bytes" + (f" as {tensor.dtype}, and {scratch} are needed to cast" if scratch else "")
+        size += f" to be read at once, and the largest part that is cut from such bytes {made}" if made else ""
         raise RunaiStreamerMemoryLimitException(
             f"{paths[index]}: tensor {tensor.name!r} has {size}, more than "
-            f"RUNAI_STREAMER_MEMORY_LIMIT={config.memory_limit}; set it to {needed} or more, "
+            f"{name}={config.memory_limit}; set it to {needed} or more, "
             "or to 0 for as much as the largest tensor needs"
         )
     return config.memory_limit
