@@ -119,7 +119,7 @@ class SafetensorsStreamer(Streamer):
             [as_path(path) for path in paths], config, s3_credentials, tensor_names, self._device, dtype, select
         )
         self.files_to_tensors_metadata = prepared.metadata
-        self._follow(prepared)
+        self._follow(prepared.load, prepared.size)
 
     def get_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Each tensor with its name, as soon as its bytes are there: in file order, files in the order given.

@@ -14,7 +14,6 @@ from runai_model_streamer.clash import warn_of_original
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import StateError, StreamerError
 from runai_model_streamer.logs import configure_logging, size_text
-from runai_model_streamer.pipeline.prepare import PreparedLoad
 from runai_model_streamer.pipeline.stream import Load, Tensors
 
 _log: Final = logging.getLogger("runai_model_streamer.streamer")
@@ -61,10 +60,9 @@ class Streamer:
         self._started = time.perf_counter()
         return config
 
-    def _follow(self, prepared: PreparedLoad) -> None:
-        """Take on a load that has started."""
-        self.total_size = prepared.size
-        self._load = prepared.load
+    def _follow(self, load: Load, size: int) -> None:
+        """Take on a load that has started, whose tensors have `size` bytes in all."""
+        self._load, self.total_size = load, size
 
     def _tensors(self, calls: str) -> Tensors:
         """The current load's tensors, on the device asked for. `calls`: what starts a load."""

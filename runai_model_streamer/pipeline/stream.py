@@ -50,7 +50,7 @@ class Load:
 
     Args:
         storage: what the sources were opened from.
-        sources: one for each file.
+        sources: one for each file; of several files it may be the same.
         files: what to read of each.
         limit: bytes of host memory held at most, at least the largest tensor; None for no limit.
         concurrency: reads in flight at once.

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from runai_model_streamer import RunaiStreamerMemoryLimitException, SafetensorsStreamer, streamer
+from runai_model_streamer import (
+    FileChunks,
+    FileStreamer,
+    RunaiStreamerMemoryLimitException,
+    SafetensorsStreamer,
+    chunk_streamer,
+    streamer,
+)
 from runai_model_streamer.errors import MissingDependencyError
 from runai_model_streamer.io.source import SourceKind
 from runai_model_streamer.pipeline import assembly, cuda_driver, cuda_load, plan
@@ -143,4 +150,22 @@ def test_a_ranks_parts_are_put_together_on_the_device(
         ("none", b""),
         ("whole", whole.data),
     ]
+    assert world.close() == []
+
+
+def test_raw_ranges_that_overlap_or_go_back_land_on_the_device(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunk_streamer, "resolve_device", lambda _: GPU)
+    data = stored("U8", (3_000_000,)).data
+    (tmp_path / "data.bin").write_bytes(data)
+    offsets, sizes = [1_000_000, 0, 5, 900_000, 2_999_999], [500_000, 10, 0, 200_000, 1]
+    found = []
+    with FileStreamer() as opened:
+        opened.stream_files([FileChunks(1, str(tmp_path / "data.bin"), offsets, sizes)], device="cuda:0")
+        for _, index, tensor in opened.get_chunks():
+            world.call("cuStreamSynchronize", world.using)
+            found.append((index, raw(tensor)))
+            del tensor
+    assert found == [(index, data[offsets[index] : offsets[index] + sizes[index]]) for index in range(5)]
     assert world.close() == []
