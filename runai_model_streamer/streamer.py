@@ -1,34 +1,26 @@
 """`SafetensorsStreamer`: the face of the package."""
 
-import logging
 import os
-import time
-import warnings
-from collections.abc import Collection, Generator, Iterator, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
-from runai_model_streamer.clash import warn_of_original
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.device import resolve_device
-from runai_model_streamer.errors import ArgumentTypeError, StateError, StreamerError
+from runai_model_streamer.errors import ArgumentTypeError
 from runai_model_streamer.io.paths import as_path
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.safetensors import TensorInfo
-from runai_model_streamer.logs import configure_logging, size_text
-from runai_model_streamer.pipeline.cast_plan import CASTABLE
 from runai_model_streamer.pipeline.prepare import prepare_load
-from runai_model_streamer.pipeline.stream import Load
+from runai_model_streamer.pipeline.selection import Select
+from runai_model_streamer.streaming import Streamer
 
 if TYPE_CHECKING:
     from runai_model_streamer.distributed.sharing import Sharing
 
-_log = logging.getLogger(__name__)
 
-
-class SafetensorsStreamer:
+class SafetensorsStreamer(Streamer):
     """Streams the tensors of safetensors files, from a file system or S3, in file order, as their bytes arrive.
 
     ```python
@@ -47,32 +39,12 @@ class SafetensorsStreamer:
     """
 
     def __init__(self) -> None:
-        self._load: Load | None = None
-        self._closed = False
-        self._pid = os.getpid()
-        self._device = torch.device("cpu")
-        self._started = 0.0
-        self._reports = True
-        self.total_size = 0
-        """Bytes of all tensors of the current load."""
+        super().__init__()
         self.files_to_tensors_metadata: dict[int, list[TensorInfo]] = {}
         """Index of each file, in the order given -> its tensors, in the order they come; with `.name`, `.shape`,
         `.dtype` (the format's name, such as "BF16") and `.offsets` (`.start`, `.end`, in bytes from the beginning of
-        the file's data section)."""
-
-    def __enter__(self) -> Self:
-        self._check_usable()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            self.close()
-        except StreamerError as another:
-            if error is None:
-                raise
-            _log.warning("while closing after %s: %s", type(error).__name__, another)
+        the file's data section). Of a part that was selected they are the part's; of one that lies in pieces,
+        `.offsets` are where the first begins, and as far behind it as they are long."""
 
     def stream_file(
         self,
@@ -83,13 +55,14 @@ class SafetensorsStreamer:
         tensor_names: Collection[str] | None = None,
         owned: bool = True,
         dtype: torch.dtype | None = None,
+        select: Select | None = None,
     ) -> None:
         """Start to stream one file; see `stream_files`."""
         if not isinstance(path, str | os.PathLike):
             raise ArgumentTypeError(
                 f"stream_file takes one path, not {type(path).__name__}; stream_files takes a list of them"
             )
-        self.stream_files([path], s3_credentials, device, is_distributed, tensor_names, owned, dtype)
+        self.stream_files([path], s3_credentials, device, is_distributed, tensor_names, owned, dtype, select)
 
     def stream_files(
         self,
@@ -100,6 +73,7 @@ class SafetensorsStreamer:
         tensor_names: Collection[str] | None = None,
         owned: bool = True,  # noqa: ARG002 - see the docstring
         dtype: torch.dtype | None = None,
+        select: Select | None = None,
     ) -> None:
         """Start to stream files: read and validate all headers, then begin to read data in the background.
 
@@ -122,6 +96,15 @@ class SafetensorsStreamer:
                 what they are cast from while that is held: half a MiB for each read in flight, from object storage
                 `RUNAI_STREAMER_CHUNK_BYTESIZE`. Tensors for other devices are cast on the host, then copied. Those that
                 ranks share are cast as they are yielded.
+            select: a rank's own part: a function or a mapping from the name of a tensor to the part wanted of it, a
+                `TensorSlice(dim, start, stop)` (or such a tuple) or a `TensorShard(dim, rank, world_size)`; to True
+                for all of it; to False or None for nothing. A tensor that a mapping does not name is wanted whole.
+                With `tensor_names`, it is asked for those only. A part is contiguous, in memory of its own. One along
+                the first dimension, or along another where those before it have size 1, costs its own bytes and lands
+                in place. Any other lies in pieces, which are read each on its own where more than 64 KiB of a file, or
+                1 MiB of an object, lie between two of them; else all bytes from the first piece to the last are read.
+                They are put together as the part is yielded, on its device; the memory limit counts what is read at
+                once of a tensor and, beside it, the largest part that is made so.
 
         Raises:
             NotFoundError, AccessDeniedError, ReadError: a file or object cannot be opened.
@@ -131,33 +114,28 @@ class SafetensorsStreamer:
                 the limit bounds the memory to stage in, it is below two pages.
             MissingDependencyError: there is something to cast, and numba is not installed.
             CudaError, GdsUnavailableError: the GPU, or GPUDirect with RUNAI_STREAMER_GDS=1, cannot be used.
-            ArgumentError, ArgumentTypeError, ConfigError, StateError: what the message says. Nothing has been read.
+            ArgumentError, ArgumentTypeError, ConfigError, StateError: what the message says, such as a part that a
+                tensor does not have. Nothing has been read.
         """
         self._check_usable()
         if isinstance(paths, str | bytes | os.PathLike):
             raise ArgumentTypeError(f"stream_files takes a list of paths; for one, call stream_file({paths!r})")
-        self._end_load()
-        # So that a call that fails does not leave another load's behind.
-        self.files_to_tensors_metadata, self.total_size = {}, 0
-        config = StreamerConfig.from_environment()
-        configure_logging(config)
-        warn_of_original()
+        self.files_to_tensors_metadata = {}  # so that a call that fails does not leave another load's behind
+        config = self._begin()
         self._device = resolve_device(device)
-        self._started = time.perf_counter()
         checked = [as_path(path) for path in paths]
         sharing = _join(config, tensor_names) if is_distributed else None
         self._reports = sharing is None or sharing.reports
         # What ranks send each other are the file's bytes.
         self._cast_late = dtype if sharing is not None else None
         try:
-            prepared = prepare_load(checked, config, s3_credentials, tensor_names, self._device, dtype, sharing)
+            prepared = prepare_load(checked, config, s3_credentials, tensor_names, self._device, dtype, select, sharing)
         except BaseException:
             if sharing is not None:
                 sharing.close()
             raise
         self.files_to_tensors_metadata = prepared.metadata
-        self.total_size = prepared.load.total_bytes
-        self._load = prepared.load
+        self._follow(prepared.load, prepared.size)
 
     def get_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Each tensor with its name, as soon as its bytes are there: in file order, files in the order given.
@@ -168,66 +146,7 @@ class SafetensorsStreamer:
             StateError: nothing is being streamed.
             StreamerError: what went wrong in reading; raised by the next `next`, before anything wrong is yielded.
         """
-        self._check_usable()
-        load = self._load
-        if load is None:
-            raise StateError("nothing to stream: call stream_file or stream_files first")
-        return self._placed(load, load.tensors())
-
-    def _placed(self, load: Load, tensors: Generator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
-        try:
-            if load.device == self._device and self._cast_late is None:
-                yield from tensors
-            else:
-                for name, tensor in tensors:
-                    moved = tensor.to(self._device)
-                    cast = self._cast_late is not None and moved.dtype in CASTABLE
-                    yield name, moved.to(self._cast_late) if cast else moved
-        finally:
-            # Explicitly: an abandoned iterator ends the load now, not when its frame is collected.
-            tensors.close()
-        if self._reports:
-            self._log_throughput(load.total_bytes)
-
-    def _log_throughput(self, size: int) -> None:
-        seconds = time.perf_counter() - self._started
-        # Tools parse this line.
-        _log.info(
-            "[RunAI Streamer] Overall time to stream %s of all files to %s: %.1fs, %s/s",
-            size_text(size),
-            self._device,
-            seconds,
-            size_text(size / seconds),
-        )
-
-    def close(self) -> None:
-        """End the load: stop reading, end the threads, free what the caller does not use. Idempotent.
-
-        A streamer that has been closed cannot stream again.
-        """
-        self._closed = True
-        if self._pid == os.getpid():
-            self._end_load()
-
-    def _end_load(self) -> None:
-        load, self._load = self._load, None
-        if load is not None:
-            load.close()
-
-    def _check_usable(self) -> None:
-        if self._pid != os.getpid():
-            raise StateError("this streamer was made before a fork; its threads are the parent's: make a new one here")
-        if self._closed:
-            raise StateError("this streamer is closed: make a new one")
-
-    def __del__(self) -> None:
-        load = getattr(self, "_load", None)
-        if load is not None and load.open and self._pid == os.getpid():
-            # Not close: a finaliser may run in any thread, also in one of the load's own.
-            # And before the warning, which may be an error.
-            load.stop()
-            message = f"unclosed {self!r}: use it in a with statement, or call close()"
-            warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
+        return self._tensors("stream_file or stream_files")
 
 
 def _join(config: StreamerConfig, tensor_names: Collection[str] | None) -> "Sharing | None":

@@ -29,17 +29,29 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "files": ("clash", "config", "logs", "io", "mirror"),
     "object_storage_model": ("errors", "files", "io", "mirror"),
     "distributed": ("errors", "config", "io", "pipeline"),
-    "streamer": ("clash", "errors", "config", "logs", "device", "distributed", "pipeline", "io", "kernels"),
+    "streaming": ("clash", "errors", "config", "logs", "pipeline"),
+    "streamer": ("errors", "config", "device", "distributed", "pipeline", "io", "streaming"),
+    "chunk_streamer": ("config", "errors", "device", "files", "io", "pipeline", "streaming"),
     "testing": ("files", "io", "streamer"),
     # Where the original has its names.
     "s3_utils": ("io",),
+    "file_streamer": ("chunk_streamer", "pipeline.chunks"),
     "safetensors_streamer": ("files", "object_storage_model", "streamer", "testing"),
-    "__init__": ("errors", "files", "object_storage_model", "streamer", "io"),
+    "__init__": (
+        "errors",
+        "files",
+        "object_storage_model",
+        "chunk_streamer",
+        "streamer",
+        "io",
+        "pipeline.chunks",
+        "pipeline.selection",
+    ),
 }
 
 # Packages that only some modules may know of, whatever the place of the import; prefixes of modules, without ours.
 ONLY_IN = {
-    "torch": ("pipeline", "streamer", "device", "distributed", "kernels"),
+    "torch": ("pipeline", "streaming", "streamer", "chunk_streamer", "device", "distributed", "kernels"),
     "boto3": ("io.s3",),
     "botocore": ("io.s3",),
     "mypy_boto3_s3": ("io.s3",),

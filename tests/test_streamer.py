@@ -93,6 +93,7 @@ def test_the_arguments_have_the_names_order_and_defaults_that_engines_use() -> N
         "tensor_names": None,
         "owned": True,
         "dtype": None,
+        "select": None,
     }
     for method, first in ((SafetensorsStreamer.stream_file, "path"), (SafetensorsStreamer.stream_files, "paths")):
         parameters = list(inspect.signature(method).parameters.values())[1:]

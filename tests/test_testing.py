@@ -7,7 +7,15 @@ import pytest
 import torch
 
 import runai_model_streamer
-from runai_model_streamer import ObjectStorageModel, S3Credentials, SafetensorsStreamer, list_safetensors, pull_files
+from runai_model_streamer import (
+    FileChunks,
+    FileStreamer,
+    ObjectStorageModel,
+    S3Credentials,
+    SafetensorsStreamer,
+    list_safetensors,
+    pull_files,
+)
 from runai_model_streamer.errors import NotFoundError
 from runai_model_streamer.testing import StreamerPatcher
 from tests.checkpoints import raw, stored, write
@@ -80,6 +88,8 @@ def test_a_streamer_of_the_stand_in_is_one(patcher: StreamerPatcher, bucket: Pat
 @pytest.mark.parametrize(
     ("module", "names"),
     [
+        ("file_streamer.file_streamer", {"FileStreamer": FileStreamer}),
+        ("file_streamer.requests_iterator", {"FileChunks": FileChunks}),
         ("s3_utils.s3_utils", {"S3Credentials": S3Credentials}),
         ("safetensors_streamer.streamer_mock", {"StreamerPatcher": StreamerPatcher}),
         (

@@ -22,7 +22,7 @@ from runai_model_streamer.io.safetensors import Header
 from runai_model_streamer.io.source import Source, SourceKind
 from runai_model_streamer.pipeline.opening import Opened, open_files
 from runai_model_streamer.pipeline.plan import PlannedFile, largest_tensor, plan_groups
-from runai_model_streamer.pipeline.prepare import Divided
+from runai_model_streamer.pipeline.sharing import Divided
 
 _log = logging.getLogger(__name__)
 

@@ -60,9 +60,12 @@ def cuda_load(
     limit = None if config.memory_limit == UNLIMITED else config.memory_limit
     staging = staging_for(limit, max((file.chunk for file in files), default=PAGE), concurrency)
     direct: dict[int, DeviceFile] = {}
+    looked_at: dict[int, DeviceFile | None] = {}  # one source may be behind many files of the plan
     try:
         for index, source in enumerate(sources):
-            file = open_gds(source, config.gds, shared=shared)
+            if id(source) not in looked_at:
+                looked_at[id(source)] = open_gds(source, config.gds, shared=shared)
+            file = looked_at[id(source)]
             if file is not None:
                 direct[index] = file
     except BaseException:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol, TypeAlias, TypeVar
 
@@ -10,8 +10,8 @@ from runai_model_streamer.io.paths import is_object
 from runai_model_streamer.io.safetensors import Header, read_header
 from runai_model_streamer.io.source import Source
 
-Opened: TypeAlias = tuple[Source, Header]
 _T = TypeVar("_T")
+Opened: TypeAlias = tuple[Source, Header]
 
 JOIN_SECONDS: Final = 1.0
 """Most seconds that a failed opening waits for the others in flight; one that lasts longer is closed when it ends."""
@@ -30,25 +30,33 @@ class Opener(Protocol):
 
 
 def open_files(storage: Opener, paths: Sequence[str], concurrency: int) -> list[Opened]:
-    """Open every path and validate its header, before a byte of data is read.
+    """Open every path and validate its header, before a byte of data is read; see `open_each`."""
+    return open_each(storage, paths, concurrency, read_header)
+
+
+def open_each(
+    storage: Opener, paths: Sequence[str], concurrency: int, look: Callable[[Source], _T]
+) -> list[tuple[Source, _T]]:
+    """Open every path.
 
     Args:
         concurrency: object storage requests in flight at once.
+        look: reads what has to be known of each source, in the thread that has opened it.
 
     Returns:
-        Source and header of each path, in order. The sources are the caller's to close.
+        Each path's source, and what `look` has found, in order. The sources are the caller's to close.
 
     Raises:
         StreamerError: the first error met; nothing is left open.
     """
-    opened: dict[int, Opened] = {}
+    opened: dict[int, tuple[Source, _T]] = {}
     try:
         remote = [index for index, path in enumerate(paths) if is_object(path)]
         if len(remote) > 1:
-            _open_concurrently(storage, paths, remote, opened, min(concurrency, len(remote)))
+            _open_concurrently(storage, paths, remote, look, opened, min(concurrency, len(remote)))
         for index, path in enumerate(paths):
             if index not in opened:
-                opened[index] = _open(storage, path)
+                opened[index] = _open(storage, path, look)
     except BaseException:
         for source, _ in opened.values():
             source.close()
@@ -56,20 +64,25 @@ def open_files(storage: Opener, paths: Sequence[str], concurrency: int) -> list[
     return [opened[index] for index in range(len(paths))]
 
 
-def _open(storage: Opener, path: str) -> Opened:
+def _open(storage: Opener, path: str, look: Callable[[Source], _T]) -> tuple[Source, _T]:
     source = storage.open(path)
     try:
-        return source, read_header(source)
+        return source, look(source)
     except BaseException:
         source.close()
         raise
 
 
 def _open_concurrently(
-    storage: Opener, paths: Sequence[str], indices: Sequence[int], opened: dict[int, Opened], count: int
+    storage: Opener,
+    paths: Sequence[str],
+    indices: Sequence[int],
+    look: Callable[[Source], _T],
+    opened: dict[int, tuple[Source, _T]],
+    count: int,
 ) -> None:
     waiting: SimpleQueue[int] = SimpleQueue()
-    results: SimpleQueue[tuple[int, Opened | BaseException]] = SimpleQueue()
+    results: SimpleQueue[tuple[int, tuple[Source, _T] | BaseException]] = SimpleQueue()
     abandoned = threading.Event()
     for index in indices:
         waiting.put(index)
@@ -77,7 +90,7 @@ def _open_concurrently(
     def work() -> None:
         for index in _drain(waiting):
             try:
-                result = _open(storage, paths[index])
+                result = _open(storage, paths[index], look)
             except BaseException as error:
                 results.put((index, error))
             else:

@@ -1,29 +1,42 @@
 """From paths to a running load: opens, selects and checks everything before a byte of data is read."""
 
 import logging
-from collections.abc import Collection, Sequence
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Final, NamedTuple
 
 import torch
 
 from runai_model_streamer.config import UNLIMITED, StreamerConfig
-from runai_model_streamer.errors import ArgumentError, ArgumentTypeError, RunaiStreamerMemoryLimitException
+from runai_model_streamer.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    RunaiStreamerMemoryLimitException,
+    UnsupportedError,
+)
 from runai_model_streamer.io.checksums import VerifiedSource
 from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.safetensors import TensorInfo
 from runai_model_streamer.io.source import Source, SourceKind
+from runai_model_streamer.pipeline.assembly import assembled
 from runai_model_streamer.pipeline.cast_plan import held, plan_cast, scratch_size, sources_of, target_name
 from runai_model_streamer.pipeline.casting import cast_destination
 from runai_model_streamer.pipeline.cuda_load import cuda_load
 from runai_model_streamer.pipeline.opening import Opened, open_files
 from runai_model_streamer.pipeline.plan import PlannedFile, largest_tensor
+from runai_model_streamer.pipeline.selection import Select, Selected, select_parts
+from runai_model_streamer.pipeline.sharing import Sharing
 from runai_model_streamer.pipeline.stream import Load
 from runai_model_streamer.pipeline.tensors import check_dtypes
 
 _log = logging.getLogger(__name__)
 
 HOST: Final = torch.device("cpu")
+
+
+LIMIT: Final = "RUNAI_STREAMER_MEMORY_LIMIT"
 
 
 class PreparedLoad(NamedTuple):
@@ -33,37 +46,10 @@ class PreparedLoad(NamedTuple):
     metadata: dict[int, list[TensorInfo]]
     """Index of each file -> its tensors, in the order they come."""
 
-
-class Divided(NamedTuple):
-    """What a load that is shared reads, and how."""
-
-    files: Sequence[PlannedFile]
-    sources: Sequence[Source]
-    limit: int
-    concurrency: int
-
-
-class Sharing(Protocol):
-    """Other processes that read parts of the same load; see `distributed.sharing.Sharing`."""
-
     @property
-    def ranks_of_node(self) -> int:
-        """Processes that share the memory limit."""
-        ...
-
-    def storage(self, config: StreamerConfig, credentials: S3Credentials | None) -> Storage:
-        """What files are opened from."""
-        ...
-
-    def open_files(self, storage: Storage, paths: Sequence[str], concurrency: int) -> list[Opened]:
-        """See `pipeline.opening.open_files`."""
-        ...
-
-    def divide(
-        self, files: Sequence[PlannedFile], sources: Sequence[Source], limit: int | None, concurrency: int
-    ) -> Divided:
-        """What this process is to read of the load, and what to receive."""
-        ...
+    def size(self) -> int:
+        """Bytes of all tensors, as they are in the files."""
+        return sum(tensor.nbytes for tensors in self.metadata.values() for tensor in tensors)
 
 
 def prepare_load(
@@ -73,6 +59,7 @@ def prepare_load(
     tensor_names: Collection[str] | None,
     device: torch.device = HOST,
     dtype: torch.dtype | None = None,
+    select: Select | None = None,
     sharing: Sharing | None = None,
 ) -> PreparedLoad:
     """Open all files, validate their headers and the request, and start to read.
@@ -86,47 +73,109 @@ def prepare_load(
     """
     names = _checked_names(tensor_names)
     target = None if dtype is None else target_name(dtype)
-    shared = config.local_processes > 1 or _in_process_group()
-    storage = Storage(config, credentials, shared=shared) if sharing is None else sharing.storage(config, credentials)
-    opened: list[Opened] = []
-    try:
-        opened = (open_files if sharing is None else sharing.open_files)(
-            storage, paths, config.concurrency_for(SourceKind.OBJECT)
-        )
-        wanted = [list(header.tensors) for _, header in opened] if names is None else _select(paths, opened, names)
-        for path, tensors in zip(paths, wanted, strict=True):
-            check_dtypes(path, tensors)
-        _forgo_verification(opened, wanted)
-        files = [
-            PlannedFile(source.size, source.kind, source.alignment, config.chunk_for(source.kind), tensors)
-            for (source, _), tensors in zip(opened, wanted, strict=True)
-        ]
-        kinds = {file.kind for file in files}
-        concurrency = max((config.concurrency_for(kind) for kind in kinds), default=1)
+    if select is not None and sharing is not None:
+        raise UnsupportedError("select= is for ranks that read their own parts: leave out is_distributed=True")
+    with opening(config, credentials, sharing) as (storage, close_with):
+        open_all = open_files if sharing is None else sharing.open_files
+        opened = open_all(storage, paths, config.concurrency_for(SourceKind.OBJECT))
         sources = [source for source, _ in opened]
-        to_cast = frozenset() if target is None else sources_of(files, target)
-        onto_gpu = None
-        if device.type == "cuda" and not to_cast and sharing is None:
-            onto_gpu = cuda_load(device, sources, files, config, concurrency, shared=shared)
-        if onto_gpu is not None:
-            load = Load(storage, sources, onto_gpu.files, None, concurrency, onto_gpu.destination)
-        elif sharing is not None:
-            limit = _limit(paths, files, config, processes=sharing.ranks_of_node)
-            divided = sharing.divide(files, sources, limit, concurrency)
-            load = Load(storage, divided.sources, divided.files, divided.limit, divided.concurrency)
-        elif target is not None and to_cast:
-            becoming = [file._replace(tensors=[held(tensor, target) for tensor in file.tensors]) for file in files]
-            limit = _limit(paths, becoming, config, scratch=scratch_size(files))
-            plan = plan_cast(files, target, to_cast, limit, concurrency)
-            load = Load(storage, sources, files, None, concurrency, cast_destination(plan, files, concurrency))
+        close_with.extend(sources)
+        wanted = [list(header.tensors) for _, header in opened] if names is None else _named(paths, opened, names)
+        read, parts = wanted, None
+        if select is not None:
+            selected = select_parts(paths, wanted, [source.kind for source in sources], select, check_dtypes)
+            wanted = [[part.info for part in each] for each in selected]
+            read = [[piece for part in each for piece in part.reads] for each in selected]
+            parts = [part for each in selected for part in each]
         else:
-            load = Load(storage, sources, files, _limit(paths, files, config), concurrency)
+            for path, tensors in zip(paths, wanted, strict=True):
+                check_dtypes(path, tensors)
+        _forgo_verification(opened, read)
+        load = start_load(Start(storage, paths, sources, read, parts, sharing=sharing), config, device, target)
+    return PreparedLoad(load, dict(enumerate(wanted)))
+
+
+@contextmanager
+def opening(
+    config: StreamerConfig, credentials: S3Credentials | None, sharing: Sharing | None = None
+) -> Iterator[tuple[Storage, list[Source]]]:
+    """Storage to open sources from, and a list for those to be closed with it if the load does not start after all."""
+    if sharing is None:
+        storage = Storage(config, credentials, shared=_is_shared(config))
+    else:
+        storage = sharing.storage(config, credentials)
+    opened: list[Source] = []
+    try:
+        yield storage, opened
     except BaseException:
-        for source, _ in opened:
+        for source in opened:
             source.close()
         storage.close()
         raise
-    return PreparedLoad(load, dict(enumerate(wanted)))
+
+
+class Start(NamedTuple):
+    """What to read, and from where."""
+
+    storage: Storage
+    paths: Sequence[str]
+    """For messages, one for each source."""
+    sources: Sequence[Source]
+    tensors: Sequence[Sequence[TensorInfo]]
+    """Of each source, in file order."""
+    parts: Sequence[Selected] | None = None
+    """What the caller gets of them; None: the same."""
+    limit_name: str = LIMIT
+    """What the memory limit is called in messages."""
+    sharing: Sharing | None = None
+
+
+def start_load(start: Start, config: StreamerConfig, device: torch.device, target: str | None = None) -> Load:
+    """Start to read.
+
+    Args:
+        device: where the tensors are to be; see `prepare_load`.
+        target: the format's name of the dtype to cast to; None to leave tensors as they are.
+    """
+    storage, paths, sources, wanted, parts, name, sharing = start
+    files = [
+        PlannedFile(source.size, source.kind, source.alignment, config.chunk_for(source.kind), tensors)
+        for source, tensors in zip(sources, wanted, strict=True)
+    ]
+    kinds = {file.kind for file in files}
+    concurrency = max((config.concurrency_for(kind) for kind in kinds), default=1)
+    if sharing is not None:
+        limit = _limit(paths, files, config, name, 0, processes=sharing.ranks_of_node)
+        divided = sharing.divide(files, sources, limit, concurrency)
+        return Load(storage, divided.sources, divided.files, divided.limit, divided.concurrency)
+    to_cast = frozenset() if target is None else sources_of(files, target)
+    finish = None
+    made = 0  # bytes of the largest tensor that is made of what has landed, beside that
+    if parts is not None and any(part.rows for part in parts):
+        finish = partial(assembled, parts=parts)
+        made = max((part.info if target is None else held(part.info, target)).nbytes for part in parts if part.rows)
+    destination = limit = None
+    if device.type == "cuda" and not to_cast:
+        onto_gpu = cuda_load(device, sources, files, config, concurrency, shared=_is_shared(config))
+        if onto_gpu is not None:
+            files, destination = onto_gpu
+    if target is not None and to_cast:
+        becoming = [file._replace(tensors=[held(tensor, target) for tensor in file.tensors]) for file in files]
+        limit = _less(_limit(paths, becoming, config, name, made, scratch_size(files)), made)
+        plan = plan_cast(files, target, to_cast, limit, concurrency)
+        destination = cast_destination(plan, files, concurrency)
+    elif destination is None:
+        limit = _less(_limit(paths, files, config, name, made), made)
+    return Load(storage, sources, files, limit, concurrency, destination, finish)
+
+
+def _less(limit: int | None, made: int) -> int | None:
+    return None if limit is None else limit - made
+
+
+def _is_shared(config: StreamerConfig) -> bool:
+    """Whether other processes of this node load the same files."""
+    return config.local_processes > 1 or _in_process_group()
 
 
 def _checked_names(names: Collection[str] | None) -> frozenset[str] | None:
@@ -142,7 +191,7 @@ def _checked_names(names: Collection[str] | None) -> frozenset[str] | None:
     return frozenset(names)
 
 
-def _select(paths: Sequence[str], opened: Sequence[Opened], names: frozenset[str]) -> list[list[TensorInfo]]:
+def _named(paths: Sequence[str], opened: Sequence[Opened], names: frozenset[str]) -> list[list[TensorInfo]]:
     wanted = [[tensor for tensor in header.tensors if tensor.name in names] for _, header in opened]
     places: dict[str, list[str]] = {}
     for path, tensors in zip(paths, wanted, strict=True):
@@ -157,20 +206,26 @@ def _select(paths: Sequence[str], opened: Sequence[Opened], names: frozenset[str
     return wanted
 
 
-def _forgo_verification(opened: Sequence[Opened], wanted: Sequence[Sequence[TensorInfo]]) -> None:
+def _forgo_verification(opened: Sequence[Opened], read: Sequence[Sequence[TensorInfo]]) -> None:
     """Where not all of an object is read, its checksum cannot be computed."""
-    partial = 0
-    for (source, header), tensors in zip(opened, wanted, strict=True):
-        if isinstance(source, VerifiedSource) and len(tensors) < len(header.tensors):
+    partial_reads = 0
+    for (source, header), tensors in zip(opened, read, strict=True):
+        if isinstance(source, VerifiedSource) and (
+            len(tensors) < len(header.tensors) or _size(tensors) < _size(header.tensors)
+        ):
             source.forgo()
-            partial += 1
-    if partial:
+            partial_reads += 1
+    if partial_reads:
         _log.warning(
-            "RUNAI_STREAMER_VERIFY: %d of %d files are not verified: tensor_names leaves out some of their tensors, "
-            "and a store's checksum is one of the whole object",
-            partial,
+            "RUNAI_STREAMER_VERIFY: %d of %d files are not verified: tensor_names or select leaves out some of their "
+            "tensors, and a store's checksum is one of the whole object",
+            partial_reads,
             len(opened),
         )
+
+
+def _size(tensors: Iterable[TensorInfo]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -182,7 +237,8 @@ def _limit(
     paths: Sequence[str],
     files: Sequence[PlannedFile],
     config: StreamerConfig,
-    *,
+    name: str,
+    made: int,
     scratch: int = 0,
     processes: int = 1,
 ) -> int | None:
@@ -190,9 +246,11 @@ def _limit(
 
     Args:
         paths: for messages.
-        files: with tensors of the sizes that they have in memory.
+        files: with what is read, of the sizes that it has in memory.
         config: with the limit.
-        scratch: bytes needed beside the largest tensor.
+        name: what the limit is called.
+        made: bytes of the largest tensor that is made of what has been read.
+        scratch: bytes needed to cast.
         processes: of this node that share the limit.
     """
     if config.memory_limit == UNLIMITED:
@@ -202,15 +260,16 @@ def _limit(
     if largest is None:
         return limit
     index, tensor = largest
-    needed = tensor.nbytes + scratch
+    needed = tensor.nbytes + made + scratch
     if config.memory_limit == 0:
         return needed
     if limit < needed:
         size = f"{tensor.nbytes} bytes" + (f" as {tensor.dtype}, and {scratch} are needed to cast" if scratch else "")
+        size += f" to be read at once, and the largest part that is cut from such bytes {made}" if made else ""
         divided = f" for {processes} processes of this node" if processes > 1 else ""
         raise RunaiStreamerMemoryLimitException(
             f"{paths[index]}: tensor {tensor.name!r} has {size}, more than "
-            f"RUNAI_STREAMER_MEMORY_LIMIT={config.memory_limit}{divided}; set it to {needed * processes} or more, "
+            f"{name}={config.memory_limit}{divided}; set it to {needed * processes} or more, "
             "or to 0 for as much as the largest tensor needs"
         )
     return limit

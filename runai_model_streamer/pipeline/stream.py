@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 
 import torch
 
@@ -21,6 +21,13 @@ _log = logging.getLogger(__name__)
 
 JOIN_SECONDS: Final = 0.5
 """Most seconds that closing waits for readers. One that hangs in the kernel longer keeps its memory and ends alone."""
+
+
+Tensors: TypeAlias = Generator[tuple[str, torch.Tensor]]
+"""Names and tensors, once."""
+
+Finish: TypeAlias = Callable[[Tensors], Tensors]
+"""Makes one iterator of another, whose end it goes on to, and which it closes with its own."""
 
 
 class Destination(NamedTuple):
@@ -43,11 +50,12 @@ class Load:
 
     Args:
         storage: what the sources were opened from.
-        sources: one for each file.
+        sources: one for each file; of several files it may be the same.
         files: what to read of each.
         limit: bytes of host memory held at most, at least the largest tensor; None for no limit.
         concurrency: reads in flight at once.
         destination: None for host memory. The limit then is the destination's business.
+        finish: makes what is given out of what lands; None where that is the same.
 
     Raises:
         StreamerError: the destination cannot be used, or no thread can be started. The sources are not closed.
@@ -61,9 +69,11 @@ class Load:
         limit: int | None,
         concurrency: int,
         destination: Destination | None = None,
+        finish: Finish | None = None,
     ) -> None:
         self._storage = storage
         self._sources = sources
+        self._finish = finish
         self._lifecycle = Lifecycle()
         self._landing: Landing[Any]
         if destination is None:
@@ -81,7 +91,7 @@ class Load:
         self._closed = False
         self._pid = os.getpid()
         self.total_bytes = sum(tensor.end - tensor.start for file in files for tensor in file.tensors)
-        """Bytes of all tensors."""
+        """Bytes of all that lands."""
         steps = sum(group.steps for group in self._groups)
         try:
             self._threads = start_readers(min(concurrency, steps), self._feed, sources, self._lifecycle)
@@ -95,7 +105,7 @@ class Load:
         """Whether there is anything left for `close` to do."""
         return not self._closed
 
-    def tensors(self) -> Generator[tuple[str, torch.Tensor]]:
+    def tensors(self) -> Tensors:
         """Every tensor with its name, in file order, as soon as its group has landed; once.
 
         Raises:
@@ -107,9 +117,10 @@ class Load:
                 "get_tensors was called before for this load: go on with its iterator, or call stream_files again"
             )
         self._taken = True
-        return self._yield_tensors()
+        landed = self._yield_tensors()
+        return landed if self._finish is None else self._finish(landed)
 
-    def _yield_tensors(self) -> Generator[tuple[str, torch.Tensor]]:
+    def _yield_tensors(self) -> Tensors:
         complete = False
         try:
             for group in self._groups:

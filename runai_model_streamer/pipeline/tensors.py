@@ -102,7 +102,7 @@ def _check_unusual(path: str, tensor: TensorInfo) -> None:
 
 def tensor_of(info: TensorInfo, landed: torch.Tensor) -> torch.Tensor:
     """All bytes of `landed`, which are the tensor's and lie as its dtype expects, as that tensor."""
-    dtype, shape = _LAYOUTS[info.dtype].dtype, _shape(info)
+    dtype, shape = _LAYOUTS[info.dtype].dtype, torch_shape(info)
     # The caller may be in inference mode; see `make_tensors`.
     with torch.inference_mode(False), torch.no_grad():
         return landed.view(dtype).view(shape)
@@ -111,10 +111,10 @@ def tensor_of(info: TensorInfo, landed: torch.Tensor) -> torch.Tensor:
 def empty_tensor(info: TensorInfo, device: torch.device) -> torch.Tensor:
     """A tensor without elements."""
     with torch.inference_mode(False), torch.no_grad():
-        return torch.empty(_shape(info), dtype=_LAYOUTS[info.dtype].dtype, device=device)
+        return torch.empty(torch_shape(info), dtype=_LAYOUTS[info.dtype].dtype, device=device)
 
 
-def _shape(info: TensorInfo) -> tuple[int, ...]:
+def torch_shape(info: TensorInfo) -> tuple[int, ...]:
     """What torch calls the shape: packed numbers count as one."""
     per_element = _LAYOUTS[info.dtype].per_element
     return info.shape if per_element == 1 else (*info.shape[:-1], info.shape[-1] // per_element)

@@ -124,6 +124,22 @@ def test_memory_is_given_back_as_tensors_are_dropped(
 
 
 @pytest.mark.usefixtures("nothing_left")
+def test_a_ranks_parts_are_cut_on_the_gpu(
+    streamer: SafetensorsStreamer, checkpoint: Path, device: torch.device
+) -> None:
+    whole = load(streamer, checkpoint, device)
+    select = {"bf16": (1, 3, 700), "f32": (0, 5, 9), "large": (0, MIB, 40 * MIB), "i64": (1, 2, 2)}
+    streamer.stream_file(checkpoint, device=str(device), select=select)
+    for name, tensor in streamer.get_tensors():
+        dim, start, stop = select.get(name, (0, 0, 0))
+        expected = whole[name].narrow(dim, start, stop - start).contiguous() if name in select else whole[name]
+        assert tensor.device == device
+        assert tensor.is_contiguous()
+        assert tensor.shape == expected.shape
+        assert raw(tensor.cpu()) == raw(expected.cpu())
+
+
+@pytest.mark.usefixtures("nothing_left")
 def test_a_load_that_is_abandoned_leaves_nothing_and_the_next_one_works(
     streamer: SafetensorsStreamer, checkpoint: Path, device: torch.device
 ) -> None:

@@ -8,10 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from runai_model_streamer import RunaiStreamerMemoryLimitException, SafetensorsStreamer, streamer
+from runai_model_streamer import (
+    FileChunks,
+    FileStreamer,
+    RunaiStreamerMemoryLimitException,
+    SafetensorsStreamer,
+    chunk_streamer,
+    streamer,
+)
 from runai_model_streamer.errors import GdsUnavailableError, MissingDependencyError
-from runai_model_streamer.pipeline import cuda_driver, cuda_load
-from tests.checkpoints import Stored, numbered, raw, write
+from runai_model_streamer.io.source import SourceKind
+from runai_model_streamer.pipeline import assembly, cuda_driver, cuda_load, plan
+from runai_model_streamer.pipeline.selection import Rows
+from tests.checkpoints import Stored, numbered, raw, stored, write
 from tests.cuda_emulator import Emulator, NoCompilerError, build
 from tests.pipeline.cuda_world import CtypesApi, World
 
@@ -119,3 +128,60 @@ def test_missing_packages_are_named_with_the_extras(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("importlib.import_module", refuse)
     with pytest.raises(MissingDependencyError, match=r"\[cuda13\].*\[cuda12\]"):
         cuda_driver.driver_api()
+
+
+@pytest.mark.parametrize("gap", [0, 64 << 10])
+def test_a_ranks_parts_are_put_together_on_the_device(
+    gap: int, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut, add = assembly.cut, assembly.add
+
+    # Torch's own work would be queued on the caller's stream; here it is done by the CPU, at once.
+    def cut_later(piece: torch.Tensor, rows: Rows) -> torch.Tensor:
+        world.call("cuStreamSynchronize", world.using)
+        return cut(piece, rows)
+
+    def add_later(piece: torch.Tensor, made: torch.Tensor, row: int) -> None:
+        world.call("cuStreamSynchronize", world.using)
+        add(piece, made, row)
+
+    monkeypatch.setattr(assembly, "cut", cut_later)
+    monkeypatch.setattr(assembly, "add", add_later)
+    monkeypatch.setitem(plan.MAX_GAP, SourceKind.FILE, gap)
+    whole = stored("U8", (30, 100_000))
+    path = write(tmp_path / "m", {"rows": whole, "columns": whole, "none": whole, "whole": whole})
+    found = []
+    with SafetensorsStreamer() as opened:
+        opened.stream_file(
+            path, device="cuda:0", select={"rows": (0, 7, 9), "columns": (1, 5, 20_000), "none": (1, 3, 3)}
+        )
+        for name, tensor in opened.get_tensors():
+            world.call("cuStreamSynchronize", world.using)
+            found.append((name, raw(tensor)))
+            del tensor
+    columns = b"".join(whole.data[row * 100_000 :][5:20_000] for row in range(30))
+    assert found == [
+        ("rows", whole.data[700_000:900_000]),
+        ("columns", columns),
+        ("none", b""),
+        ("whole", whole.data),
+    ]
+    assert world.close() == []
+
+
+def test_raw_ranges_that_overlap_or_go_back_land_on_the_device(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunk_streamer, "resolve_device", lambda _: GPU)
+    data = stored("U8", (3_000_000,)).data
+    (tmp_path / "data.bin").write_bytes(data)
+    offsets, sizes = [1_000_000, 0, 5, 900_000, 2_999_999], [500_000, 10, 0, 200_000, 1]
+    found = []
+    with FileStreamer() as opened:
+        opened.stream_files([FileChunks(1, str(tmp_path / "data.bin"), offsets, sizes)], device="cuda:0")
+        for _, index, tensor in opened.get_chunks():
+            world.call("cuStreamSynchronize", world.using)
+            found.append((index, raw(tensor)))
+            del tensor
+    assert found == [(index, data[offsets[index] : offsets[index] + sizes[index]]) for index in range(5)]
+    assert world.close() == []

@@ -2,6 +2,7 @@ import os
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch.distributed as dist
@@ -179,10 +180,10 @@ def test_the_setting_says_how_much_may_be_held(
             sources: Sequence[Source],
             files: Sequence[PlannedFile],
             limit: int | None,
-            concurrency: int,
+            *others: Any,
         ) -> None:
             seen.append(limit)
-            super().__init__(storage, sources, files, limit, concurrency)
+            super().__init__(storage, sources, files, limit, *others)
 
     monkeypatch.setattr(prepare, "Load", SpyLoad)
     start(*two_files, config=limited(setting)).load.close()

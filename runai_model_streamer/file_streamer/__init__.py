@@ -1,0 +1,1 @@
+"""Where the original streamer has them: names that existing code imports from here."""
