@@ -9,7 +9,7 @@ from runai_model_streamer.errors import TruncatedError
 from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.s3 import PREFIX_BYTES
 from runai_model_streamer.io.safetensors import Header, read_header
-from runai_model_streamer.io.source import Origin, Source, SourceKind
+from runai_model_streamer.io.source import Origin, Source, SourceInFront, SourceKind
 
 _FRAME: Final = 8
 """Bytes of a length in front of what it is the length of."""
@@ -26,15 +26,15 @@ class Known(NamedTuple):
     """The file's first bytes, as far as its header goes."""
 
 
-class TapedSource:
+class TapedSource(SourceInFront):
     """Keeps what is read of the front of a source, from byte 0 on."""
 
     def __init__(self, source: Source, beginning: bytes) -> None:
+        super().__init__(source)
         self.source = source
         self.beginning = beginning
         """Bytes that came with the opening."""
         self.tape = bytearray()
-        self.path, self.kind, self.size, self.alignment = source.path, source.kind, source.size, source.alignment
 
     def read_into(self, offset: int, buffer: memoryview) -> Origin:
         """See `Source.read_into`."""
@@ -42,14 +42,6 @@ class TapedSource:
         if offset == len(self.tape):
             self.tape += buffer
         return origin
-
-    def interrupt(self) -> None:
-        """See `Source.interrupt`."""
-        self.source.interrupt()
-
-    def close(self) -> None:
-        """See `Source.close`."""
-        self.source.close()
 
 
 class _HeadSource(TapedSource):

@@ -7,7 +7,7 @@ from runai_model_streamer.distributed.notices import Reason
 from runai_model_streamer.distributed.peers import Peers
 from runai_model_streamer.distributed.shares import Share
 from runai_model_streamer.errors import InterruptedReadError, StreamerError
-from runai_model_streamer.io.source import Origin, Source, SourceKind
+from runai_model_streamer.io.source import Origin, Source, SourceInFront, SourceKind
 
 _RECEIVED = {SourceKind.FILE: Origin.DISK, SourceKind.OBJECT: Origin.OBJECT}
 """What reads are told to be, so that all readers take part: most of them wait for other ranks, not for a CPU."""
@@ -31,10 +31,11 @@ class Remaining:
         return not self._count
 
 
-class SharedSource:
+class SharedSource(SourceInFront):
     """One file or object of a shared load; see `Source`.
 
-    Each read lies within one of the plan's; several within one come in order, from one thread.
+    Each read lies within one of the plan's; several within one come in order, from one thread. Waits for other ranks
+    are interrupted by the storage.
 
     Args:
         source: this rank's own way to the file.
@@ -52,13 +53,13 @@ class SharedSource:
         remaining: Remaining,
         beginning: bytes,
     ) -> None:
-        self._source = source
+        super().__init__(source)
+        self.alignment = 1
         self._shares = {share.offset: share for share in shares}
         self._peers = peers
         self._remaining = remaining
         self._beginning = beginning
         self._current = threading.local()
-        self.path, self.kind, self.size, self.alignment = source.path, source.kind, source.size, 1
 
     def read_into(self, offset: int, buffer: memoryview) -> Origin:
         """Fill the buffer: from storage, and send it to all others; or from the rank whose read it is.
@@ -94,11 +95,3 @@ class SharedSource:
         buffer[: len(at_hand)] = at_hand
         if len(at_hand) < len(buffer):
             self._source.read_into(offset + len(at_hand), buffer[len(at_hand) :])
-
-    def interrupt(self) -> None:
-        """See `Source.interrupt`. Waits for other ranks are ended by the storage's."""
-        self._source.interrupt()
-
-    def close(self) -> None:
-        """See `Source.close`."""
-        self._source.close()

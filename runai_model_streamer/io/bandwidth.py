@@ -13,7 +13,7 @@ from typing import Final
 
 from runai_model_streamer.errors import InterruptedReadError
 from runai_model_streamer.io.ranges import PAGE, ByteRange, round_down
-from runai_model_streamer.io.source import Origin, Source, SourceKind
+from runai_model_streamer.io.source import Origin, Source, SourceInFront
 
 BURST: Final = 0.05
 """Seconds of the cap that a piece may bring at once, and that a pause may leave unused for later."""
@@ -67,7 +67,7 @@ class Bandwidth:
             self._changed.notify_all()
 
 
-class PacedSource:
+class PacedSource(SourceInFront):
     """A source whose reads stand in line; see `Source`.
 
     Args:
@@ -78,32 +78,12 @@ class PacedSource:
     """
 
     def __init__(self, source: Source, bandwidth: Bandwidth, ahead: int = 0) -> None:
-        self._source = source
+        super().__init__(source)
         self._bandwidth = bandwidth
         self._ahead = min(ahead, source.size)
         self._lock = threading.Lock()
         self._owed = self._ahead
         self._interrupted = False
-
-    @property
-    def path(self) -> str:
-        """As the user wrote it."""
-        return self._source.path
-
-    @property
-    def kind(self) -> SourceKind:
-        """The inner source's."""
-        return self._source.kind
-
-    @property
-    def size(self) -> int:
-        """Bytes in the file or object when it was opened."""
-        return self._source.size
-
-    @property
-    def alignment(self) -> int:
-        """The inner source's."""
-        return self._source.alignment
 
     @property
     def etag(self) -> str | None:
@@ -132,8 +112,4 @@ class PacedSource:
         """Make reads raise `InterruptedReadError`, those that wait in line at once. From any thread."""
         self._interrupted = True
         self._bandwidth.wake()
-        self._source.interrupt()
-
-    def close(self) -> None:
-        """Close the inner source. No read may be in flight. Idempotent."""
-        self._source.close()
+        super().interrupt()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from runai_model_streamer.errors import ChecksumError, InterruptedReadError, MissingDependencyError
-from runai_model_streamer.io.source import Origin, Source, SourceKind
+from runai_model_streamer.io.source import Origin, Source, SourceInFront
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -148,7 +148,7 @@ class OrderedDigest:
             self._changed.notify_all()
 
 
-class VerifiedSource:
+class VerifiedSource(SourceInFront):
     """A source whose bytes are held against a checksum of the whole; see `Source`.
 
     The read that brings the last missing byte is the one that fails when they do not match: bytes that were read
@@ -164,29 +164,9 @@ class VerifiedSource:
         Raises:
             MissingDependencyError: the library for this algorithm is not installed.
         """
-        self._source = source
+        super().__init__(source)
         self._checksum = checksum
         self._digest: Digest | None = make_digest(checksum.algorithm, source.size)
-
-    @property
-    def path(self) -> str:
-        """As the user wrote it."""
-        return self._source.path
-
-    @property
-    def kind(self) -> SourceKind:
-        """The inner source's."""
-        return self._source.kind
-
-    @property
-    def size(self) -> int:
-        """Bytes in the file or object when it was opened."""
-        return self._source.size
-
-    @property
-    def alignment(self) -> int:
-        """The inner source's."""
-        return self._source.alignment
 
     def read_into(self, offset: int, buffer: memoryview) -> Origin:
         """Fill `buffer` from `offset`; see `Source.read_into`.
@@ -214,10 +194,6 @@ class VerifiedSource:
 
     def interrupt(self) -> None:
         """Make reads in flight and to come raise `InterruptedReadError`. From any thread."""
-        self._source.interrupt()
+        super().interrupt()
         if self._digest is not None:
             self._digest.stop()
-
-    def close(self) -> None:
-        """Close the inner source. No read may be in flight. Idempotent."""
-        self._source.close()

@@ -78,3 +78,23 @@ class Source(Protocol):
     def close(self) -> None:
         """Release the file descriptor or connections. No read may be in flight. Idempotent."""
         ...
+
+
+class SourceInFront:
+    """What a source that stands in front of another has of it; see `Source`. Its reads are its own.
+
+    Args:
+        source: the inner source; closed with this one.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.path, self.kind, self.size, self.alignment = source.path, source.kind, source.size, source.alignment
+
+    def interrupt(self) -> None:
+        """See `Source.interrupt`."""
+        self._source.interrupt()
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        self._source.close()

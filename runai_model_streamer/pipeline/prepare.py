@@ -22,8 +22,6 @@ from runai_model_streamer.io.safetensors import TensorInfo
 from runai_model_streamer.io.source import Source, SourceKind
 from runai_model_streamer.pipeline.assembly import assembled
 from runai_model_streamer.pipeline.cast_plan import held, plan_cast, scratch_size, sources_of, target_name
-from runai_model_streamer.pipeline.casting import cast_destination
-from runai_model_streamer.pipeline.cuda_load import cuda_load
 from runai_model_streamer.pipeline.opening import Opened, open_files
 from runai_model_streamer.pipeline.plan import PlannedFile, largest_tensor
 from runai_model_streamer.pipeline.selection import Select, Selected, select_parts
@@ -156,10 +154,14 @@ def start_load(start: Start, config: StreamerConfig, device: torch.device, targe
         made = max((part.info if target is None else held(part.info, target)).nbytes for part in parts if part.rows)
     destination = limit = None
     if device.type == "cuda" and not to_cast:
+        from runai_model_streamer.pipeline.cuda_load import cuda_load
+
         onto_gpu = cuda_load(device, sources, files, config, concurrency, shared=_is_shared(config))
         if onto_gpu is not None:
             files, destination = onto_gpu
     if target is not None and to_cast:
+        from runai_model_streamer.pipeline.casting import cast_destination
+
         becoming = [file._replace(tensors=[held(tensor, target) for tensor in file.tensors]) for file in files]
         limit = _less(_limit(paths, becoming, config, name, made, scratch_size(files)), made)
         plan = plan_cast(files, target, to_cast, limit, concurrency)
