@@ -29,9 +29,13 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "files": ("clash", "config", "logs", "io", "mirror"),
     "object_storage_model": ("errors", "files", "io", "mirror"),
     "distributed": ("errors", "config", "io", "pipeline"),
-    "streaming": ("clash", "errors", "config", "distributed", "logs", "pipeline"),
-    "streamer": ("errors", "device", "pipeline", "io", "streaming"),
-    "chunk_streamer": ("config", "errors", "device", "files", "io", "pipeline", "streaming"),
+    "report": (),
+    "verdict": ("report",),
+    "reporting": ("config", "pipeline", "report", "verdict"),
+    "progress": ("errors",),
+    "streaming": ("clash", "errors", "config", "distributed", "logs", "pipeline", "progress", "report", "reporting"),
+    "streamer": ("errors", "device", "pipeline", "io", "progress", "reporting", "streaming"),
+    "chunk_streamer": ("config", "errors", "device", "files", "io", "pipeline", "progress", "reporting", "streaming"),
     "testing": ("files", "io", "streamer"),
     # Where the original has its names.
     "s3_utils": ("io",),
@@ -47,6 +51,8 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "io",
         "pipeline.chunks",
         "pipeline.selection",
+        "progress",
+        "report",
     ),
 }
 
