@@ -16,6 +16,7 @@ from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.pipeline.plan import Group, PlannedFile, plan_groups
 from runai_model_streamer.pipeline.pool import SlabPool
 from runai_model_streamer.pipeline.readers import Feed, start_readers
+from runai_model_streamer.pipeline.tensors import map_code
 
 _log = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ class Load:
         self.total_bytes = sum(tensor.end - tensor.start for file in files for tensor in file.tensors)
         """Bytes of all that lands."""
         steps = sum(group.steps for group in self._groups)
+        map_code()
         try:
             self._threads = start_readers(min(concurrency, steps), self._feed, sources, self._lifecycle)
         except BaseException:
