@@ -4,8 +4,8 @@
     @emulated()
     def test_a_thing(emulator: Emulator, emulated_cufile: EmulatedCufile) -> None: ...
 
-with `from tests.io.cufile import emulated_cufile  # noqa: F401`. The fixture prepares the environment of the process
-that `emulated` starts; the C file's settings are read at each call, so that a test makes them by `monkeypatch.setenv`.
+The fixture, which all tests of this folder have, prepares the environment of the process that `emulated` starts; the C
+file's settings are read at each call, so that a test makes them by `monkeypatch.setenv`.
 """
 
 import ctypes

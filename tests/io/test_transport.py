@@ -1,6 +1,5 @@
 """Which transport is chosen, what it keeps to itself, and how it ends."""
 
-import contextlib
 import gc
 import logging
 import os
@@ -11,7 +10,6 @@ import sys
 import threading
 import traceback
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,33 +22,17 @@ from runai_model_streamer.io.s3 import S3Store
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.transport import SignedRequest, SlowBodyError, Window
 from tests.io import transports
-from tests.io.transports import s3_config
+from tests.io.transports import URL, store_of
 from tests.servers import FaultServer, refuse, reset_after, stall_after
 
 pytestmark = pytest.mark.usefixtures("aws_files")
 
 PLANTED = S3Credentials("AKIDPLANTED", "PLANTED-SECRET-KEY", "PLANTED-SESSION-TOKEN")
 DATA = random.Random(9).randbytes(1_000_000)
-URL = "s3://bucket/model.safetensors"
 
 needs_curl = pytest.mark.skipif(
     bool(transports.missing(S3Transport.CURL)), reason=transports.missing(S3Transport.CURL) or "-"
 )
-
-
-@pytest.fixture
-def server() -> Iterator[FaultServer]:
-    with FaultServer() as server:
-        server.put("bucket", "model.safetensors", DATA)
-        yield server
-
-
-@contextlib.contextmanager
-def store_of(server: FaultServer, chosen: S3Transport | None = None, retries: int = 1) -> Iterator[S3Store]:
-    named = {} if chosen is None else {"transport": chosen}
-    config = s3_config(server.endpoint, virtual_addressing=False, max_retries=retries, timeout=5.0, **named)
-    with contextlib.closing(S3Store(config, PLANTED, 4)) as store:
-        yield store
 
 
 def name_of(store: S3Store) -> str:
@@ -60,11 +42,11 @@ def name_of(store: S3Store) -> str:
 class TestChoice:
     @needs_curl
     def test_libcurl_is_the_default_where_it_is_found(self, server: FaultServer) -> None:
-        with store_of(server, S3Transport.AUTO) as store:
+        with store_of(server, transport=S3Transport.AUTO) as store:
             assert name_of(store).startswith("curl ")
 
     def test_boto3_is_used_when_it_is_asked_for(self, server: FaultServer) -> None:
-        with store_of(server, S3Transport.BOTO3) as store:
+        with store_of(server, transport=S3Transport.BOTO3) as store:
             assert name_of(store).startswith("boto3 (botocore ")
 
     @needs_curl
@@ -73,7 +55,10 @@ class TestChoice:
     ) -> None:
         library = libcurl.load()
         assert os.path.isabs(library.path)
-        with caplog.at_level(logging.DEBUG, "runai_model_streamer"), store_of(server, S3Transport.AUTO) as store:
+        with (
+            caplog.at_level(logging.DEBUG, "runai_model_streamer"),
+            store_of(server, transport=S3Transport.AUTO) as store,
+        ):
             store.access()
         assert f"read through curl {library.version} ({library.path})" in caplog.text
 
@@ -87,7 +72,10 @@ class TestChoice:
     ) -> None:
         take_away(monkeypatch, missing)
         buffer = bytearray(len(DATA))
-        with caplog.at_level(logging.DEBUG, "runai_model_streamer"), store_of(server, S3Transport.AUTO) as store:
+        with (
+            caplog.at_level(logging.DEBUG, "runai_model_streamer"),
+            store_of(server, transport=S3Transport.AUTO) as store,
+        ):
             store.open(URL).read_into(0, memoryview(buffer))
             assert name_of(store).startswith("boto3 ")
         assert buffer == DATA
@@ -99,7 +87,7 @@ class TestChoice:
         self, server: FaultServer, monkeypatch: pytest.MonkeyPatch, missing: str
     ) -> None:
         take_away(monkeypatch, missing)
-        with store_of(server, S3Transport.CURL) as store, pytest.raises(MissingDependencyError) as caught:
+        with store_of(server, transport=S3Transport.CURL) as store, pytest.raises(MissingDependencyError) as caught:
             store.open(URL)
         for part in ("RUNAI_STREAMER_S3_TRANSPORT=curl", missing, "pip install numba", "=auto"):
             assert part in str(caught.value)
@@ -166,7 +154,7 @@ class TestSecrets:
     def test_a_load_with_faults_shows_none_of_them_anywhere(
         self, server: FaultServer, caplog: pytest.LogCaptureFixture
     ) -> None:
-        with caplog.at_level(logging.DEBUG, "runai_model_streamer"), store_of(server) as store:
+        with caplog.at_level(logging.DEBUG, "runai_model_streamer"), store_of(server, PLANTED, retries=1) as store:
             source = store.open(URL)
             server.script(reset_after(100), refuse(503, "SlowDown"))
             with pytest.raises(StreamerError) as caught:
