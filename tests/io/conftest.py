@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.io.cufile import emulated_cufile
+from tests.io.cufile import _cufile_library, emulated_cufile
 from tests.servers import Certificate, FaultServer, self_signed
 
-__all__ = ["emulated_cufile"]
+__all__ = ["_cufile_library", "emulated_cufile"]
 
 
 @pytest.fixture

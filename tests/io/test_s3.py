@@ -3,7 +3,6 @@
 import gc
 import os
 import random
-import subprocess
 import sys
 import threading
 import weakref
@@ -50,14 +49,6 @@ def ranges(server: FaultServer) -> list[str]:
 
 def access_key(request: Request) -> str:
     return request.headers["Authorization"].partition("Credential=")[2].partition("/")[0]
-
-
-def test_importing_the_module_imports_neither_boto3_nor_botocore() -> None:
-    code = (
-        "import sys, runai_model_streamer.io.s3; print([n for n in sys.modules if n.startswith(('boto', 'urllib3'))])"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
 
 
 def test_without_botocore_the_error_has_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:

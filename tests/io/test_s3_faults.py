@@ -116,7 +116,7 @@ class TestRecovered:
 
     def test_opening_overcomes_faults_too(self, server: FaultServer) -> None:
         server.script(refuse(503, "SlowDown"), reset_after(1000), cut_short(99))
-        with store_of(server) as store:
+        with store_of(server, retries=3) as store:
             source = store.open(URL)
             buffer = bytearray(1000)
             source.read_into(0, memoryview(buffer))
