@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP = $(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # Where tests say that they need packages of the GPU (tests/cuda_emulator/testing.py), without which they skip.
-CUDA_TESTS = $(shell grep --recursive --files-with-matches --include='test_*.py' 'needs(' tests)
+CUDA_TESTS = $(shell grep --recursive --files-with-matches --include='test_*.py' 'testing import .*needs' tests)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-cuda test-gpu lint types format hooks clean
