@@ -33,6 +33,18 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "streamer": ("errors", "config", "device", "distributed", "pipeline", "io", "streaming"),
     "chunk_streamer": ("config", "errors", "device", "files", "io", "pipeline", "streaming"),
     "testing": ("files", "io", "streamer"),
+    "cli": (
+        "__init__",
+        "clash",
+        "config",
+        "errors",
+        "files",
+        "io",
+        "logs",
+        "mirror",
+        "pipeline",
+        "report",
+    ),
     # Where the original has its names.
     "s3_utils": ("io",),
     "file_streamer": ("chunk_streamer", "pipeline.chunks"),
