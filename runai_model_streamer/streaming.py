@@ -16,6 +16,7 @@ from runai_model_streamer.errors import StateError, StreamerError
 from runai_model_streamer.logs import configure_logging, size_text
 from runai_model_streamer.pipeline.cast_plan import CASTABLE
 from runai_model_streamer.pipeline.stream import Load, Tensors
+from runai_model_streamer.report import LoadReport
 
 _log: Final = logging.getLogger("runai_model_streamer.streamer")
 """Of the module that users import: what they filter by."""
@@ -36,8 +37,14 @@ class Streamer:
         self._started = 0.0
         self._reports = True
         self._cast_late: torch.dtype | None = None
+        self._report: LoadReport | None = None
         self.total_size = 0
         """Bytes of all tensors of the current load, as they are in the files."""
+
+    @property
+    def report(self) -> LoadReport | None:
+        """What the current load has done so far, or the last one did; see `LoadReport`. None before the first."""
+        return self._report
 
     def __enter__(self) -> Self:
         self._check_usable()
@@ -66,6 +73,7 @@ class Streamer:
     def _follow(self, load: Load, size: int) -> None:
         """Take on a load that has started, whose tensors have `size` bytes in all."""
         self._load, self.total_size = load, size
+        self._report = LoadReport(total_bytes=size, device=str(self._device))
 
     def _tensors(self, calls: str) -> Tensors:
         """The current load's tensors, on the device asked for. `calls`: what starts a load."""

@@ -29,7 +29,8 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "files": ("clash", "config", "logs", "io", "mirror"),
     "object_storage_model": ("errors", "files", "io", "mirror"),
     "distributed": ("errors", "config", "io", "pipeline"),
-    "streaming": ("clash", "errors", "config", "logs", "pipeline"),
+    "report": (),
+    "streaming": ("clash", "errors", "config", "logs", "pipeline", "report"),
     "streamer": ("errors", "config", "device", "distributed", "pipeline", "io", "streaming"),
     "chunk_streamer": ("config", "errors", "device", "files", "io", "pipeline", "streaming"),
     "testing": ("files", "io", "streamer"),
@@ -58,6 +59,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "io",
         "pipeline.chunks",
         "pipeline.selection",
+        "report",
     ),
 }
 
