@@ -65,7 +65,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
 
 # Packages that only some modules may know of, whatever the place of the import; prefixes of modules, without ours.
 ONLY_IN = {
-    "torch": ("pipeline", "streaming", "streamer", "chunk_streamer", "device", "distributed", "kernels"),
+    "torch": ("pipeline", "streaming", "streamer", "chunk_streamer", "device", "distributed", "kernels", "cli"),
     "boto3": ("io.s3",),
     "botocore": ("io.s3",),
     "mypy_boto3_s3": ("io.s3",),

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import runai_model_streamer
-from runai_model_streamer.cli import doctor, ls, pull, verify
+from runai_model_streamer.cli import doctor, load, ls, pull, tune, verify
 from runai_model_streamer.cli.arguments import SIZES, environment
 from runai_model_streamer.cli.output import prepare_stdout, write_error, write_json
 from runai_model_streamer.errors import StreamerError
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {runai_model_streamer.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for each in (ls, verify, pull, doctor):
+    for each in (ls, load, tune, verify, pull, doctor):
         each.add(commands)
     return parser
 

@@ -24,8 +24,9 @@ _STYLES: Final[Mapping[str, str]] = {
     "warning": "yellow",
     "error": "bold red",
     "FAILED": "bold red",
-    "default": "cyan",
+    "set now": "cyan",
     "best": "bold green",
+    "set now, best": "bold green",
 }
 """Words of a table that have a colour of their own."""
 
@@ -91,8 +92,13 @@ def write_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Non
         _print_rich(console, columns, cells)
 
 
+def write_pairs(pairs: Iterable[tuple[str, str]]) -> None:
+    """What things are, each on its line behind its name."""
+    write_table((Column(""), Column("")), pairs)
+
+
 def _plain(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
-    lines = [[column.title.upper() for column in columns], *rows]
+    lines = [*([[column.title.upper() for column in columns]] if _has_titles(columns) else []), *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     text = ""
     for line in lines:
@@ -104,11 +110,21 @@ def _plain(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
     return text
 
 
+def _has_titles(columns: Sequence[Column]) -> bool:
+    return any(column.title for column in columns)
+
+
 def _print_rich(console: "Console", columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, len(_GAP), 0, 0), header_style="bold")
+    table = Table(
+        box=None,
+        pad_edge=False,
+        padding=(0, len(_GAP), 0, 0),
+        header_style="bold",
+        show_header=_has_titles(columns),
+    )
     for index, column in enumerate(columns):
         last = index == len(columns) - 1
         table.add_column(

@@ -36,3 +36,16 @@ def progress(title: str, total: int) -> Iterator[Advance]:
     with Progress(*columns, console=console, transient=True, expand=True) as bar:
         task = bar.add_task("", total=total, name=Text(name).plain)
         yield lambda count: bar.update(task, advance=count)
+
+
+@contextmanager
+def status() -> Iterator[Callable[[str], None]]:
+    """A line that says what is being done, gone when it closes."""
+    console = terminal(sys.stderr)
+    if console is None:
+        yield lambda _: None
+        return
+    from rich.text import Text
+
+    with console.status("") as line:
+        yield lambda text: line.update(Text(shown(text)))
