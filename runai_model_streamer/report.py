@@ -132,6 +132,8 @@ class LoadReport:
     """From the same call until the first tensor was given out; None: none was yet."""
     plan_seconds: float = 0.0
     """Opening files, reading and validating headers, planning, starting threads: all of the call."""
+    plan_cpu_seconds: float = 0.0
+    """CPU time of the caller's thread in it."""
     wait_seconds: float = 0.0
     """Waiting for bytes to land."""
     make_seconds: float = 0.0

@@ -30,9 +30,12 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "object_storage_model": ("errors", "files", "io", "mirror"),
     "distributed": ("errors", "config", "io", "pipeline"),
     "report": (),
-    "streaming": ("clash", "errors", "config", "logs", "pipeline", "report"),
-    "streamer": ("errors", "config", "device", "distributed", "pipeline", "io", "streaming"),
-    "chunk_streamer": ("config", "errors", "device", "files", "io", "pipeline", "streaming"),
+    "verdict": ("report",),
+    "reporting": ("config", "pipeline", "report", "verdict"),
+    "progress": ("errors",),
+    "streaming": ("clash", "errors", "config", "logs", "pipeline", "progress", "report", "reporting"),
+    "streamer": ("errors", "config", "device", "distributed", "pipeline", "io", "progress", "reporting", "streaming"),
+    "chunk_streamer": ("config", "errors", "device", "files", "io", "pipeline", "progress", "reporting", "streaming"),
     "testing": ("files", "io", "streamer"),
     "cli": (
         "__init__",
@@ -59,6 +62,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "io",
         "pipeline.chunks",
         "pipeline.selection",
+        "progress",
         "report",
     ),
 }
