@@ -43,6 +43,10 @@ class Accessible(Protocol):
         """Read the credentials anew with the next request."""
         ...
 
+    def count_retry(self) -> None:
+        """A request is made again."""
+        ...
+
 
 def persist(
     store: Accessible,
@@ -84,6 +88,7 @@ def persist(
             if access is not None and not renewed and s3_errors.is_expired(error):
                 renewed = True
                 store.renew(access)
+                store.count_retry()
                 continue
             retries = config.max_retries
             if opening and s3_errors.is_unreachable(error):
@@ -98,5 +103,6 @@ def persist(
                 "%s: %s: attempt %d failed: %s; the next in %.1f s",
                 path, span or "listing", attempts, s3_errors.in_short(error), pause,
             )  # fmt: skip
-        flights.wait(pause)
+        if not flights.wait(pause):
+            store.count_retry()
     raise InterruptedReadError(f"{path}: {span or 'listing'} not read: the streamer is closing")

@@ -61,6 +61,26 @@ def list_objects(store: S3Store, path: str, wanted: Wanted, *, recursive: bool) 
     return sorted(entries, key=lambda entry: entry.name)
 
 
+def has_keys(store: S3Store, path: str) -> bool:
+    """Whether there is a key under s3://bucket/prefix, asked for with one request.
+
+    Raises:
+        ArgumentError: not a URL of this form.
+        NotFoundError: there is no such bucket.
+        StreamerError: as `list_objects`.
+    """
+    bucket, prefix = _split_url(path)
+    pages: list[dict[str, Any]] = []
+
+    def fetch_page(access: Access, _: object) -> None:
+        pages.append(access.client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1))
+
+    persist(store, Flights(), path, bucket, None, fetch_page, opening=True)
+    if "IsTruncated" not in pages[-1]:
+        raise _unfit(pages[-1], path, "the answer is no listing")
+    return bool(pages[-1].get("Contents"))
+
+
 def _split_url(path: str) -> tuple[str, str]:
     bucket, _, key = path.removeprefix("s3://").partition("/")
     if not path.startswith("s3://") or not bucket:
