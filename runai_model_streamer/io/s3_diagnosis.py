@@ -12,7 +12,7 @@ from runai_model_streamer.io import s3_errors
 from runai_model_streamer.io.s3 import S3Store
 from runai_model_streamer.io.s3_credentials import make_access
 from runai_model_streamer.io.s3_listing import has_keys
-from runai_model_streamer.io.s3_messages import Circumstances
+from runai_model_streamer.io.s3_meaning import Circumstances
 
 _METHODS: Final = {
     "assume-role": "a role assumed by {profile}",
