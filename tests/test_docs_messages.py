@@ -102,7 +102,7 @@ def everything() -> dict[str, set[str]]:
             found[kind].add(text)
     for kind, module in CHOSEN_APART.items():
         tree = ast.parse((PACKAGE / module).read_text(encoding="utf-8"))
-        found[kind] |= {text for node in ast.walk(tree) if (text := text_of(node))}
+        found[kind] |= {each for node in ast.walk(tree) if (each := text_of(node))}
     return found
 
 

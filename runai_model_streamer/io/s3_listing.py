@@ -56,7 +56,8 @@ def list_objects(store: S3Store, path: str, wanted: Wanted, *, recursive: bool) 
     if not found:
         raise NotFoundError(
             f"{path}: bucket {bucket} has no key that begins with {prefix!r}. Check it, where case, spaces and slashes "
-            f"count: aws s3 ls s3://{bucket}/ (if it is an object, stream_file takes it as it is)"
+            f"count: {store.access().provenance.list_command(bucket)} (if it is an object, stream_file takes it as it "
+            "is)"
         )
     return sorted(entries, key=lambda entry: entry.name)
 

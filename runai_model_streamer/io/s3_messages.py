@@ -159,9 +159,8 @@ def _check_key(at: Circumstances) -> str:
     origin = at.provenance
     if origin.has_path:
         return f"{origin.endpoint_told()} Its path comes before every bucket: leave it out, if it names the bucket."
-    option = "" if origin.is_aws or not origin.endpoint else f" --endpoint-url {origin.endpoint}"
     return (
-        f"Check the key, where case, spaces and slashes count: aws s3 ls s3://{at.bucket}/{option} (if it is a folder, "
+        f"Check the key, where case, spaces and slashes count: {origin.list_command(at.bucket)} (if it is a folder, "
         "list_safetensors names the files in it)."
     )
 

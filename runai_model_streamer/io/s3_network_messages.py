@@ -52,8 +52,10 @@ def network_fault(error: Any, at: Circumstances) -> Meaning | None:
         remedy = "Look for a line break in AWS_ACCESS_KEY_ID or AWS_SESSION_TOKEN."
         return Meaning(CredentialsError, "the credentials cannot be sent", remedy, telling=True)
     if isinstance(error, aws.HTTPClientError | HTTPError | OSError | http.client.HTTPException):
-        hint = wants_tls(at) if at.opening else ""
-        return Meaning(StorageUnreachableError, f"the connection to {host} broke: {why}", f"{hint} {EASE}".lstrip())
+        remedy = EASE
+        if at.opening and (hint := wants_tls(at)):
+            remedy = f"{hint} Else the store is overloaded, or something in between hangs up: ask who runs it."
+        return Meaning(StorageUnreachableError, f"the connection to {host} broke: {why}", remedy)
     if isinstance(error, aws.BotoCoreError):
         return Meaning(ReadError, f"botocore failed ({type(error).__name__}): {error}", check)
     return None
@@ -70,8 +72,10 @@ def _check_way(host: str, at: Circumstances) -> str:
     told = at.provenance.endpoint_told() or (
         "The endpoint is AWS's, or that of AWS_ENDPOINT_URL, RUNAI_STREAMER_S3_ENDPOINT or S3Credentials(...)."
     )
+    if at.provenance.is_aws:
+        return f"{told} For AWS, check the network, and HTTPS_PROXY, HTTP_PROXY and NO_PROXY."
     check = f"{told} {_CHECK_WAY}"
-    if host.startswith(f"{at.bucket}.") and not at.provenance.is_aws:
+    if host.startswith(f"{at.bucket}."):
         check += " If the store has no host for each bucket, set RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING=0."
     return check
 

@@ -30,7 +30,7 @@ class Provenance:
     """Of one client. Without a value, nothing is known: no client could be made."""
 
     endpoint: str = ""
-    """URL; a user in it is for whoever shows it to hide."""
+    """URL, without a user."""
     endpoint_from: str = ""
     """What set it; "" where it is botocore's or the profile's own choice."""
     credentials_from: str = ""
@@ -50,12 +50,14 @@ class Provenance:
             secret: their secret key, or "" where it is not known without asking somebody.
         """
         setting = "S3Credentials(endpoint=...)" if endpoint else "RUNAI_STREAMER_S3_ENDPOINT" if config.endpoint else ""
-        return cls(resolved, setting, str(getattr(found, "method", None) or ""), secret != secret.strip())
+        parts = urlsplit(resolved)
+        url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        return cls(url, setting, str(getattr(found, "method", None) or ""), secret != secret.strip())
 
     @property
     def host(self) -> str:
-        """Of the endpoint, with its port; without a user."""
-        return urlsplit(self.endpoint).netloc.rpartition("@")[2]
+        """Of the endpoint, with its port."""
+        return urlsplit(self.endpoint).netloc
 
     @property
     def is_aws(self) -> bool:
@@ -80,6 +82,11 @@ class Provenance:
         if not self.credentials_from:
             return ""
         return f"The credentials are from {_SOURCES.get(self.credentials_from, self.credentials_from)}."
+
+    def list_command(self, bucket: str) -> str:
+        """The command with which AWS's own client lists a bucket of this store."""
+        option = "" if self.is_aws or not self.endpoint else f" --endpoint-url {self.endpoint}"
+        return f"aws s3 ls s3://{bucket}/{option}"
 
     def with_scheme(self, scheme: str) -> str:
         """The endpoint's URL, but with another scheme; "" if there is none."""

@@ -274,7 +274,7 @@ class TestWhatIsNamed:
 
     def test_a_password_in_the_endpoint_is_not(self, server: FaultServer) -> None:
         error = failure(f"http://user:planted@127.0.0.1:{server.port}", "s3://other/key")
-        assert f"The endpoint is http://***@127.0.0.1:{server.port}, " in str(error)
+        assert f"The endpoint is http://127.0.0.1:{server.port}, " in str(error)
         assert "planted" not in "".join(traceback.format_exception(error))
 
     def test_where_the_refused_credentials_are_from(
@@ -340,7 +340,7 @@ class TestPlainHttpWhereTlsIsSpoken:
         with FaultServer(certificate) as server:
             error = failure(f"http://127.0.0.1:{server.port}")
         assert type(error) is errors.StorageUnreachableError
-        assert f"If it speaks TLS at this port, write https://127.0.0.1:{server.port} instead." in str(error)
+        assert f"If it speaks TLS at this port, write https://127.0.0.1:{server.port} instead. Else " in str(error)
 
     def test_does_not_where_the_store_has_answered_before(self, server: FaultServer) -> None:
         config = s3_config(server.endpoint, False, max_retries=0)
