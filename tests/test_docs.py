@@ -242,6 +242,15 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
     assert broken == []
 
 
+@every_page
+def test_the_rows_of_a_table_have_as_many_cells_as_its_head(page: Path) -> None:
+    wrong = []
+    for table in re.findall(r"(?:^\|.*\n)+", prose(TEXTS[page]), re.MULTILINE):
+        head, *rows = (re.sub(r"\\\|", "", row).count("|") for row in table.splitlines())
+        wrong += [row for row, count in zip(table.splitlines()[1:], rows, strict=True) if count != head]
+    assert wrong == []
+
+
 def test_every_page_is_in_the_index() -> None:
     linked = set(re.findall(r"\]\(([\w-]+\.md)[)#]", TEXTS[ROOT / "docs" / "README.md"]))
     assert linked == {page.name for page in PAGES if page.parent.name == "docs"} - {"README.md"}

@@ -26,7 +26,7 @@ _CHECK_KEYS: Final = (
     "Check that they are this store's: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN belong together "
     "(or all of a profile, or all of S3Credentials)."
 )
-_CHECK_ID: Final = "Check that it is one of this store, and not swapped with the secret access key."
+_CHECK_ID: Final = "Check that the id is one of this store, and not swapped with the secret access key."
 _CHECK_SECRET: Final = (
     "Copy AWS_SECRET_ACCESS_KEY (or the profile's, or that of S3Credentials) again, with the AWS_ACCESS_KEY_ID that it "
     "was issued with. A proxy that rewrites requests breaks signatures, too."
@@ -116,7 +116,8 @@ def _said_by_store(answer: Answer, response: Mapping[str, Any], at: Circumstance
         kind, summary, remedy = _BY_CODE[code]
         if kind is CredentialsError:
             remedy = _of_credentials(remedy, at)
-        elif kind is NotFoundError:
+        if code in ("InvalidAccessKeyId", "NoSuchBucket"):
+            # Of another store, most often: AWS's, where no endpoint is set.
             remedy = f"{remedy} {at.provenance.endpoint_told()}".rstrip()
         return Meaning(kind, summary.format(bucket=at.bucket), remedy, answer)
     headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})

@@ -281,7 +281,11 @@ class TestWhatIsNamed:
         self, server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         server.choose = lambda request: refuse(403, "InvalidAccessKeyId")
-        assert "The credentials are from S3Credentials(...)." in str(failure(server.endpoint))
+        told = str(failure(server.endpoint))
+        assert "The credentials are from S3Credentials(...)." in told
+        assert (
+            f"one of this store, and not swapped with the secret access key. The endpoint is {server.endpoint}" in told
+        )
         aws_environment(tmp_path, credentials="[default]\naws_access_key_id = A\naws_secret_access_key = B\n")
         assert "are from the file ~/.aws/credentials (AWS_PROFILE" in str(failure(server.endpoint, credentials=None))
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKID")
