@@ -2,9 +2,7 @@
 
 import ctypes
 import gc
-import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -19,7 +17,7 @@ from runai_model_streamer.pipeline.cuda_driver import CudaDriver
 from runai_model_streamer.pipeline.cuda_slots import Slot, SlotRing
 from runai_model_streamer.pipeline.cuda_stream import CopyStream
 from tests.checkpoints import Stored, encode, join_ours, numbered, our_threads, raw, stored
-from tests.cuda_emulator import MODES, Emulator, Mode, NoCompilerError, build
+from tests.cuda_emulator import MODES, Emulator, Mode
 from tests.pipeline.cuda_world import CtypesApi, Tender, World
 
 
@@ -28,20 +26,6 @@ def _no_thread_is_left() -> Iterator[None]:
     yield
     join_ours()
     assert our_threads() == []
-
-
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        return build(tmp_path_factory.mktemp("emulator"), "emulator.so") / "emulator.so"
-    except NoCompilerError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture
-def emulator(built: Path, tmp_path: Path) -> Emulator:
-    """Lazy, and new: the loader knows a copy of the file as another library."""
-    return Emulator(ctypes.CDLL(str(shutil.copy(built, tmp_path / "emulator.so"))))
 
 
 def world_of(emulator: Emulator) -> World:
