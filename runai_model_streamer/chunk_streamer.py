@@ -17,6 +17,8 @@ from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.pipeline.chunks import FileChunks, prepare_chunks
 from runai_model_streamer.pipeline.prepare import LIMIT
 from runai_model_streamer.pipeline.stream import Tensors
+from runai_model_streamer.progress import Watch
+from runai_model_streamer.reporting import Asked
 from runai_model_streamer.streaming import Streamer
 
 
@@ -45,6 +47,8 @@ class FileStreamer(Streamer):
         device: str | torch.device = "cpu",
         memory_limit: int | None = None,
         owned: bool = True,  # noqa: ARG002 - see the docstring
+        *,
+        progress: Watch = False,
     ) -> None:
         """Start to stream ranges: open all files and check all ranges, then begin to read in the background.
 
@@ -58,6 +62,7 @@ class FileStreamer(Streamer):
             memory_limit: bytes to hold at most, -1 for no limit, 0 for as much as the largest range; None for
                 `RUNAI_STREAMER_MEMORY_LIMIT`.
             owned: accepted for compatibility. Both values are safe: a tensor is never overwritten while it is alive.
+            progress: see `SafetensorsStreamer.stream_files`; tensors there are ranges here.
 
         Raises:
             NotFoundError, AccessDeniedError, ReadError: a file or object cannot be opened.
@@ -73,11 +78,13 @@ class FileStreamer(Streamer):
             if not isinstance(each, FileChunks):
                 raise ArgumentTypeError(f"stream_files takes a list of FileChunks; one is {each!r}")
         self._places = []
-        config, limit_name = _limited(self._begin(), memory_limit)
-        self._device = resolve_device(device)
-        load = prepare_chunks(chunks, config, credentials, self._device, limit_name)
-        self._follow(load, sum(each.total_size() for each in chunks))
-        self._places = [(each.id, index) for each in chunks for index in range(len(each.sizes))]
+        with self._starting(progress) as (found, tally):
+            config, limit_name = _limited(found, memory_limit)
+            self._device = resolve_device(device)
+            load = prepare_chunks(chunks, config, credentials, self._device, limit_name, tally)
+            self._places = [(each.id, index) for each in chunks for index in range(len(each.sizes))]
+            size = sum(each.total_size() for each in chunks)
+            self._follow(load, Asked(config, str(self._device), len(chunks), len(self._places), size))
 
     def get_chunks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
         """Each range, as soon as its bytes are there: files in the order given, and the ranges of each as given.

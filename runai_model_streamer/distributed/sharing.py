@@ -57,6 +57,8 @@ class Sharing:
         self._remaining: Remaining | None = None
         self.ranks_of_node = membership.ranks_of_node
         """By which the node's memory limit is divided."""
+        self.ranks = len(self._peers.ranks)
+        """That share the reads."""
         self.reports = self._peers.rank == 0
         """Whether this rank tells the throughput, for all."""
 

@@ -19,6 +19,7 @@ from runai_model_streamer.io.source import SourceKind
 from runai_model_streamer.pipeline.opening import open_each
 from runai_model_streamer.pipeline.prepare import Start, opening, start_load
 from runai_model_streamer.pipeline.stream import Load
+from runai_model_streamer.pipeline.tally import Tally
 
 _LARGEST: Final = 2**63 - 1  # what torch can hold as a size
 
@@ -80,6 +81,7 @@ def prepare_chunks(
     credentials: S3Credentials | None,
     device: torch.device,
     limit_name: str,
+    tally: Tally | None = None,
 ) -> Load:
     """Open all files, hold the ranges against their sizes, and start to read.
 
@@ -105,7 +107,7 @@ def prepare_chunks(
                 paths.append(each.path)
                 sources.append(source)
                 runs.append(run)
-        return start_load(Start(storage, paths, sources, runs, limit_name=limit_name), config, device)
+        return start_load(Start(storage, paths, sources, runs, limit_name=limit_name, tally=tally), config, device)
 
 
 def _tensors(chunks: FileChunks, size: int) -> list[TensorInfo]:

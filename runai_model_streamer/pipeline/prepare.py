@@ -27,6 +27,7 @@ from runai_model_streamer.pipeline.plan import PlannedFile, largest_tensor
 from runai_model_streamer.pipeline.selection import Select, Selected, select_parts
 from runai_model_streamer.pipeline.sharing import Sharing
 from runai_model_streamer.pipeline.stream import Load
+from runai_model_streamer.pipeline.tally import Tally
 from runai_model_streamer.pipeline.tensors import check_dtypes
 
 _log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ def prepare_load(
     dtype: torch.dtype | None = None,
     select: Select | None = None,
     sharing: Sharing | None = None,
+    tally: Tally | None = None,
 ) -> PreparedLoad:
     """Open all files, validate their headers and the request, and start to read.
 
@@ -89,7 +91,9 @@ def prepare_load(
             for path, tensors in zip(paths, wanted, strict=True):
                 check_dtypes(path, tensors)
         _forgo_verification(opened, read)
-        load = start_load(Start(storage, paths, sources, read, parts, sharing=sharing), config, device, target)
+        load = start_load(
+            Start(storage, paths, sources, read, parts, sharing=sharing, tally=tally), config, device, target
+        )
     return PreparedLoad(load, dict(enumerate(wanted)))
 
 
@@ -126,6 +130,8 @@ class Start(NamedTuple):
     limit_name: str = LIMIT
     """What the memory limit is called in messages."""
     sharing: Sharing | None = None
+    tally: Tally | None = None
+    """Where the load is counted and timed; None: in one of its own."""
 
 
 def start_load(start: Start, config: StreamerConfig, device: torch.device, target: str | None = None) -> Load:
@@ -135,7 +141,8 @@ def start_load(start: Start, config: StreamerConfig, device: torch.device, targe
         device: where the tensors are to be; see `prepare_load`.
         target: the format's name of the dtype to cast to; None to leave tensors as they are.
     """
-    storage, paths, sources, wanted, parts, name, sharing = start
+    storage, paths, sources, wanted, parts, name, sharing, given = start
+    tally = Tally() if given is None else given
     files = [
         PlannedFile(source.size, source.kind, source.alignment, config.chunk_for(source.kind), tensors)
         for source, tensors in zip(sources, wanted, strict=True)
@@ -145,12 +152,12 @@ def start_load(start: Start, config: StreamerConfig, device: torch.device, targe
     if sharing is not None:
         limit = _limit(paths, files, config, name, 0, processes=sharing.ranks_of_node)
         divided = sharing.divide(files, sources, limit, concurrency)
-        return Load(storage, divided.sources, divided.files, divided.limit, divided.concurrency)
+        return Load(storage, divided.sources, divided.files, divided.limit, divided.concurrency, tally=tally)
     to_cast = frozenset() if target is None else sources_of(files, target)
     finish = None
     made = 0  # bytes of the largest tensor that is made of what has landed, beside that
     if parts is not None and any(part.rows for part in parts):
-        finish = partial(assembled, parts=parts)
+        finish = partial(assembled, parts=parts, tally=tally)
         made = max((part.info if target is None else held(part.info, target)).nbytes for part in parts if part.rows)
     destination = limit = None
     if device.type == "cuda" and not to_cast:
@@ -168,7 +175,7 @@ def start_load(start: Start, config: StreamerConfig, device: torch.device, targe
         destination = cast_destination(plan, files, concurrency)
     elif destination is None:
         limit = _less(_limit(paths, files, config, name, made), made)
-    return Load(storage, sources, files, limit, concurrency, destination, finish)
+    return Load(storage, sources, files, limit, concurrency, destination, finish, tally)
 
 
 def _less(limit: int | None, made: int) -> int | None:
@@ -177,7 +184,7 @@ def _less(limit: int | None, made: int) -> int | None:
 
 def _is_shared(config: StreamerConfig) -> bool:
     """Whether other processes of this node load the same files."""
-    return config.local_processes > 1 or _in_process_group()
+    return config.local_processes > 1 or in_process_group()
 
 
 def _checked_names(names: Collection[str] | None) -> frozenset[str] | None:
@@ -277,7 +284,7 @@ def _limit(
     return limit
 
 
-def _in_process_group() -> bool:
+def in_process_group() -> bool:
     """Whether this process is one of several in torch's default process group."""
     import torch.distributed as dist
 
