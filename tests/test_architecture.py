@@ -33,8 +33,8 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "verdict": ("report",),
     "reporting": ("config", "pipeline", "report", "verdict"),
     "progress": ("errors",),
-    "streaming": ("clash", "errors", "config", "logs", "pipeline", "progress", "report", "reporting"),
-    "streamer": ("errors", "config", "device", "distributed", "pipeline", "io", "progress", "reporting", "streaming"),
+    "streaming": ("clash", "errors", "config", "distributed", "logs", "pipeline", "progress", "report", "reporting"),
+    "streamer": ("errors", "device", "pipeline", "io", "progress", "reporting", "streaming"),
     "chunk_streamer": ("config", "errors", "device", "files", "io", "pipeline", "progress", "reporting", "streaming"),
     "testing": ("files", "io", "streamer"),
     "cli": (
@@ -51,6 +51,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     ),
     # Where the original has its names.
     "s3_utils": ("io",),
+    "distributed_streamer": ("chunk_streamer",),
     "file_streamer": ("chunk_streamer", "pipeline.chunks"),
     "safetensors_streamer": ("files", "object_storage_model", "streamer", "testing"),
     "__init__": (
