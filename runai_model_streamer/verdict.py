@@ -155,7 +155,7 @@ def _storage(report: LoadReport) -> tuple[str, str]:
 def _network(report: LoadReport) -> tuple[str, str]:
     settings = report.settings
     again = f", {report.retries} requests made again" if report.retries else ""
-    if settings.transport is None:
+    if settings.transport is None and settings.ranks > 1:
         what = f"went into waiting for other ranks, at {_rate(report)}"
         return what, "RUNAI_STREAMER_DIST=0 has each rank read everything itself, which a fast disk does faster"
     what = f"went into waiting for object storage, read at {_rate(report)} in {report.readers} requests at once{again}"

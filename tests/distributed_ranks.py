@@ -69,6 +69,8 @@ class Ranks:
             for index, (name, tensor) in enumerate(streamer.get_tensors()):
                 outcome["tensors"].append([name, *_described(tensor)])
                 each(index)
+            assert streamer.report is not None
+            outcome["report"] = streamer.report.as_dict()
         return outcome
 
     def stream_ranges(self, *chunks: FileChunks) -> Outcome:
