@@ -62,9 +62,9 @@ def prepare_load(
 ) -> PreparedLoad:
     """Open all files, validate their headers and the request, and start to read.
 
-    Tensors reach a CUDA device on the way; for any other, where CUDA's packages are missing, when they are cast, and
-    with `sharing`, they are in host memory (`Load.device` says which), for the caller to move. With `sharing` they are
-    not cast.
+    Tensors reach a CUDA device on the way; for any other, where CUDA's packages are missing (to cast, numba-cuda is one
+    of them), and with `sharing`, they are in host memory (`Load.device` says which), for the caller to move. With
+    `sharing` they are not cast.
 
     Raises:
         StreamerError: what `SafetensorsStreamer.stream_files` says; nothing is left open.
@@ -153,13 +153,15 @@ def start_load(start: Start, config: StreamerConfig, device: torch.device, targe
         finish = partial(assembled, parts=parts)
         made = max((part.info if target is None else held(part.info, target)).nbytes for part in parts if part.rows)
     destination = limit = None
-    if device.type == "cuda" and not to_cast:
+    if device.type == "cuda":
         from runai_model_streamer.pipeline.cuda_load import cuda_load
 
-        onto_gpu = cuda_load(device, sources, files, config, concurrency, shared=_is_shared(config))
+        onto_gpu = cuda_load(
+            device, sources, files, config, concurrency, shared=_is_shared(config), target=target, to_cast=to_cast
+        )
         if onto_gpu is not None:
             files, destination = onto_gpu
-    if target is not None and to_cast:
+    if destination is None and target is not None and to_cast:
         from runai_model_streamer.pipeline.casting import cast_destination
 
         becoming = [file._replace(tensors=[held(tensor, target) for tensor in file.tensors]) for file in files]
