@@ -5,7 +5,7 @@ import logging
 import re
 import socket
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,9 +14,10 @@ import pytest
 from runai_model_streamer import errors
 from runai_model_streamer.io.s3 import PREFIX_BYTES, S3Store
 from runai_model_streamer.io.s3_credentials import S3Credentials
-from tests.io.transports import s3_config
+from tests.io.transports import URL, s3_config, store_of
 from tests.servers import (
     Certificate,
+    Exchange,
     Fault,
     FaultServer,
     aws_environment,
@@ -24,32 +25,16 @@ from tests.servers import (
     moto_server,
     other_range,
     refuse,
-    self_signed,
     shorter,
     stall_before_headers,
     whole_object,
 )
 
 KEYS = S3Credentials("AKIDEXPLICIT", "explicit-secret", "explicit-token")
-URL = "s3://bucket/model.safetensors"
+DATA = bytes(1_000_000)
 FACTS = rf"bytes 0-{PREFIX_BYTES}, (1 attempt|2 attempts) in \d\.\d s\)\. "
 
 pytestmark = pytest.mark.usefixtures("aws_files", "transport")
-
-
-@pytest.fixture
-def server() -> Iterator[FaultServer]:
-    with FaultServer() as server:
-        server.put("bucket", "model.safetensors", bytes(1_000_000))
-        yield server
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    try:
-        return self_signed(tmp_path_factory.mktemp("certificate"))
-    except FileNotFoundError:
-        pytest.skip("no openssl program to make a certificate with")
 
 
 def failure(
@@ -62,8 +47,9 @@ def failure(
     timeout: float = 5.0,
 ) -> errors.StreamerError:
     """The error of opening an object, without a second attempt."""
-    config = s3_config(endpoint, virtual, unsigned, max_retries=0, timeout=timeout)
-    with contextlib.closing(S3Store(config, credentials, 1)) as store:
+    with store_of(
+        endpoint, credentials, retries=0, virtual_addressing=virtual, unsigned=unsigned, timeout=timeout
+    ) as store:
         with pytest.raises(errors.StreamerError) as caught:
             store.open(path)
         return caught.value
@@ -158,6 +144,11 @@ def test_a_missing_object_on_motos_server_is_not_found() -> None:
         assert "no bucket nobody (HTTP 404 NoSuchBucket" in str(failure(moto.endpoint, "s3://nobody/key"))
 
 
+def of_unknown_length(exchange: Exchange) -> None:
+    exchange.head(headers={"Content-Range": f"bytes 0-{PREFIX_BYTES - 1}/*"})
+    exchange.send(exchange.asked)
+
+
 class TestAnswersThatDoNotFit:
     @pytest.mark.parametrize(
         ("fault", "says"),
@@ -166,7 +157,7 @@ class TestAnswersThatDoNotFit:
             (other_range(100), r"asked for bytes 0-262144, the store sent bytes 100-262244"),
             (shorter(7), r"in a body of 262137 bytes"),
             (lambda exchange: exchange.head(headers={"Content-Range": None}), "does not say which bytes"),
-            (lambda exchange: exchange.head(headers={"Content-Range": "bytes 0-9/*"}), "does not say how long"),
+            (of_unknown_length, "does not say how long"),
         ],
     )
     def test_are_errors_at_once_and_never_data(self, server: FaultServer, fault: Fault, says: str) -> None:

@@ -4,13 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import pytest
 import torch
 
+from tests.cuda_emulator.testing import needs
 from tests.kernels import oracle, samples
 
 ROOT: Final = Path(__file__).parents[2]
@@ -18,7 +18,7 @@ KERNELS: Final = [f"cast_{source}_{target}" for source, target in oracle.PAIRS]
 
 needs_gpu: Final = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: launches are shown by one only")
 
-pytestmark = pytest.mark.skipif(find_spec("numba_cuda") is None, reason="numba-cuda is not installed")
+pytestmark = needs("numba_cuda")
 
 
 def run(module: str, *arguments: str, **environment: str) -> list[str]:

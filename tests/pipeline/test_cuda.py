@@ -2,10 +2,8 @@
 
 import ctypes
 import gc
-import shutil
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -25,7 +23,7 @@ from runai_model_streamer.pipeline.cuda_stream import CopyStream
 from runai_model_streamer.pipeline.plan import Group
 from tests.casts import FLOATS, TARGETS, expected, finite
 from tests.checkpoints import Stored, encode, join_ours, numbered, our_threads, raw, stored
-from tests.cuda_emulator import MODES, Emulator, Mode, NoCompilerError, build
+from tests.cuda_emulator import MODES, Emulator, Mode
 from tests.pipeline.cuda_world import Caching, CtypesApi, Tender, World
 
 
@@ -34,20 +32,6 @@ def _no_thread_is_left() -> Iterator[None]:
     yield
     join_ours()
     assert our_threads() == []
-
-
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        return build(tmp_path_factory.mktemp("emulator"), "emulator.so") / "emulator.so"
-    except NoCompilerError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture
-def emulator(built: Path, tmp_path: Path) -> Emulator:
-    """Lazy, and new: the loader knows a copy of the file as another library."""
-    return Emulator(ctypes.CDLL(str(shutil.copy(built, tmp_path / "emulator.so"))))
 
 
 def world_of(emulator: Emulator) -> World:
