@@ -4,18 +4,21 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import torch
 
 from runai_model_streamer.clash import warn_of_original
 from runai_model_streamer.config import StreamerConfig
-from runai_model_streamer.errors import StateError, StreamerError
+from runai_model_streamer.errors import ConfigError, StateError, StreamerError
 from runai_model_streamer.logs import configure_logging, size_text
-from runai_model_streamer.pipeline.cast_plan import CASTABLE
 from runai_model_streamer.pipeline.stream import Load, Tensors
+
+if TYPE_CHECKING:
+    from runai_model_streamer.distributed.sharing import Sharing
 
 _log: Final = logging.getLogger("runai_model_streamer.streamer")
 """Of the module that users import: what they filter by."""
@@ -35,7 +38,6 @@ class Streamer:
         self._device = torch.device("cpu")
         self._started = 0.0
         self._reports = True
-        self._cast_late: torch.dtype | None = None
         self.total_size = 0
         """Bytes of all tensors of the current load, as they are in the files."""
 
@@ -53,15 +55,32 @@ class Streamer:
                 raise
             _log.warning("while closing after %s: %s", type(error).__name__, another)
 
-    def _begin(self) -> StreamerConfig:
-        """End the load before. The settings of the next one, from the environment as it is now."""
+    @contextmanager
+    def _beginning(self, is_distributed: bool) -> Iterator[tuple[StreamerConfig, "Sharing | None"]]:
+        """End the load before, and begin the next in the context: with the settings as they are in the environment now.
+
+        And with the other ranks where it is shared. They wait for this one, and so are told what is raised here.
+        """
+        self._check_usable()
         self._end_load()
         self.total_size = 0  # so that a call that fails does not leave another load's behind
-        config = StreamerConfig.from_environment()
+        try:
+            config = StreamerConfig.from_environment()
+        except ConfigError:
+            if is_distributed:
+                with _joined(StreamerConfig.for_ranks()):
+                    raise
+            raise
         configure_logging(config)
         warn_of_original()
         self._started = time.perf_counter()
-        return config
+        if is_distributed:
+            with _joined(config) as sharing:
+                self._reports = sharing is None or sharing.reports
+                yield config, sharing
+        else:
+            self._reports = True
+            yield config, None
 
     def _follow(self, load: Load, size: int) -> None:
         """Take on a load that has started, whose tensors have `size` bytes in all."""
@@ -78,13 +97,11 @@ class Streamer:
     def _placed(self, load: Load, tensors: Tensors) -> Generator[tuple[str, torch.Tensor]]:
         size = self.total_size
         try:
-            if load.device == self._device and self._cast_late is None:
+            if load.device == self._device:
                 yield from tensors
             else:
                 for name, tensor in tensors:
-                    moved = tensor.to(self._device)
-                    cast = self._cast_late is not None and moved.dtype in CASTABLE
-                    yield name, moved.to(self._cast_late) if cast else moved
+                    yield name, tensor.to(self._device)
         finally:
             # Explicitly: an abandoned iterator ends the load now, not when its frame is collected.
             tensors.close()
@@ -130,3 +147,10 @@ class Streamer:
             load.stop()
             message = f"unclosed {self!r}: use it in a with statement, or call close()"
             warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
+
+
+def _joined(config: StreamerConfig) -> AbstractContextManager["Sharing | None"]:
+    # Not every torch has torch.distributed.
+    from runai_model_streamer.distributed.sharing import joined
+
+    return joined(config)

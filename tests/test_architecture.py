@@ -29,12 +29,13 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "files": ("clash", "config", "logs", "io", "mirror"),
     "object_storage_model": ("errors", "files", "io", "mirror"),
     "distributed": ("errors", "config", "io", "pipeline"),
-    "streaming": ("clash", "errors", "config", "logs", "pipeline"),
-    "streamer": ("errors", "config", "device", "distributed", "pipeline", "io", "streaming"),
+    "streaming": ("clash", "errors", "config", "distributed", "logs", "pipeline"),
+    "streamer": ("errors", "device", "pipeline", "io", "streaming"),
     "chunk_streamer": ("config", "errors", "device", "files", "io", "pipeline", "streaming"),
     "testing": ("files", "io", "streamer"),
     # Where the original has its names.
     "s3_utils": ("io",),
+    "distributed_streamer": ("chunk_streamer",),
     "file_streamer": ("chunk_streamer", "pipeline.chunks"),
     "safetensors_streamer": ("files", "object_storage_model", "streamer", "testing"),
     "__init__": (

@@ -20,7 +20,7 @@ class Share(NamedTuple):
     offset: int
     length: int
     owner: int
-    """Index of the rank among those that share the load."""
+    """Index of the rank among those that read the same."""
     number: int
     """Of the read, among all of the plan."""
 

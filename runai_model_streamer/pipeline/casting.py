@@ -183,7 +183,9 @@ def cast_destination(plan: CastPlan, files: Sequence[PlannedFile], readers: int)
     def landing(lifecycle: Lifecycle) -> CastingLanding:
         return CastingLanding(SlabPool(plan.slab_limit, lifecycle, in_flight), plan, lifecycle)
 
-    return Destination(torch.device("cpu"), group_target(plan.group_limit), landing, plan.group_limit)
+    return Destination(
+        torch.device("cpu"), group_target(plan.group_limit), landing, plan.group_limit, plan.scratch_count
+    )
 
 
 def _kernels(plan: CastPlan) -> dict[str, Callable[[Bytes, Bytes], None]]:

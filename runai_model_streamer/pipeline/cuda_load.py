@@ -89,7 +89,8 @@ def cuda_load(
     # Two groups are ahead of the caller: each is to have work for all readers.
     group_bytes = max(GROUP_BYTES, concurrency * staging.size)
     cut = [file._replace(chunk=min(file.chunk, staging.size)) for file in files]
-    return CudaLoad(cut, Destination(device, group_bytes, partial(_landing, device, api, staging, direct, cast)))
+    landing = partial(_landing, device, api, staging, direct, cast)
+    return CudaLoad(cut, Destination(device, group_bytes, landing, stages=staging.slots))
 
 
 def _api(device: torch.device, gds: GdsMode) -> Any:

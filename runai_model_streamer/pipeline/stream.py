@@ -30,6 +30,16 @@ Finish: TypeAlias = Callable[[Tensors], Tensors]
 """Makes one iterator of another, whose end it goes on to, and which it closes with its own."""
 
 
+class Grouping(NamedTuple):
+    """How a load's groups are planned and read: what processes that share it have to do alike."""
+
+    limit: int | None
+    target: int | None = None
+    """As for `plan_groups`, both."""
+    readers: int | None = None
+    """Most reads that may wait at once for what others read; None for any number."""
+
+
 class Destination(NamedTuple):
     """Where a load's tensors are to be, if that is not host memory, as they are in the files."""
 
@@ -40,6 +50,13 @@ class Destination(NamedTuple):
     """Makes the landing, once, in the thread that starts the load; which closes it."""
     group_limit: int | None = None
     """Most bytes of the files in a group, unless one tensor is larger."""
+    stages: int | None = None
+    """Reads that it has room to stage at once, where it stages them; None for any number."""
+
+    @property
+    def grouping(self) -> Grouping:
+        """How it wants its groups."""
+        return Grouping(self.group_limit, self.group_bytes, self.stages)
 
 
 class Load:
