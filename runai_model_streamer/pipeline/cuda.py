@@ -29,16 +29,14 @@ what the caller drops until C has come to the end of all that is queued there by
 
 4. *A slot is filled after its copy.* See `cuda_slots`.
 5. *What is cast from outlives the casts.* Tensors that are cast land in scratch memory, one piece for a group,
-   allocated with the group's own (1 holds for both), and C casts them into their own before it records the group's
-   event (2). All of a group's bytes are there by then: copies are ahead of the casts in C, and a read by GPUDirect has
-   come back before they are queued. The scratch memory is dropped when the group's first tensor is taken: by a thread
-   whose stream has just been told to wait for that event, so that 3 holds for it as for a tensor which the caller drops
-   at once. Until then the lease has it.
+   allocated with the group's own (1 holds for both). C casts them into their own behind all copies of the group, and
+   after its reads by GPUDirect have come back, before it records the group's event (2). The lease has the scratch
+   memory until the group's first tensor is taken: it is dropped behind the wait for that event, as if it were a tensor
+   that the caller drops at once, so that 3 holds for it.
 
 The limit bounds slots; tensors on the device are bounded by the groups that the caller has not taken yet
 (`GROUPS_AHEAD`), since an engine's own parameters fill the card. They are leased in plan order, so the group that the
-caller waits for always comes first. Scratch memory is bounded likewise: what is cast of those groups, and of the one
-that is being taken; a tensor larger than a group needs as much as it has bytes in the file.
+caller waits for always comes first. That bounds scratch memory too: for a tensor larger than a group, to its size.
 """
 
 import contextlib
@@ -149,9 +147,7 @@ class CudaLanding:
         with nvtx_range("wait for the caller"):
             self._lifecycle.wait_for(lambda: self._leased - self._taken < GROUPS_AHEAD)
         # Outside the driver's context, which torch would leave for another device's.
-        memory = self._memory.allocate(needs_of(group, self._target).sizes)
-        image = Image(group, memory, self._target)
-        del memory
+        image = Image(group, self._memory.allocate(needs_of(group, self._target).sizes), self._target)
         with self._stream.queue() as stream:
             event = self._stream.event()
             self._driver.record(event, self._memory.stream)
