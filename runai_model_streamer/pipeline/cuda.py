@@ -166,8 +166,7 @@ class CudaLanding:
         with nvtx_range("wait for a slot"):
             slot = self._ring.acquire()
         try:
-            with nvtx_range("read"):
-                reading = timed_read(source, step.offset, slot.memory[: step.length])
+            reading = timed_read(source, step.offset, slot.memory[: step.length])
         except BaseException:
             self._ring.give_back(slot)
             raise
