@@ -36,7 +36,7 @@ what the caller drops until C has come to the end of all that is queued there by
 
 The limit bounds slots; tensors on the device are bounded by the groups that the caller has not taken yet
 (`GROUPS_AHEAD`), since an engine's own parameters fill the card. They are leased in plan order, so the group that the
-caller waits for always comes first. That bounds scratch memory too: for a tensor larger than a group, to its size.
+caller waits for always comes first. That bounds scratch memory too (a tensor that is larger makes a larger group).
 """
 
 import contextlib
