@@ -95,7 +95,8 @@ class SafetensorsStreamer(Streamer):
                 they are read, as by `tensor.to(dtype)`. All others (integers, bool, float64, complex, other float8)
                 keep their dtype. It needs the package's [cast] extra. The memory limit counts tensors as cast, and
                 what they are cast from while that is held: half a MiB for each read in flight, from object storage
-                `RUNAI_STREAMER_CHUNK_BYTESIZE`. Tensors for other devices are cast on the host, then copied.
+                `RUNAI_STREAMER_CHUNK_BYTESIZE`. Onto CUDA they are cast on the GPU, which for a while holds what they
+                are cast from; without numba-cuda, and for other devices, on the host, and then copied.
             select: a rank's own part: a function or a mapping from the name of a tensor to the part wanted of it, a
                 `TensorSlice(dim, start, stop)` (or such a tuple) or a `TensorShard(dim, rank, world_size)`; to True
                 for all of it; to False or None for nothing. A tensor that a mapping does not name is wanted whole.
