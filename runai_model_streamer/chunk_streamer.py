@@ -35,12 +35,12 @@ class ChunkStreamer(Streamer):
         credentials: S3Credentials | None,
         device: str | torch.device,
         memory_limit: int | None,
+        progress: Watch,
         *,
         is_distributed: bool,
-        progress: Watch,
     ) -> None:
         self._places = []
-        with self._starting(progress, is_distributed) as (settings, tally, sharing):
+        with self._beginning(is_distributed, progress) as (settings, sharing, tally):
             if isinstance(chunks, str | bytes | FileChunks) or not isinstance(chunks, Sequence):
                 raise ArgumentTypeError(f"stream_files takes a list of FileChunks, not {type(chunks).__name__}")
             for each in chunks:
@@ -49,10 +49,18 @@ class ChunkStreamer(Streamer):
             config, limit_name = _limited(settings, memory_limit)
             self._device = resolve_device(device)
             load = prepare_chunks(chunks, config, credentials, self._device, limit_name, sharing, tally)
-            self._places = [(each.id, index) for each in chunks for index in range(len(each.sizes))]
-            size = sum(each.total_size() for each in chunks)
-            ranks = 1 if sharing is None else sharing.ranks
-            self._follow(load, Asked(config, str(self._device), len(chunks), len(self._places), size, ranks=ranks))
+        self._places = [(each.id, index) for each in chunks for index in range(len(each.sizes))]
+        self._follow(
+            load,
+            Asked(
+                config,
+                str(self._device),
+                files=len(chunks),
+                tensors=len(self._places),
+                bytes=sum(each.total_size() for each in chunks),
+                ranks=1 if sharing is None else sharing.ranks,
+            ),
+        )
 
     def get_chunks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
         """Each range, as soon as its bytes are there: files in the order given, and the ranges of each as given.
@@ -112,7 +120,7 @@ class FileStreamer(ChunkStreamer):
             CudaError, GdsUnavailableError: the GPU, or GPUDirect with RUNAI_STREAMER_GDS=1, cannot be used.
             ArgumentTypeError, ConfigError, StateError: what the message says. Nothing has been read.
         """
-        self._stream(chunks, credentials, device, memory_limit, is_distributed=False, progress=progress)
+        self._stream(chunks, credentials, device, memory_limit, progress, is_distributed=False)
 
     def list_files(
         self,
@@ -181,7 +189,7 @@ class DistributedStreamer(ChunkStreamer):
             DistributedError: another rank failed, died, left its loop or wants something else; it names the rank.
             StreamerError: what is said there; the memory limit is `RUNAI_STREAMER_MEMORY_LIMIT`.
         """
-        self._stream(file_stream_requests, credentials, device, None, is_distributed=is_distributed, progress=progress)
+        self._stream(file_stream_requests, credentials, device, None, progress, is_distributed=is_distributed)
 
 
 def _placed(places: Sequence[tuple[int, int]], tensors: Tensors) -> Iterator[tuple[int, int, torch.Tensor]]:

@@ -95,7 +95,8 @@ class SafetensorsStreamer(Streamer):
                 they are read, as by `tensor.to(dtype)`. All others (integers, bool, float64, complex, other float8)
                 keep their dtype. It needs the package's [cast] extra. The memory limit counts tensors as cast, and
                 what they are cast from while that is held: half a MiB for each read in flight, from object storage
-                `RUNAI_STREAMER_CHUNK_BYTESIZE`. Tensors for other devices are cast on the host, then copied.
+                `RUNAI_STREAMER_CHUNK_BYTESIZE`. Onto CUDA they are cast on the GPU, which for a while holds what they
+                are cast from; without numba-cuda, and for other devices, on the host, and then copied.
             select: a rank's own part: a function or a mapping from the name of a tensor to the part wanted of it, a
                 `TensorSlice(dim, start, stop)` (or such a tuple) or a `TensorShard(dim, rank, world_size)`; to True
                 for all of it; to False or None for nothing. A tensor that a mapping does not name is wanted whole.
@@ -123,7 +124,7 @@ class SafetensorsStreamer(Streamer):
                 tensor does not have. Nothing has been read.
         """
         self.files_to_tensors_metadata = {}  # so that a call that fails does not leave another load's behind
-        with self._starting(progress, is_distributed) as (config, tally, sharing):
+        with self._beginning(is_distributed, progress) as (config, sharing, tally):
             if isinstance(paths, str | bytes | os.PathLike):
                 raise ArgumentTypeError(f"stream_files takes a list of paths; for one, call stream_file({paths!r})")
             self._device = resolve_device(device)
@@ -131,19 +132,19 @@ class SafetensorsStreamer(Streamer):
             prepared = prepare_load(
                 checked, config, s3_credentials, tensor_names, self._device, dtype, select, sharing, tally
             )
-            self.files_to_tensors_metadata = prepared.metadata
-            self._follow(
-                prepared.load,
-                Asked(
-                    config,
-                    str(self._device),
-                    files=len(checked),
-                    tensors=sum(map(len, prepared.metadata.values())),
-                    bytes=prepared.size,
-                    dtype=None if dtype is None else str(dtype),
-                    ranks=1 if sharing is None else sharing.ranks,
-                ),
-            )
+        self.files_to_tensors_metadata = prepared.metadata
+        self._follow(
+            prepared.load,
+            Asked(
+                config,
+                str(self._device),
+                files=len(checked),
+                tensors=sum(map(len, prepared.metadata.values())),
+                bytes=prepared.size,
+                dtype=None if dtype is None else str(dtype),
+                ranks=1 if sharing is None else sharing.ranks,
+            ),
+        )
 
     def get_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Each tensor with its name, as soon as its bytes are there: in file order, files in the order given.

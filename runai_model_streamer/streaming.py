@@ -77,22 +77,23 @@ class Streamer:
             _log.warning("while closing after %s: %s", type(error).__name__, another)
 
     @contextmanager
-    def _starting(
-        self, progress: Watch, is_distributed: bool
-    ) -> Iterator[tuple[StreamerConfig, Tally, "Sharing | None"]]:
-        """End the load before, and start the next in the block: with the settings as they are in the environment now.
+    def _beginning(
+        self, is_distributed: bool, progress: Watch
+    ) -> Iterator[tuple[StreamerConfig, "Sharing | None", Tally]]:
+        """End the load before, and begin the next in the context: with the settings as they are in the environment now.
 
-        With its tally: what goes wrong in the block is what the report says of the load. And with the other ranks where
-        it is shared: they wait for this one, and so are told what goes wrong.
+        And with the other ranks where it is shared. They wait for this one, and so are told what is raised here; which
+        is also what the report says of the load.
 
         Args:
-            progress: see `SafetensorsStreamer.stream_files`.
-            is_distributed: whether to share it.
+            is_distributed: see `SafetensorsStreamer.stream_files`.
+            progress: see there.
         """
         self._check_usable()
         self._end_load()
         self.total_size = 0  # so that a call that fails does not leave another load's behind
         self._tally = None
+        self._started = time.perf_counter()
         try:
             config = StreamerConfig.from_environment()
         except ConfigError:
@@ -102,14 +103,13 @@ class Streamer:
             raise
         configure_logging(config)
         warn_of_original()
-        self._started = time.perf_counter()
+        self._asked = Asked(config)
         with _joined(config) if is_distributed else nullcontext() as sharing:
             self._reports = sharing is None or sharing.reports
             self._display = display_of(progress)
-            self._asked = Asked(config)
-            self._tally = tally = Tally(_open_trace(config))
+            self._tally = tally = Tally(_open_trace(config), self._started)
             try:
-                yield config, tally, sharing
+                yield config, sharing, tally
             except BaseException as error:
                 tally.fail(error)
                 raise
@@ -200,13 +200,6 @@ class Streamer:
             warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
 
 
-def _joined(config: StreamerConfig) -> AbstractContextManager["Sharing | None"]:
-    # Not every torch has torch.distributed.
-    from runai_model_streamer.distributed.sharing import joined
-
-    return joined(config)
-
-
 def _open_trace(config: StreamerConfig) -> Trace | None:
     if config.trace is None:
         return None
@@ -221,3 +214,10 @@ def _teller(display: Display, tally: Tally, asked: Asked) -> Callable[[], None]:
         display.show(Progress(size, asked.bytes, tensors, asked.tensors, time.perf_counter() - tally.started))
 
     return tell
+
+
+def _joined(config: StreamerConfig) -> AbstractContextManager["Sharing | None"]:
+    # Not every torch has torch.distributed.
+    from runai_model_streamer.distributed.sharing import joined
+
+    return joined(config)

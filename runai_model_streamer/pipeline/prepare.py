@@ -24,10 +24,10 @@ from runai_model_streamer.pipeline.assembly import assembled
 from runai_model_streamer.pipeline.cast_plan import held, plan_cast, scratch_size, sources_of, target_name
 from runai_model_streamer.pipeline.limit import LIMIT, MemoryLimit
 from runai_model_streamer.pipeline.opening import Opened, open_files
-from runai_model_streamer.pipeline.plan import PlannedFile, plan_groups
+from runai_model_streamer.pipeline.plan import Grouping, PlannedFile, plan_groups
 from runai_model_streamer.pipeline.selection import Select, Selected, select_parts
 from runai_model_streamer.pipeline.sharing import Sharing
-from runai_model_streamer.pipeline.stream import Grouping, Load
+from runai_model_streamer.pipeline.stream import Load
 from runai_model_streamer.pipeline.tally import Tally
 from runai_model_streamer.pipeline.tensors import check_dtypes
 
@@ -62,8 +62,8 @@ def prepare_load(
 ) -> PreparedLoad:
     """Open all files, validate their headers and the request, and start to read.
 
-    Tensors reach a CUDA device on the way; for any other, where CUDA's packages are missing, and when they are cast,
-    they are in host memory (`Load.device` says which), for the caller to move.
+    Tensors reach a CUDA device on the way; for any other, and where CUDA's packages are missing (to cast, numba-cuda is
+    one of them), they are in host memory (`Load.device` says which), for the caller to move.
 
     Raises:
         StreamerError: what `SafetensorsStreamer.stream_files` says; nothing is left open.
@@ -161,14 +161,15 @@ def start_load(start: Start, config: StreamerConfig, device: torch.device, targe
         finish = partial(assembled, parts=parts, tally=tally)
         made = max((part.info if target is None else held(part.info, target)).nbytes for part in parts if part.rows)
     destination = limit = None
-    if device.type == "cuda" and not to_cast:
+    if device.type == "cuda":
         from runai_model_streamer.pipeline.cuda_load import cuda_load
 
         own = replace(config, memory_limit=allowed.part, gds=_gds(config, waits=waits))
-        onto_gpu = cuda_load(device, sources, files, own, concurrency, shared=_is_shared(config))
+        shared = _is_shared(config)
+        onto_gpu = cuda_load(device, sources, files, own, concurrency, shared=shared, target=target, to_cast=to_cast)
         if onto_gpu is not None:
             files, destination = onto_gpu
-    if target is not None and to_cast:
+    if destination is None and target is not None and to_cast:
         from runai_model_streamer.pipeline.casting import cast_destination
 
         becoming = [file._replace(tensors=[held(tensor, target) for tensor in file.tensors]) for file in files]

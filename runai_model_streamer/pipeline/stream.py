@@ -13,32 +13,22 @@ from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.pipeline.landing import HostLanding, Landing
 from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
-from runai_model_streamer.pipeline.plan import Group, PlannedFile, plan_groups
+from runai_model_streamer.pipeline.plan import Group, Grouping, PlannedFile, plan_groups
 from runai_model_streamer.pipeline.pool import SlabPool
 from runai_model_streamer.pipeline.readers import Feed, start_readers
 from runai_model_streamer.pipeline.tally import Tally
+from runai_model_streamer.pipeline.tensors import map_code
 
 _log = logging.getLogger(__name__)
 
 JOIN_SECONDS: Final = 0.5
 """Most seconds that closing waits for readers. One that hangs in the kernel longer keeps its memory and ends alone."""
 
-
 Tensors: TypeAlias = Generator[tuple[str, torch.Tensor]]
 """Names and tensors, once."""
 
 Finish: TypeAlias = Callable[[Tensors], Tensors]
 """Makes one iterator of another, whose end it goes on to, and which it closes with its own."""
-
-
-class Grouping(NamedTuple):
-    """How a load's groups are planned and read: what processes that share it have to do alike."""
-
-    limit: int | None
-    target: int | None = None
-    """As for `plan_groups`, both."""
-    readers: int | None = None
-    """Most reads that may wait at once for what others read; None for any number."""
 
 
 class Destination(NamedTuple):
@@ -119,6 +109,7 @@ class Load:
         """Bytes of all that lands."""
         steps = sum(group.steps for group in self._groups)
         self.tally.plan(self._groups)
+        map_code()
         try:
             self._threads = start_readers(min(concurrency, steps), self._feed, sources, self._lifecycle)
         except BaseException:
