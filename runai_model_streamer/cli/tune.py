@@ -110,7 +110,8 @@ def _limit(setting: Setting) -> str:
 
 
 def _rows(found: Found) -> Iterator[tuple[str, ...]]:
-    for each in sorted(found.tried, key=lambda each: -each.ratio(found.default)):
+    # Those that came farthest first: the ratio of a single run says little.
+    for each in sorted(found.tried, key=lambda each: (-len(each.runs), -each.ratio(found.default))):
         setting = each.setting
         limit = "none" if setting.limit == UNLIMITED else size(setting.limit)
         shown = (str(setting.concurrency), size(setting.chunk), limit, str(len(each.runs)))
