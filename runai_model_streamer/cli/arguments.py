@@ -13,6 +13,7 @@ Run: TypeAlias = Callable[[argparse.Namespace], int]
 CONCURRENCY: Final = "RUNAI_STREAMER_CONCURRENCY"
 CHUNK: Final = "RUNAI_STREAMER_CHUNK_BYTESIZE"
 LIMIT: Final = "RUNAI_STREAMER_MEMORY_LIMIT"
+TRACE: Final = "RUNAI_STREAMER_TRACE"
 
 SIZES: Final = "SIZE is a number of bytes, or 256M, 1G, 1GiB (powers of 1024), or 256MB (powers of 1000)."
 

@@ -24,7 +24,7 @@ Status: TypeAlias = Literal["ok", "warning", "error"]
 _FEW_FILES: Final = 1024
 """Descriptors; each file of a load takes up to two, each read of an object one."""
 
-_HUGE_PAGES: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+HUGE_PAGES: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _DRIVERS: Final = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
 """One of them is there where NVIDIA's driver is; the last under WSL."""
 
@@ -207,11 +207,11 @@ def kernel() -> Iterator[Check]:
 
 def _huge_pages() -> Check:
     try:
-        text = _HUGE_PAGES.read_text()
+        text = HUGE_PAGES.read_text()
     except OSError:
         return Check("huge pages", "ok", "the kernel does not say whether it has them")
     mode = text.partition("[")[2].partition("]")[0]
     if mode in ("always", "madvise"):
         return Check("huge pages", "ok", f"{mode}: fresh memory costs few page faults")
-    remedy = f"as root: echo madvise > {_HUGE_PAGES}"
+    remedy = f"as root: echo madvise > {HUGE_PAGES}"
     return Check("huge pages", "warning", f"{mode}: fresh memory costs a page fault for every 4 KiB", remedy)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from runai_model_streamer.cli import checks, checks_storage
 from runai_model_streamer.cli.arguments import Subcommands, add_command
 from runai_model_streamer.cli.checks import Check
-from runai_model_streamer.cli.output import Column, write_json, write_line, write_table
+from runai_model_streamer.cli.output import Column, counted, write_json, write_line, write_table
 from runai_model_streamer.io.paths import as_path, is_object
 
 
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         write_table((Column("status"), Column("check"), Column("found")), _rows(found))
         write_line()
-        write_line(f"{errors} errors, {warnings} warnings")
+        write_line(f"{counted(errors, 'error')}, {counted(warnings, 'warning')}")
         if path is None and not arguments.urls:
             write_line("doctor --path DIR s3://BUCKET looks at your files and buckets too.")
     return 1 if errors else 0

@@ -2,12 +2,14 @@
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 from runai_model_streamer import LoadReport, SafetensorsStreamer
 from runai_model_streamer.cli.arguments import (
     SIZES,
+    TRACE,
     Subcommands,
     add_command,
     add_device,
@@ -17,8 +19,7 @@ from runai_model_streamer.cli.arguments import (
     environment,
     settings,
 )
-from runai_model_streamer.cli.output import size, write_json, write_pairs
-from runai_model_streamer.cli.progress import progress
+from runai_model_streamer.cli.output import counted, size, terminal, write_json, write_pairs
 from runai_model_streamer.cli.targets import find_files
 
 _SHARE: Final = 0.005
@@ -37,6 +38,7 @@ def add(commands: Subcommands) -> None:
     add_paths(parser)
     add_device(parser)
     add_settings(parser)
+    parser.add_argument("--trace", metavar="FILE", help=f"write a timeline for ui.perfetto.dev ({TRACE})")
     parser.add_argument("--dtype", type=dtype, help="cast to bfloat16, float16 or float32 on the way")
 
 
@@ -45,14 +47,14 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     target = None if arguments.dtype is None else getattr(torch, arguments.dtype)
-    with environment(settings(arguments)), SafetensorsStreamer() as streamer:
+    variables = settings(arguments) | ({} if arguments.trace is None else {TRACE: arguments.trace})
+    with environment(variables), SafetensorsStreamer() as streamer:
         paths = find_files(arguments.paths)
-        streamer.stream_files(paths, device=arguments.device, dtype=target)
-        sizes = (each.nbytes for tensors in streamer.files_to_tensors_metadata.values() for each in tensors)
-        title = paths[0] if len(paths) == 1 else f"{len(paths)} files"
-        with progress(title, streamer.total_size) as advance:
-            for _ in streamer.get_tensors():
-                advance(next(sizes))
+        # Without rich there is no bar, and asking for one is an error.
+        bar = terminal(sys.stderr) is not None
+        streamer.stream_files(paths, device=arguments.device, dtype=target, progress=bar)
+        for _ in streamer.get_tensors():
+            pass
         report = streamer.report
     assert report is not None
     if arguments.json:
@@ -63,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _told(report: LoadReport) -> Iterator[tuple[str, str]]:
-    tensors = f"{report.tensors} tensors of {report.files} files"
+    tensors = f"{counted(report.tensors, 'tensor')} of {counted(report.files, 'file')}"
     yield "loaded", f"{size(report.bytes)}, {tensors}, to {report.device} in {report.seconds:.2f} s"
     first = report.first_tensor_seconds
     yield "speed", f"{report.gb_per_second:.2f} GB/s" + ("" if first is None else f", first tensor after {first:.3f} s")
@@ -73,7 +75,7 @@ def _told(report: LoadReport) -> Iterator[tuple[str, str]]:
         ", ".join(f"{_words(name)} {size(count)}" for name, count in origins.items() if count) or "nothing",
     )
     if report.retries:
-        yield "retries", f"{report.retries} requests were made again"
+        yield "retries", f"{counted(report.retries, 'request')} made again"
     yield (
         "time",
         _seconds(
@@ -87,7 +89,7 @@ def _told(report: LoadReport) -> Iterator[tuple[str, str]]:
             }
         ),
     )
-    yield "readers", f"{report.readers} threads: {_shares(dataclasses.asdict(report.reader_seconds))}"
+    yield "readers", f"{counted(report.readers, 'thread')}: {_shares(dataclasses.asdict(report.reader_seconds))}"
     settings = report.settings
     limit = "no limit" if settings.memory_limit is None else f"limit {size(settings.memory_limit)}"
     yield "memory", f"{size(report.peak_memory)} held at most ({limit})"

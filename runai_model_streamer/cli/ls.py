@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from runai_model_streamer.cli.arguments import Subcommands, add_command, add_paths
-from runai_model_streamer.cli.output import Column, size, write_error, write_json, write_line, write_table
+from runai_model_streamer.cli.output import Column, counted, size, write_error, write_json, write_line, write_table
 from runai_model_streamer.cli.targets import find_files
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import StreamerError
@@ -107,14 +107,16 @@ def _print_files(listed: Sequence[Listed]) -> None:
         columns = (Column("size", right=True), Column("tensors", right=True), Column("dtypes"), Column("file"))
         write_table(columns, rows)
     every = [tensor for each in listed for tensor in each.header.tensors]
-    files = "1 file" if len(listed) == 1 else f"{len(listed)} files"
     whole = size(sum(each.size for each in listed))
-    write_line(f"{files}, {whole}, {len(every)} tensors, {_elements(every):,} elements")
+    tensors = f"{counted(len(every), 'tensor')}, {_elements(every):,} elements"
+    write_line(f"{counted(len(listed), 'file')}, {whole}, {tensors}")
 
 
 def _print_tensors(listed: Listed) -> None:
     tensors = listed.header.tensors
-    write_line(f"{listed.path}: {size(listed.size)}, {len(tensors)} tensors, {_elements(tensors):,} elements")
+    write_line(
+        f"{listed.path}: {size(listed.size)}, {counted(len(tensors), 'tensor')}, {_elements(tensors):,} elements"
+    )
     if tensors:
         columns = (Column("dtype"), Column("shape"), Column("size", right=True), Column("tensor"))
         write_table(columns, ((each.dtype, _shape(each), size(each.nbytes), each.name) for each in tensors))

@@ -66,6 +66,11 @@ def rate(count: float, seconds: float) -> str:
     return f"{per_second / 1e3:.3g} kB/s"
 
 
+def counted(count: int, thing: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
 def write_json(document: Mapping[str, Any]) -> None:
     """The one document of a call with --json."""
     # ASCII: names of files may be no Unicode at all.

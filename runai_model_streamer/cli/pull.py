@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from runai_model_streamer.cli.arguments import Subcommands, add_command
-from runai_model_streamer.cli.output import rate, size, write_json, write_line
+from runai_model_streamer.cli.output import counted, rate, size, write_json, write_line
 from runai_model_streamer.cli.progress import Advance, progress
 from runai_model_streamer.files import open_storage
 from runai_model_streamer.io.listing import Entry, Patterns
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_json(_document(source, destination, wanted, watcher.missing, seconds))
     else:
         write_line(
-            f"{fetched} files, {size(watcher.bytes)}, pulled to {destination} in {seconds:.1f} s"
+            f"{counted(fetched, 'file')}, {size(watcher.bytes)}, pulled to {destination} in {seconds:.1f} s"
             + (f" ({rate(watcher.bytes, seconds)})" if fetched else "")
             + f"; {len(wanted) - fetched} were there already"
         )

@@ -32,6 +32,8 @@ _MARGIN: Final = 1.25
 """A run is begun when so many times what the setting took before is left of the time."""
 
 _LEAST_LIMIT: Final = 512 * MIB
+_MOST_CONCURRENCY: Final = 256
+"""Threads, of which more cost more than they bring."""
 
 
 class Setting(NamedTuple):
@@ -120,9 +122,10 @@ def candidates(default: Setting, least_chunk: int, largest: int) -> list[Setting
         largest: bytes of the largest tensor, which no limit may be below.
     """
     concurrency, chunk, limit = default
-    found = [
-        default._replace(concurrency=n) for n in (concurrency // 4, concurrency // 2, concurrency * 2, 64) if n > 0
-    ]
+    # As many as 64 at once, which a fast link to an object store may take.
+    farthest = concurrency // 4 if concurrency >= 16 else concurrency * 8
+    several = (farthest, concurrency // 2, concurrency * 2, concurrency * 4)
+    found = [default._replace(concurrency=n) for n in several if 0 < n <= _MOST_CONCURRENCY]
     found += [default._replace(chunk=n) for n in (chunk // 2, chunk * 2, chunk * 4) if n >= least_chunk]
     if limit == UNLIMITED:
         least = round_up(max(largest, _LEAST_LIMIT), MIB)

@@ -1,5 +1,6 @@
 """Runs of the streamer over a sample of a checkpoint, under one setting or another."""
 
+import dataclasses
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -101,7 +102,8 @@ class Trials:
 
     def __init__(self, default: Setting, device: str, *, cold: bool) -> None:
         self.sample = Checkpoint([])
-        self.origins: list[BytesFrom] = []
+        self.origins = BytesFrom()
+        """Where the bytes of all runs after the warm-up came from."""
         self._default = default
         self._device = device
         self._cold = cold
@@ -122,7 +124,7 @@ class Trials:
             if seconds > most:
                 break
         self.sample = checkpoint.first(count)
-        self.origins.clear()
+        self.origins = BytesFrom()
         return count, seconds
 
     def __call__(self, setting: Setting, most: float) -> tuple[float, float]:
@@ -152,8 +154,13 @@ class Trials:
                 for _, _, tensor in streamer.get_chunks():
                     yield tensor.nbytes
             finally:
-                if streamer.report is not None:
-                    self.origins.append(streamer.report.bytes_from)
+                report = streamer.report
+                if report is not None:
+                    self.origins = _added(self.origins, report.bytes_from)
+
+
+def _added(one: BytesFrom, other: BytesFrom) -> BytesFrom:
+    return BytesFrom(*(getattr(one, each.name) + getattr(other, each.name) for each in dataclasses.fields(BytesFrom)))
 
 
 def evict(paths: Iterable[str]) -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Final
 
 from runai_model_streamer.cli.arguments import Subcommands, add_command, add_device, add_paths, seconds
@@ -59,39 +59,29 @@ def run(arguments: argparse.Namespace) -> int:
         raise ArgumentError(f"{arguments.paths[0]}: there are no tensors with any bytes to load")
     default = current(paths)
     trials = Trials(default, arguments.device, cold=arguments.cold)
-    with status() as show:
-        show("warming up")
+    with status() as say:
+        say("warming up")
         target = max(arguments.budget / _RUNS, _LEAST_RUN)
         trials.warm_up(checkpoint, target)
         others = candidates(default, least_chunk(paths), checkpoint.largest)
 
         def measure(setting: Setting, most: float) -> tuple[float, float]:
             left = max(ends - time.perf_counter(), 0)
-            show(
-                f"{left:.0f} s left: concurrency {setting.concurrency}, chunk {size(setting.chunk)}, {_limit(setting)}"
-            )
+            say(f"{left:.0f} s left: concurrency {setting.concurrency}, chunk {size(setting.chunk)}, {_limit(setting)}")
             return trials(setting, most)
 
         try:
             found = search(default, others, measure, ends, time.perf_counter)
         except Failed as failure:
             raise failure.__cause__ or StreamerError(str(failure)) from None
+    if not found.default.runs:
+        raise ArgumentError(f"--budget {arguments.budget:g}: the warm-up took all of it; give more seconds")
     spent = time.perf_counter() - started
-    origins = _sum(trials.origins)
     if arguments.json:
-        write_json(_document(found, trials, origins, checkpoint.bytes, spent))
+        write_json(_document(found, trials, checkpoint.bytes, spent))
     else:
-        _print(found, trials, origins, checkpoint.bytes, spent)
+        show(found, trials, checkpoint.bytes, spent)
     return 0
-
-
-def _sum(origins: Sequence[BytesFrom]) -> BytesFrom:
-    return BytesFrom(
-        page_cache=sum(each.page_cache for each in origins),
-        buffered=sum(each.buffered for each in origins),
-        disk=sum(each.disk for each in origins),
-        object_storage=sum(each.object_storage for each in origins),
-    )
 
 
 def _state(origins: BytesFrom) -> tuple[str, str]:
@@ -120,7 +110,8 @@ def _limit(setting: Setting) -> str:
 
 
 def _rows(found: Found) -> Iterator[tuple[str, ...]]:
-    for each in sorted(found.tried, key=lambda each: -each.ratio(found.default)):
+    # Those that came farthest first: the ratio of a single run says little.
+    for each in sorted(found.tried, key=lambda each: (-len(each.runs), -each.ratio(found.default))):
         setting = each.setting
         limit = "none" if setting.limit == UNLIMITED else size(setting.limit)
         shown = (str(setting.concurrency), size(setting.chunk), limit, str(len(each.runs)))
@@ -137,9 +128,28 @@ def _mark(each: Tried, found: Found) -> str:
     return ", ".join(mark for mark, holds in marks if holds)
 
 
-def _print(found: Found, trials: Trials, origins: BytesFrom, whole: int, spent: float) -> None:
+def show(found: Found, trials: Trials, whole: int, spent: float) -> None:
+    """Print the table, what was measured, and what to set.
+
+    Args:
+        found: the end of the search.
+        trials: the runs that it made.
+        whole: bytes of all tensors, of which the sample is a part.
+        spent: seconds.
+    """
     columns = ("concurrency", "chunk", "limit", "runs", "GB/s", "from-to", "ratio")
     write_table([*(Column(title, right=True) for title in columns), Column("")], _rows(found))
+    write_line()
+    write_pairs(told(found, trials, whole, spent))
+    variables = found.best.setting.beside(found.default.setting)
+    if variables:
+        write_line()
+    for name, value in variables.items():
+        write_line(f"export {name}={value}")
+
+
+def told(found: Found, trials: Trials, whole: int, spent: float) -> list[tuple[str, str]]:
+    """What stands below the table; see `show`."""
     sample = trials.sample.bytes
     part = "" if sample == whole else f", the first of {size(whole)}"
     best, default = found.best, found.default
@@ -149,26 +159,20 @@ def _print(found: Found, trials: Trials, origins: BytesFrom, whole: int, spent: 
     else:
         speeds = f"{rate(best.speed, 1)} instead of {rate(default.speed, 1)}"
         result = f"{best.ratio(default):.2f} times as fast as what is set now: {speeds}"
-    write_line()
-    write_pairs(
-        [
-            ("measured", _state(origins)[1]),
-            ("runs", f"{sum(len(each.runs) for each in found.tried)} of {size(sample)}{part}, in {spent:.0f} s"),
-            ("result", result),
-        ]
-    )
-    if best is not default:
-        write_line()
-    for name, value in best.setting.beside(default.setting).items():
-        write_line(f"export {name}={value}")
+    count = sum(len(each.runs) for each in found.tried)
+    return [
+        ("measured", _state(trials.origins)[1]),
+        ("runs", f"{count} of {size(sample)}{part}, in {spent:.0f} s"),
+        ("result", result),
+    ]
 
 
-def _document(found: Found, trials: Trials, origins: BytesFrom, whole: int, spent: float) -> dict[str, Any]:
+def _document(found: Found, trials: Trials, whole: int, spent: float) -> dict[str, Any]:
     return {
         "seconds": spent,
         "bytes": whole,
         "sample_bytes": trials.sample.bytes,
-        "state": _state(origins)[0],
+        "state": _state(trials.origins)[0],
         "default_is_best": found.best is found.default,
         "environment": found.best.setting.beside(found.default.setting),
         "default": _described(found.default, found),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runai_model_streamer.cli.arguments import Subcommands, add_command, add_paths, environment
-from runai_model_streamer.cli.output import size, write_json, write_line
+from runai_model_streamer.cli.output import counted, size, write_json, write_line
 from runai_model_streamer.cli.progress import progress
 from runai_model_streamer.cli.targets import find_files
 from runai_model_streamer.config import StreamerConfig
@@ -59,8 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
         write_json({"ok": not broken, "files": [_described(result) for result in results]})
     else:
         whole = size(sum(result.bytes for result in results))
-        told = "all of them are whole" if not broken else f"{len(broken)} of them BROKEN"
-        write_line(f"{len(results)} files, {whole} read: {told}")
+        told = "none is broken" if not broken else f"{len(broken)} BROKEN"
+        write_line(f"{counted(len(results), 'file')}, {whole} read: {told}")
     return 1 if broken else 0
 
 
