@@ -23,7 +23,8 @@ file. Tensors are dropped as they come. Columns are medians over the counted rou
   before the load.
 - held up: in tls-heartbeat, the longest of any round that a Python thread of the loading process, which sleeps for a
   millisecond over and over, woke later than that; 'median' is how late it commonly was. 'elsewhere' is the longest of
-  such a thread in another process that did nothing meanwhile: what two busy cores alone do to any thread.
+  such a thread in another process that did nothing meanwhile: what two busy cores alone, one of them the server's, do
+  to any thread. What the load adds to that is the first claim's; the second has a process on the idle machine instead.
 
 http-faults: a server that answers 503 SlowDown to 30% of requests, drawn at random. '(no faults)' is the same loader
 in the same rounds against the server that answers all. http-verify: RUNAI_STREAMER_VERIFY=1, against CRC64NVME.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from benchmarks.checkpoints import read_header
 from benchmarks.claims import Claim, least, most, named, spread
-from benchmarks.s3_measure import Objects
+from benchmarks.s3_measure import Objects, Sample
 from benchmarks.s3_results import Results
 from benchmarks.s3_scenarios import MIB, SCENARIOS
 from benchmarks.tables import cpu_s_per_gb, speed
@@ -35,9 +35,20 @@ def _heartbeat(results: Results) -> Iterator[Claim]:
 
     held = beyond(lambda entry: results.largest("tls-heartbeat", entry, lambda sample: sample.held_ms))
     late = beyond(lambda entry: results.median("tls-heartbeat", entry, lambda sample: sample.median_ms))
+    beside = results.largest("tls-heartbeat", OURS, _beyond_bystander)
     text = "TLS, 16 connections: the"
-    yield most(2, f"{text} longest that a heartbeat is held up, beyond an idle process's", held, 20.0, " ms")
+    # The server takes its share of the cores: only a process that idles meanwhile tells what the load itself does.
+    yield most(
+        2, f"{text} longest that a heartbeat is held up, beyond an idle process's meanwhile", beside, 20.0, " ms"
+    )
+    yield named(2, f"{text} same, beyond an idle process's on the idle machine, ms", held)
     yield most(2, f"{text} heartbeat's median lateness, beyond an idle process's", late, 1.0, " ms")
+
+
+def _beyond_bystander(sample: Sample) -> float | None:
+    if sample.held_ms is None or sample.elsewhere_ms is None:
+        return None
+    return sample.held_ms - sample.elsewhere_ms
 
 
 def _memory(results: Results, objects: Objects) -> Iterator[Claim]:

@@ -141,8 +141,8 @@ class TestObjectStorage:
         server.choose = lambda request: refuse(403, "SignatureDoesNotMatch")
         (check,) = found(streamer("doctor", "--json", "s3://models"))["s3 bucket"]
         assert check.status == "error"
-        assert "the secret access key is not the access key's (HTTP 403 SignatureDoesNotMatch" in check.detail
-        assert check.remedy.startswith("Check AWS_ACCESS_KEY_ID")
+        assert "the secret access key does not belong to the access key id (HTTP 403 SignatureDoesNotMatch" in check.detail
+        assert "Copy AWS_SECRET_ACCESS_KEY" in check.remedy
 
     def test_a_wrong_endpoint_is_told_at_once(
         self, streamer: Command, server: FaultServer, monkeypatch: pytest.MonkeyPatch
