@@ -37,6 +37,8 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "streamer": ("errors", "config", "device", "distributed", "pipeline", "io", "progress", "reporting", "streaming"),
     "chunk_streamer": ("config", "errors", "device", "files", "io", "pipeline", "progress", "reporting", "streaming"),
     "testing": ("files", "io", "streamer"),
+    "profiling": ("errors", "io", "report", "streamer"),
+    "plots": ("errors", "io.source", "profiling", "report"),
     # Where the original has its names.
     "s3_utils": ("io",),
     "file_streamer": ("chunk_streamer", "pipeline.chunks"),
@@ -57,7 +59,8 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
 
 # Packages that only some modules may know of, whatever the place of the import; prefixes of modules, without ours.
 ONLY_IN = {
-    "torch": ("pipeline", "streaming", "streamer", "chunk_streamer", "device", "distributed", "kernels"),
+    "torch": ("pipeline", "streaming", "streamer", "chunk_streamer", "device", "distributed", "kernels", "profiling"),
+    "matplotlib": ("plots",),
     "boto3": ("io.s3",),
     "botocore": ("io.s3",),
     "mypy_boto3_s3": ("io.s3",),
@@ -237,6 +240,7 @@ def imported() -> dict[str, object]:
 
 def test_importing_the_package_loads_nothing_optional(imported: dict[str, list[str]]) -> None:
     optional = {"awscrt", "boto3", "botocore", "s3transfer", "cuda", "cupy", "kvikio", "numba", "numba_cuda"}
+    optional |= {"IPython", "matplotlib", "rich"}
     assert PACKAGE in imported["modules"]
     assert optional.intersection(imported["modules"]) == set()
 

@@ -21,18 +21,16 @@ READS: Final = {
 }
 """By the `origin` of a trace's reads."""
 
-REST: Final = "rest: more readers than CPUs"
-
 ACTS: Final = {
     "queue copies": Kind("queue copies to the device", "#CC79A7"),
     "copy to the device": Kind("copy to the device", "#CC79A7"),
-    "wait for a slot": Kind("wait for pinned memory", "#E8B4CF"),
+    "wait for a slot": Kind("wait for a pinned slot", "#E8B4CF"),
     "wait for memory": Kind("wait for memory", "#D55E00"),
     "open and plan": Kind("open and plan", "#882255"),
     "make tensors": Kind("make tensors", "#E69F00"),
     "caller's code": Kind("caller's code", "#F0E442"),
     "wait for bytes": Kind("wait for bytes", "#DDDDDD"),
-    REST: Kind("rest", "#F4F4F4"),
+    "rest: more readers than CPUs": Kind("rest: more readers than CPUs", "#EFE6D2"),
     "close": Kind("close", "#777777"),
 }
 """By the name of any other event of a trace."""

@@ -1,6 +1,7 @@
 """What the seconds of loads went to."""
 
 from collections.abc import Mapping
+from typing import Final
 
 from matplotlib.patches import Patch
 
@@ -8,6 +9,9 @@ from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.plots.figure import QUIET, TEXT, Plot, from_zero, legend_below, name_rows, new_plot
 from runai_model_streamer.plots.kinds import BOUNDS
 from runai_model_streamer.report import LoadReport
+
+_SEEN: Final = 0.005
+"""Least share that the legend names."""
 
 
 def time_shares(reports: Mapping[str, LoadReport], title: str = "What the time went to") -> Plot:
@@ -28,8 +32,8 @@ def time_shares(reports: Mapping[str, LoadReport], title: str = "What the time w
             if seconds > 0:
                 axes.barh(row, seconds, left=left, height=0.62, color=kind.colour, edgecolor="white", linewidth=0.5)
                 left += seconds
-        if left < 0.99 * report.seconds:
-            axes.barh(row, report.seconds - left, left=left, height=0.62, color="#DDDDDD", hatch="///", edgecolor=QUIET)
+        if report.bound_by == "too short":
+            axes.barh(row, report.seconds, height=0.62, color="#DDDDDD", hatch="///", edgecolor=QUIET)
         axes.annotate(
             f"{report.gb_per_second:.2f} GB/s",
             (report.seconds, row),
@@ -40,6 +44,12 @@ def time_shares(reports: Mapping[str, LoadReport], title: str = "What the time w
         )
     name_rows(axes, list(reports))
     from_zero(axes, "x", "seconds", max(report.seconds for report in reports.values()))
-    seen = [kind for name, kind in BOUNDS.items() if any(report.shares.get(name) for report in reports.values())]
-    legend_below(plot, [Patch(color=kind.colour) for kind in seen], [kind.label for kind in seen], columns=6)
+    legend = {
+        kind.label: Patch(color=kind.colour)
+        for name, kind in BOUNDS.items()
+        if any(report.shares.get(name, 0.0) >= _SEEN for report in reports.values())
+    }
+    if any(report.bound_by == "too short" for report in reports.values()):
+        legend["too short to tell"] = Patch(facecolor="#DDDDDD", hatch="///", edgecolor=QUIET)
+    legend_below(plot, list(legend.values()), list(legend), columns=4)
     return plot

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 from matplotlib.patches import Patch
@@ -11,6 +11,9 @@ from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.plots.figure import QUIET, Plot, from_zero, legend_below, name_rows, new_plot
 from runai_model_streamer.plots.kinds import ACTS, OTHER, READS, Kind
 
+_WIDE: Final = 0.004
+"""Of the chart's width: about three pixels."""
+
 
 class _Event(NamedTuple):
     thread: int
@@ -18,6 +21,8 @@ class _Event(NamedTuple):
     start: float
     """Milliseconds since the first event."""
     length: float
+    caller: bool
+    """Of the thread that takes the tensors."""
 
 
 def timeline(trace: str | os.PathLike[str], title: str = "What each thread did") -> Plot:
@@ -40,19 +45,21 @@ def timeline(trace: str | os.PathLike[str], title: str = "What each thread did")
     if not events:
         raise ArgumentError(f"{os.fspath(trace)}: has no event in it: nothing was loaded")
     threads = list(dict.fromkeys(event.thread for event in events))
-    plot, axes = new_plot(title, "one row for each thread; white: less than can be seen", 1.4 + 0.24 * len(threads))
+    plot, axes = new_plot(title, "a row for each thread: the caller's, and the readers'", 1.4 + 0.24 * len(threads))
+    end = max(event.start + event.length for event in events)
     for event in events:
-        # An edge of its own colour, so that what is shorter than a pixel is still seen.
+        # A white edge tells one read from the next; one of its own colour has what is shorter than a pixel seen.
+        wide = event.length > _WIDE * end
         axes.broken_barh(
             [(event.start, event.length)],
             (threads.index(event.thread) - 0.4, 0.8),
             facecolors=event.kind.colour,
-            edgecolors=event.kind.colour,
-            linewidth=0.3,
+            edgecolors="white" if wide else event.kind.colour,
+            linewidth=0.5,
         )
-    name_rows(axes, [names.get(thread, f"thread {thread}").removeprefix("runai-") for thread in threads])
+    name_rows(axes, [_row(thread, names, events) for thread in threads])
     axes.tick_params(axis="y", labelsize=8, labelcolor=QUIET)
-    from_zero(axes, "x", "milliseconds", max(event.start + event.length for event in events) / 1.12)
+    from_zero(axes, "x", "milliseconds", end / 1.12)
     known = [*READS.values(), *ACTS.values()]
     seen = dict.fromkeys(event.kind for event in events)
     kinds = [kind for kind in known if kind in seen] + [kind for kind in seen if kind not in known]
@@ -60,10 +67,16 @@ def timeline(trace: str | os.PathLike[str], title: str = "What each thread did")
     return plot
 
 
+def _row(thread: int, names: dict[int, str], events: list[_Event]) -> str:
+    if any(event.caller for event in events if event.thread == thread):
+        return "caller"
+    return names.get(thread, f"thread {thread}").removeprefix("runai-")
+
+
 def _events(entries: list[dict[str, Any]]) -> list[_Event]:
     first = min((entry["ts"] for entry in entries), default=0.0)
     return [
-        _Event(entry["tid"], _kind(entry), (entry["ts"] - first) / 1e3, entry["dur"] / 1e3)
+        _Event(entry["tid"], _kind(entry), (entry["ts"] - first) / 1e3, entry["dur"] / 1e3, entry["cat"] == "caller")
         for entry in sorted(entries, key=lambda entry: float(entry["ts"]))
     ]
 

@@ -1,4 +1,4 @@
-"""`measure`: the same load with different settings, which take turns."""
+"""`measure`: the same load with different settings, which take turns; `record`: the trace of one."""
 
 import itertools
 import os
@@ -147,15 +147,16 @@ class _Variant:
     cache: Cache
     device: str
 
-    def load(self, tensors: int | None = None) -> _Done:
-        """Load all, or the first few tensors."""
+    def load(self, tensors: int | None = None, pause: float = 0.0) -> _Done:
+        """Load all, or the first few tensors, with a pause after each."""
         (evict if self.cache == "cold" else warm)(self.local)
         with _environment(self.environment):
             started = time.perf_counter()
             with SafetensorsStreamer() as streamer:
                 streamer.stream_files(self.paths, device=self.device)
                 for _ in itertools.islice(streamer.get_tensors(), tensors):
-                    pass
+                    if pause:
+                        time.sleep(pause)
                 size = streamer.total_size
             if self.device.startswith("cuda"):
                 torch.cuda.synchronize(self.device)
@@ -184,6 +185,50 @@ def _variant(chosen: dict[str, Any], sources: Mapping[str, Files]) -> _Variant:
 
 def _several(value: OneOrMore[Any] | None) -> Sequence[Any]:
     return value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+
+
+def record(
+    source: Files,
+    trace: Path,
+    *,
+    cache: Cache = "warm",
+    pause: float = 0.0,
+    concurrency: int | None = None,
+    chunk_bytesize: int | None = None,
+    memory_limit: int | None = None,
+    direct_io: str | None = None,
+    gds: str | None = None,
+    device: str = "cpu",
+) -> LoadReport:
+    """Load once, dropping tensors as they come, and write the trace of it to a file, for `plots.timeline`.
+
+    The arguments are as those of `measure`, and as there one tensor comes first, uncounted.
+
+    Args:
+        source: files.
+        trace: the file to write.
+        cache: see `measure`.
+        pause: seconds that the caller spends on each tensor, asleep.
+        concurrency, chunk_bytesize, memory_limit, direct_io, gds, device: see `measure`.
+
+    Raises:
+        StreamerError: see `measure`.
+        ConfigError: the file cannot be written.
+    """
+    chosen = {
+        "source": "",
+        "cache": cache,
+        "concurrency": concurrency,
+        "chunk_bytesize": chunk_bytesize,
+        "memory_limit": memory_limit,
+        "direct_io": direct_io,
+        "gds": gds,
+        "device": device,
+    }
+    variant = _variant(chosen, {"": source})
+    variant.load(tensors=1)
+    with _environment({"RUNAI_STREAMER_TRACE": os.path.abspath(trace)}):
+        return variant.load(pause=pause).report
 
 
 @contextmanager
