@@ -21,6 +21,8 @@ READS: Final = {
 }
 """By the `origin` of a trace's reads."""
 
+REST: Final = Kind("rest: more readers than CPUs", "#EFE6D2")
+
 ACTS: Final = {
     "queue copies": Kind("queue copies to the device", "#CC79A7"),
     "copy to the device": Kind("copy to the device", "#CC79A7"),
@@ -30,7 +32,7 @@ ACTS: Final = {
     "make tensors": Kind("make tensors", "#E69F00"),
     "caller's code": Kind("caller's code", "#F0E442"),
     "wait for bytes": Kind("wait for bytes", "#DDDDDD"),
-    "rest: more readers than CPUs": Kind("rest: more readers than CPUs", "#EFE6D2"),
+    REST.label: REST,
     "close": Kind("close", "#777777"),
 }
 """By the name of any other event of a trace."""

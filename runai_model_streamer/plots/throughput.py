@@ -178,6 +178,8 @@ def _values(measured: Sequence[Measurement], name: str) -> list[int]:
 def _value(name: str, value: str | int) -> str:
     if name == "memory_limit" and int(value) <= 0:
         return "no limit" if int(value) < 0 else "0: largest\ntensor"
+    if name in ("direct_io", "gds"):
+        return {"0": "off", "1": "on"}.get(str(value), str(value))
     if name in ("memory_limit", "chunk_bytesize"):
         mib = int(value) / 2**20
         return f"{mib:g} MiB" if mib < 1024 else f"{mib / 1024:g} GiB"

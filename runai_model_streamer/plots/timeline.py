@@ -9,7 +9,7 @@ from matplotlib.patches import Patch
 
 from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.plots.figure import QUIET, Plot, from_zero, legend_below, name_rows, new_plot
-from runai_model_streamer.plots.kinds import ACTS, OTHER, READS, Kind
+from runai_model_streamer.plots.kinds import ACTS, OTHER, READS, REST, Kind
 
 _WIDE: Final = 0.004
 """Of the chart's width: about three pixels."""
@@ -44,20 +44,23 @@ def timeline(trace: str | os.PathLike[str], title: str = "What each thread did")
         raise ArgumentError(f"{os.fspath(trace)}: is not a trace ({error}); RUNAI_STREAMER_TRACE writes one") from error
     if not events:
         raise ArgumentError(f"{os.fspath(trace)}: has no event in it: nothing was loaded")
-    threads = list(dict.fromkeys(event.thread for event in events))
-    plot, axes = new_plot(title, "a row for each thread: the caller's, and the readers'", 1.4 + 0.24 * len(threads))
+    rows = _rows(events, names)
+    plot, axes = new_plot(title, "a row for each thread: the caller's, and the readers'", 1.4 + 0.24 * len(rows))
     end = max(event.start + event.length for event in events)
-    for event in events:
-        # A white edge tells one read from the next; one of its own colour has what is shorter than a pixel seen.
-        wide = event.length > _WIDE * end
-        axes.broken_barh(
-            [(event.start, event.length)],
-            (threads.index(event.thread) - 0.4, 0.8),
-            facecolors=event.kind.colour,
-            edgecolors="white" if wide else event.kind.colour,
-            linewidth=0.5,
-        )
-    name_rows(axes, [_row(thread, names, events) for thread in threads])
+    for row, threads in enumerate(rows.values()):
+        for event in events:
+            if event.thread not in threads:
+                continue
+            # A white edge tells one read from the next; one of its own colour has what is shorter than a pixel seen.
+            wide = event.length > _WIDE * end
+            axes.broken_barh(
+                [(event.start, event.length)],
+                (row - 0.4, 0.8),
+                facecolors=event.kind.colour,
+                edgecolors="white" if wide else event.kind.colour,
+                linewidth=0.5,
+            )
+    name_rows(axes, list(rows))
     axes.tick_params(axis="y", labelsize=8, labelcolor=QUIET)
     from_zero(axes, "x", "milliseconds", end / 1.12)
     known = [*READS.values(), *ACTS.values()]
@@ -67,10 +70,19 @@ def timeline(trace: str | os.PathLike[str], title: str = "What each thread did")
     return plot
 
 
-def _row(thread: int, names: dict[int, str], events: list[_Event]) -> str:
-    if any(event.caller for event in events if event.thread == thread):
-        return "caller"
-    return names.get(thread, f"thread {thread}").removeprefix("runai-")
+def _rows(events: list[_Event], names: dict[int, str]) -> dict[str, list[int]]:
+    """Threads by the name of their row, in the order in which they began; those that only rest have one together."""
+    rows: dict[str, list[int]] = {}
+    resting = []
+    for thread in dict.fromkeys(event.thread for event in events):
+        mine = [event for event in events if event.thread == thread]
+        if all(event.kind is REST for event in mine):
+            resting.append(thread)
+        elif any(event.caller for event in mine):
+            rows["caller"] = [thread]
+        else:
+            rows[names.get(thread, f"thread {thread}").removeprefix("runai-")] = [thread]
+    return rows | ({f"{len(resting)} others": resting} if resting else {})
 
 
 def _events(entries: list[dict[str, Any]]) -> list[_Event]:

@@ -94,9 +94,9 @@ def test_bars_that_differ_in_what_was_given_first_differ_in_colour() -> None:
     assert one == two != three == four
     assert figures.ticks(plot, "y") == [
         "warm, direct I/O auto",
-        "warm, direct I/O 0",
+        "warm, direct I/O off",
         "cold, direct I/O auto",
-        "cold, direct I/O 0",
+        "cold, direct I/O off",
     ]
 
 

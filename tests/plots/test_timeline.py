@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 
 from runai_model_streamer import plots
 from runai_model_streamer.errors import ArgumentError
-from runai_model_streamer.plots.kinds import ACTS, READS
+from runai_model_streamer.plots.kinds import ACTS, READS, REST
 from runai_model_streamer.profiling import record
 from tests.checkpoints import numbered, write
 from tests.plots import figures
@@ -65,6 +65,14 @@ def test_events_are_where_the_trace_has_them(tmp_path: Path) -> None:
     assert figures.legend(plot) == ["read from disk", "wait for memory", "open and plan", "wait for bytes"]
     assert plot.axes[0].get_xlabel() == "milliseconds"
     assert figures.title(plot) == "A load"
+
+
+def test_threads_that_only_rest_share_a_row(tmp_path: Path) -> None:
+    rests = [event(thread, REST.label, 0, thread, "wait") for thread in (2, 3, 4)]
+    path = write_trace(tmp_path, *rests, event(1, "read", 0, 1, "read", origin="disk"))
+    plot = plots.timeline(path)
+    assert figures.ticks(plot, "y") == ["thread 1", "3 others"]
+    assert [(row, end) for row, _, end, colour in spans(plot) if colour == REST.colour] == [(1, 2), (1, 3), (1, 4)]
 
 
 def test_reads_are_coloured_by_where_bytes_came_from(tmp_path: Path) -> None:
