@@ -229,10 +229,10 @@ def _log_level(env: Mapping[str, str]) -> str | None:
 def _trace(env: Mapping[str, str]) -> str | None:
     name = "RUNAI_STREAMER_TRACE"
     text = env.get(name, "").strip()
-    unknown = [found for found in _PLACEHOLDER.findall(text) if found not in ("{pid}", "{rank}")]
-    if unknown or text.endswith("/"):
-        what = f"{unknown[0]} stands for nothing" if unknown else "it names a folder"
-        raise ConfigError(f"{name}={text!r} cannot be used: {what}; set it to a file's path, with {{pid}} or {{rank}}")
+    unknown = set(_PLACEHOLDER.findall(text)) - {"{pid}", "{rank}"}
+    if unknown or text.endswith("/") or "\0" in text:
+        remedy = "set it to a file's path, in which {pid} and {rank} may stand for the process and its rank"
+        raise ConfigError(f"{name}={text!r} cannot be used: {remedy}")
     return text or None
 
 

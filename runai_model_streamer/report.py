@@ -131,11 +131,11 @@ class LoadReport:
     first_tensor_seconds: float | None = None
     """From the same call until the first tensor was given out; None: none was yet."""
     plan_seconds: float = 0.0
-    """Opening files, reading and validating headers, planning, starting threads: all of the call."""
+    """Opening files, reading and validating headers, planning: the call that starts the load, until reads begin."""
     plan_cpu_seconds: float = 0.0
     """CPU time of the caller's thread in it."""
     wait_seconds: float = 0.0
-    """Waiting for bytes to land."""
+    """Waiting for bytes to land; and starting reader threads, of which the first read while others are started."""
     make_seconds: float = 0.0
     """Making tensors of what has landed: each group's first ones are timed, the others taken to be like them."""
     place_seconds: float = 0.0

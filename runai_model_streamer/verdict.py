@@ -155,7 +155,7 @@ def _storage(report: LoadReport) -> tuple[str, str]:
 def _network(report: LoadReport) -> tuple[str, str]:
     settings = report.settings
     again = f", {report.retries} requests made again" if report.retries else ""
-    if settings.transport is None:
+    if settings.transport is None and settings.ranks > 1:
         what = f"went into waiting for other ranks, at {_rate(report)}"
         return what, "RUNAI_STREAMER_DIST=0 has each rank read everything itself, which a fast disk does faster"
     what = f"went into waiting for object storage, read at {_rate(report)} in {report.readers} requests at once{again}"
@@ -180,7 +180,7 @@ def _cpu(report: LoadReport) -> tuple[str, str]:
     spent = report.reader_seconds
     delays = (report.reader_delay_seconds or 0.0) + (report.caller_delay_seconds or 0.0)
     cpus = f"{report.process_cpu_seconds / report.seconds:.1f} CPUs were in use"
-    if delays > 0.5 * (report.reader_cpu_seconds + report.make_seconds + report.plan_cpu_seconds):
+    if delays > report.reader_cpu_seconds + report.make_seconds + report.plan_cpu_seconds:
         return f"went into work on the CPU, and threads had to wait {_seconds(delays)} for one ({cpus})", (
             "no setting of the streamer changes that: give the process more CPUs, or end what else runs on them"
         )
@@ -200,8 +200,8 @@ def _cpu(report: LoadReport) -> tuple[str, str]:
             "RUNAI_STREAMER_S3_TRANSPORT=curl takes less of it" if boto3 else "give the process more CPUs"
         )
     return f"went into copying bytes from the page cache, at {_rate(report)} ({cpus})", (
-        "give the process more CPUs, or drop tensors as they come, so that RUNAI_STREAMER_MEMORY_LIMIT can keep to "
-        "memory that is used again"
+        "no setting of the streamer changes that: give the process more CPUs; tensors that are dropped as they come "
+        "cost less than those that are kept, for which fresh memory has to be made"
     )
 
 

@@ -56,6 +56,8 @@ class Ranks:
                 for index, (name, tensor) in enumerate(streamer.get_tensors()):
                     made.append([name, str(tensor.dtype), list(tensor.shape), hashlib.sha256(raw(tensor)).hexdigest()])
                     each(index)
+                assert streamer.report is not None
+                outcome["report"] = streamer.report.as_dict()
         except (StreamerError, ValueError) as error:
             outcome |= {"error": type(error).__name__, "text": str(error), "ranks": getattr(error, "ranks", None)}
         outcome |= {"seconds": time.monotonic() - started, "lines": list(self.lines), "threads": our_threads()}

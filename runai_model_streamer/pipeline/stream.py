@@ -101,13 +101,14 @@ class Load:
         self.total_bytes = sum(tensor.end - tensor.start for file in files for tensor in file.tensors)
         """Bytes of all that lands."""
         steps = sum(group.steps for group in self._groups)
+        self.tally.plan(self._groups)
         try:
             self._threads = start_readers(min(concurrency, steps), self._feed, sources, self._lifecycle)
         except BaseException:
             self._closed = True
             self._landing.close()
             raise
-        self.tally.start(self._groups)
+        self.tally.start()
 
     @property
     def open(self) -> bool:

@@ -119,13 +119,19 @@ class Tally:
         found = self._process_cpu_in_all
         return time.process_time() - self._process_cpu if found is None else found
 
-    def start(self, groups: Sequence[Group]) -> None:
-        """All is planned, and readers are at work; from here on the time is the caller's."""
+    def plan(self, groups: Sequence[Group]) -> None:
+        """All is planned. The caller's thread starts readers, and for the later ones waits while others read already."""
         for group in groups:
             self.planned.add(group)
         self.plan_cpu = time.thread_time() - self._thread_cpu
         self.started_reading = True
-        self._lap("caller", "open and plan")
+        self._lap("wait", "open and plan")
+        self.clock.start(self._mark)
+
+    def start(self) -> None:
+        """Readers are at work; from here on the time is the caller's."""
+        self._lap("caller", "start threads")
+        self.clock.stop(self._mark)
 
     def ask(self) -> None:
         """The caller wants the next group, and has been given all tensors before."""
