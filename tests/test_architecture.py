@@ -61,6 +61,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
 ONLY_IN = {
     "torch": ("pipeline", "streaming", "streamer", "chunk_streamer", "device", "distributed", "kernels", "profiling"),
     "matplotlib": ("plots",),
+    "PIL": ("plots",),
     "boto3": ("io.s3",),
     "botocore": ("io.s3",),
     "mypy_boto3_s3": ("io.s3",),
@@ -240,7 +241,7 @@ def imported() -> dict[str, object]:
 
 def test_importing_the_package_loads_nothing_optional(imported: dict[str, list[str]]) -> None:
     optional = {"awscrt", "boto3", "botocore", "s3transfer", "cuda", "cupy", "kvikio", "numba", "numba_cuda"}
-    optional |= {"IPython", "matplotlib", "rich"}
+    optional |= {"IPython", "PIL", "matplotlib", "rich"}
     assert PACKAGE in imported["modules"]
     assert optional.intersection(imported["modules"]) == set()
 

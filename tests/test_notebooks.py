@@ -1,15 +1,13 @@
 """The notebooks run from top to bottom without a warning, and what git has of them is such a run."""
 
+import importlib
 import os
 from pathlib import Path
 from typing import Any, Final
 
-import matplotlib.font_manager  # the first import of all makes a cache of fonts, and may say so
 import nbformat
 import pytest
 from nbclient import NotebookClient
-
-assert matplotlib.font_manager.fontManager
 
 ROOT: Final = Path(__file__).parents[1]
 NOTEBOOKS: Final = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -19,7 +17,21 @@ SMALL: Final = {"NOTEBOOK_MB": "70", "NOTEBOOK_RUNS": "1"}
 PLOTS: Final = {"profile_load_throughput": 11, "quickstart": 1}
 """Without a GPU."""
 
-LARGEST: Final = 1 << 20
+FIRST: Final[dict[str, Any]] = {
+    "cell_type": "code",
+    "id": "first",
+    "metadata": {},
+    "source": "import warnings\nwarnings.simplefilter('error')",
+    "outputs": [],
+    "execution_count": None,
+}
+
+LARGEST: Final = 512 << 10
+"""Bytes of a notebook in git."""
+
+
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
 
 
 def cells(notebook: Any) -> list[Any]:
@@ -38,6 +50,7 @@ def complaints(notebook: Any) -> list[str]:
 
 @pytest.fixture
 def _machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    importlib.import_module("matplotlib.font_manager")  # the first of all makes a cache of fonts, and may say so
     for name, value in SMALL.items():
         monkeypatch.setenv(name, value)
     # This checkout's package, whatever folder the notebook runs in; it uses nothing else of it.
@@ -49,9 +62,8 @@ def _machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_machine")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
-    notebook = nbformat.read(path, as_version=4)
-    first = nbformat.v4.new_code_cell("import warnings\nwarnings.simplefilter('error')")
-    notebook.cells.insert(0, first)
+    notebook = read(path)
+    notebook.cells.insert(0, nbformat.from_dict(FIRST))  # type: ignore[no-untyped-call]
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert complaints(notebook) == []
     assert plots(notebook) >= PLOTS[path.stem]
@@ -59,7 +71,7 @@ def test_a_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_what_git_has_is_one_run_of_modest_size(path: Path) -> None:
-    notebook = nbformat.read(path, as_version=4)
+    notebook = read(path)
     assert [cell.execution_count for cell in cells(notebook)] == [*range(1, len(cells(notebook)) + 1)]
     assert complaints(notebook) == []
     assert plots(notebook) >= PLOTS[path.stem]

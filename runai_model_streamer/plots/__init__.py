@@ -11,7 +11,7 @@ try:
     from runai_model_streamer.plots.throughput import comparison, memory, throughput
     from runai_model_streamer.plots.timeline import timeline
 except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] != "matplotlib":
+    if (error.name or "").partition(".")[0] not in ("matplotlib", "PIL"):
         raise
     raise MissingDependencyError("plots need matplotlib: pip install 'runai-model-streamer-cuda[notebook]'") from error
 

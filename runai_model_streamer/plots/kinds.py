@@ -29,6 +29,7 @@ ACTS: Final = {
     "wait for a slot": Kind("wait for a pinned slot", "#E8B4CF"),
     "wait for memory": Kind("wait for memory", "#D55E00"),
     "open and plan": Kind("open and plan", "#882255"),
+    "start threads": Kind("start threads", "#B07AA1"),
     "make tensors": Kind("make tensors", "#E69F00"),
     "caller's code": Kind("caller's code", "#F0E442"),
     "wait for bytes": Kind("wait for bytes", "#DDDDDD"),

@@ -10,8 +10,8 @@ from runai_model_streamer.plots.figure import QUIET, TEXT, Plot, from_zero, lege
 from runai_model_streamer.plots.kinds import BOUNDS
 from runai_model_streamer.report import LoadReport
 
-_SEEN: Final = 0.005
-"""Least share that the legend names."""
+_SEEN: Final = 0.01
+"""Least share that the legend names: less is not to be seen in the bar."""
 
 
 def time_shares(reports: Mapping[str, LoadReport], title: str = "What the time went to") -> Plot:

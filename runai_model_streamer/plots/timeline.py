@@ -45,14 +45,14 @@ def timeline(trace: str | os.PathLike[str], title: str = "What each thread did")
     if not events:
         raise ArgumentError(f"{os.fspath(trace)}: has no event in it: nothing was loaded")
     rows = _rows(events, names)
-    plot, axes = new_plot(title, "a row for each thread: the caller's, and the readers'", 1.4 + 0.24 * len(rows))
+    plot, axes = new_plot(title, "a row for each thread: the caller's, and the readers'", 1.7 + 0.24 * len(rows))
     end = max(event.start + event.length for event in events)
     for row, threads in enumerate(rows.values()):
         for event in events:
             if event.thread not in threads:
                 continue
             # A white edge tells one read from the next; one of its own colour has what is shorter than a pixel seen.
-            wide = event.length > _WIDE * end
+            wide = event.length > _WIDE * end and event.kind is not REST
             axes.broken_barh(
                 [(event.start, event.length)],
                 (row - 0.4, 0.8),

@@ -1,5 +1,6 @@
 """What a figure shows, as data."""
 
+import numpy as np
 from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer, ErrorbarContainer
 
@@ -33,7 +34,7 @@ def curves(plot: Plot) -> dict[str, list[tuple[float, float, float]]]:
         assert isinstance(container, ErrorbarContainer)
         line, _, bars = container.lines
         assert line is not None
-        middles = [float(value) for value in line.get_ydata()]
+        middles = np.asarray(line.get_ydata(), float).tolist()
         spans = [(middle, middle) for middle in middles]
         if bars:
             spans = [(float(path[0][1]), float(path[1][1])) for path in bars[0].get_segments()]

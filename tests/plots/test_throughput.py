@@ -1,6 +1,9 @@
 """Measurements as they were given: in curves, in bars, and with the memory that loads held."""
 
+from collections.abc import Callable, Sequence
+
 import pytest
+from matplotlib.collections import LineCollection
 
 from runai_model_streamer import plots
 from runai_model_streamer.errors import ArgumentError
@@ -57,7 +60,8 @@ def test_peak_memory_is_drawn_with_the_limit() -> None:
     peaks = {0: 8 * MIB, 64 * MIB: 60 * MIB, -1: 200 * MIB}
     plot = plots.memory([measured(1, 2, peak=peak, memory_limit=limit) for limit, peak in peaks.items()])
     assert [point[1] for point in figures.curves(plot)["load"]] == [8, 60, 200]
-    (limits,) = plot.axes[0].collections[-1:]
+    limits = plot.axes[0].collections[-1]
+    assert isinstance(limits, LineCollection)
     assert [segment.tolist() for segment in limits.get_segments()] == [[[0.65, 64], [1.35, 64]]]
     assert plot.axes[0].get_ylabel() == "MiB"
 
@@ -70,8 +74,9 @@ def test_peak_memory_is_drawn_with_the_limit() -> None:
     ],
 )
 def test_a_curve_needs_one_setting_to_run_along(settings: list[dict[str, str | int]]) -> None:
+    loads = [Measurement(each, 1, (1.0,), (LoadReport(),)) for each in settings]
     with pytest.raises(ArgumentError, match=r"one of concurrency, chunk_bytesize, memory_limit has to vary"):
-        plots.throughput([measured(1, **each) for each in settings])
+        plots.throughput(loads)
 
 
 def test_bars_have_the_medians_and_dots_each_load() -> None:
@@ -106,6 +111,6 @@ def test_the_number_of_loads_is_said() -> None:
 
 
 @pytest.mark.parametrize("draw", [plots.throughput, plots.memory, plots.comparison])
-def test_nothing_measured_is_an_error(draw: "type[plots.Plot]") -> None:
+def test_nothing_measured_is_an_error(draw: Callable[[Sequence[Measurement]], plots.Plot]) -> None:
     with pytest.raises(ArgumentError):
         draw([])

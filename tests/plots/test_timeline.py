@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgba_array
 
 from runai_model_streamer import plots
 from runai_model_streamer.errors import ArgumentError
@@ -39,7 +39,7 @@ def spans(plot: plots.Plot) -> list[tuple[float, float, float, str]]:
         assert isinstance(collection, PolyCollection)
         for path in collection.get_paths():
             (left, bottom), (right, top) = path.get_extents().get_points()
-            colour = to_hex(collection.get_facecolor()[0]).upper()  # type: ignore[index]
+            (colour,) = [to_hex(each).upper() for each in to_rgba_array(collection.get_facecolor())]
             found.append((round((bottom + top) / 2, 6), round(left, 6), round(right, 6), colour))
     return found
 
