@@ -33,13 +33,13 @@ QUIET: Final = "#555555"
 class Plot(Figure):
     """A matplotlib figure that a notebook shows as it is, without pyplot; `savefig` writes it to a file."""
 
-    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+    def _repr_png_(self) -> tuple[bytes, dict[str, int | str]]:
         drawn, small = BytesIO(), BytesIO()
         self.savefig(drawn, format="png", dpi=_PNG_DPI)
         with Image.open(drawn) as image:
             image.convert("RGB").quantize(_PNG_COLOURS).save(small, "png", optimize=True)
         width, height = (round(inches * _SCREEN_DPI) for inches in self.get_size_inches())
-        return small.getvalue(), {"width": width, "height": height}
+        return small.getvalue(), {"width": width, "height": height, "alt": self.get_suptitle()}
 
 
 def new_plot(title: str, note: str, height: float) -> tuple[Plot, Axes]:

@@ -19,7 +19,8 @@ def test_a_notebook_is_given_a_sharp_png_at_the_width_of_its_column() -> None:
     assert data.startswith(b"\x89PNG")
     pixels = int.from_bytes(data[16:20], "big")
     assert size["width"] == WIDTH * 96 == 768
-    assert pixels == size["width"] * 1.5
+    assert pixels == 768 * 1.5
+    assert size["alt"] == "What the time went to"
 
 
 def test_a_plot_leaves_the_users_matplotlib_alone() -> None:
