@@ -38,10 +38,8 @@ def _heartbeat(results: Results) -> Iterator[Claim]:
     beside = results.largest("tls-heartbeat", OURS, _beyond_bystander)
     text = "TLS, 16 connections: the"
     # The server takes its share of the cores: only a process that idles meanwhile tells what the load itself does.
-    yield most(
-        2, f"{text} longest that a heartbeat is held up, beyond an idle process's meanwhile", beside, 20.0, " ms"
-    )
-    yield named(2, f"{text} same, beyond an idle process's on the idle machine, ms", held)
+    yield most(2, f"{text} longest that a heartbeat is held up, beyond that of an idle process", beside, 20.0, " ms")
+    yield named(2, f"{text} same, beyond that of the idle machine, ms", held)
     yield most(2, f"{text} heartbeat's median lateness, beyond an idle process's", late, 1.0, " ms")
 
 

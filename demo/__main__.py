@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from demo.checkpoint import QWEN2_5_0_5B, Checkpoint, Layout, prepare
-from demo.s3server import BUCKET, serving
+from runai_model_streamer.profiling import S3Server
 
 MIB: Final = 1 << 20
 LIMIT: Final = 320 * MIB
@@ -58,9 +58,9 @@ def main(arguments: Sequence[str] | None = None, layout: Layout = QWEN2_5_0_5B) 
         f"files",
         flush=True,
     )
-    with serving(checkpoint.files) as endpoint:
-        print(f"S3 server:  {endpoint}, serving the same files", flush=True)
-        loads = _loads(checkpoint, endpoint)
+    with S3Server(checkpoint.files) as server:
+        print(f"S3 server:  {server.endpoint}, serving the same files", flush=True)
+        loads = _loads(checkpoint, server)
         results = []
         for number, load in enumerate(loads, 1):
             print(f"Load {number} of {len(loads)}: {load.title}: stream, then compare with safetensors", flush=True)
@@ -80,21 +80,10 @@ def _default_cache() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "runai-model-streamer" / "demo"
 
 
-def _loads(checkpoint: Checkpoint, endpoint: str) -> list[Load]:
+def _loads(checkpoint: Checkpoint, server: S3Server) -> list[Load]:
     files = [str(path) for path in checkpoint.files]
-    objects = [f"s3://{BUCKET}/{path.name}" for path in checkpoint.files]
-    store = {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "demo",
-        "AWS_SECRET_ACCESS_KEY": "demo",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0",
-        "NO_PROXY": "127.0.0.1",
-        "no_proxy": "127.0.0.1",
-    }
+    objects = server.urls
+    store = server.environment | {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
     limit = {"RUNAI_STREAMER_MEMORY_LIMIT": str(LIMIT)}
     suffix = f", limit {LIMIT // MIB} MiB"
     return [

@@ -189,9 +189,12 @@ def _fraction(progress: Progress) -> float:
 def summary(progress: Progress) -> str:
     """As a bar says it: `62% 2.67/4.31 GB 1.24 GB/s 141/226 tensors`."""
     size, unit = (1e9, "GB") if progress.total_bytes >= 1e8 else (1e6, "MB")
-    done, total = progress.bytes / size, progress.total_bytes / size
-    tensors = f"{progress.tensors}/{progress.total_tensors} tensors"
-    return f"{_fraction(progress):4.0%} {done:.2f}/{total:.2f} {unit} {progress.gb_per_second:.2f} GB/s {tensors}"
+    done, total = f"{progress.bytes / size:.2f}", f"{progress.total_bytes / size:.2f}"
+    count = str(progress.total_tensors)
+    # Always as long, so that the bar beside it is, too.
+    tensors = f"{progress.tensors:{len(count)}}/{count} tensors"
+    rate = f"{progress.gb_per_second:5.2f} GB/s"
+    return f"{_fraction(progress):4.0%} {done:>{len(total)}}/{total} {unit} {rate} {tensors}"
 
 
 def _bundle(fraction: float, text: str) -> dict[str, str]:

@@ -49,6 +49,8 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "pipeline",
         "report",
     ),
+    "profiling": ("errors", "io", "report", "streamer"),
+    "plots": ("errors", "io.source", "profiling", "report"),
     # Where the original has its names.
     "s3_utils": ("io",),
     "distributed_streamer": ("chunk_streamer",),
@@ -70,7 +72,19 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
 
 # Packages that only some modules may know of, whatever the place of the import; prefixes of modules, without ours.
 ONLY_IN = {
-    "torch": ("pipeline", "streaming", "streamer", "chunk_streamer", "device", "distributed", "kernels", "cli"),
+    "torch": (
+        "cli",
+        "pipeline",
+        "profiling",
+        "streaming",
+        "streamer",
+        "chunk_streamer",
+        "device",
+        "distributed",
+        "kernels",
+    ),
+    "matplotlib": ("plots",),
+    "PIL": ("plots",),
     "boto3": ("io.s3",),
     "botocore": ("io.s3",),
     "mypy_boto3_s3": ("io.s3",),
@@ -250,6 +264,7 @@ def imported() -> dict[str, object]:
 
 def test_importing_the_package_loads_nothing_optional(imported: dict[str, list[str]]) -> None:
     optional = {"awscrt", "boto3", "botocore", "s3transfer", "cuda", "cupy", "kvikio", "numba", "numba_cuda"}
+    optional |= {"IPython", "PIL", "matplotlib", "rich"}
     assert PACKAGE in imported["modules"]
     assert optional.intersection(imported["modules"]) == set()
 

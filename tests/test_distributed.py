@@ -174,6 +174,21 @@ def test_every_rank_gets_every_range_in_the_order_asked_for(equal: Served, folde
         assert {(dtype, shape[0]) for _, dtype, shape, _ in rank["ranges"]["tensors"]} == {("torch.uint8", 1)}
 
 
+def test_each_ranks_report_tells_what_it_read_and_what_it_was_sent(equal: Served) -> None:
+    ranks = len(equal.outcomes)
+    for name, own in (("one file", "disk"), ("objects", "object_storage")):
+        reports = [rank[name]["report"] for rank in equal.outcomes]
+        for report in reports:
+            assert (report["outcome"], report["settings"]["ranks"]) == ("complete", ranks)
+            assert report["bytes"] == report["total_bytes"] <= report["bytes_read"]
+            assert report["bytes_from"][own] + report["bytes_from"]["other_ranks"] == report["bytes_read"]
+            assert 0 < report["bytes_from"][own] < report["bytes_from"]["other_ranks"] * ranks
+        assert sum(report["bytes_from"][own] for report in reports) == reports[0]["bytes_read"]
+    for rank in equal.outcomes:
+        alone = rank["switched off"]["report"]
+        assert (alone["settings"]["ranks"], alone["bytes_from"]["other_ranks"]) == (1, 0)
+
+
 def test_zero_size_and_unaligned_tensors_and_fewer_tensors_than_ranks(equal: Served) -> None:
     for rank in equal.outcomes:
         assert found(rank["odd"]) == expected(ODD, SMALL)

@@ -5,6 +5,7 @@ import json
 import logging
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,9 +32,9 @@ def report_of(streamer: SafetensorsStreamer | FileStreamer) -> LoadReport:
     return found
 
 
-def loaded(*paths: Path, **arguments: object) -> LoadReport:
+def loaded(*paths: Path, **arguments: Any) -> LoadReport:
     with SafetensorsStreamer() as streamer:
-        streamer.stream_files(paths, **arguments)  # type: ignore[arg-type] - as given
+        streamer.stream_files(paths, **arguments)
         for _ in streamer.get_tensors():
             pass
     return report_of(streamer)
@@ -132,10 +133,16 @@ def test_an_error_in_opening_is_told_and_nothing_of_the_load_before(file: Path, 
 
 
 def test_the_callers_own_error_leaves_an_abandoned_load(file: Path) -> None:
-    with pytest.raises(ZeroDivisionError), SafetensorsStreamer() as streamer:
-        streamer.stream_file(file)
-        for _ in streamer.get_tensors():
-            raise ZeroDivisionError
+    streamer = SafetensorsStreamer()
+
+    def fail() -> None:
+        with streamer:
+            streamer.stream_file(file)
+            for _ in streamer.get_tensors():
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert report_of(streamer).outcome == "abandoned"
 
 

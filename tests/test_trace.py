@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def test_events_of_a_thread_do_not_overlap(file: Path, trace: Path) -> None:
     found = events(trace)
     for thread in {event["tid"] for event in found}:
         spans = sorted((event["ts"], event["ts"] + event["dur"]) for event in found if event["tid"] == thread)
-        for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
+        for (_, end), (start, _) in pairwise(spans):
             assert end <= start + 0.01  # microseconds, rounded to a thousandth
 
 

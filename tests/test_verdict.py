@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ MB = 10**6
 SETTINGS = Settings(concurrency=16, chunk_bytesize=4 << 20)
 
 
-def waiting(did: ReaderSeconds, **fields: object) -> LoadReport:
+def waiting(did: ReaderSeconds, **fields: Any) -> LoadReport:
     """A load of ten seconds, nine of which the caller's thread waited while its readers did this."""
     report = LoadReport(
         outcome="complete",
@@ -39,11 +40,11 @@ def waiting(did: ReaderSeconds, **fields: object) -> LoadReport:
         reader_delay_seconds=0.0,
         settings=SETTINGS,
     )
-    return dataclasses.replace(report, **fields)  # type: ignore[arg-type] - by name
+    return dataclasses.replace(report, **fields)
 
 
-def settings(**changed: object) -> Settings:
-    return dataclasses.replace(SETTINGS, **changed)  # type: ignore[arg-type] - by name
+def settings(**changed: Any) -> Settings:
+    return dataclasses.replace(SETTINGS, **changed)
 
 
 # Of reports that are made up.
@@ -267,9 +268,7 @@ def test_a_slow_disk_is_the_storages(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 @pytest.mark.parametrize("direct", ["0", "auto"])
-def test_a_busy_cpu_is_the_cpus(
-    direct: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, busy_cpus: None
-) -> None:
+def test_a_busy_cpu_is_the_cpus(direct: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, busy_cpus: None) -> None:
     monkeypatch.setenv("RUNAI_STREAMER_DIRECT_IO", direct)
     path = write(tmp_path / "m", numbered([16 << 20] * 2))
     path.read_bytes()

@@ -121,7 +121,7 @@ class Tally:
         return time.process_time() - self._process_cpu if found is None else found
 
     def plan(self, groups: Sequence[Group]) -> None:
-        """All is planned. The caller's thread starts readers, and for later ones waits while others read."""
+        """All is planned. The caller's thread starts readers, and waits for the later ones while others read."""
         for group in groups:
             self.planned.add(group)
         self.plan_cpu = time.thread_time() - self._thread_cpu

@@ -141,7 +141,7 @@ class TestObjectStorage:
         server.choose = lambda request: refuse(403, "SignatureDoesNotMatch")
         (check,) = found(streamer("doctor", "--json", "s3://models"))["s3 bucket"]
         assert check.status == "error"
-        assert "the secret access key does not belong to the access key id (HTTP 403 SignatureDoesNotMatch" in check.detail
+        assert "secret access key does not belong to the access key id (HTTP 403 SignatureDoesNotMatch" in check.detail
         assert "Copy AWS_SECRET_ACCESS_KEY" in check.remedy
 
     def test_a_wrong_endpoint_is_told_at_once(

@@ -1,46 +1,36 @@
-"""Serves the files of a folder on loopback as objects of an S3 bucket.
+"""A program: serves files on 127.0.0.1 as objects of an S3 bucket, until its standard input ends.
 
-It answers what a reader asks for: HEAD, GET, GET of a range, If-Match. Anyone may read: signatures are not looked at.
+    python range_server.py '{"bucket": "local", "files": {"key": "/path"}, "latency": 0.0, "bandwidth": null}'
+
+Its first line of output is the port. It answers what a reader asks for: HEAD, GET, GET of a range, If-Match. Anyone
+may read: signatures are not looked at. It imports nothing but the standard library, so that it starts at once.
 """
 
+import json
 import socketserver
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import time
 from email.utils import formatdate
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 from urllib.parse import unquote, urlsplit
 
-BUCKET: Final = "demo"
-
-
-@contextmanager
-def serving(files: Iterable[Path]) -> Iterator[str]:
-    """Serve `files` as `s3://demo/<file name>` on a free port of 127.0.0.1, as long as the context lasts.
-
-    Yields the endpoint's URL.
-    """
-    with _Server({f"/{BUCKET}/{path.name}": path for path in files}) as server:
-        thread = threading.Thread(target=server.serve_forever, name="demo-s3")
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+_PIECE: Final = 256 << 10
+"""Bytes sent at once where there is a bandwidth to keep to."""
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, objects: dict[str, Path]) -> None:
+    def __init__(self, bucket: str, files: dict[str, str], latency: float, bandwidth: float | None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.objects = objects
+        self.objects = {f"/{bucket}/{key}": Path(path) for key, path in files.items()}
+        self.latency = latency
+        self.bandwidth = bandwidth
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         # A client that closes while it is being answered is no error of the server.
@@ -68,6 +58,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         self._requests += 1
+        time.sleep(self.server.latency)
         path = self.server.objects.get(unquote(urlsplit(self.path).path))
         if path is None:
             self._refuse(HTTPStatus.NOT_FOUND, "NoSuchKey", "The specified key does not exist.", body=body)
@@ -96,7 +87,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Accept-Ranges", "bytes")
             self._finish_headers()
             if body:
-                self.connection.sendfile(file, start, end - start)
+                self._send(file, start, end)
+
+    def _send(self, file: BinaryIO, start: int, end: int) -> None:
+        if self.server.bandwidth is None:
+            self.connection.sendfile(file, start, end - start)
+            return
+        began = time.monotonic()
+        for piece in range(start, end, _PIECE):
+            stop = min(piece + _PIECE, end)
+            self.connection.sendfile(file, piece, stop - piece)
+            due = began + (stop - start) / self.server.bandwidth
+            time.sleep(max(0.0, due - time.monotonic()))
 
     def _refuse(self, status: HTTPStatus, code: str, message: str, *, body: bool) -> None:
         text = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>'
@@ -108,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(text.encode())
 
     def _finish_headers(self) -> None:
-        self.send_header("x-amz-request-id", f"DEMO{self.client_address[1]:05}{self._requests:07}")
+        self.send_header("x-amz-request-id", f"LOCAL{self.client_address[1]:05}{self._requests:07}")
         self.end_headers()
 
 
@@ -121,3 +123,22 @@ def _parse_range(text: str, size: int) -> tuple[int, int]:
     if not first:
         return max(0, size - int(last)), size
     return int(first), min(size, int(last) + 1 if last else size)
+
+
+def main() -> int:
+    """Serve what the command line says."""
+    with _Server(**json.loads(sys.argv[1])) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        sys.stdout.write(f"{server.server_address[1]}\n")
+        sys.stdout.flush()
+        try:
+            sys.stdin.read()  # ends with whoever started this, however that ended
+        finally:
+            server.shutdown()
+            thread.join()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""What all plots have in common: size, colours, axes; and how a notebook shows them."""
+
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any, Final
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+WIDTH: Final = 8.0
+"""Inches: a notebook's column, at the 96 pixels per inch that browsers count."""
+
+_SCREEN_DPI: Final = 96
+_PNG_DPI: Final = 144
+"""Sharp on screens with more pixels."""
+
+_PNG_COLOURS: Final = 64
+"""The eye sees no difference, and a notebook with a dozen plots has 0.2 MB instead of 0.8."""
+
+# Okabe and Ito's colours, which people with any kind of colour vision tell apart. Black and yellow are left to text.
+COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS: Final = ("o", "s", "^", "D", "v", "P")
+LINES: Final = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+"""With each colour, so that a print in grey can be read too."""
+
+FAINT: Final = "#DDDDDD"
+TEXT: Final = "#222222"
+QUIET: Final = "#555555"
+
+
+class Plot(Figure):
+    """A matplotlib figure that a notebook shows as it is, without pyplot; `savefig` writes it to a file."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int | str]]:
+        drawn, small = BytesIO(), BytesIO()
+        self.savefig(drawn, format="png", dpi=_PNG_DPI)
+        with Image.open(drawn) as image:
+            image.convert("RGB").quantize(_PNG_COLOURS).save(small, "png", optimize=True)
+        width, height = (round(inches * _SCREEN_DPI) for inches in self.get_size_inches())
+        return small.getvalue(), {"width": width, "height": height, "alt": self.get_suptitle()}
+
+
+def new_plot(title: str, note: str, height: float) -> tuple[Plot, Axes]:
+    """A figure `height` inches high with one pair of axes; `note` says, below the title, what is shown."""
+    plot = Plot(figsize=(WIDTH, height), layout="constrained", facecolor="white")
+    axes = plot.add_subplot()
+    axes.set_title(note, loc="left", fontsize=9, color=QUIET)
+    plot.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=TEXT)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(QUIET)
+    axes.tick_params(colors=TEXT, labelsize=9)
+    axes.set_axisbelow(True)
+    return plot, axes
+
+
+def from_zero(axes: Axes, which: str, label: str, most: float) -> None:
+    """Label the axis of values, "x" or "y", and begin it at zero; `most` is the largest value."""
+    (axes.set_xlim if which == "x" else axes.set_ylim)(0, most * 1.12 or 1.0)
+    (axes.set_xlabel if which == "x" else axes.set_ylabel)(label, fontsize=10, color=TEXT)
+    (axes.xaxis if which == "x" else axes.yaxis).set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.grid(axis="x" if which == "x" else "y", color=FAINT, linewidth=0.6)
+
+
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Name the rows of horizontal bars, the first one at the top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def legend_below(plot: Plot, handles: Sequence[Any], labels: Sequence[str], columns: int) -> None:
+    """A legend outside of the axes, where it covers nothing."""
+    plot.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=9)

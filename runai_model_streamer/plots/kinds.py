@@ -1,0 +1,52 @@
+"""What threads do while they load, and what loads are bound by: each with its name and colour, in every plot."""
+
+from typing import Final, NamedTuple
+
+from runai_model_streamer.io.source import Origin
+
+
+class Kind(NamedTuple):
+    """One of them."""
+
+    label: str
+    colour: str
+
+
+READS: Final = {
+    Origin.DISK.value: Kind("read from disk", "#0072B2"),
+    Origin.BUFFERED.value: Kind("read through the page cache", "#6A5ACD"),
+    Origin.PAGE_CACHE.value: Kind("copy from the page cache", "#56B4E9"),
+    Origin.OBJECT.value: Kind("read from object storage", "#009E73"),
+    Origin.RANK.value: Kind("receive from another rank", "#999933"),
+}
+"""By the `origin` of a trace's reads."""
+
+REST: Final = Kind("rest: more readers than CPUs", "#EFE6D2")
+
+ACTS: Final = {
+    "queue copies": Kind("queue copies to the device", "#CC79A7"),
+    "copy to the device": Kind("copy to the device", "#CC79A7"),
+    "wait for a slot": Kind("wait for a pinned slot", "#E8B4CF"),
+    "wait for memory": Kind("wait for memory", "#D55E00"),
+    "open and plan": Kind("open and plan", "#882255"),
+    "start threads": Kind("start threads", "#B07AA1"),
+    "make tensors": Kind("make tensors", "#E69F00"),
+    "caller's code": Kind("caller's code", "#F0E442"),
+    "wait for bytes": Kind("wait for bytes", "#DDDDDD"),
+    REST.label: REST,
+    "close": Kind("close", "#777777"),
+}
+"""By the name of any other event of a trace."""
+
+OTHER: Final = "#222222"
+"""Of an event that has no colour of its own here."""
+
+BOUNDS: Final = {
+    "storage": Kind("storage", "#0072B2"),
+    "network": Kind("network", "#009E73"),
+    "cpu": Kind("CPU", "#E69F00"),
+    "copy": Kind("copy to the device", "#CC79A7"),
+    "memory": Kind("memory limit", "#D55E00"),
+    "caller": Kind("caller", "#F0E442"),
+}
+"""What a load may be bound by, as `LoadReport.shares` names it."""

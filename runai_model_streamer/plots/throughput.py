@@ -1,0 +1,202 @@
+"""Measured loads: throughput and memory against a setting, and throughputs side by side."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from matplotlib.axes import Axes
+
+from runai_model_streamer.errors import ArgumentError
+from runai_model_streamer.plots.figure import (
+    COLOURS,
+    LINES,
+    MARKERS,
+    TEXT,
+    Plot,
+    from_zero,
+    legend_below,
+    name_rows,
+    new_plot,
+)
+from runai_model_streamer.profiling import Measurement
+
+_AXES: Final = {
+    "concurrency": "reads in flight at once (RUNAI_STREAMER_CONCURRENCY)",
+    "chunk_bytesize": "bytes of one read (RUNAI_STREAMER_CHUNK_BYTESIZE)",
+    "memory_limit": "bytes held at once, at most (RUNAI_STREAMER_MEMORY_LIMIT)",
+}
+"""Settings that a curve can run along."""
+
+_LIMIT: Final = "the limit"
+
+_SHORT: Final = {
+    "concurrency": "concurrency {}",
+    "chunk_bytesize": "chunks of {}",
+    "memory_limit": "limit: {}",
+    "direct_io": "direct I/O {}",
+    "gds": "GDS {}",
+    "source": "{}",
+    "cache": "{}",
+    "device": "{}",
+}
+
+
+def throughput(measured: Sequence[Measurement], title: str = "Throughput") -> Plot:
+    """GB/s against the setting that varies: concurrency, chunk size or memory limit; a line for all that varies else.
+
+    Points are medians, whiskers reach from the slowest load to the fastest. Values stand in order, evenly spaced.
+
+    Raises:
+        ArgumentError: none of these settings varies, or several do.
+    """
+    note = f"{_runs(measured)}; whiskers from the slowest to the fastest"
+    plot, axes, most = _curves(measured, title, note, lambda each: each.rates)
+    from_zero(axes, "y", "GB/s", most)
+    _legend(plot)
+    return plot
+
+
+def memory(measured: Sequence[Measurement], title: str = "Peak memory held") -> Plot:
+    """MiB held at most against the setting that varies; as `throughput`. Where that is the limit, it is drawn too.
+
+    Raises:
+        ArgumentError: see `throughput`.
+    """
+    note = "the most that any load held, as it counts against the limit"
+    plot, axes, most = _curves(measured, title, note, lambda each: (each.peak_memory / 2**20,))
+    limits: list[tuple[int, float]] = []
+    if _axis(measured) == "memory_limit":
+        values = _values(measured, "memory_limit")
+        limits = [(place, value / 2**20) for place, value in enumerate(values) if value > 0]
+    if limits:
+        places, heights = zip(*limits, strict=True)
+        axes.hlines(
+            heights, [x - 0.35 for x in places], [x + 0.35 for x in places], color=TEXT, linewidth=2, label=_LIMIT
+        )
+    from_zero(axes, "y", "MiB", max(most, *(height for _, height in limits), 0.0))
+    _legend(plot)
+    return plot
+
+
+def comparison(measured: Sequence[Measurement], title: str = "Throughput") -> Plot:
+    """GB/s as bars, one for each measurement, named by what varies between them; dots are single loads."""
+    note = f"{_runs(measured)}; dots are single loads"
+    varying = _varying(measured)
+    names = [_name(each, varying) for each in measured]
+    plot, axes = new_plot(title, note, 1.3 + 0.42 * len(measured))
+    rates = [each.rate for each in measured]
+    groups = list(dict.fromkeys(each.settings.get(varying[0]) if varying else None for each in measured))
+    colours = [COLOURS[groups.index(each.settings.get(varying[0]) if varying else None) % 6] for each in measured]
+    axes.barh(range(len(measured)), rates, height=0.62, color=colours)
+    for row, each in enumerate(measured):
+        axes.scatter(
+            each.rates, [row] * len(each.rates), s=14, color="white", edgecolors=TEXT, linewidths=0.8, zorder=3
+        )
+        end = max(each.rates)
+        axes.annotate(
+            f"{each.rate:.2f}", (end, row), xytext=(8, 0), textcoords="offset points", va="center", color=TEXT
+        )
+    name_rows(axes, names)
+    from_zero(axes, "x", "GB/s", max(max(each.rates) for each in measured))
+    return plot
+
+
+def _curves(
+    measured: Sequence[Measurement],
+    title: str,
+    note: str,
+    of: Callable[[Measurement], Sequence[float]],
+) -> tuple[Plot, Axes, float]:
+    """The plot, its axes, and the largest value in it."""
+    along = _axis(measured)
+    values = _values(measured, along)
+    others = [name for name in _varying(measured) if name != along]
+    lines: dict[str, list[Measurement]] = {}
+    for each in measured:
+        lines.setdefault(_name(each, others), []).append(each)
+    plot, axes = new_plot(title, note, 3.6)
+    most = 0.0
+    for number, (name, line) in enumerate(lines.items()):
+        line.sort(key=lambda each: values.index(int(each.settings[along])))
+        places = [values.index(int(each.settings[along])) for each in line]
+        spans = [sorted(of(each)) for each in line]
+        middles = [statistics.median(span) for span in spans]
+        errors = [
+            [middle - span[0] for middle, span in zip(middles, spans, strict=True)],
+            [span[-1] - middle for middle, span in zip(middles, spans, strict=True)],
+        ]
+        # Beside each other, so that whiskers of two lines do not cover one another.
+        shift = 0.06 * (number - (len(lines) - 1) / 2)
+        axes.errorbar(
+            [place + shift for place in places],
+            middles,
+            yerr=errors if any(map(any, errors)) else None,
+            label=name,
+            color=COLOURS[number % len(COLOURS)],
+            linestyle=LINES[number % len(LINES)],
+            marker=MARKERS[number % len(MARKERS)],
+            markersize=6,
+            capsize=3,
+        )
+        most = max(most, *(span[-1] for span in spans))
+    axes.set_xticks(range(len(values)), [_value(along, value) for value in values])
+    axes.set_xlim(-0.5, len(values) - 0.5)
+    axes.set_xlabel(_AXES[along], fontsize=10, color=TEXT)
+    return plot, axes, most
+
+
+def _legend(plot: Plot) -> None:
+    entries = zip(*plot.axes[0].get_legend_handles_labels(), strict=True)
+    # matplotlib names what is no curve first.
+    handles, labels = zip(*sorted(entries, key=lambda entry: entry[1] == _LIMIT), strict=True)
+    if len(labels) > 1:
+        legend_below(plot, handles, labels, columns=min(len(labels), 4))
+
+
+def _varying(measured: Sequence[Measurement]) -> list[str]:
+    """Settings that are not the same in all measurements, in the order in which they were given."""
+    names = dict.fromkeys(name for each in measured for name in each.settings)
+    return [name for name in names if len({each.settings.get(name) for each in measured}) > 1]
+
+
+def _axis(measured: Sequence[Measurement]) -> str:
+    found = [name for name in _varying(measured) if name in _AXES]
+    if len(found) != 1:
+        raise ArgumentError(
+            f"one of {', '.join(_AXES)} has to vary between the measurements, and here {' and '.join(found) or 'none'} "
+            "does; comparison() takes any"
+        )
+    return found[0]
+
+
+def _values(measured: Sequence[Measurement], name: str) -> list[int]:
+    """A setting's values in order; no limit is the highest limit."""
+    found = {int(each.settings[name]) for each in measured if name in each.settings}
+    return sorted(found, key=lambda value: (value < 0, value))
+
+
+def _value(name: str, value: str | int) -> str:
+    if name == "memory_limit" and int(value) <= 0:
+        return "no limit" if int(value) < 0 else "0: largest\ntensor"
+    if name in ("direct_io", "gds"):
+        return {"0": "off", "1": "on"}.get(str(value), str(value))
+    if name in ("memory_limit", "chunk_bytesize"):
+        mib = int(value) / 2**20
+        return f"{mib:g} MiB" if mib < 1024 else f"{mib / 1024:g} GiB"
+    return str(value)
+
+
+def _name(measurement: Measurement, varying: Sequence[str]) -> str:
+    parts = [
+        _SHORT.get(name, name + " {}").format(_value(name, measurement.settings[name]).replace("\n", " "))
+        for name in varying
+        if name in measurement.settings
+    ]
+    return ", ".join(parts) or "load"
+
+
+def _runs(measured: Sequence[Measurement]) -> str:
+    if not measured:
+        raise ArgumentError("there is nothing to plot: measure something first")
+    counts = sorted({len(each.seconds) for each in measured})
+    return f"medians of {' to '.join(map(str, counts))} loads"

@@ -1,0 +1,7 @@
+"""Measure loads from notebooks and scripts: settings take turns, page caches are cold or warm, S3 is a local server."""
+
+from runai_model_streamer.profiling.caches import cached_fraction, evict, warm
+from runai_model_streamer.profiling.measuring import Measurement, measure, record
+from runai_model_streamer.profiling.s3server import S3Server
+
+__all__ = ["Measurement", "S3Server", "cached_fraction", "evict", "measure", "record", "warm"]

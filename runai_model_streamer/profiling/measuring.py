@@ -1,0 +1,245 @@
+"""`measure`: the same load with different settings, which take turns; `record`: the trace of one."""
+
+import itertools
+import os
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
+
+import torch
+
+from runai_model_streamer.errors import ArgumentError
+from runai_model_streamer.profiling.caches import evict, warm
+from runai_model_streamer.profiling.s3server import S3Server
+from runai_model_streamer.report import LoadReport
+from runai_model_streamer.streamer import SafetensorsStreamer
+
+T = TypeVar("T")
+OneOrMore: TypeAlias = T | Sequence[T]
+
+Path: TypeAlias = str | os.PathLike[str]
+
+Files: TypeAlias = Path | Sequence[Path] | S3Server
+"""A local path or a URL, several of them, or a server, which stands for its objects."""
+
+Cache: TypeAlias = Literal["warm", "cold"]
+
+_VARIABLES: Final = ("concurrency", "chunk_bytesize", "memory_limit", "direct_io", "gds")
+"""Settings that are variables: `concurrency` is RUNAI_STREAMER_CONCURRENCY."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Loads with the same settings."""
+
+    settings: Mapping[str, str | int]
+    """What `measure` was asked for: {"source": "disk", "cache": "cold", "concurrency": 8}."""
+    size: int
+    """Bytes of all tensors, as they are in the files."""
+    seconds: tuple[float, ...]
+    """Of each load, from the call that starts it until every tensor was there, on a GPU with all copies done, and the
+    streamer closed."""
+    reports: tuple[LoadReport, ...]
+    """Of each load."""
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """GB of tensors per second, of each load; a GB is 10**9 bytes."""
+        return tuple(self.size / seconds / 1e9 for seconds in self.seconds)
+
+    @property
+    def rate(self) -> float:
+        """Their median."""
+        return statistics.median(self.rates)
+
+    @property
+    def peak_memory(self) -> int:
+        """Most bytes that any of the loads held, as `LoadReport.peak_memory` counts them."""
+        return max(report.peak_memory for report in self.reports)
+
+
+def measure(
+    source: Files | Mapping[str, Files],
+    *,
+    cache: OneOrMore[Cache] = "warm",
+    concurrency: OneOrMore[int] | None = None,
+    chunk_bytesize: OneOrMore[int] | None = None,
+    memory_limit: OneOrMore[int] | None = None,
+    direct_io: OneOrMore[str] | None = None,
+    gds: OneOrMore[str] | None = None,
+    device: OneOrMore[str] = "cpu",
+    runs: int = 5,
+) -> list[Measurement]:
+    """Load the files with every combination of the settings given, `runs` times each, dropping tensors as they come.
+
+    Combinations take turns, and each round begins with another one, so that what drifts on the machine falls on all.
+    Before the first round each gives out one tensor, uncounted, so that imports, compiling and first connections are in
+    no figure. Everything runs in this process.
+
+    Args:
+        source: files; or several such, by name: `{"disk": [path], "S3": server}`.
+        cache: "warm": local files, and those that an `S3Server` serves, are brought into the page cache before each
+            load. "cold": they are taken out of it; nothing else is. URLs of other stores are what they are.
+        concurrency, chunk_bytesize, memory_limit, direct_io, gds: values of the `RUNAI_STREAMER_*` variable of that
+            name; None leaves it as it is in the environment. On a CPU `gds` means nothing, and is left out.
+        device: where tensors go: "cpu", "cuda:0".
+        runs: loads of each combination.
+
+    Returns:
+        One for each combination, in the order of the arguments.
+
+    Raises:
+        StreamerError: a load failed; or, from `evict`, a file cannot be taken out of the page cache.
+        ArgumentError: there is nothing to measure.
+    """
+    sources = dict(source) if isinstance(source, Mapping) else {"": source}
+    dimensions: dict[str, Sequence[Any]] = {
+        "source": list(sources),
+        "cache": _several(cache),
+        "concurrency": _several(concurrency),
+        "chunk_bytesize": _several(chunk_bytesize),
+        "memory_limit": _several(memory_limit),
+        "direct_io": _several(direct_io),
+        "gds": _several(gds),
+        "device": _several(device),
+    }
+    variants: list[_Variant] = []
+    for values in itertools.product(*dimensions.values()):
+        variant = _variant(dict(zip(dimensions, values, strict=True)), sources)
+        if variant not in variants:
+            variants.append(variant)
+    if not variants or runs < 1:
+        raise ArgumentError("there is nothing to measure: give at least one value of each setting, and one run")
+    for variant in variants:
+        variant.load(tensors=1)
+    loads: list[list[_Done]] = [[] for _ in variants]
+    for turn in range(runs):
+        for offset in range(len(variants)):
+            index = (turn + offset) % len(variants)
+            loads[index].append(variants[index].load())
+    return [
+        Measurement(
+            variant.settings,
+            done[0].size,
+            tuple(load.seconds for load in done),
+            tuple(load.report for load in done),
+        )
+        for variant, done in zip(variants, loads, strict=True)
+    ]
+
+
+class _Done(NamedTuple):
+    size: int
+    seconds: float
+    report: LoadReport
+
+
+@dataclass(frozen=True)
+class _Variant:
+    settings: dict[str, str | int]
+    paths: tuple[Path, ...]
+    local: tuple[Path, ...]
+    """Files whose place in the page cache matters."""
+    environment: dict[str, str]
+    cache: Cache
+    device: str
+
+    def load(self, tensors: int | None = None, pause: float = 0.0) -> _Done:
+        """Load all, or the first few tensors, with a pause after each."""
+        (evict if self.cache == "cold" else warm)(self.local)
+        with _environment(self.environment):
+            started = time.perf_counter()
+            with SafetensorsStreamer() as streamer:
+                streamer.stream_files(self.paths, device=self.device)
+                for _ in itertools.islice(streamer.get_tensors(), tensors):
+                    if pause:
+                        time.sleep(pause)
+                size = streamer.total_size
+            if self.device.startswith("cuda"):
+                torch.cuda.synchronize(self.device)
+            seconds = time.perf_counter() - started
+        assert streamer.report is not None
+        return _Done(size, seconds, streamer.report)
+
+
+def _variant(chosen: dict[str, Any], sources: Mapping[str, Files]) -> _Variant:
+    files = sources[chosen["source"]]
+    settings = {name: value for name, value in chosen.items() if value is not None and value != ""}
+    if chosen["device"] == "cpu":
+        settings.pop("gds", None)
+    environment = {f"RUNAI_STREAMER_{name.upper()}": str(settings[name]) for name in _VARIABLES if name in settings}
+    if isinstance(files, S3Server):
+        paths: tuple[Path, ...] = files.urls
+        local: tuple[Path, ...] = files.files
+        environment |= files.environment
+    else:
+        paths = (files,) if isinstance(files, str | os.PathLike) else tuple(files)
+        local = tuple(path for path in paths if "://" not in os.fspath(path))
+    if not local:
+        settings.pop("cache")
+    return _Variant(settings, paths, local, environment, chosen["cache"], chosen["device"])
+
+
+def _several(value: OneOrMore[Any] | None) -> Sequence[Any]:
+    return value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+
+
+def record(
+    source: Files,
+    trace: Path,
+    *,
+    cache: Cache = "warm",
+    pause: float = 0.0,
+    concurrency: int | None = None,
+    chunk_bytesize: int | None = None,
+    memory_limit: int | None = None,
+    direct_io: str | None = None,
+    gds: str | None = None,
+    device: str = "cpu",
+) -> LoadReport:
+    """Load once, dropping tensors as they come, and write the trace of it to a file, for `plots.timeline`.
+
+    The arguments are as those of `measure`, and as there one tensor comes first, uncounted.
+
+    Args:
+        source: files.
+        trace: the file to write.
+        cache: see `measure`.
+        pause: seconds that the caller spends on each tensor, asleep.
+        concurrency, chunk_bytesize, memory_limit, direct_io, gds, device: see `measure`.
+
+    Raises:
+        StreamerError: see `measure`.
+        ConfigError: the file cannot be written.
+    """
+    chosen = {
+        "source": "",
+        "cache": cache,
+        "concurrency": concurrency,
+        "chunk_bytesize": chunk_bytesize,
+        "memory_limit": memory_limit,
+        "direct_io": direct_io,
+        "gds": gds,
+        "device": device,
+    }
+    variant = _variant(chosen, {"": source})
+    variant.load(tensors=1)
+    with _environment({"RUNAI_STREAMER_TRACE": os.path.abspath(trace)}):
+        return variant.load(pause=pause).report
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
