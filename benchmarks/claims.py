@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmarks.checkpoints import read_header
 from benchmarks.measure import files_of
-from benchmarks.results import Results, Row, aligned
+from benchmarks.results import Results, disk_ratio, first_ms, microseconds_per_tensor
 from benchmarks.scenarios import BUFFERED, MIB, SCENARIOS, Scenario
+from benchmarks.tables import aligned, cpu_s_per_gb, speed
 
 PEER = "runai"
 # Loaders that give tensors memory of their own. safetensors maps the page cache: keeping costs it nothing, and the
@@ -43,8 +44,9 @@ def most(number: int, text: str, value: float | None, wanted: float, unit: str =
     return Claim(number, text, f"<= {wanted:.4g}{unit}", shown, None if value is None else value <= wanted)
 
 
-def _figure(row: Row | None, figure: Callable[[Row], float | None]) -> float | None:
-    return None if row is None else figure(row)
+def named(number: int, text: str, value: float | None) -> Claim:
+    """A figure that nothing was promised of."""
+    return Claim(number, text, "named", "not measured" if value is None else f"{value:.2f}", None)
 
 
 def spread(values: list[float]) -> str:
@@ -72,13 +74,13 @@ def _cold(results: Results) -> Iterator[Claim]:
             ratios = results.ratios(scenario.name, "ours", PEER)
             ratio = results.ratio(scenario.name, "ours", PEER)
             yield least(2, f"{scenario.name}: times the peer", ratio, 1, spread(ratios))
-    cpu = _figure(results.row("cold-dropped", "ours"), lambda row: row.cpu_s_per_gb)
+    cpu = results.median("cold-dropped", "ours", cpu_s_per_gb)
     yield most(2, "cold, dropped: CPU seconds per GB", cpu, 0.1)
 
 
 def _kept(results: Results) -> Iterator[Claim]:
     rows = [row for name in OWN_MEMORY if (row := results.row("warm-kept", name))]
-    fastest = max(rows, key=lambda row: row.gb_per_s, default=None)
+    fastest = max(rows, key=lambda row: row.median(speed) or 0, default=None)
     ratio = results.ratio("warm-kept", "ours", fastest.entry) if fastest else None
     name = fastest.title if fastest else "none ran"
     yield least(4, f"warm, kept: times the fastest peer with memory of its own ({name})", ratio, 1)
@@ -86,12 +88,12 @@ def _kept(results: Results) -> Iterator[Claim]:
         ("warm, kept: of reads into fresh huge pages", "fresh-pages"),
         ("warm, kept: of safetensors, which maps the page cache and reads nothing", "safetensors"),
     ):
-        named = results.ratio("warm-kept", "ours", other)
-        yield Claim(4, text, "named", "not measured" if named is None else f"{named:.2f}", None)
+        yield named(4, text, results.ratio("warm-kept", "ours", other))
 
 
 def _many(results: Results) -> Iterator[Claim]:
-    each = _figure(results.row("warm-many", "ours"), lambda row: row.microseconds_per_tensor)
+    row = results.row("warm-many", "ours")
+    each = microseconds_per_tensor(row) if row else None
     yield most(5, "50,000 small tensors: microseconds a tensor", each, 8, " us")
     for other, text, wanted in (("safetensors", "times safe_open's loop", 1.5), (PEER, "times the peer", 2)):
         ratios = results.ratios("warm-many", "ours", other)
@@ -102,19 +104,20 @@ def _many(results: Results) -> Iterator[Claim]:
 def _first(results: Results) -> Iterator[Claim]:
     row = results.row("warm-dropped", "ours")
     text = "first tensor of the warm checkpoint, beyond its bytes at the warm rate"
-    if row is None or row.first_ms is None:
+    if row is None:
         yield most(6, text, None, 30, " ms")
         return
+    first, rate = row.median(first_ms), row.median(speed)
     # The first tensor, the embedding, is larger than any group of several: it is its own group.
     nbytes = read_header(files_of(row.scenario)[0])[0].nbytes
-    yield most(6, text, row.first_ms - nbytes / row.gb_per_s / 1e6, 30, " ms")
+    yield most(6, text, first - nbytes / rate / 1e6 if first and rate else None, 30, " ms")
 
 
 def _peak(results: Results) -> Iterator[Claim]:
     for name in ("warm-dropped-256M", "warm-dropped-256M-shard2", "warm-dropped-1G", "warm-dropped-1G-shard2"):
         scenario = next(scenario for scenario in SCENARIOS if scenario.name == name)
-        row = results.row(name, "ours")
-        yield most(7, f"{name}: peak RSS above baseline", _figure(row, lambda r: r.peak_mib), _bound(scenario), " MiB")
+        peak = results.largest(name, "ours", lambda sample: sample.peak_mib)
+        yield most(7, f"{name}: peak RSS above baseline", peak, _bound(scenario), " MiB")
 
 
 def _bound(scenario: Scenario) -> float:
@@ -126,7 +129,7 @@ def evaluate(results: Results) -> list[Claim]:
     """Every claim in order, those that this run did not measure included."""
     limited = results.ratio("warm-dropped-256M", "ours", "ours@unlimited")
     half = results.ratio("half-cached", "ours", "ours@cold")
-    disk = _figure(results.row("cold-four-at-once", "ours"), lambda row: row.disk_ratio)
+    disk = results.median("cold-four-at-once", "ours", disk_ratio)
     return [
         *_warm(results),
         *_cold(results),

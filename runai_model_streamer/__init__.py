@@ -1,6 +1,6 @@
 """Streams safetensors checkpoints from a file system or S3 into memory, within a memory limit, tensor by tensor."""
 
-from runai_model_streamer.chunk_streamer import FileStreamer
+from runai_model_streamer.chunk_streamer import DistributedStreamer, FileStreamer
 from runai_model_streamer.errors import RunaiStreamerMemoryLimitException, StreamerError
 from runai_model_streamer.files import list_safetensors, pull_files
 from runai_model_streamer.io.s3_credentials import S3Credentials
@@ -14,6 +14,7 @@ from runai_model_streamer.streamer import SafetensorsStreamer
 __version__ = "0.1.0"
 
 __all__ = [
+    "DistributedStreamer",
     "FileChunks",
     "FileStreamer",
     "LoadReport",

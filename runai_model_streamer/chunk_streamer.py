@@ -1,4 +1,4 @@
-"""`FileStreamer`: raw ranges of any file, on the way that tensors go."""
+"""`FileStreamer` and `DistributedStreamer`: raw ranges of any file, on the way that tensors go."""
 
 import dataclasses
 import operator
@@ -15,14 +15,67 @@ from runai_model_streamer.io.listing import Patterns
 from runai_model_streamer.io.paths import as_path
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.pipeline.chunks import FileChunks, prepare_chunks
-from runai_model_streamer.pipeline.prepare import LIMIT
+from runai_model_streamer.pipeline.limit import LIMIT
 from runai_model_streamer.pipeline.stream import Tensors
 from runai_model_streamer.progress import Watch
 from runai_model_streamer.reporting import Asked
 from runai_model_streamer.streaming import Streamer
 
 
-class FileStreamer(Streamer):
+class ChunkStreamer(Streamer):
+    """What `FileStreamer` and `DistributedStreamer` share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._places: list[tuple[int, int]] = []
+
+    def _stream(
+        self,
+        chunks: Sequence[FileChunks],
+        credentials: S3Credentials | None,
+        device: str | torch.device,
+        memory_limit: int | None,
+        progress: Watch,
+        *,
+        is_distributed: bool,
+    ) -> None:
+        self._places = []
+        with self._beginning(is_distributed, progress) as (settings, sharing, tally):
+            if isinstance(chunks, str | bytes | FileChunks) or not isinstance(chunks, Sequence):
+                raise ArgumentTypeError(f"stream_files takes a list of FileChunks, not {type(chunks).__name__}")
+            for each in chunks:
+                if not isinstance(each, FileChunks):
+                    raise ArgumentTypeError(f"stream_files takes a list of FileChunks; one is {each!r}")
+            config, limit_name = _limited(settings, memory_limit)
+            self._device = resolve_device(device)
+            load = prepare_chunks(chunks, config, credentials, self._device, limit_name, sharing, tally)
+        self._places = [(each.id, index) for each in chunks for index in range(len(each.sizes))]
+        self._follow(
+            load,
+            Asked(
+                config,
+                str(self._device),
+                files=len(chunks),
+                tensors=len(self._places),
+                bytes=sum(each.total_size() for each in chunks),
+                ranks=1 if sharing is None else sharing.ranks,
+            ),
+        )
+
+    def get_chunks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """Each range, as soon as its bytes are there: files in the order given, and the ranges of each as given.
+
+        Yields the file's id, the range's index among that file's, and the bytes, of dtype uint8 and shape (1, size).
+        An iterator that is dropped before its end ends the load.
+
+        Raises:
+            StateError: nothing is being streamed.
+            StreamerError: what went wrong in reading; raised by the next `next`, before anything wrong is yielded.
+        """
+        return _placed(self._places, self._tensors("stream_files"))
+
+
+class FileStreamer(ChunkStreamer):
     """Streams ranges of bytes of any files, from a file system or S3, in the order given, as they arrive.
 
     ```python
@@ -35,10 +88,6 @@ class FileStreamer(Streamer):
     Settings, processes, threads and memory are as for `SafetensorsStreamer`: what holds of a tensor there holds of a
     range here.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._places: list[tuple[int, int]] = []
 
     def stream_files(
         self,
@@ -71,32 +120,7 @@ class FileStreamer(Streamer):
             CudaError, GdsUnavailableError: the GPU, or GPUDirect with RUNAI_STREAMER_GDS=1, cannot be used.
             ArgumentTypeError, ConfigError, StateError: what the message says. Nothing has been read.
         """
-        self._check_usable()
-        if isinstance(chunks, str | bytes | FileChunks) or not isinstance(chunks, Sequence):
-            raise ArgumentTypeError(f"stream_files takes a list of FileChunks, not {type(chunks).__name__}")
-        for each in chunks:
-            if not isinstance(each, FileChunks):
-                raise ArgumentTypeError(f"stream_files takes a list of FileChunks; one is {each!r}")
-        self._places = []
-        with self._starting(progress) as (found, tally):
-            config, limit_name = _limited(found, memory_limit)
-            self._device = resolve_device(device)
-            load = prepare_chunks(chunks, config, credentials, self._device, limit_name, tally)
-            self._places = [(each.id, index) for each in chunks for index in range(len(each.sizes))]
-            size = sum(each.total_size() for each in chunks)
-            self._follow(load, Asked(config, str(self._device), len(chunks), len(self._places), size))
-
-    def get_chunks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """Each range, as soon as its bytes are there: files in the order given, and the ranges of each as given.
-
-        Yields the file's id, the range's index among that file's, and the bytes, of dtype uint8 and shape (1, size).
-        An iterator that is dropped before its end ends the load.
-
-        Raises:
-            StateError: nothing is being streamed.
-            StreamerError: what went wrong in reading; raised by the next `next`, before anything wrong is yielded.
-        """
-        return _placed(self._places, self._tensors("stream_files"))
+        self._stream(chunks, credentials, device, memory_limit, progress, is_distributed=False)
 
     def list_files(
         self,
@@ -125,6 +149,47 @@ class FileStreamer(Streamer):
         with open_storage(credentials) as (storage, _):
             found = storage.entries(folder, patterns.chooses, recursive=is_recursive)
         return [(entry.path, entry.size) for entry in found]
+
+
+class DistributedStreamer(ChunkStreamer):
+    """Streams ranges of bytes of any files to all ranks of torch's default process group, each byte read once in all.
+
+    ```python
+    with DistributedStreamer() as streamer:  # on every rank alike
+        streamer.stream_files([FileChunks(7, "s3://bucket/index.bin", offsets=[0, 4096], sizes=[100, 512])])
+        for file_id, index, tensor in streamer.get_chunks():
+            ...
+    ```
+
+    As `FileStreamer`, of which it has `get_chunks`; how ranks share a load, and how one fails, is as for
+    `SafetensorsStreamer.stream_files(..., is_distributed=True)`.
+    """
+
+    def stream_files(
+        self,
+        file_stream_requests: Sequence[FileChunks],
+        credentials: S3Credentials | None = None,
+        device: str | torch.device = "cpu",
+        is_distributed: bool = True,
+        owned: bool = True,  # noqa: ARG002 - see the docstring
+        *,
+        progress: Watch = False,
+    ) -> None:
+        """Start to stream ranges; see `FileStreamer.stream_files`.
+
+        Args:
+            file_stream_requests: the ranges of each file, on every rank the same.
+            credentials: as there.
+            device: as there.
+            is_distributed: False to read all of it in this process.
+            owned: as there.
+            progress: as there.
+
+        Raises:
+            DistributedError: another rank failed, died, left its loop or wants something else; it names the rank.
+            StreamerError: what is said there; the memory limit is `RUNAI_STREAMER_MEMORY_LIMIT`.
+        """
+        self._stream(file_stream_requests, credentials, device, None, progress, is_distributed=is_distributed)
 
 
 def _placed(places: Sequence[tuple[int, int]], tensors: Tensors) -> Iterator[tuple[int, int, torch.Tensor]]:

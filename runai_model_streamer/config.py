@@ -132,6 +132,14 @@ class StreamerConfig:
         return round_up(max(self.chunk_bytesize or _DEFAULT_CHUNK[kind], _LEAST_CHUNK[kind]), PAGE)
 
     @classmethod
+    def for_ranks(cls) -> "StreamerConfig":
+        """What ranks meet by, for one whose other settings cannot be used and that has to tell the others so."""
+        try:
+            return cls.from_environment({n: v for n, v in os.environ.items() if n.startswith("RUNAI_STREAMER_DIST")})
+        except ConfigError:
+            return cls()
+
+    @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> "StreamerConfig":
         """Read the `RUNAI_STREAMER_*` variables.
 

@@ -2,11 +2,9 @@
 
 import os
 from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
-from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.device import resolve_device
 from runai_model_streamer.errors import ArgumentTypeError
 from runai_model_streamer.io.paths import as_path
@@ -17,9 +15,6 @@ from runai_model_streamer.pipeline.selection import Select
 from runai_model_streamer.progress import Watch
 from runai_model_streamer.reporting import Asked
 from runai_model_streamer.streaming import Streamer
-
-if TYPE_CHECKING:
-    from runai_model_streamer.distributed.sharing import Sharing
 
 
 class SafetensorsStreamer(Streamer):
@@ -62,10 +57,6 @@ class SafetensorsStreamer(Streamer):
         progress: Watch = False,
     ) -> None:
         """Start to stream one file; see `stream_files`."""
-        if not isinstance(path, str | os.PathLike):
-            raise ArgumentTypeError(
-                f"stream_file takes one path, not {type(path).__name__}; stream_files takes a list of them"
-            )
         self.stream_files(
             [path], s3_credentials, device, is_distributed, tensor_names, owned, dtype, select, progress=progress
         )
@@ -95,6 +86,8 @@ class SafetensorsStreamer(Streamer):
             is_distributed: share the reads with the other ranks of torch's default process group, which all have to
                 call this alike: each reads a part and sends it to the others, over gloo, and every rank gets every
                 tensor, in the same order. `RUNAI_STREAMER_MEMORY_LIMIT` is then divided by the ranks of a node.
+                Ranks whose `select` asks for the same share what they read; one that asks for what no other does
+                shares the headers alone. A rank whose call fails makes the others fail, with its number and reason.
                 Without a group of several ranks, or with RUNAI_STREAMER_DIST=0, each process reads all.
             tensor_names: the only tensors to read, from whichever of the files; None for all.
             owned: accepted for compatibility. Both values are safe: a tensor is never overwritten while it is alive.
@@ -102,8 +95,8 @@ class SafetensorsStreamer(Streamer):
                 they are read, as by `tensor.to(dtype)`. All others (integers, bool, float64, complex, other float8)
                 keep their dtype. It needs the package's [cast] extra. The memory limit counts tensors as cast, and
                 what they are cast from while that is held: half a MiB for each read in flight, from object storage
-                `RUNAI_STREAMER_CHUNK_BYTESIZE`. Tensors for other devices are cast on the host, then copied. Those that
-                ranks share are cast as they are yielded.
+                `RUNAI_STREAMER_CHUNK_BYTESIZE`. Onto CUDA they are cast on the GPU, which for a while holds what they
+                are cast from; without numba-cuda, and for other devices, on the host, and then copied.
             select: a rank's own part: a function or a mapping from the name of a tensor to the part wanted of it, a
                 `TensorSlice(dim, start, stop)` (or such a tuple) or a `TensorShard(dim, rank, world_size)`; to True
                 for all of it; to False or None for nothing. A tensor that a mapping does not name is wanted whole.
@@ -130,38 +123,28 @@ class SafetensorsStreamer(Streamer):
             ArgumentError, ArgumentTypeError, ConfigError, StateError: what the message says, such as a part that a
                 tensor does not have. Nothing has been read.
         """
-        self._check_usable()
-        if isinstance(paths, str | bytes | os.PathLike):
-            raise ArgumentTypeError(f"stream_files takes a list of paths; for one, call stream_file({paths!r})")
         self.files_to_tensors_metadata = {}  # so that a call that fails does not leave another load's behind
-        with self._starting(progress) as (config, tally):
+        with self._beginning(is_distributed, progress) as (config, sharing, tally):
+            if isinstance(paths, str | bytes | os.PathLike):
+                raise ArgumentTypeError(f"stream_files takes a list of paths; for one, call stream_file({paths!r})")
             self._device = resolve_device(device)
             checked = [as_path(path) for path in paths]
-            sharing = _join(config, tensor_names) if is_distributed else None
-            self._reports = sharing is None or sharing.reports
-            # What ranks send each other are the file's bytes.
-            self._cast_late = dtype if sharing is not None else None
-            try:
-                prepared = prepare_load(
-                    checked, config, s3_credentials, tensor_names, self._device, dtype, select, sharing, tally
-                )
-            except BaseException:
-                if sharing is not None:
-                    sharing.close()
-                raise
-            self.files_to_tensors_metadata = prepared.metadata
-            self._follow(
-                prepared.load,
-                Asked(
-                    config,
-                    str(self._device),
-                    files=len(checked),
-                    tensors=sum(map(len, prepared.metadata.values())),
-                    bytes=prepared.size,
-                    dtype=None if dtype is None else str(dtype),
-                    ranks=1 if sharing is None else sharing.ranks,
-                ),
+            prepared = prepare_load(
+                checked, config, s3_credentials, tensor_names, self._device, dtype, select, sharing, tally
             )
+        self.files_to_tensors_metadata = prepared.metadata
+        self._follow(
+            prepared.load,
+            Asked(
+                config,
+                str(self._device),
+                files=len(checked),
+                tensors=sum(map(len, prepared.metadata.values())),
+                bytes=prepared.size,
+                dtype=None if dtype is None else str(dtype),
+                ranks=1 if sharing is None else sharing.ranks,
+            ),
+        )
 
     def get_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Each tensor with its name, as soon as its bytes are there: in file order, files in the order given.
@@ -173,10 +156,3 @@ class SafetensorsStreamer(Streamer):
             StreamerError: what went wrong in reading; raised by the next `next`, before anything wrong is yielded.
         """
         return self._tensors("stream_file or stream_files")
-
-
-def _join(config: StreamerConfig, tensor_names: Collection[str] | None) -> "Sharing | None":
-    # Not every torch has torch.distributed.
-    from runai_model_streamer.distributed.sharing import join_sharing
-
-    return join_sharing(config, tensor_names)

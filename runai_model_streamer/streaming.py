@@ -5,17 +5,16 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import torch
 
 from runai_model_streamer.clash import warn_of_original
 from runai_model_streamer.config import StreamerConfig
-from runai_model_streamer.errors import StateError, StreamerError
+from runai_model_streamer.errors import ConfigError, StateError, StreamerError
 from runai_model_streamer.logs import configure_logging, size_text
-from runai_model_streamer.pipeline.cast_plan import CASTABLE
 from runai_model_streamer.pipeline.prepare import in_process_group
 from runai_model_streamer.pipeline.stream import Load, Tensors
 from runai_model_streamer.pipeline.tally import Tally
@@ -23,6 +22,9 @@ from runai_model_streamer.pipeline.trace import Trace, trace_path
 from runai_model_streamer.progress import Display, Progress, Watch, display_of
 from runai_model_streamer.report import LoadReport
 from runai_model_streamer.reporting import Asked, given, make_report
+
+if TYPE_CHECKING:
+    from runai_model_streamer.distributed.sharing import Sharing
 
 _log: Final = logging.getLogger("runai_model_streamer.streamer")
 """Of the module that users import: what they filter by."""
@@ -42,7 +44,6 @@ class Streamer:
         self._device = torch.device("cpu")
         self._started = 0.0
         self._reports = True
-        self._cast_late: torch.dtype | None = None
         self._tally: Tally | None = None
         self._asked = Asked(StreamerConfig())
         self._display: Display | None = None
@@ -76,29 +77,42 @@ class Streamer:
             _log.warning("while closing after %s: %s", type(error).__name__, another)
 
     @contextmanager
-    def _starting(self, progress: Watch) -> Iterator[tuple[StreamerConfig, Tally]]:
-        """End the load before; the settings of the next one, from the environment as it is now, and its tally.
+    def _beginning(
+        self, is_distributed: bool, progress: Watch
+    ) -> Iterator[tuple[StreamerConfig, "Sharing | None", Tally]]:
+        """End the load before, and begin the next in the context: with the settings as they are in the environment now.
 
-        What goes wrong in the block is what the report says of the load.
+        And with the other ranks where it is shared. They wait for this one, and so are told what is raised here; which
+        is also what the report says of the load.
 
         Args:
-            progress: see `SafetensorsStreamer.stream_files`.
+            is_distributed: see `SafetensorsStreamer.stream_files`.
+            progress: see there.
         """
+        self._check_usable()
         self._end_load()
         self.total_size = 0  # so that a call that fails does not leave another load's behind
         self._tally = None
-        config = StreamerConfig.from_environment()
+        self._started = time.perf_counter()
+        try:
+            config = StreamerConfig.from_environment()
+        except ConfigError:
+            if is_distributed:
+                with _joined(StreamerConfig.for_ranks()):
+                    raise
+            raise
         configure_logging(config)
         warn_of_original()
-        self._started = time.perf_counter()
-        self._display = display_of(progress)
         self._asked = Asked(config)
-        self._tally = tally = Tally(_open_trace(config))
-        try:
-            yield config, tally
-        except BaseException as error:
-            tally.fail(error)
-            raise
+        with _joined(config) if is_distributed else nullcontext() as sharing:
+            self._reports = sharing is None or sharing.reports
+            self._display = display_of(progress)
+            self._tally = tally = Tally(_open_trace(config), self._started)
+            try:
+                yield config, sharing, tally
+            except BaseException as error:
+                tally.fail(error)
+                raise
 
     def _follow(self, load: Load, asked: Asked) -> None:
         """Take on a load that has started."""
@@ -119,7 +133,7 @@ class Streamer:
         try:
             if display is not None:
                 display.start()
-            if load.device == self._device and self._cast_late is None:
+            if load.device == self._device:
                 yield from tensors
             else:
                 for name, tensor in tensors:
@@ -137,8 +151,6 @@ class Streamer:
     def _place(self, tensor: torch.Tensor, tally: Tally) -> torch.Tensor:
         began = time.perf_counter()
         moved = tensor.to(self._device)
-        if self._cast_late is not None and moved.dtype in CASTABLE:
-            moved = moved.to(self._cast_late)
         tally.seconds.place += time.perf_counter() - began
         return moved
 
@@ -202,3 +214,10 @@ def _teller(display: Display, tally: Tally, asked: Asked) -> Callable[[], None]:
         display.show(Progress(size, asked.bytes, tensors, asked.tensors, time.perf_counter() - tally.started))
 
     return tell
+
+
+def _joined(config: StreamerConfig) -> AbstractContextManager["Sharing | None"]:
+    # Not every torch has torch.distributed.
+    from runai_model_streamer.distributed.sharing import joined
+
+    return joined(config)

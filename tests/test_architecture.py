@@ -33,12 +33,25 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "verdict": ("report",),
     "reporting": ("config", "pipeline", "report", "verdict"),
     "progress": ("errors",),
-    "streaming": ("clash", "errors", "config", "logs", "pipeline", "progress", "report", "reporting"),
-    "streamer": ("errors", "config", "device", "distributed", "pipeline", "io", "progress", "reporting", "streaming"),
+    "streaming": ("clash", "errors", "config", "distributed", "logs", "pipeline", "progress", "report", "reporting"),
+    "streamer": ("errors", "device", "pipeline", "io", "progress", "reporting", "streaming"),
     "chunk_streamer": ("config", "errors", "device", "files", "io", "pipeline", "progress", "reporting", "streaming"),
     "testing": ("files", "io", "streamer"),
+    "cli": (
+        "__init__",
+        "clash",
+        "config",
+        "errors",
+        "files",
+        "io",
+        "logs",
+        "mirror",
+        "pipeline",
+        "report",
+    ),
     # Where the original has its names.
     "s3_utils": ("io",),
+    "distributed_streamer": ("chunk_streamer",),
     "file_streamer": ("chunk_streamer", "pipeline.chunks"),
     "safetensors_streamer": ("files", "object_storage_model", "streamer", "testing"),
     "__init__": (
@@ -57,7 +70,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
 
 # Packages that only some modules may know of, whatever the place of the import; prefixes of modules, without ours.
 ONLY_IN = {
-    "torch": ("pipeline", "streaming", "streamer", "chunk_streamer", "device", "distributed", "kernels"),
+    "torch": ("pipeline", "streaming", "streamer", "chunk_streamer", "device", "distributed", "kernels", "cli"),
     "boto3": ("io.s3",),
     "botocore": ("io.s3",),
     "mypy_boto3_s3": ("io.s3",),

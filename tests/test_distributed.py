@@ -3,16 +3,20 @@
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+import torch
 
 from tests.checkpoints import Stored, encode, stored, write
-from tests.distributed_ranks import KILLED
+from tests.cuda_emulator import NoCompilerError, build
+from tests.distributed_ranks import EMULATOR, KILLED, RAW_BYTES, RAW_RANGES
 from tests.servers import FaultServer, aws_environment
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +42,14 @@ OBJECTS = {
         f"a name of some length for a small tensor, number {index:05}": stored("U8", (3,), index)
         for index in range(3000)
     },
+}
+
+RAW = random.Random(3).randbytes(RAW_BYTES)
+COLUMNS = {"columns": stored("F32", (40, 40_000), 1), "narrow": stored("F16", (6, 4), 2)}
+FLOATS = {
+    "wide": Stored("F32", (1_000_003,), np.linspace(-3, 3, 1_000_003, dtype=np.float32).tobytes()),
+    "half": Stored("F16", (5, 3), np.arange(15, dtype=np.float16).tobytes()),
+    "whole": stored("I64", (3,), 4),
 }
 
 Outcomes = list[dict[str, dict[str, Any]]]
@@ -79,7 +91,14 @@ def run(folder: Path, ranks: int, program: str, **environment: str) -> Outcomes:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files for all programs."""
     made = tmp_path_factory.mktemp("ranks")
-    for name, tensors in (("large", LARGE), ("odd", ODD), ("small", SMALL), ("none", {})):
+    for name, tensors in (
+        ("large", LARGE),
+        ("odd", ODD),
+        ("small", SMALL),
+        ("none", {}),
+        ("columns", COLUMNS),
+        ("floats", FLOATS),
+    ):
         write(made / f"{name}.safetensors", tensors)
     for name, tensors in (("True", ODD), ("False", SMALL)):
         (made / f"sized-{name}").mkdir()
@@ -102,6 +121,7 @@ def equal(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest
         objects = {name: encode(tensors) for name, tensors in OBJECTS.items()}
         for name, data in objects.items():
             server.put("bucket", f"{name}.safetensors", data)
+        server.put("bucket", "raw.bin", RAW)
         access = aws_environment(tmp_path_factory.mktemp("aws")) | {
             "AWS_ACCESS_KEY_ID": "key",
             "AWS_SECRET_ACCESS_KEY": "secret",
@@ -109,7 +129,10 @@ def equal(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest
             "RUNAI_STREAMER_S3_ENDPOINT": server.endpoint,
             "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0",
         }
-        yield Served(run(folder, request.param, "equal", **access), server, objects)
+        outcomes = run(folder, request.param, "equal", **access)
+        yield Served(
+            outcomes, server, {f"{name}.safetensors": data for name, data in objects.items()} | {"raw.bin": RAW}
+        )
 
 
 def test_every_rank_gets_every_tensor_of_a_file_in_the_same_order(equal: Served) -> None:
@@ -128,7 +151,7 @@ def test_each_byte_of_an_object_is_fetched_once_by_all_ranks_together(equal: Ser
         spans = sorted(
             request.span
             for request in equal.server.requests
-            if request.span is not None and f"/{name}.safetensors" in request.target
+            if request.span is not None and f"/{name}" in request.target
         )
         position = 0
         for first, last in spans:
@@ -151,6 +174,19 @@ def test_each_ranks_report_tells_what_it_read_and_what_it_was_sent(equal: Served
     for rank in equal.outcomes:
         alone = rank["switched off"]["report"]
         assert (alone["settings"]["ranks"], alone["bytes_from"]["other_ranks"]) == (1, 0)
+
+
+def test_every_rank_gets_every_range_in_the_order_asked_for(equal: Served, folder: Path) -> None:
+    large = (folder / "large.safetensors").read_bytes()
+    ranges = [(7, large, ([500_000, 0, 499_990, 9], [3_000_000, 12, 20, 0])), (-1, RAW, RAW_RANGES)]
+    wanted = [
+        f"{file} {index} {hashlib.sha256(data[offset : offset + size]).hexdigest()}"
+        for file, data, places in ranges
+        for index, (offset, size) in enumerate(zip(*places, strict=True))
+    ]
+    for rank in equal.outcomes:
+        assert found(rank["ranges"]) == wanted
+        assert {(dtype, shape[0]) for _, dtype, shape, _ in rank["ranges"]["tensors"]} == {("torch.uint8", 1)}
 
 
 def test_zero_size_and_unaligned_tensors_and_fewer_tensors_than_ranks(equal: Served) -> None:
@@ -258,6 +294,30 @@ def test_the_memory_limit_is_divided_by_the_ranks_of_the_node(failing: Outcomes)
     assert all("for 4 processes of this node; set it to 12000000 or more" in text for text in told)
 
 
+@pytest.mark.parametrize(
+    ("name", "culprit", "kind"),
+    [
+        ("no path", 3, "ArgumentTypeError"),
+        ("no device", 2, "ArgumentError"),
+        ("no names", 0, "ArgumentTypeError"),
+        ("no setting", 1, "ConfigError"),
+        ("no timeout", 1, "ConfigError"),
+    ],
+)
+def test_a_call_that_fails_on_one_rank_is_told_by_it_to_the_others(
+    failing: Outcomes, name: str, culprit: int, kind: str
+) -> None:
+    assert failing[culprit][name]["error"] == kind
+    for outcome in others(failing, name, culprit):
+        assert f"rank {culprit} failed: {kind}: " in outcome["text"]
+
+
+def test_other_ranges_are_named(failing: Outcomes) -> None:
+    for rank in failing:
+        assert rank["other ranges"]["ranks"] == [2]
+        assert "ranges: " in rank["other ranges"]["text"]
+
+
 def test_after_loads_that_failed_one_works(failing: Outcomes) -> None:
     for rank in failing:
         assert found(rank["afterwards"]) == expected(LARGE)
@@ -303,3 +363,100 @@ def test_the_ranks_of_a_node_share_the_reads_or_all_ranks_do(folder: Path) -> No
     assert any("alone on its node" in line for line in outcomes[0]["alone"]["lines"])
     for rank in outcomes[1:]:
         assert sum(rank["alone"]["read"]) == pytest.approx(total / 3, rel=0.2)
+
+
+@pytest.fixture(scope="module")
+def selecting(folder: Path) -> Outcomes:
+    return run(folder, 4, "selecting")
+
+
+def parts(tensors: dict[str, Stored], rank: int, ranks: int) -> list[str]:
+    """What `expected` says of a part of each tensor: along its first dimension, or the second of "columns"."""
+    made = {}
+    for name, each in tensors.items():
+        whole = np.frombuffer(each.data, np.uint8).reshape(*each.shape, -1)
+        data = np.array_split(whole, ranks, 1 if name == "columns" else 0)[rank].tobytes()
+        made[name] = each._replace(data=data)
+    return expected(made)
+
+
+def test_ranks_that_select_the_same_share_what_they_read(selecting: Outcomes) -> None:
+    total = sum(len(each.data) for each in LARGE.values())
+    for rank, outcomes in enumerate(selecting):
+        assert found(outcomes["replicas"]) == parts(LARGE, rank % 2, 2) + parts(COLUMNS, rank % 2, 2)
+        assert any(f"ranks {rank % 2}, {rank % 2 + 2}" in line for line in outcomes["replicas"]["lines"])
+    columns = sum(len(each.data) for each in COLUMNS.values())
+    for outcomes in selecting:
+        came = outcomes["replicas"]["report"]["bytes_from"]
+        # With the few bytes between two parts that are rather read than skipped.
+        assert came["disk"] + came["other_ranks"] == pytest.approx((total + columns) / 2, rel=0.001)
+        assert came["disk"] == pytest.approx(sum(outcomes["replicas"]["read"]), rel=0.01)
+    assert sum(sum(outcomes["replicas"]["read"]) for outcomes in selecting) == pytest.approx(total + columns, rel=0.01)
+    assert max(sum(outcomes["replicas"]["read"]) for outcomes in selecting) < 0.3 * (total + columns)
+
+
+def test_ranks_that_each_select_a_part_of_their_own_read_just_that(selecting: Outcomes) -> None:
+    for rank, outcomes in enumerate(selecting):
+        outcome = outcomes["each its own"]
+        assert found(outcome) == parts(LARGE, rank, 4)
+        assert sum(outcome["read"]) == pytest.approx(sum(len(each.data) for each in LARGE.values()) / 4, rel=0.01)
+
+
+def test_a_rank_that_selects_nothing_reads_nothing_and_holds_up_nobody(selecting: Outcomes) -> None:
+    total = sum(len(each.data) for each in LARGE.values())
+    for rank, outcomes in enumerate(selecting):
+        assert found(outcomes["one nothing"]) == ([] if rank == 2 else expected(LARGE))
+        assert sum(outcomes["one nothing"]["read"]) <= (10_000 if rank == 2 else 0.5 * total)
+
+
+def test_a_rank_that_fails_ends_the_load_of_those_that_select_the_same(selecting: Outcomes) -> None:
+    assert selecting[1]["broken"]["error"] == "ReadError"
+    assert "rank 1 failed: ReadError" in selecting[3]["broken"]["text"]
+    for rank in (0, 2):
+        assert found(selecting[rank]["broken"]) == parts(LARGE, 0, 2)
+
+
+def test_a_selection_that_fails_on_one_rank_is_told_by_it_to_the_others(selecting: Outcomes) -> None:
+    assert selecting[3]["no part"]["error"] == "ArgumentTypeError"
+    for outcome in others(selecting, "no part", 3):
+        assert "rank 3 failed: ArgumentTypeError" in outcome["text"]
+
+
+def test_what_ranks_share_is_cast_while_it_lands(folder: Path) -> None:
+    pytest.importorskip("numba")
+    outcomes = run(folder, 2, "casting")
+    wanted = []
+    for name, each in FLOATS.items():
+        data = bytearray(each.data)
+        if each.dtype != "I64":
+            floats = torch.frombuffer(data, dtype={"F32": torch.float32, "F16": torch.float16}[each.dtype])
+            data = bytearray(floats.to(torch.bfloat16).view(torch.uint8).numpy().tobytes())
+        wanted.append(f"{name} {hashlib.sha256(data).hexdigest()}")
+    for rank in outcomes:
+        assert found(rank["unlimited"]) == found(rank["least memory"]) == wanted
+        assert rank["one of them"]["error"] == "DistributedError"
+        assert "dtype: " in rank["one of them"]["text"]
+
+
+@pytest.fixture(scope="module")
+def without_gloo(folder: Path) -> Outcomes:
+    try:
+        emulator = {EMULATOR: str(build(folder, "emulator.so") / "emulator.so")}
+    except NoCompilerError:
+        emulator = {}
+    return run(folder, 2, "without_gloo", **emulator)
+
+
+def test_a_default_group_that_sends_no_host_memory_is_enough(without_gloo: Outcomes) -> None:
+    for rank in without_gloo:
+        assert found(rank["host"]) == expected(LARGE)
+
+
+def test_what_ranks_share_goes_through_pinned_slots_to_a_gpu(without_gloo: Outcomes) -> None:
+    for rank in without_gloo:
+        if "device" not in rank:
+            pytest.skip("no C compiler for the emulated CUDA driver")
+        assert found(rank["device"]) == found(rank["least memory"]) == expected(LARGE)
+        assert rank["closed"]["wrong"] == []
+        assert rank["gpudirect"]["error"] in ("GdsUnavailableError", "DistributedError")
+        assert "leave out is_distributed=True" in rank["gpudirect"]["text"]

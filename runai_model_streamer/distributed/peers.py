@@ -78,16 +78,16 @@ class Peers:
         self._unanswered: deque[Any] = deque(maxlen=_KEPT)
         self._listeners = {rank: Listener(rank, control) for rank in self._others}
 
-    def send(self, buffer: memoryview, number: int) -> None:
-        """Send the bytes, message `number`, to all others; return when they no longer need the buffer.
+    def send(self, buffer: memoryview, number: int, ranks: Sequence[int]) -> None:
+        """Send the bytes, message `number`, to other ranks; return when they no longer need the buffer.
 
         Raises:
             DistributedError: a rank has died, ended early, or not taken them in time.
             Stopped: this rank has ended the load itself.
         """
         data, tag = torch.frombuffer(buffer, dtype=torch.uint8), _tag(number)
-        asked = [(rank, self._begin(dist.irecv, _flag(), rank, tag + 1)) for rank in self._others]
-        taken = [(rank, self._begin(dist.irecv, _flag(), rank, tag + 2)) for rank in self._others]
+        asked = [(rank, self._begin(dist.irecv, _flag(), rank, tag + 1)) for rank in ranks]
+        taken = [(rank, self._begin(dist.irecv, _flag(), rank, tag + 2)) for rank in ranks]
         sending = []
         for rank, work in asked:
             self._wait(rank, work)
@@ -95,9 +95,9 @@ class Peers:
         for rank, work in taken:
             self._wait(rank, work)
 
-    def receive(self, buffer: memoryview, index: int, number: int) -> None:
-        """Fill the buffer with message `number` of the rank at `index`. Raises as `send` does."""
-        rank, tag = self.ranks[index], _tag(number)
+    def receive(self, buffer: memoryview, rank: int, number: int) -> None:
+        """Fill the buffer with message `number` of another rank. Raises as `send` does."""
+        tag = _tag(number)
         work = self._begin(dist.irecv, torch.frombuffer(buffer, dtype=torch.uint8), rank, tag)
         asking = self._begin(dist.isend, _flag(), rank, tag + 1)
         self._wait(rank, work)

@@ -3,28 +3,29 @@
 import logging
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.distributed.agreement import agree, digest_of, listed
 from runai_model_streamer.distributed.groups import Membership, join
-from runai_model_streamer.distributed.headers import Known, TapedSource, TapingStorage, pack, replay_header, unpack
+from runai_model_streamer.distributed.headers import HeadSource, Known, TapedSource, TapingStorage, pack, unpack
 from runai_model_streamer.distributed.notices import Reason
-from runai_model_streamer.distributed.shares import Beginning, deal_out, even_reads
-from runai_model_streamer.distributed.source import Remaining, SharedSource
+from runai_model_streamer.distributed.shares import SENT_AT_ONCE, Beginning, deal_out, even_reads
+from runai_model_streamer.distributed.source import Party, Remaining, SharedSource
 from runai_model_streamer.io.paths import Storage, is_object
 from runai_model_streamer.io.posix import FileSource
 from runai_model_streamer.io.s3 import PREFIX_BYTES
 from runai_model_streamer.io.s3_credentials import S3Credentials
-from runai_model_streamer.io.safetensors import Header
 from runai_model_streamer.io.source import Source, SourceKind
-from runai_model_streamer.pipeline.opening import Opened, open_files
-from runai_model_streamer.pipeline.plan import PlannedFile, largest_tensor, plan_groups
-from runai_model_streamer.pipeline.sharing import Divided
+from runai_model_streamer.pipeline.opening import open_each
+from runai_model_streamer.pipeline.plan import Group, PlannedFile
+from runai_model_streamer.pipeline.sharing import Terms
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 LEAST_LIMIT: Final = 64 << 20
 """Bytes that a rank without a memory limit may hold, if twice its largest tensor is less: eight requests to object
@@ -40,20 +41,25 @@ _LONGEST: Final = 1000
 class Sharing:
     """This rank's part in a shared load. Closed with the load's storage.
 
-    **Memory.** Bytes land where their tensor will live, read or received: nothing is staged. What is being filled, or
-    waits for the caller, counts against this rank's part of the memory limit; without a limit, against twice the
-    largest tensor (or `LEAST_LIMIT`).
+    Ranks that select the same read it together, each byte once; one that selects what no other does reads that alone.
+    Headers are read once for all.
+
+    **Memory.** Bytes land where their tensor will live, read or received, or where a load that is not shared would
+    stage them. What is being filled, or waits for the caller, counts against this rank's part of the memory limit;
+    without a limit, against twice the largest tensor (or `LEAST_LIMIT`).
 
     Args:
         membership: of `join`.
-        facts: of the request; all ranks have to say the same.
     """
 
-    def __init__(self, membership: Membership, facts: dict[str, str]) -> None:
+    def __init__(self, membership: Membership) -> None:
         self._peers = membership.peers
         self._node = membership.node
-        self._facts = facts
+        self._facts: dict[str, str] = {}
+        self._may_read_more = False
+        self._files: dict[int, int] = {}
         self._beginnings: dict[int, bytes] = {}
+        self._ranks: tuple[int, ...] = ()
         self._remaining: Remaining | None = None
         self.ranks_of_node = membership.ranks_of_node
         """By which the node's memory limit is divided."""
@@ -64,44 +70,57 @@ class Sharing:
 
     def storage(self, config: StreamerConfig, credentials: S3Credentials | None) -> Storage:
         """Storage that ends the load for all ranks when it is interrupted before all bytes are there."""
+        self._may_read_more = config.chunk_bytesize is None
+        self._facts = {
+            "RUNAI_STREAMER_MEMORY_LIMIT": str(config.memory_limit),
+            "RUNAI_STREAMER_CHUNK_BYTESIZE": str(config.chunk_bytesize),
+        }
         return _SharedStorage(config, credentials, self)
 
-    def open_files(self, storage: Storage, paths: Sequence[str], concurrency: int) -> list[Opened]:
-        """Open every path; each header is read by one rank, in turn, and sent to the others.
+    def open_each(
+        self,
+        storage: Storage,
+        paths: Sequence[str],
+        concurrency: int,
+        look: Callable[[Source], _T],
+        asked: Mapping[str, Collection[str]],
+    ) -> list[tuple[Source, _T]]:
+        """Open every path; each file is looked at by one rank, in turn, which sends what it has read to the others.
 
         Raises:
             DistributedError: the ranks do not want the same, or another could not open a file of its own.
-            StreamerError: as `pipeline.opening.open_files`.
+            StreamerError: as `pipeline.opening.open_each`.
         """
         peers = self._peers
-        agree(peers, self._facts | {"paths": listed(paths)})
+        agree(peers, self._facts | {what: listed(items) for what, items in asked.items()} | {"paths": listed(paths)})
         turns = range(peers.index, len(paths), len(peers.ranks))
         taping = TapingStorage(storage)
         sources: dict[int, Source] = {}
-        headers: dict[int, Header] = {}
+        seen: dict[int, _T] = {}
         mine: list[Known] = []
         try:
-            found = open_files(taping, [paths[index] for index in turns], concurrency)
-            for index, (source, header) in zip(turns, found, strict=True):
+            found = open_each(taping, [paths[index] for index in turns], concurrency, look)
+            for index, (source, each) in zip(turns, found, strict=True):
                 assert isinstance(source, TapedSource)
-                sources[index], headers[index] = source.source, header
+                sources[index], seen[index] = source.source, each
                 self._beginnings[index] = source.beginning
                 etag = getattr(source.source, "etag", None)  # of objects
                 mine.append(Known(index, source.size, etag, bytes(source.tape)))
             known = [each for theirs in peers.gather(pack(mine)) for each in unpack(theirs)]
-            for each in known:
-                if each.file not in sources:
-                    sources[each.file] = storage.open_known(paths[each.file], each.size, each.etag)
+            for other in known:
+                if other.file not in sources:
+                    sources[other.file] = storage.open_known(paths[other.file], other.size, other.etag)
             # Before the headers are held against files that may be others.
             agree(peers, self._versions(paths, sources))
-            for each in known:
-                if each.file not in headers:
-                    headers[each.file] = replay_header(sources[each.file], each.head)
+            for other in known:
+                if other.file not in seen:
+                    seen[other.file] = look(HeadSource(sources[other.file], other.head))
         except BaseException:
             for source in sources.values():
                 source.close()
             raise
-        return [(sources[index], headers[index]) for index in range(len(paths))]
+        self._files = {id(source): index for index, source in sources.items()}
+        return [(sources[index], seen[index]) for index in range(len(paths))]
 
     def _versions(self, paths: Sequence[str], sources: dict[int, Source]) -> dict[str, str]:
         """What tells whether all ranks have the same local files. An object is asked for by its ETag."""
@@ -115,39 +134,51 @@ class Sharing:
                     facts[f"modification of {path} on {self._node}"] = str(os.fstat(source.fileno()).st_mtime_ns)
         return facts
 
-    def divide(
-        self, files: Sequence[PlannedFile], sources: Sequence[Source], limit: int | None, concurrency: int
-    ) -> Divided:
-        """Deal out the reads.
+    def agree_on_terms(self, files: Sequence[PlannedFile], concurrency: int) -> Terms:
+        """Find the ranks that read the same. All ranks that share the load have to call this, and `divide` then."""
+        wanted = digest_of([[tensor[:5] for tensor in file.tensors] for file in files]).encode()
+        peers = self._peers
+        found = zip(peers.ranks, peers.gather(wanted), strict=True)
+        self._ranks = tuple(rank for rank, theirs in found if theirs == wanted)
+        count = len(self._ranks)
+        if count < len(peers.ranks):
+            _log.info("Reads of rank %d are shared by ranks %s, which select the same", peers.rank, self._named())
+        if count == 1:
+            return Terms(files, concurrency, None, alone=True)
+        if self._may_read_more:
+            files = [file._replace(chunk=max(file.chunk, SENT_AT_ONCE)) for file in files]
+        readers = min(concurrency * count, max(MOST_READERS, concurrency))
+        return Terms(even_reads(files, count), readers, LEAST_LIMIT, alone=False)
 
-        Args:
-            limit: bytes that this rank may hold; None for what is said above.
-            concurrency: reads in flight at once, of this rank's own.
+    def _named(self) -> str:
+        return ", ".join(map(str, self._ranks))
+
+    def divide(
+        self, files: Sequence[PlannedFile], groups: Sequence[Group], sources: Sequence[Source], landing: object
+    ) -> Sequence[Source]:
+        """Deal out the reads; see `pipeline.sharing.Sharing.divide`.
 
         Raises:
             DistributedError: the ranks have planned differently.
         """
-        peers, count = self._peers, len(self._peers.ranks)
-        largest = largest_tensor(files)
-        if limit is None:
-            limit = max(2 * largest[1].nbytes if largest else 0, LEAST_LIMIT)
-        files = even_reads(files, count)
-        groups = tuple(plan_groups(files, limit))
-        beginnings = {
-            index: Beginning(min(PREFIX_BYTES, source.size), index % count)
-            for index, source in enumerate(sources)
-            if source.kind is SourceKind.OBJECT
-        }
-        shares = deal_out(groups, files, count, beginnings)
-        tensors = [(tensor.name, tensor.dtype, tensor.shape, tensor.start) for file in files for tensor in file.tensors]
-        agree(peers, {"plan": digest_of([tensors, shares])})
+        peers, ranks = self._peers, self._ranks
+        if len(ranks) == 1:
+            agree(peers, {})
+            self._remaining = Remaining(0)
+            return sources
+        beginnings = {}
+        for index, source in enumerate(sources):
+            opener = peers.ranks[self._files[id(source)] % len(peers.ranks)]
+            if source.kind is SourceKind.OBJECT and opener in ranks:
+                beginnings[index] = Beginning(min(PREFIX_BYTES, source.size), ranks.index(opener))
+        shares = deal_out(groups, files, len(ranks), beginnings)
+        agree(peers, {f"plan of ranks {self._named()}, with its device and dtype": digest_of([landing, shares])})
         self._remaining = Remaining(sum(share.length for each in shares for share in each))
-        shared = [
-            SharedSource(source, shares[index], peers, self._remaining, self._beginnings.get(index, b""))
+        party = Party(peers, ranks, self._remaining)
+        return [
+            SharedSource(source, shares[index], party, self._beginnings.get(self._files[id(source)], b""))
             for index, source in enumerate(sources)
         ]
-        self._beginnings.clear()
-        return Divided(files, shared, limit, min(concurrency * count, max(MOST_READERS, concurrency)))
 
     def leave(self) -> None:
         """End the load for all ranks, unless all bytes are here. Idempotent."""
@@ -185,18 +216,22 @@ class _SharedStorage(Storage):
         self._sharing.close()
 
 
-def join_sharing(config: StreamerConfig, tensor_names: Collection[str] | None) -> Sharing | None:
+@contextmanager
+def joined(config: StreamerConfig) -> Iterator[Sharing | None]:
     """Meet the other ranks, which all have to call this; None where there is nothing to share.
+
+    What is raised in the context, before the load has begun, they are told.
 
     Raises:
         DistributedError: not all ranks came within the timeout.
     """
     membership = join(config)
     if membership is None:
-        return None
-    facts = {
-        "RUNAI_STREAMER_MEMORY_LIMIT": str(config.memory_limit),
-        "RUNAI_STREAMER_CHUNK_BYTESIZE": str(config.chunk_bytesize),
-        "tensor_names": "all" if tensor_names is None else listed(sorted(map(str, tensor_names))),
-    }
-    return Sharing(membership, facts)
+        yield None
+        return
+    sharing = Sharing(membership)
+    try:
+        yield sharing
+    except BaseException:
+        sharing.close()
+        raise

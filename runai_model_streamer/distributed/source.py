@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from runai_model_streamer.distributed.notices import Reason
 from runai_model_streamer.distributed.peers import Peers
@@ -31,6 +32,16 @@ class Remaining:
         return not self._count
 
 
+class Party(NamedTuple):
+    """The ranks that read the same."""
+
+    peers: Peers
+    ranks: Sequence[int]
+    """Of them those that do, this one among them."""
+    remaining: Remaining
+    """Of all that they read."""
+
+
 class SharedSource(SourceInFront):
     """One file or object of a shared load; see `Source`.
 
@@ -40,24 +51,17 @@ class SharedSource(SourceInFront):
     Args:
         source: this rank's own way to the file.
         shares: the plan's reads of the file, in file order.
-        peers: the ranks.
-        remaining: of all files.
+        party: who reads it.
         beginning: the file's first bytes, where this rank has them.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        shares: Sequence[Share],
-        peers: Peers,
-        remaining: Remaining,
-        beginning: bytes,
-    ) -> None:
+    def __init__(self, source: Source, shares: Sequence[Share], party: Party, beginning: bytes) -> None:
         super().__init__(source)
         self.alignment = 1
         self._shares = {share.offset: share for share in shares}
-        self._peers = peers
-        self._remaining = remaining
+        self._peers, self._ranks, self._remaining = party
+        self._index = self._ranks.index(self._peers.rank)
+        self._others = [rank for rank in self._ranks if rank != self._peers.rank]
         self._beginning = beginning
         self._current = threading.local()
 
@@ -69,7 +73,7 @@ class SharedSource(SourceInFront):
             StreamerError: what `Source.read_into` raises; the others are told.
         """
         share = self._share(offset)
-        if share.owner == self._peers.index:
+        if share.owner == self._index:
             try:
                 self._read(offset, buffer)
             except InterruptedReadError:
@@ -77,11 +81,11 @@ class SharedSource(SourceInFront):
             except StreamerError as error:
                 self._peers.end(Reason(self._peers.rank, f"failed: {type(error).__name__}: {error}"))
                 raise
-            self._peers.send(buffer, share.number)
+            self._peers.send(buffer, share.number, self._others)
         else:
-            self._peers.receive(buffer, share.owner, share.number)
+            self._peers.receive(buffer, self._ranks[share.owner], share.number)
         self._remaining.take(len(buffer))
-        return _READ[self.kind] if share.owner == self._peers.index else Origin.RANK
+        return _READ[self.kind] if share.owner == self._index else Origin.RANK
 
     def _share(self, offset: int) -> Share:
         share = self._shares.get(offset)

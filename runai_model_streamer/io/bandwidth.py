@@ -8,7 +8,7 @@ other, and every kind of source and of transport is capped alike.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from runai_model_streamer.errors import InterruptedReadError
@@ -92,21 +92,37 @@ class PacedSource(SourceInFront):
 
     def read_into(self, offset: int, buffer: memoryview) -> Origin:
         """Fill `buffer` from `offset`, piece by piece; see `Source.read_into`."""
-        length, start = len(buffer), 0
+        for piece in self.paid(offset, len(buffer)):
+            origin = self._source.read_into(piece.start, buffer[piece.start - offset : piece.end - offset])
+            if piece.end == offset + len(buffer):
+                return origin
+        raise AssertionError("a read has one piece at least")
+
+    @property
+    def source(self) -> Source:
+        """What stands behind, for who reads it by other means, and takes each piece from `paid`."""
+        return self._source
+
+    def paid(self, offset: int, length: int) -> Iterator[ByteRange]:
+        """The range in pieces, at least one, each as soon as it may be asked for.
+
+        Raises:
+            InterruptedReadError: `interrupt` was called.
+        """
+        whole = ByteRange(offset, offset + length)
+        start = offset
         with self._lock:
             owed, self._owed = self._owed, 0
         while True:
-            piece = buffer[start : start + self._bandwidth.piece]
-            end = offset + start + len(piece)
-            count = owed + max(end - max(offset + start, self._ahead), 0)
+            piece = ByteRange(start, min(start + self._bandwidth.piece, whole.end))
+            count = owed + max(piece.end - max(start, self._ahead), 0)
             owed = 0
             if count and not self._bandwidth.take(count, lambda: self._interrupted):
-                span = ByteRange(offset, offset + length)
-                raise InterruptedReadError(f"{self.path}: {span} not read: the streamer is closing")
-            origin = self._source.read_into(offset + start, piece)
-            start += len(piece)
-            if start >= length:
-                return origin
+                raise InterruptedReadError(f"{self.path}: {whole} not read: the streamer is closing")
+            yield piece
+            start = piece.end
+            if start == whole.end:
+                return
 
     def interrupt(self) -> None:
         """Make reads raise `InterruptedReadError`, those that wait in line at once. From any thread."""

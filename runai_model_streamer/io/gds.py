@@ -23,6 +23,7 @@ from typing import Any, Final
 from runai_model_streamer import errors
 from runai_model_streamer.config import GdsMode
 from runai_model_streamer.io import filesystems
+from runai_model_streamer.io.bandwidth import PacedSource
 from runai_model_streamer.io.pagecache import PageCache
 from runai_model_streamer.io.posix import FileSource
 from runai_model_streamer.io.ranges import ByteRange
@@ -45,16 +46,18 @@ class GdsFile:
     Args:
         source: the file, open. Its descriptor and size are used: the two are one file even if the path is replaced
             meanwhile. It must stay open until this is closed.
+        paced: the same, behind a cap on bandwidth, which then holds for these reads too.
 
     Raises:
         MissingDependencyError: kvikio is not installed.
         ReadError: kvikio cannot open the file.
     """
 
-    def __init__(self, source: FileSource) -> None:
+    def __init__(self, source: FileSource, paced: PacedSource | None = None) -> None:
         self.path = source.path
         self.size = source.size
         self._source = source
+        self._paced = paced
         self._file: Any = None
         if not _installed("kvikio"):
             raise errors.MissingDependencyError(f"{self.path}: GPUDirect reads need kvikio: {_INSTALL}")
@@ -80,9 +83,15 @@ class GdsFile:
         Raises:
             TruncatedError: the file ends first.
             SourceChangedError: the file was written to since it was opened.
+            InterruptedReadError: the load ended while this waited in the line of a capped bandwidth.
             ReadError: kvikio or cuFile failed; what they said is in the message.
         """
-        span = ByteRange(offset, offset + length)
+        pieces = [ByteRange(offset, offset + length)] if self._paced is None else self._paced.paid(offset, length)
+        for piece in pieces:
+            self._read(piece, pointer + piece.start - offset)
+
+    def _read(self, span: ByteRange, pointer: int) -> None:
+        offset, length = span.start, span.size
         if self._file is None:
             raise errors.ReadError(f"{self.path}: {span}: the file is closed")
         landed, failure = 0, None
@@ -134,15 +143,18 @@ def open_gds(source: Source, mode: GdsMode, *, shared: bool = False) -> GdsFile 
     """
     if mode is GdsMode.NEVER:
         return None
+    paced = source if isinstance(source, PacedSource) else None
+    if paced is not None:
+        source = paced.source
     if not isinstance(source, FileSource):
         reason: str | None = "it is an object, and GPUDirect reads local files only"
     else:
-        reason = _no_driver() or _no_mount(source)
+        reason = no_driver() or _no_mount(source)
         if reason is None:
             if mode is GdsMode.AUTO:
                 reason = _no_gain(source, shared)
             if reason is None:
-                return GdsFile(source)
+                return GdsFile(source, paced)
     if mode is GdsMode.ALWAYS:
         raise errors.GdsUnavailableError(
             f"{source.path}: RUNAI_STREAMER_GDS=1, but GPUDirect Storage cannot be used: {reason}. "
@@ -152,7 +164,7 @@ def open_gds(source: Source, mode: GdsMode, *, shared: bool = False) -> GdsFile 
     return None
 
 
-def _no_driver() -> str | None:
+def no_driver() -> str | None:
     """Why no file of this machine can be read by GPUDirect; None if it may."""
     if not _installed("kvikio"):
         return f"kvikio is not installed: {_INSTALL}"

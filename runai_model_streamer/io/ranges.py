@@ -1,6 +1,6 @@
 """Byte ranges: half-open, frozen, and the pure arithmetic on them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 PAGE: Final = 4096
@@ -49,20 +49,3 @@ def split(span: ByteRange, chunk: int) -> Iterator[ByteRange]:
             start = cut
     if start < span.end:
         yield ByteRange(start, span.end)
-
-
-def coalesce(spans: Iterable[ByteRange], gap: int) -> list[ByteRange]:
-    """Join ranges, given in ascending order, that are at most `gap` bytes apart.
-
-    The bytes of a bridged gap are read and thrown away, so `gap` is what one more read costs, in bytes.
-    Overlapping ranges are joined too; empty ones vanish.
-    """
-    joined: list[ByteRange] = []
-    for span in spans:
-        if span.start >= span.end:
-            continue
-        if joined and span.start - joined[-1].end <= gap:
-            joined[-1] = ByteRange(joined[-1].start, max(joined[-1].end, span.end))
-        else:
-            joined.append(ByteRange(*span))
-    return joined

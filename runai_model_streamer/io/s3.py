@@ -294,7 +294,7 @@ def _split_url(path: str) -> tuple[str, str]:
     scheme, separator, rest = path.partition("://")
     bucket, _, key = rest.partition("/")
     if scheme.lower() != "s3" or not separator or not bucket or not key:
-        raise ArgumentError(f"{path!r} does not name an object: write s3://bucket/key")
+        raise ArgumentError(f"{path!r} does not name an object: write s3://bucket/key; list_safetensors finds them")
     if key.endswith("/"):
-        raise IsDirectoryError(f"{path}: a prefix of keys, not an object: name one file, or list them")
+        raise IsDirectoryError(f"{path}: a prefix of keys, not an object: name one file; list_safetensors finds them")
     return bucket, key

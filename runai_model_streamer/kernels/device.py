@@ -3,9 +3,8 @@
 They read single bytes, so that the source may lie anywhere: a GPU faults on a wider load that is not aligned. Memory
 is many times faster than the bus that brings the bytes, so that this costs no time that would be seen.
 
-What calls them has made the device's primary context current in its thread (`cuda.core.Device.set_current`, torch),
-and keeps the memory until what was queued has run. Compiled for the device at hand at the first call, or read from
-disk.
+What calls them has made the device's primary context current in its thread (`cuCtxPushCurrent`, torch), and keeps the
+memory until what was queued has run.
 """
 
 import functools
@@ -36,50 +35,25 @@ def cast(source: str, target: str) -> Callable[[int, int, int, int], None]:
     Its arguments: the address of the first byte of each on the device, the number of elements, the stream's handle. The
     target's address is a multiple of its element's size, the source's is any.
 
+    Compiled in some seconds when it is asked for, or read from disk, and loaded onto the device that is current.
+
     Args:
         source: a key of `bits.ITEM_SIZES`.
         target: one of `bits.TARGETS`, and not `source`.
     """
-    return functools.partial(_queue_cast, source, target)
-
-
-def gather(source: int, target: int, outer: int, stride: int, inner: int, stream: int) -> None:
-    """Queue: put `outer` rows of `inner` bytes, whose starts are `stride` bytes apart, one behind the other.
-
-    Args:
-        source: address on the device of the first row's first byte.
-        target: of `outer * inner` bytes.
-        outer: number of rows.
-        stride: may be smaller than `inner`: rows may share bytes.
-        inner: bytes of a row.
-        stream: the stream's handle.
-
-    Raises:
-        ValueError: a size is negative.
-    """
-    if min(outer, stride, inner) < 0:
-        raise ValueError(f"{outer} rows of {inner} bytes, {stride} bytes apart: none of these may be negative")
-    if not outer * inner:
-        return
-    rows = _Memory(source, "|u1", (outer - 1) * stride + inner)
-    made = _Memory(target, "|u1", outer * inner)
     with _compiling:
-        kernel = _compiled_gather(cuda.get_current_device().compute_capability)
-    kernel[BLOCKS, THREADS, cuda.external_stream(stream)](_array(rows), _array(made), outer, stride, inner)
+        kernel = _compiled_cast(source, target, cuda.get_current_device().compute_capability)
+    return functools.partial(_queue_cast, kernel, bits.ITEM_SIZES[source], bits.ITEM_SIZES[target])
 
 
-def _queue_cast(source_dtype: str, target_dtype: str, source: int, target: int, count: int, stream: int) -> None:
-    wide = bits.ITEM_SIZES[target_dtype]
+def _queue_cast(kernel: Any, width: int, wide: int, source: int, target: int, count: int, stream: int) -> None:
     if count < 0:
         raise ValueError(f"{count} elements: cannot be negative")
     if target % wide:
         raise ValueError(f"the target's address {target:#x} is not a multiple of the {wide} bytes of an element")
     if not count:
         return
-    elements = _Memory(source, "|u1", count * bits.ITEM_SIZES[source_dtype])
-    made = _Memory(target, f"<u{wide}", count)
-    with _compiling:
-        kernel = _compiled_cast(source_dtype, target_dtype, cuda.get_current_device().compute_capability)
+    elements, made = _Memory(source, "|u1", count * width), _Memory(target, f"<u{wide}", count)
     kernel[BLOCKS, THREADS, cuda.external_stream(stream)](_array(elements), _array(made))
 
 
@@ -116,13 +90,6 @@ def cast_template(source: str, target: str) -> tuple[Any, Any]:
     return kernel, types.void(types.uint8[::1], _TYPES[wide][::1])
 
 
-def gather_template() -> tuple[Any, Any]:
-    """The kernel as a function that numba-cuda takes, and its signature."""
-    size = types.int64
-    signature = types.void(types.uint8[::1], types.uint8[::1], size, size, size)
-    return specialise(_gather, "gather", (numba_cuda.__version__,)), signature
-
-
 def _inlined(convert: bits.Convert) -> Any:
     # Into numba's own form of the kernel: a call would be compiled for the device at hand, also where there is none.
     return cuda.jit(device=True, inline="always")(convert)
@@ -131,12 +98,6 @@ def _inlined(convert: bits.Convert) -> Any:
 @functools.cache
 def _compiled_cast(source: str, target: str, capability: tuple[int, int]) -> Any:  # noqa: ARG001 - of the cache's key
     kernel, signature = cast_template(source, target)
-    return compile_kernel(functools.partial(_jit, signature), kernel)
-
-
-@functools.cache
-def _compiled_gather(capability: tuple[int, int]) -> Any:  # noqa: ARG001 - of the cache's key
-    kernel, signature = gather_template()
     return compile_kernel(functools.partial(_jit, signature), kernel)
 
 
@@ -156,9 +117,3 @@ def _cast(source: Any, target: Any) -> None:
         for k in range(WIDTH):
             x = np.uint32(x | np.uint32(np.uint32(source[i * WIDTH + k]) << np.uint32(8 * k)))
         target[i] = TO(narrow(widen(x)))
-
-
-def _gather(source: Any, target: Any, outer: int, stride: int, inner: int) -> None:
-    for i in range(cuda.grid(1), target.size, cuda.gridsize(1)):
-        row = 0 if outer == 1 else i // inner
-        target[i] = source[row * stride + i - row * inner]

@@ -48,32 +48,6 @@ def cast(source: str, target: str) -> Callable[[Bytes, Bytes], None]:
     return functools.partial(_cast_checked, kernel, bits.ITEM_SIZES[source], bits.ITEM_SIZES[target])
 
 
-def gather(source: Bytes, target: Bytes, outer: int, stride: int, inner: int) -> None:
-    """Put `outer` rows of `inner` bytes, whose starts are `stride` bytes apart, one behind the other.
-
-    Args:
-        source: from the first row's first byte to the last one's last, or more.
-        target: `outer * inner` bytes.
-        outer: number of rows.
-        stride: may be smaller than `inner`: rows may share bytes.
-        inner: bytes of a row.
-
-    Raises:
-        ValueError: a size is negative, or an array is too small.
-    """
-    if min(outer, stride, inner) < 0:
-        raise ValueError(f"{outer} rows of {inner} bytes, {stride} bytes apart: none of these may be negative")
-    if len(target) != outer * inner:
-        raise ValueError(f"{outer} rows of {inner} bytes do not fill {len(target)} bytes")
-    if not len(target):
-        return
-    if (outer - 1) * stride + inner > len(source):
-        raise ValueError(f"{outer} rows of {inner} bytes, {stride} bytes apart, are more than {len(source)} bytes")
-    with _compiling:
-        kernel = compiled_gather()
-    kernel(source, target, outer, stride, inner)
-
-
 def _cast_checked(kernel: Callable[[Bytes, Bytes], None], width: int, wide: int, source: Bytes, target: Bytes) -> None:
     count, rest = divmod(len(source), width)
     if rest or count * wide != len(target):
@@ -97,14 +71,6 @@ def compiled_cast(source: str, target: str, half: bool) -> Any:
         narrow=numba.njit(_narrow_half if half and target == "F16" else narrow),
     )
     return compile_kernel(functools.partial(_njit, types.void(_SOURCE, _TARGET)), kernel)
-
-
-@functools.cache
-def compiled_gather() -> Any:
-    """Numba's function, of two arrays of bytes and three sizes."""
-    size = types.int64
-    signature = types.void(_SOURCE, _TARGET, size, size, size)
-    return compile_kernel(functools.partial(_njit, signature), specialise(_gather, "gather", _made_for()))
 
 
 def _njit(signature: Any, cache: bool) -> Any:
@@ -132,12 +98,6 @@ def _cast(source: Any, target: Any) -> None:
     elements, results = source.view(FROM), target.view(TO)
     for i in range(results.size):
         results[i] = TO(narrow(widen(np.uint32(elements[i]))))
-
-
-def _gather(source: Any, target: Any, outer: int, stride: int, inner: int) -> None:
-    for row in range(outer):
-        for i in range(inner):
-            target[row * inner + i] = source[row * stride + i]
 
 
 def _widen_half(x: Any) -> Any:

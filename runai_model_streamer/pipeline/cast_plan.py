@@ -90,9 +90,14 @@ def target_name(dtype: object) -> str:
     return name
 
 
+def is_cast(tensor: TensorInfo, target: str) -> bool:
+    """Whether the tensor's dtype is one that is cast, and not `target` already."""
+    return tensor.dtype != target and tensor.dtype in ITEM_SIZES
+
+
 def held(tensor: TensorInfo, target: str) -> TensorInfo:
     """The tensor with the dtype and the size that it has in memory; its place there is still open (`start` is 0)."""
-    if tensor.dtype == target or tensor.dtype not in ITEM_SIZES:
+    if not is_cast(tensor, target):
         return tensor._replace(start=0, end=tensor.nbytes)
     size = tensor.nbytes // ITEM_SIZES[tensor.dtype] * ITEM_SIZES[target]
     return tensor._replace(dtype=target, start=0, end=size)

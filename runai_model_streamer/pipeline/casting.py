@@ -18,6 +18,7 @@ from runai_model_streamer.kernels.bits import ITEM_SIZES
 from runai_model_streamer.pipeline.cast_plan import CastLayout, CastPlan, Run, cast_layout
 from runai_model_streamer.pipeline.landing import HostLanding, Reading, timed_read
 from runai_model_streamer.pipeline.lifecycle import Lifecycle
+from runai_model_streamer.pipeline.nvtx import nvtx_range
 from runai_model_streamer.pipeline.plan import Group, PlannedFile, Step, group_target
 from runai_model_streamer.pipeline.pool import Lease, SlabPool
 from runai_model_streamer.pipeline.scratch import ScratchPool
@@ -85,7 +86,9 @@ class CastingLanding:
         layout = cast_layout(group, self._plan.target)
         if layout is None:
             return CastLease(group, self._plain.lease(group), None, [])
-        return CastLease(group, self._pool.lease(layout.output), layout, [run.start for run in layout.runs])
+        with nvtx_range("wait for memory"):
+            slab = self._pool.lease(layout.output)
+        return CastLease(group, slab, layout, [run.start for run in layout.runs])
 
     def read(self, lease: CastLease, step: Step, source: Source) -> Reading:
         """Piece by piece into scratch memory, and from there into the slab."""
@@ -109,12 +112,13 @@ class CastingLanding:
         assert lease.layout is not None
         runs, end = lease.layout.runs, position + len(data)
         index = max(bisect_right(lease.starts, position) - 1, 0)
-        while index < len(runs) and runs[index].start < end:
-            run = runs[index]
-            first, last = max(run.start, position), min(run.end, end)
-            if first < last:
-                self._place_run(lease, run, first, data[first - position : last - position], slab)
-            index += 1
+        with nvtx_range("cast"):
+            while index < len(runs) and runs[index].start < end:
+                run = runs[index]
+                first, last = max(run.start, position), min(run.end, end)
+                if first < last:
+                    self._place_run(lease, run, first, data[first - position : last - position], slab)
+                index += 1
 
     def _place_run(self, lease: CastLease, run: Run, first: int, data: Bytes, slab: Bytes) -> None:
         if run.source == run.target:
@@ -190,7 +194,9 @@ def cast_destination(plan: CastPlan, files: Sequence[PlannedFile], readers: int)
     def landing(lifecycle: Lifecycle) -> CastingLanding:
         return CastingLanding(SlabPool(plan.slab_limit, lifecycle, in_flight), plan, lifecycle)
 
-    return Destination(torch.device("cpu"), group_target(plan.group_limit), landing, plan.group_limit)
+    return Destination(
+        torch.device("cpu"), group_target(plan.group_limit), landing, plan.group_limit, plan.scratch_count
+    )
 
 
 def _kernels(plan: CastPlan) -> dict[str, Callable[[Bytes, Bytes], None]]:

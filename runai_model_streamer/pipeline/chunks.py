@@ -15,9 +15,10 @@ from runai_model_streamer.io.paths import as_path
 from runai_model_streamer.io.ranges import ByteRange
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.safetensors import TensorInfo
-from runai_model_streamer.io.source import SourceKind
+from runai_model_streamer.io.source import Source, SourceKind
 from runai_model_streamer.pipeline.opening import open_each
 from runai_model_streamer.pipeline.prepare import Start, opening, start_load
+from runai_model_streamer.pipeline.sharing import Sharing
 from runai_model_streamer.pipeline.stream import Load
 from runai_model_streamer.pipeline.tally import Tally
 
@@ -81,6 +82,7 @@ def prepare_chunks(
     credentials: S3Credentials | None,
     device: torch.device,
     limit_name: str,
+    sharing: Sharing | None = None,
     tally: Tally | None = None,
 ) -> Load:
     """Open all files, hold the ranges against their sizes, and start to read.
@@ -91,10 +93,13 @@ def prepare_chunks(
     Raises:
         StreamerError: what `FileStreamer.stream_files` says; nothing is left open.
     """
-    with opening(config, credentials) as (storage, close_with):
-        opened = open_each(
-            storage, [each.path for each in chunks], config.concurrency_for(SourceKind.OBJECT), lambda _: None
-        )
+    with opening(config, credentials, sharing) as (storage, close_with):
+        files, requests = [each.path for each in chunks], config.concurrency_for(SourceKind.OBJECT)
+        if sharing is None:
+            opened = open_each(storage, files, requests, _nothing)
+        else:
+            asked = {"ranges": [f"{each.offsets} {each.sizes}" for each in chunks], "device": [device.type]}
+            opened = sharing.open_each(storage, files, requests, _nothing, asked)
         close_with.extend(source for source, _ in opened)
         paths, sources = [], []
         runs: list[list[TensorInfo]] = []
@@ -107,7 +112,12 @@ def prepare_chunks(
                 paths.append(each.path)
                 sources.append(source)
                 runs.append(run)
-        return start_load(Start(storage, paths, sources, runs, limit_name=limit_name, tally=tally), config, device)
+        start = Start(storage, paths, sources, runs, limit_name=limit_name, sharing=sharing, tally=tally)
+        return start_load(start, config, device)
+
+
+def _nothing(_: Source) -> None:
+    """Of a file of raw bytes nothing has to be known."""
 
 
 def _tensors(chunks: FileChunks, size: int) -> list[TensorInfo]:

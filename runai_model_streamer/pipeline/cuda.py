@@ -28,10 +28,15 @@ Memory is not recorded on C: 2 and 3 have put C's work first wherever it is free
 what the caller drops until C has come to the end of all that is queued there by then, the read-ahead.
 
 4. *A slot is filled after its copy.* See `cuda_slots`.
+5. *What is cast from outlives the casts.* Tensors that are cast land in scratch memory, one piece for a group,
+   allocated with the group's own (1 holds for both). C casts them into their own behind all copies of the group, and
+   after its reads by GPUDirect have come back, before it records the group's event (2). The lease has the scratch
+   memory until the group's first tensor is taken: it is dropped behind the wait for that event, as if it were a tensor
+   that the caller drops at once, so that 3 holds for it.
 
 The limit bounds slots; tensors on the device are bounded by the groups that the caller has not taken yet
 (`GROUPS_AHEAD`), since an engine's own parameters fill the card. They are leased in plan order, so the group that the
-caller waits for always comes first.
+caller waits for always comes first. That bounds scratch memory too (a tensor that is larger makes a larger group).
 """
 
 import contextlib
@@ -47,8 +52,10 @@ import torch
 from runai_model_streamer.errors import CudaError, StateError
 from runai_model_streamer.io.safetensors import TensorInfo
 from runai_model_streamer.io.source import Origin, Source
+from runai_model_streamer.pipeline.cast_plan import held
+from runai_model_streamer.pipeline.cuda_cast import DeviceCast
 from runai_model_streamer.pipeline.cuda_driver import CudaDriver
-from runai_model_streamer.pipeline.cuda_image import Image, Piece, sizes_of, tensors_of
+from runai_model_streamer.pipeline.cuda_image import Image, Piece, needs_of, tensors_of
 from runai_model_streamer.pipeline.cuda_memory import DeviceMemory
 from runai_model_streamer.pipeline.cuda_slots import Slot, SlotRing, Staging
 from runai_model_streamer.pipeline.cuda_stream import CopyStream
@@ -100,6 +107,7 @@ class CudaLanding:
         staging: the slots.
         lifecycle: of the load.
         files: those that GPUDirect reads, by their index in the plan.
+        cast: what casts tensors as they land; None to leave them as they are.
 
     Raises:
         CudaError: from here and from most methods: a call failed, or a copy did.
@@ -114,11 +122,14 @@ class CudaLanding:
         staging: Staging,
         lifecycle: Lifecycle,
         files: Mapping[int, DeviceFile] | None = None,
+        cast: DeviceCast | None = None,
     ) -> None:
         self._driver = driver
         self._memory = memory
         self._lifecycle = lifecycle
         self._files = files or {}
+        self._cast = cast
+        self._target = None if cast is None else cast.target
         self._ring = SlotRing(driver, staging, lifecycle)
         self._slot_bytes = staging.size
         self._pid = os.getpid()
@@ -144,7 +155,7 @@ class CudaLanding:
         with nvtx_range("wait for the caller"):
             self._lifecycle.wait_for(lambda: self._leased - self._taken < GROUPS_AHEAD)
         # Outside the driver's context, which torch would leave for another device's.
-        image = Image(group, self._memory.allocate(sizes_of(group)))
+        image = Image(group, self._memory.allocate(needs_of(group, self._target).sizes), self._target)
         with self._stream.queue() as stream:
             event = self._stream.event()
             self._driver.record(event, self._memory.stream)
@@ -163,8 +174,7 @@ class CudaLanding:
         with nvtx_range("wait for a slot"):
             slot = self._ring.acquire()
         try:
-            with nvtx_range("read"):
-                reading = timed_read(source, step.offset, slot.memory[: step.length])
+            reading = timed_read(source, step.offset, slot.memory[: step.length])
         except BaseException:
             self._ring.give_back(slot)
             raise
@@ -207,8 +217,10 @@ class CudaLanding:
         self._ring.copying(slot)
 
     def ready(self, lease: CudaLease) -> None:
-        """All copies have been queued: the event for the group comes behind them."""
+        """All copies have been queued: the casts and then the event for the group come behind them."""
         with self._stream.queue() as stream:
+            if self._cast is not None:
+                self._cast.queue(lease.image.casts, stream)
             self._driver.record(lease.event, stream)
 
     def take(self, group: Group, lease: CudaLease | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
@@ -220,7 +232,8 @@ class CudaLanding:
 
     def _tensors(self, group: Group, lease: CudaLease | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
         waiting: set[int] = set()
-        for info in tensors_of(group):
+        for planned in tensors_of(group):
+            info = planned if self._target is None else held(planned, self._target)
             if lease is None or not info.nbytes:
                 yield [(info.name, empty_tensor(info, self._memory.device))]
             else:
@@ -239,9 +252,11 @@ class CudaLanding:
             except Stopped:
                 raise StateError("the load was closed while its tensors were being read") from None
             waiting.add(stream)
-        memory = lease.image.pop()
+        memory, scratch = lease.image.pop(), lease.image.pop_scratch()
         if stream != self._memory.stream:
             self._memory.record(memory)
+            if scratch is not None:
+                self._memory.record(scratch)
         return tensor_of(info, memory)
 
     def await_group(self, index: int) -> None:

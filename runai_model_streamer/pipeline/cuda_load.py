@@ -1,7 +1,7 @@
 """What a load onto a GPU is put together from: reads cut to the slots, files for GPUDirect, and the landing's parts."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from runai_model_streamer.io.gds import open_gds
 from runai_model_streamer.io.ranges import PAGE
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.pipeline.cuda import CudaLanding, DeviceFile
+from runai_model_streamer.pipeline.cuda_cast import DeviceCast, device_cast
 from runai_model_streamer.pipeline.cuda_driver import CudaDriver, driver_api
 from runai_model_streamer.pipeline.cuda_memory import TorchMemory
 from runai_model_streamer.pipeline.cuda_slots import Staging, staging_for
@@ -39,6 +40,8 @@ def cuda_load(
     concurrency: int,
     *,
     shared: bool,
+    target: str | None = None,
+    to_cast: Collection[str] = (),
 ) -> CudaLoad | None:
     """Plan the load of `files`, which `sources` hold, onto a CUDA device.
 
@@ -46,9 +49,11 @@ def cuda_load(
         device: with its index.
         concurrency: reads in flight at once.
         shared: other processes of this node load the same files.
+        target: the format's name of the dtype to cast to; None to leave tensors as they are.
+        to_cast: the dtypes in the files that are cast to it.
 
     Returns:
-        None where the packages for it are missing, which is said in the log.
+        None where the packages for it, or what casts on the device, are missing, which is said in the log.
 
     Raises:
         RunaiStreamerMemoryLimitException: the limit leaves no room to stage anything in.
@@ -57,6 +62,16 @@ def cuda_load(
     api = _api(device, config.gds)
     if api is None:
         return None
+    cast = None
+    if target is not None and to_cast:
+        cast = _device_cast(device, api, target, to_cast)
+        if cast is None and config.gds is GdsMode.ALWAYS:
+            raise GdsUnavailableError(
+                f"RUNAI_STREAMER_GDS=1: no GPUDirect onto {device}: tensors are to be cast, which numba-cuda cannot do "
+                "there (see the log); leave out dtype=, or set RUNAI_STREAMER_GDS=auto"
+            )
+        if cast is None:
+            return None
     limit = None if config.memory_limit == UNLIMITED else config.memory_limit
     staging = staging_for(limit, max((file.chunk for file in files), default=PAGE), concurrency)
     direct: dict[int, DeviceFile] = {}
@@ -74,7 +89,8 @@ def cuda_load(
     # Two groups are ahead of the caller: each is to have work for all readers.
     group_bytes = max(GROUP_BYTES, concurrency * staging.size)
     cut = [file._replace(chunk=min(file.chunk, staging.size)) for file in files]
-    return CudaLoad(cut, Destination(device, group_bytes, partial(_landing, device, api, staging, direct)))
+    landing = partial(_landing, device, api, staging, direct, cast)
+    return CudaLoad(cut, Destination(device, group_bytes, landing, stages=staging.slots))
 
 
 def _api(device: torch.device, gds: GdsMode) -> Any:
@@ -90,8 +106,21 @@ def _api(device: torch.device, gds: GdsMode) -> Any:
         return None
 
 
+def _device_cast(device: torch.device, api: Any, target: str, to_cast: Collection[str]) -> DeviceCast | None:
+    driver = CudaDriver(device.index, api)
+    try:
+        return device_cast(driver, target, to_cast)
+    finally:
+        driver.close()
+
+
 def _landing(
-    device: torch.device, api: Any, staging: Staging, direct: Mapping[int, DeviceFile], lifecycle: Lifecycle
+    device: torch.device,
+    api: Any,
+    staging: Staging,
+    direct: Mapping[int, DeviceFile],
+    cast: DeviceCast | None,
+    lifecycle: Lifecycle,
 ) -> CudaLanding:
     try:
         memory = TorchMemory(device)
@@ -99,7 +128,7 @@ def _landing(
     except BaseException:
         _close(direct)
         raise
-    return CudaLanding(driver, memory, staging, lifecycle, direct)
+    return CudaLanding(driver, memory, staging, lifecycle, direct, cast)
 
 
 def _close(files: Mapping[int, DeviceFile]) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 
 from runai_model_streamer.io.source import Origin, Source
+from runai_model_streamer.pipeline.nvtx import nvtx_range
 from runai_model_streamer.pipeline.plan import Group, Step
 from runai_model_streamer.pipeline.pool import Lease, SlabPool
 from runai_model_streamer.pipeline.tensors import make_tensors
@@ -91,7 +92,8 @@ class Landing(Protocol[LeaseT]):
 
 def timed_read(source: Source, offset: int, buffer: memoryview) -> Reading:
     """Fill the buffer from the source; see `Source.read_into`."""
-    return timed_call(partial(source.read_into, offset, buffer))
+    with nvtx_range("read"):
+        return timed_call(partial(source.read_into, offset, buffer))
 
 
 def timed_call(read: Callable[[], Origin]) -> Reading:
@@ -116,7 +118,8 @@ class HostLanding:
 
     def lease(self, group: Group) -> Lease:
         """A slab."""
-        lease = self._pool.lease(group)
+        with nvtx_range("wait for memory"):
+            lease = self._pool.lease(group)
         lease.hide_from_children(True)
         return lease
 

@@ -3,27 +3,28 @@
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
 
 import torch
 
-from runai_model_streamer.config import UNLIMITED, StreamerConfig
+from runai_model_streamer.config import GdsMode, StreamerConfig
 from runai_model_streamer.errors import (
     ArgumentError,
     ArgumentTypeError,
-    RunaiStreamerMemoryLimitException,
-    UnsupportedError,
+    GdsUnavailableError,
 )
 from runai_model_streamer.io.checksums import VerifiedSource
 from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.s3_credentials import S3Credentials
-from runai_model_streamer.io.safetensors import TensorInfo
+from runai_model_streamer.io.safetensors import TensorInfo, read_header
 from runai_model_streamer.io.source import Source, SourceKind
 from runai_model_streamer.pipeline.assembly import assembled
 from runai_model_streamer.pipeline.cast_plan import held, plan_cast, scratch_size, sources_of, target_name
+from runai_model_streamer.pipeline.limit import LIMIT, MemoryLimit
 from runai_model_streamer.pipeline.opening import Opened, open_files
-from runai_model_streamer.pipeline.plan import PlannedFile, largest_tensor
+from runai_model_streamer.pipeline.plan import Grouping, PlannedFile, plan_groups
 from runai_model_streamer.pipeline.selection import Select, Selected, select_parts
 from runai_model_streamer.pipeline.sharing import Sharing
 from runai_model_streamer.pipeline.stream import Load
@@ -33,9 +34,6 @@ from runai_model_streamer.pipeline.tensors import check_dtypes
 _log = logging.getLogger(__name__)
 
 HOST: Final = torch.device("cpu")
-
-
-LIMIT: Final = "RUNAI_STREAMER_MEMORY_LIMIT"
 
 
 class PreparedLoad(NamedTuple):
@@ -64,20 +62,21 @@ def prepare_load(
 ) -> PreparedLoad:
     """Open all files, validate their headers and the request, and start to read.
 
-    Tensors reach a CUDA device on the way; for any other, where CUDA's packages are missing, when they are cast, and
-    with `sharing`, they are in host memory (`Load.device` says which), for the caller to move. With `sharing` they are
-    not cast.
+    Tensors reach a CUDA device on the way; for any other, and where CUDA's packages are missing (to cast, numba-cuda is
+    one of them), they are in host memory (`Load.device` says which), for the caller to move.
 
     Raises:
         StreamerError: what `SafetensorsStreamer.stream_files` says; nothing is left open.
     """
     names = _checked_names(tensor_names)
     target = None if dtype is None else target_name(dtype)
-    if select is not None and sharing is not None:
-        raise UnsupportedError("select= is for ranks that read their own parts: leave out is_distributed=True")
     with opening(config, credentials, sharing) as (storage, close_with):
-        open_all = open_files if sharing is None else sharing.open_files
-        opened = open_all(storage, paths, config.concurrency_for(SourceKind.OBJECT))
+        requests = config.concurrency_for(SourceKind.OBJECT)
+        if sharing is None:
+            opened = open_files(storage, paths, requests)
+        else:
+            asked = {"tensor_names": sorted(names or ()), "device": [device.type], "dtype": [str(target)]}
+            opened = sharing.open_each(storage, paths, requests, read_header, asked)
         sources = [source for source, _ in opened]
         close_with.extend(sources)
         wanted = [list(header.tensors) for _, header in opened] if names is None else _named(paths, opened, names)
@@ -149,10 +148,12 @@ def start_load(start: Start, config: StreamerConfig, device: torch.device, targe
     ]
     kinds = {file.kind for file in files}
     concurrency = max((config.concurrency_for(kind) for kind in kinds), default=1)
+    allowed = MemoryLimit(config.memory_limit, name)
+    waits = False  # for other ranks
     if sharing is not None:
-        limit = _limit(paths, files, config, name, 0, processes=sharing.ranks_of_node)
-        divided = sharing.divide(files, sources, limit, concurrency)
-        return Load(storage, divided.sources, divided.files, divided.limit, divided.concurrency, tally=tally)
+        terms = sharing.agree_on_terms(files, concurrency)
+        files, concurrency, waits = list(terms.files), terms.concurrency, not terms.alone
+        allowed = allowed._replace(processes=sharing.ranks_of_node, least=terms.least_limit)
     to_cast = frozenset() if target is None else sources_of(files, target)
     finish = None
     made = 0  # bytes of the largest tensor that is made of what has landed, beside that
@@ -160,26 +161,39 @@ def start_load(start: Start, config: StreamerConfig, device: torch.device, targe
         finish = partial(assembled, parts=parts, tally=tally)
         made = max((part.info if target is None else held(part.info, target)).nbytes for part in parts if part.rows)
     destination = limit = None
-    if device.type == "cuda" and not to_cast:
+    if device.type == "cuda":
         from runai_model_streamer.pipeline.cuda_load import cuda_load
 
-        onto_gpu = cuda_load(device, sources, files, config, concurrency, shared=_is_shared(config))
+        own = replace(config, memory_limit=allowed.part, gds=_gds(config, waits=waits))
+        shared = _is_shared(config)
+        onto_gpu = cuda_load(device, sources, files, own, concurrency, shared=shared, target=target, to_cast=to_cast)
         if onto_gpu is not None:
             files, destination = onto_gpu
-    if target is not None and to_cast:
+    if destination is None and target is not None and to_cast:
         from runai_model_streamer.pipeline.casting import cast_destination
 
         becoming = [file._replace(tensors=[held(tensor, target) for tensor in file.tensors]) for file in files]
-        limit = _less(_limit(paths, becoming, config, name, made, scratch_size(files)), made)
+        limit = allowed.bytes_for(paths, becoming, made, scratch_size(files))
         plan = plan_cast(files, target, to_cast, limit, concurrency)
         destination = cast_destination(plan, files, concurrency)
     elif destination is None:
-        limit = _less(_limit(paths, files, config, name, made), made)
+        limit = allowed.bytes_for(paths, files, made)
+    if sharing is not None:
+        kind = Grouping(limit) if destination is None else destination.grouping
+        sources = sharing.divide(files, tuple(plan_groups(files, kind.limit, kind.target)), sources, kind)
+        if waits and kind.readers is not None:
+            # A reader that waits for another rank holds what one whom that rank waits for may need.
+            concurrency = min(concurrency, kind.readers)
     return Load(storage, sources, files, limit, concurrency, destination, finish, tally)
 
 
-def _less(limit: int | None, made: int) -> int | None:
-    return None if limit is None else limit - made
+def _gds(config: StreamerConfig, *, waits: bool) -> GdsMode:
+    if waits and config.gds is GdsMode.ALWAYS:
+        raise GdsUnavailableError(
+            "RUNAI_STREAMER_GDS=1, but ranks that share a load send each other what they read, from host memory: "
+            "leave out is_distributed=True, or set RUNAI_STREAMER_GDS=auto"
+        )
+    return GdsMode.NEVER if waits else config.gds
 
 
 def _is_shared(config: StreamerConfig) -> bool:
@@ -240,48 +254,6 @@ def _size(tensors: Iterable[TensorInfo]) -> int:
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:10])
     return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
-
-
-def _limit(
-    paths: Sequence[str],
-    files: Sequence[PlannedFile],
-    config: StreamerConfig,
-    name: str,
-    made: int,
-    scratch: int = 0,
-    processes: int = 1,
-) -> int | None:
-    """Bytes that this process may hold at once: its part of the limit, when `processes` of the node share a load.
-
-    Args:
-        paths: for messages.
-        files: with what is read, of the sizes that it has in memory.
-        config: with the limit.
-        name: what the limit is called.
-        made: bytes of the largest tensor that is made of what has been read.
-        scratch: bytes needed to cast.
-        processes: of this node that share the limit.
-    """
-    if config.memory_limit == UNLIMITED:
-        return None
-    limit = config.memory_limit // processes
-    largest = largest_tensor(files)
-    if largest is None:
-        return limit
-    index, tensor = largest
-    needed = tensor.nbytes + made + scratch
-    if config.memory_limit == 0:
-        return needed
-    if limit < needed:
-        size = f"{tensor.nbytes} bytes" + (f" as {tensor.dtype}, and {scratch} are needed to cast" if scratch else "")
-        size += f" to be read at once, and the largest part that is cut from such bytes {made}" if made else ""
-        divided = f" for {processes} processes of this node" if processes > 1 else ""
-        raise RunaiStreamerMemoryLimitException(
-            f"{paths[index]}: tensor {tensor.name!r} has {size}, more than "
-            f"{name}={config.memory_limit}{divided}; set it to {needed * processes} or more, "
-            "or to 0 for as much as the largest tensor needs"
-        )
-    return limit
 
 
 def in_process_group() -> bool:

@@ -1,23 +1,29 @@
 """What a load asks of other processes that read parts of it."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.source import Source
-from runai_model_streamer.pipeline.opening import Opened
-from runai_model_streamer.pipeline.plan import PlannedFile
+from runai_model_streamer.pipeline.plan import Group, PlannedFile
+
+_T = TypeVar("_T")
 
 
-class Divided(NamedTuple):
-    """What a load that is shared reads, and how."""
+class Terms(NamedTuple):
+    """How a load reads when it is shared."""
 
     files: Sequence[PlannedFile]
-    sources: Sequence[Source]
-    limit: int
+    """With reads that can be dealt out evenly."""
     concurrency: int
+    """Reads in flight at once, those that wait for another rank among them."""
+    least_limit: int | None
+    """Bytes of host memory that a rank may hold without a memory limit, if twice its largest tensor is less; None: any
+    number."""
+    alone: bool
+    """No other rank reads the same: there is nothing to wait for."""
 
 
 class Sharing(Protocol):
@@ -32,12 +38,30 @@ class Sharing(Protocol):
         """What files are opened from."""
         ...
 
-    def open_files(self, storage: Storage, paths: Sequence[str], concurrency: int) -> list[Opened]:
-        """See `pipeline.opening.open_files`."""
+    def open_each(
+        self,
+        storage: Storage,
+        paths: Sequence[str],
+        concurrency: int,
+        look: Callable[[Source], _T],
+        asked: Mapping[str, Collection[str]],
+    ) -> list[tuple[Source, _T]]:
+        """See `pipeline.opening.open_each`; `asked`: what else all processes have to ask for alike, by its name."""
+        ...
+
+    def agree_on_terms(self, files: Sequence[PlannedFile], concurrency: int) -> Terms:
+        """Find the processes that read the same, and how to read with them."""
         ...
 
     def divide(
-        self, files: Sequence[PlannedFile], sources: Sequence[Source], limit: int | None, concurrency: int
-    ) -> Divided:
-        """What this process is to read of the load, and what to receive."""
+        self, files: Sequence[PlannedFile], groups: Sequence[Group], sources: Sequence[Source], landing: object
+    ) -> Sequence[Source]:
+        """Sources of which this process reads its part, and receives the rest.
+
+        Args:
+            files: of the terms, or with smaller reads.
+            groups: of `plan_groups(files)`.
+            sources: one for each file.
+            landing: what else decides how the bytes are taken; the same everywhere.
+        """
         ...

@@ -13,16 +13,16 @@ from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.pipeline.landing import HostLanding, Landing
 from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
-from runai_model_streamer.pipeline.plan import Group, PlannedFile, plan_groups
+from runai_model_streamer.pipeline.plan import Group, Grouping, PlannedFile, plan_groups
 from runai_model_streamer.pipeline.pool import SlabPool
 from runai_model_streamer.pipeline.readers import Feed, start_readers
 from runai_model_streamer.pipeline.tally import Tally
+from runai_model_streamer.pipeline.tensors import map_code
 
 _log = logging.getLogger(__name__)
 
 JOIN_SECONDS: Final = 0.5
 """Most seconds that closing waits for readers. One that hangs in the kernel longer keeps its memory and ends alone."""
-
 
 Tensors: TypeAlias = Generator[tuple[str, torch.Tensor]]
 """Names and tensors, once."""
@@ -41,6 +41,13 @@ class Destination(NamedTuple):
     """Makes the landing, once, in the thread that starts the load; which closes it."""
     group_limit: int | None = None
     """Most bytes of the files in a group, unless one tensor is larger."""
+    stages: int | None = None
+    """Reads that it has room to stage at once, where it stages them; None for any number."""
+
+    @property
+    def grouping(self) -> Grouping:
+        """How it wants its groups."""
+        return Grouping(self.group_limit, self.group_bytes, self.stages)
 
 
 class Load:
@@ -102,6 +109,7 @@ class Load:
         """Bytes of all that lands."""
         steps = sum(group.steps for group in self._groups)
         self.tally.plan(self._groups)
+        map_code()
         try:
             self._threads = start_readers(min(concurrency, steps), self._feed, sources, self._lifecycle)
         except BaseException:

@@ -51,9 +51,10 @@ class Tally:
 
     Args:
         trace: where events are noted, too; None: nowhere.
+        started: `time.perf_counter()` when the load began; None: now.
     """
 
-    def __init__(self, trace: Trace | None = None) -> None:
+    def __init__(self, trace: Trace | None = None, started: float | None = None) -> None:
         self.trace = trace
         self.clock = WaitClock()
         self.readers: list[ReaderTally] = []
@@ -89,7 +90,7 @@ class Tally:
         self._events: Events | None = None
         if trace is not None:
             self._events = trace.thread(threading.current_thread().name, self._thread)
-        self._mark = self.started = time.perf_counter()
+        self._mark = self.started = time.perf_counter() if started is None else started
 
     def reader(self) -> ReaderTally:
         """One for a reader."""

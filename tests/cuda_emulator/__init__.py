@@ -53,6 +53,7 @@ Counted = Literal[
     "streams",
     "events",
     "pools",
+    "libraries",
     "contexts",
     "operations",
 ]
@@ -76,7 +77,7 @@ def build(folder: Path, name: str = LIBRARY) -> Path:
     if compiler is None:
         raise NoCompilerError("the emulated CUDA driver needs a C compiler: neither gcc nor cc is on the PATH")
     command = [compiler, *_FLAGS, f"-Wl,-soname,{name}", "-o", str(folder / name)]
-    command += [str(path) for path in sorted(SOURCES.glob("*.c"))] + ["-lpthread"]
+    command += [str(path) for path in sorted(SOURCES.glob("*.c"))] + ["-lm", "-lpthread"]
     folder.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -116,6 +117,8 @@ class Emulator:
         library.emulator_set_device_memory.argtypes = [ctypes.c_size_t]
         library.emulator_fail.argtypes = [ctypes.c_char_p, ctypes.c_long, ctypes.c_int, ctypes.c_int]
         library.emulator_host_access.argtypes = [ctypes.c_uint64, ctypes.c_size_t, ctypes.c_int]
+        formats, place = [ctypes.c_char_p] * 2, ctypes.c_uint64
+        library.emulator_launch_cast.argtypes = [*formats, place, place, ctypes.c_size_t, place]
 
     @classmethod
     def attach(cls) -> Self:
@@ -146,7 +149,7 @@ class Emulator:
         self._check(self.library.emulator_fail(call.encode(), nth, code, 0), call)
 
     def fail_when_run(self, call: str, nth: int = 1, code: int = 700) -> None:
-        """The nth copy or fill of this call's fails as it runs: the call succeeds, and later ones return the code."""
+        """The nth copy, fill or cast of this call's fails as it runs: the call succeeds, later ones return the code."""
         self._check(self.library.emulator_fail(call.encode(), nth, code, 1), call)
 
     def misuses(self) -> list[Misuse]:
@@ -187,6 +190,12 @@ class Emulator:
     def host_access(self, address: int, size: int, *, writes: bool) -> None:
         """Tells that the CPU is about to touch these bytes: a misuse, if an operation that it would race is pending."""
         self.library.emulator_host_access(address, size, int(writes))
+
+    def launch_cast(self, formats: tuple[str, str], source: int, target: int, count: int, stream: int) -> int:
+        """What the launch of our kernel does that casts numbers from the first format to the second: its result."""
+        source_format, target_format = (name.encode() for name in formats)
+        result: int = self.library.emulator_launch_cast(source_format, target_format, source, target, count, stream)
+        return result
 
     def reset(self) -> None:
         """Forgets misuses, calls, planned failures, a lost device, ignored kinds and peaks; nothing else."""

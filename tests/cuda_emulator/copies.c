@@ -31,6 +31,8 @@ static enum place place_of(struct range range, bool must_be_known) {
     return allocation->kind == MEMORY_DEVICE ? PLACE_DEVICE : PLACE_PINNED;
 }
 
+bool is_on_device(struct range range) { return place_of(range, true) == PLACE_DEVICE; }
+
 static unsigned char *staged_copy(struct range source) {
     unsigned char *staged = malloc(source.size);
     if (!staged) abort();

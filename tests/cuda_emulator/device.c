@@ -1,4 +1,4 @@
-/* The one emulated device: what it says of itself. It names a compute capability, and runs no kernels. */
+/* The one emulated device: what it says of itself. It names a compute capability, for which kernels are compiled; see kernels.c. */
 #include <stdio.h>
 #include <string.h>
 

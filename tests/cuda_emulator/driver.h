@@ -14,12 +14,16 @@ typedef struct context *CUcontext;
 typedef struct stream *CUstream;
 typedef struct event *CUevent;
 typedef struct pool *CUmemoryPool;
+typedef struct library *CUlibrary;
+typedef struct kernel *CUkernel;
 typedef void (*CUhostFn)(void *);
 typedef void (*CUstreamCallback)(CUstream, CUresult, void *);
 typedef struct { char bytes[16]; } CUuuid;
 typedef struct { int type; int id; } CUmemLocation;
 typedef struct { int allocation_type; int handle_types; CUmemLocation location; void *security; size_t max_size; } CUmemPoolProps;
 typedef struct { CUmemLocation location; int flags; } CUmemAccessDesc;
+
+typedef struct { unsigned grid[3], block[3], shared_bytes; CUstream stream; void *attributes; unsigned attribute_count; } CUlaunchConfig;
 
 #define CU_STREAM_LEGACY ((CUstream)(uintptr_t)1)
 #define CU_STREAM_PER_THREAD ((CUstream)(uintptr_t)2)
@@ -171,6 +175,14 @@ EXPORT CUresult cuEventQuery(CUevent event);
 EXPORT CUresult cuEventSynchronize(CUevent event);
 EXPORT CUresult cuEventElapsedTime(float *milliseconds, CUevent start, CUevent end);
 EXPORT CUresult cuEventElapsedTime_v2(float *milliseconds, CUevent start, CUevent end);
+
+/* kernels.c */
+EXPORT CUresult cuLibraryLoadData(CUlibrary *library, const void *image, void *options, void **values, unsigned count,
+                                  void *library_options, void **library_values, unsigned library_count);
+EXPORT CUresult cuLibraryUnload(CUlibrary library);
+EXPORT CUresult cuLibraryGetKernel(CUkernel *kernel, CUlibrary library, const char *name);
+EXPORT CUresult cuKernelGetAttribute(int *value, int attribute, CUkernel kernel, CUdevice device);
+EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUkernel kernel, void **parameters, void **extra);
 
 /* symbols.c */
 EXPORT CUresult cuGetProcAddress(const char *name, void **function, int version, uint64_t flags);

@@ -45,7 +45,12 @@ struct allocation {
 };
 
 enum operation_kind { OPERATION_COPY, OPERATION_FILL, OPERATION_RECORD, OPERATION_WAIT, OPERATION_HOST_CALL,
-                      OPERATION_ALLOCATE, OPERATION_FREE };
+                      OPERATION_ALLOCATE, OPERATION_FREE, OPERATION_CAST };
+
+/* Of numbers, from one format into another. */
+struct cast {
+    const struct format *from, *to;
+};
 
 /* One entry of a stream's queue. `sequence` is its place among all operations ever enqueued, on every stream. */
 struct operation {
@@ -65,6 +70,7 @@ struct operation {
     CUstreamCallback callback;
     void *argument;
     struct allocation *allocation;
+    struct cast cast;
     struct operation *next;
 };
 
@@ -173,6 +179,13 @@ void reset_peaks(void);
 long pools_live(void);
 long streams_live(void);
 long events_live(void);
+
+/* kernels.c */
+void execute_cast(struct cast cast, struct range from, struct range to);
+long libraries_live(void);
+
+/* copies.c: whether all of it is memory of the device's; reports it if not */
+bool is_on_device(struct range range);
 
 /* copies.c and fills.c: whole calls, without the lock */
 enum sides { SIDES_ANY, SIDES_TO_DEVICE, SIDES_FROM_DEVICE, SIDES_ON_DEVICE };

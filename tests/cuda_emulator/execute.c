@@ -69,7 +69,8 @@ static void execute_host_call(struct stream *stream, const struct operation *ope
 /* On a lost device nothing is moved any more: the queues drain, memory is given back, callbacks hear of the error. */
 void execute(struct stream *stream, struct operation *operation) {
     CUresult code;
-    bool moves_bytes = operation->kind == OPERATION_COPY || operation->kind == OPERATION_FILL;
+    bool moves_bytes = operation->kind == OPERATION_COPY || operation->kind == OPERATION_FILL ||
+                       operation->kind == OPERATION_CAST;
     if (moves_bytes && sticky_error() == CUDA_SUCCESS && operation_fails(operation->call, &code)) lose_device(code);
     CUresult error = sticky_error();
     switch (operation->kind) {
@@ -78,6 +79,10 @@ void execute(struct stream *stream, struct operation *operation) {
         break;
     case OPERATION_FILL:
         if (error == CUDA_SUCCESS) execute_fill(operation);
+        break;
+    case OPERATION_CAST:
+        if (error == CUDA_SUCCESS && check_memory(operation, operation->reads) && check_memory(operation, operation->writes))
+            execute_cast(operation->cast, operation->reads, operation->writes);
         break;
     case OPERATION_RECORD:
         operation->event->ran_sequence = operation->sequence;

@@ -1,5 +1,6 @@
 """The real CUDA libraries on the emulated driver, and the decorator that gives a test a process of its own."""
 
+import re
 import subprocess
 import sys
 import types
@@ -237,6 +238,13 @@ def test_an_emulated_test_passes_fails_skips_and_ends_like_any_other(tmp_path: P
     }, done.stdout
     for expected in ("the number is wrong", "invalid-free", "for a reason", "cuda.unheard_of", "in test_spins"):
         assert expected in done.stdout
+
+
+def test_what_needs_packages_of_the_gpu_says_so_with_needs() -> None:
+    """`make test-cuda` runs the files that import it."""
+    other = re.compile(r'(importorskip|find_spec)\(\s*"(cuda|cupy|kvikio|numba_cuda|numba\.cuda|nvtx)\b')
+    files = [path for path in (ROOT / "tests").rglob("test_*.py") if path.parent != ROOT / "tests" / "gpu"]
+    assert [str(path) for path in files if other.search(path.read_text())] == []
 
 
 def test_a_process_without_the_emulator_is_told_so() -> None:

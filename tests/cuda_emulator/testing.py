@@ -18,16 +18,15 @@ import functools
 import importlib.util
 import inspect
 import os
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from tests.cuda_emulator import MODES, Emulator, Mode, NoCompilerError, build, environment
+from tests.cuda_emulator.starter import Starter, at_start
 
 _INSIDE: Final = "CUDA_EMULATOR_TEST"
 """Set in the test's own process."""
@@ -90,35 +89,37 @@ def _run_in_process(request: pytest.FixtureRequest, seconds: float) -> None:
     folders: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
     folder = folders.mktemp("emulated")
     report, log = folder / "report.xml", folder / "output.txt"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
-    command.append(f"--rootdir={request.config.rootpath}")
+    arguments = ["-q", "-p", "no:cacheprovider", f"--junitxml={report}", f"--rootdir={request.config.rootpath}"]
     if request.config.inipath is not None:
-        command += ["-c", str(request.config.inipath)]
+        arguments += ["-c", str(request.config.inipath)]
     # Where the threads stand is worth more than that it took too long.
-    command += ["-o", f"faulthandler_timeout={seconds * 0.8}", f"--basetemp={folder / 'tmp'}"]
+    arguments += ["-o", f"faulthandler_timeout={seconds * 0.8}", f"--basetemp={folder / 'tmp'}"]
     # Not the whole node id: of a file outside the root it has no path.
-    command.append(f"{request.path}::{request.node.nodeid.partition('::')[2]}")
+    arguments.append(f"{request.path}::{request.node.nodeid.partition('::')[2]}")
     variables = environment(_emulator_folder(folders)) | {_INSIDE: "1"}
-    with log.open("wb") as output:
-        try:
-            done = subprocess.run(
-                command,
-                cwd=request.config.rootpath,
-                env=variables,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=seconds,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            pytest.fail(f"still running after {seconds} s on the emulated driver:\n{_tail(log)}", pytrace=False)
-    if done.returncode:
-        pytest.fail(f"on the emulated driver (exit status {done.returncode}):\n{_tail(log)}", pytrace=False)
+    status = _starter(request.config, variables).run_pytest(arguments, variables, log, seconds)
+    if status is None:
+        pytest.fail(f"still running after {seconds} s on the emulated driver:\n{_tail(log)}", pytrace=False)
+    if status:
+        pytest.fail(f"on the emulated driver (exit status {status}):\n{_tail(log)}", pytrace=False)
     cases = ElementTree.parse(report).findall(".//testcase")
     assert len(cases) == 1, f"{request.node.nodeid} named {len(cases)} tests"
     skipped = cases[0].find("skipped")
     if skipped is not None:
         pytest.skip(skipped.get("message", ""))
+
+
+_STARTERS: Final = pytest.StashKey[dict[frozenset[tuple[str, str]], Starter]]()
+
+
+def _starter(config: pytest.Config, variables: Mapping[str, str]) -> Starter:
+    """The one for these variables; it ends with the session."""
+    starters = config.stash.setdefault(_STARTERS, {})
+    kind = frozenset(at_start(variables).items())
+    if kind not in starters:
+        starters[kind] = Starter(variables, config.rootpath)
+        config.add_cleanup(starters[kind].close)
+    return starters[kind]
 
 
 def _tail(log: Path, characters: int = 20_000) -> str:

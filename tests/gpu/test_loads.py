@@ -172,8 +172,13 @@ def test_gpudirect_loads_the_same_bytes(
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_cast_kernels_give_what_torch_gives(
-    streamer: SafetensorsStreamer, tmp_path: Path, device: torch.device, dtype: torch.dtype
+    streamer: SafetensorsStreamer,
+    tmp_path: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     every_16_bits = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16)
     originals = {
         "bf16": every_16_bits.clone().view(torch.bfloat16),
@@ -186,6 +191,7 @@ def test_the_cast_kernels_give_what_torch_gives(
     safetensors.torch.save_file(originals, path)
     streamer.stream_files([str(path)], device=str(device), dtype=dtype)
     loaded = dict(streamer.get_tensors())
+    assert "cast on the host" not in caplog.text
     assert loaded["i32"].dtype == torch.int32
     for name, original in originals.items():
         expected = original.to(dtype) if original.is_floating_point() else original

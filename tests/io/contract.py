@@ -68,6 +68,11 @@ def read(source: Source, span: ByteRange, shift: int = 0) -> bytes:
     return bytes(buffer)
 
 
+def read_at(source: Source, offset: int, length: int) -> bytes:
+    """The same, of a range that is not in `DATA`."""
+    return read(source, ByteRange(offset, offset + length))
+
+
 def data(span: ByteRange) -> bytes:
     """What `read` must return."""
     return DATA[span.start : span.end]

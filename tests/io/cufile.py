@@ -4,8 +4,8 @@
     @emulated()
     def test_a_thing(emulator: Emulator, emulated_cufile: EmulatedCufile) -> None: ...
 
-with `from tests.io.cufile import emulated_cufile  # noqa: F401`. The fixture prepares the environment of the process
-that `emulated` starts; the C file's settings are read at each call, so that a test makes them by `monkeypatch.setenv`.
+The fixture, which all tests of this folder have, prepares the environment of the process that `emulated` starts; the C
+file's settings are read at each call, so that a test makes them by `monkeypatch.setenv`.
 """
 
 import ctypes
@@ -34,16 +34,21 @@ class EmulatedCufile:
         return int(ctypes.CDLL(LIBRARY).cufile_registered())
 
 
-@pytest.fixture
-def emulated_cufile(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> EmulatedCufile:
-    """Preloaded in processes that are started from now on, with kvikio told to use it."""
+@pytest.fixture(scope="session")
+def _cufile_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("the emulated cuFile needs a C compiler: neither gcc nor cc is on the PATH")
     library = tmp_path_factory.mktemp("cufile") / LIBRARY
     command = [compiler, "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
     subprocess.run([*command, f"-Wl,-soname,{LIBRARY}", "-o", str(library), str(SOURCE), "-ldl"], check=True)
-    monkeypatch.setenv("LD_PRELOAD", str(library))
+    return library
+
+
+@pytest.fixture
+def emulated_cufile(_cufile_library: Path, monkeypatch: pytest.MonkeyPatch) -> EmulatedCufile:
+    """Preloaded in processes that are started from now on, with kvikio told to use it."""
+    monkeypatch.setenv("LD_PRELOAD", str(_cufile_library))
     # AUTO looks for /run/udev, which containers lack. OFF is safe with this cuFile only.
     monkeypatch.setenv("KVIKIO_COMPAT_MODE", "OFF")
     return EmulatedCufile()

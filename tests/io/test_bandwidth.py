@@ -10,7 +10,7 @@ from runai_model_streamer.errors import InterruptedReadError, TruncatedError
 from runai_model_streamer.io.bandwidth import BURST, Bandwidth, PacedSource
 from runai_model_streamer.io.ranges import PAGE
 from runai_model_streamer.io.source import Source, SourceKind
-from tests.io.contract import DATA, SourceContract
+from tests.io.contract import DATA, SourceContract, read_at
 from tests.sources import MemorySource
 
 MIB = 1 << 20
@@ -105,12 +105,6 @@ def paced(rate: int, ahead: int = 0, kind: SourceKind = SourceKind.FILE) -> tupl
     return PacedSource(inner, line, ahead), inner, line
 
 
-def read(source: Source, offset: int, length: int) -> bytes:
-    buffer = bytearray(length)
-    source.read_into(offset, memoryview(buffer))
-    return bytes(buffer)
-
-
 def record_payments(line: Bandwidth, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Bytes of each `take` that follows, which lets them through."""
     paid: list[int] = []
@@ -140,23 +134,23 @@ class TestReads:
     def test_a_read_is_taken_in_pieces(self) -> None:
         source, inner, line = paced(10**12)
         line.piece = 300_000
-        assert read(source, 5, 690_000) == DATA[5:690_005]
+        assert read_at(source, 5, 690_000) == DATA[5:690_005]
         assert inner.reads == [(5, 300_000), (300_005, 300_000), (600_005, 90_000)]
 
     def test_every_byte_is_paid_for_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         source, _, line = paced(10**12, ahead=1000)
         paid = record_payments(line, monkeypatch)
-        read(source, 0, 8)
-        read(source, 8, 992)
-        read(source, 500, 1000)
-        read(source, 1500, len(DATA) - 1500)
+        read_at(source, 0, 8)
+        read_at(source, 8, 992)
+        read_at(source, 500, 1000)
+        read_at(source, 1500, len(DATA) - 1500)
         assert paid[:2] == [1000, 500], "what the opening brought is paid for by the first read"
         assert sum(paid) == len(DATA)
 
     def test_what_is_short_of_the_opening_is_all_that_is_paid(self, monkeypatch: pytest.MonkeyPatch) -> None:
         source, _, line = paced(10**12, ahead=1 << 30)
         paid = record_payments(line, monkeypatch)
-        read(source, 0, len(DATA))
+        read_at(source, 0, len(DATA))
         assert paid == [len(DATA)]
 
     def test_a_read_that_waits_in_line_ends_when_it_is_interrupted(self) -> None:
@@ -166,7 +160,7 @@ class TestReads:
 
         def wait() -> None:
             try:
-                read(source, 0, 10)
+                read_at(source, 0, 10)
             except InterruptedReadError as error:
                 errors.append(error)
 
@@ -182,13 +176,13 @@ class TestReads:
         other = PacedSource(MemorySource(PATH, DATA), line)
         source.interrupt()
         with pytest.raises(InterruptedReadError):
-            read(source, 0, 10)
-        assert read(other, 0, 10) == DATA[:10]
+            read_at(source, 0, 10)
+        assert read_at(other, 0, 10) == DATA[:10]
 
     def test_errors_of_the_inner_source_come_through(self) -> None:
         source, _, _ = paced(1 << 40)
         with pytest.raises(TruncatedError, match=PATH):
-            read(source, 0, len(DATA) + 1)
+            read_at(source, 0, len(DATA) + 1)
 
     def test_closing_closes_the_inner_source(self) -> None:
         source, inner, _ = paced(1 << 40)

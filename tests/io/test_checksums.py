@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from runai_model_streamer.errors import ChecksumError, InterruptedReadError, MissingDependencyError
 from runai_model_streamer.io.checksums import ALGORITHMS, Checksum, VerifiedSource, make_digest
 from runai_model_streamer.io.source import Source, SourceKind
-from tests.io.contract import DATA, SIZE, SourceContract
+from tests.io.contract import DATA, SIZE, SourceContract, read_at
 from tests.sources import MemorySource
 
 PATH = "s3://models/model.safetensors"
@@ -132,12 +132,6 @@ def verified(algorithm: str, data: bytes = DATA) -> tuple[VerifiedSource, Memory
     return VerifiedSource(inner, Checksum(algorithm, whole(algorithm, DATA))), inner
 
 
-def read(source: Source, offset: int, length: int) -> bytes:
-    buffer = bytearray(length)
-    source.read_into(offset, memoryview(buffer))
-    return bytes(buffer)
-
-
 def damaged(position: int) -> bytes:
     data = bytearray(DATA)
     data[position] ^= 1
@@ -147,17 +141,17 @@ def damaged(position: int) -> bytes:
 @every_algorithm
 def test_what_matches_is_read(algorithm: str) -> None:
     source, _ = verified(algorithm)
-    assert read(source, 0, 8) + read(source, 8, 1000) + read(source, 1008, SIZE - 1008) == DATA
+    assert read_at(source, 0, 8) + read_at(source, 8, 1000) + read_at(source, 1008, SIZE - 1008) == DATA
 
 
 @every_algorithm
 @pytest.mark.parametrize("position", [0, 7, 8, 100_000, SIZE - 1])
 def test_one_bit_that_differs_is_refused_by_the_last_read(algorithm: str, position: int) -> None:
     source, _ = verified(algorithm, damaged(position))
-    read(source, 0, 8)
-    read(source, 8, 1000)
+    read_at(source, 0, 8)
+    read_at(source, 8, 1000)
     with pytest.raises(ChecksumError) as caught:
-        read(source, 1008, SIZE - 1008)
+        read_at(source, 1008, SIZE - 1008)
     message = str(caught.value)
     assert message.startswith(f"{PATH}: its {SIZE} bytes do not have the checksum")
     assert f"{algorithm} is {whole(algorithm, damaged(position)).hex()}" in message
@@ -167,30 +161,30 @@ def test_one_bit_that_differs_is_refused_by_the_last_read(algorithm: str, positi
 
 def test_the_read_that_brings_the_last_missing_byte_fails_wherever_it_is() -> None:
     source, _ = verified("CRC32C", damaged(SIZE - 1))
-    read(source, 1000, SIZE - 1000)
+    read_at(source, 1000, SIZE - 1000)
     with pytest.raises(ChecksumError):
-        read(source, 0, 1000)
+        read_at(source, 0, 1000)
 
 
 def test_what_is_not_read_whole_is_not_refused() -> None:
     source, _ = verified("CRC32C", damaged(5))
-    assert read(source, 0, SIZE - 1) == damaged(5)[:-1]
+    assert read_at(source, 0, SIZE - 1) == damaged(5)[:-1]
 
 
 @every_algorithm
 def test_after_forgoing_anything_is_read_in_any_order(algorithm: str) -> None:
     source, _ = verified(algorithm, damaged(5))
     source.forgo()
-    assert read(source, 1000, SIZE - 1000) + read(source, 0, 1000) == damaged(5)[1000:] + damaged(5)[:1000]
+    assert read_at(source, 1000, SIZE - 1000) + read_at(source, 0, 1000) == damaged(5)[1000:] + damaged(5)[:1000]
 
 
 def test_an_interrupt_reaches_the_inner_source_and_who_waits() -> None:
     source, inner = verified("MD5")
     source.interrupt()
     with pytest.raises(InterruptedReadError):
-        read(inner, 0, 8)
+        read_at(inner, 0, 8)
     with pytest.raises(InterruptedReadError):
-        read(source, 8, 8)
+        read_at(source, 8, 8)
 
 
 def test_closing_closes_the_inner_source() -> None:

@@ -16,7 +16,7 @@ from runai_model_streamer.io.gds import GdsFile, open_gds
 from runai_model_streamer.io.posix import FileSource
 from tests.cuda_emulator import Emulator
 from tests.cuda_emulator.testing import emulated, needs
-from tests.io.cufile import EmulatedCufile, emulated_cufile  # noqa: F401 - a fixture
+from tests.io.cufile import EmulatedCufile
 from tests.io.local_files import descriptors, evict, require_evicted, require_local_disk
 
 pytestmark = needs("kvikio", "cuda.bindings")
@@ -107,6 +107,13 @@ def settings() -> list[str]:
     return [str(kvikio.defaults.get(name)) for name in names]
 
 
+def gpudirect(source: FileSource) -> GdsFile:
+    """What reads the file by GPUDirect, which the emulated cuFile says is there."""
+    file = open_gds(source, GdsMode.ALWAYS)
+    assert file is not None
+    return file
+
+
 def assert_reads_every_span(file: GdsFile, path: Path) -> None:
     whole = path.read_bytes()
     for name, (offset, length) in SPANS.items():
@@ -125,18 +132,14 @@ def test_every_kind_of_range_lands_by_kvikios_own_path(emulator: Emulator, sourc
     file.close()
 
 
+@pytest.mark.usefixtures("disk")
 @emulated(modes=("lazy", "eager"))
 def test_every_kind_of_range_lands_by_gpudirect(
-    emulator: Emulator,
-    emulated_cufile: EmulatedCufile,  # noqa: F811
-    source: FileSource,
-    path: Path,
-    disk: None,
+    emulator: Emulator, emulated_cufile: EmulatedCufile, source: FileSource, path: Path
 ) -> None:
     Device.use_in_this_thread()
     before = settings()
-    file = open_gds(source, GdsMode.ALWAYS)
-    assert file is not None
+    file = gpudirect(source)
     assert_reads_every_span(file, path)
     assert emulated_cufile.reads == sum(length > 0 for _, length in SPANS.values())
     assert settings() == before
@@ -253,25 +256,20 @@ def test_who_switched_kvikios_compatibility_mode_on_is_told_so(
         open_gds(source, GdsMode.ALWAYS)
 
 
+@pytest.mark.usefixtures("emulated_cufile")
 @emulated(modes=("lazy",))
 def test_a_missing_kernel_module_is_named(
-    emulator: Emulator,
-    emulated_cufile: EmulatedCufile,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    source: FileSource,
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, source: FileSource
 ) -> None:
     monkeypatch.setenv("CUFILE_NO_DRIVER", "1")
     with pytest.raises(GdsUnavailableError, match="nvidia-fs is not loaded"):
         open_gds(source, GdsMode.ALWAYS)
 
 
+@pytest.mark.usefixtures("emulated_cufile", "disk")
 @emulated(modes=("lazy",))
 def test_a_mount_that_cufile_does_not_take_is_told_in_its_words(
-    emulator: Emulator,
-    emulated_cufile: EmulatedCufile,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    source: FileSource,
-    disk: None,
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, source: FileSource
 ) -> None:
     monkeypatch.setenv("CUFILE_REFUSE", "5008")
     before = descriptors(source.path)
@@ -281,11 +279,9 @@ def test_a_mount_that_cufile_does_not_take_is_told_in_its_words(
     assert descriptors(source.path) == before
 
 
+@pytest.mark.usefixtures("emulated_cufile")
 @emulated(modes=("lazy",))
-def test_a_file_in_memory_is_not_for_gpudirect(
-    emulator: Emulator,
-    emulated_cufile: EmulatedCufile,  # noqa: F811
-) -> None:
+def test_a_file_in_memory_is_not_for_gpudirect(emulator: Emulator) -> None:
     path = Path(f"/dev/shm/gds-{os.getpid()}")
     path.write_bytes(bytes(4096))
     try:
@@ -295,26 +291,19 @@ def test_a_file_in_memory_is_not_for_gpudirect(
         path.unlink()
 
 
+@pytest.mark.usefixtures("emulated_cufile", "disk")
 @emulated(modes=("lazy",))
-def test_auto_uses_gpudirect_for_a_file_on_disk(
-    emulator: Emulator,
-    emulated_cufile: EmulatedCufile,  # noqa: F811
-    source: FileSource,
-    disk: None,
-) -> None:
+def test_auto_uses_gpudirect_for_a_file_on_disk(emulator: Emulator, source: FileSource) -> None:
     require_evicted(source.path)
     file = open_gds(source, GdsMode.AUTO)
     assert file is not None
     file.close()
 
 
+@pytest.mark.usefixtures("emulated_cufile", "disk")
 @emulated(modes=("lazy",))
 def test_auto_leaves_what_is_in_memory_or_shared_to_the_page_cache(
-    emulator: Emulator,
-    emulated_cufile: EmulatedCufile,  # noqa: F811
-    source: FileSource,
-    disk: None,
-    caplog: pytest.LogCaptureFixture,
+    emulator: Emulator, source: FileSource, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="runai_model_streamer")
     assert open_gds(source, GdsMode.AUTO) is None
@@ -328,54 +317,42 @@ def test_auto_leaves_what_is_in_memory_or_shared_to_the_page_cache(
     always.close()
 
 
+@pytest.mark.usefixtures("disk")
 @emulated(modes=("lazy",))
 def test_a_read_that_cufile_cuts_short_goes_on_behind_it(
-    emulator: Emulator,
-    emulated_cufile: EmulatedCufile,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    source: FileSource,
-    path: Path,
-    disk: None,
+    emulator: Emulator, emulated_cufile: EmulatedCufile, monkeypatch: pytest.MonkeyPatch, source: FileSource, path: Path
 ) -> None:
     monkeypatch.setenv("CUFILE_AT_MOST", "700001")
     device = Device(3_000_000)
-    file = open_gds(source, GdsMode.ALWAYS)
-    assert file is not None
+    file = gpudirect(source)
     file.read_into_device(5, device.pointer, 3_000_000)
     assert device.content() == path.read_bytes()[5:3_000_005]
     assert emulated_cufile.reads == 5
     file.close()
 
 
+@pytest.mark.usefixtures("emulated_cufile", "disk")
 @emulated(modes=("lazy",))
 def test_a_failure_of_cufile_is_told_in_its_words(
-    emulator: Emulator,
-    emulated_cufile: EmulatedCufile,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    source: FileSource,
-    disk: None,
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, source: FileSource
 ) -> None:
     monkeypatch.setenv("CUFILE_FAIL", "5012")
     device = Device(4096)
-    file = open_gds(source, GdsMode.ALWAYS)
-    assert file is not None
+    file = gpudirect(source)
     with pytest.raises(ReadError, match=rf"{source.path}: bytes 0-4096: .*invalid device pointer"):
         file.read_into_device(0, device.pointer, 4096)
     file.close()
 
 
+@pytest.mark.usefixtures("emulated_cufile", "disk")
 @emulated(modes=("lazy",))
 def test_a_read_into_memory_that_a_stream_still_works_on_is_reported_by_the_emulator(
-    emulator: Emulator,
-    emulated_cufile: EmulatedCufile,  # noqa: F811
-    source: FileSource,
-    disk: None,
+    emulator: Emulator, source: FileSource
 ) -> None:
     from cuda.bindings import driver
 
     device = Device(4096)
-    file = open_gds(source, GdsMode.ALWAYS)
-    assert file is not None
+    file = gpudirect(source)
     stream = check(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
     check(driver.cuMemsetD8Async(device.pointer, 0, 4096, stream))
     file.read_into_device(0, device.pointer, 4096)
@@ -386,19 +363,13 @@ def test_a_read_into_memory_that_a_stream_still_works_on_is_reported_by_the_emul
     file.close()
 
 
+@pytest.mark.usefixtures("emulated_cufile", "disk")
 @emulated(modes=("lazy",))
 def test_other_threads_run_while_a_read_waits(
-    emulator: Emulator,
-    emulated_cufile: EmulatedCufile,  # noqa: F811
-    source: FileSource,
-    path: Path,
-    disk: None,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    emulator: Emulator, source: FileSource, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = Device(4096)
-    file = open_gds(source, GdsMode.ALWAYS)
-    assert file is not None
+    file = gpudirect(source)
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     monkeypatch.setenv("CUFILE_WAIT_FOR", str(gate))

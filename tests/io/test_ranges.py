@@ -1,10 +1,8 @@
-from itertools import pairwise
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runai_model_streamer.io.ranges import ByteRange, coalesce, round_down, round_up, split, widen
+from runai_model_streamer.io.ranges import ByteRange, round_down, round_up, split, widen
 
 KIB = 1 << 10
 
@@ -95,39 +93,3 @@ def test_pieces_cover_the_range_once_and_none_is_larger_than_a_chunk(span: ByteR
     assert [piece.start for piece in pieces] == [span.start, *(piece.end for piece in pieces)][: len(pieces)]
     assert all(0 < piece.size <= chunk for piece in pieces)
     assert sum(piece.size for piece in pieces) == span.size
-
-
-@pytest.mark.parametrize(
-    ("spans", "gap", "joined"),
-    [
-        ([], 0, []),
-        ([(0, 4)], 0, [(0, 4)]),
-        ([(0, 4), (4, 8)], 0, [(0, 8)]),
-        ([(0, 4), (5, 8)], 0, [(0, 4), (5, 8)]),
-        ([(0, 4), (5, 8)], 1, [(0, 8)]),
-        ([(0, 4), (6, 8)], 1, [(0, 4), (6, 8)]),
-        ([(0, 9), (2, 5), (9, 10)], 0, [(0, 10)]),
-        ([(0, 4), (4, 4), (4, 8)], 0, [(0, 8)]),
-        ([(3, 3), (7, 7)], 100, []),
-        ([(0, 1), (5, 6), (10, 11)], 4, [(0, 11)]),
-    ],
-)
-def test_coalescing_joins_ranges_with_at_most_a_gap_between_them(
-    spans: list[tuple[int, int]], gap: int, joined: list[tuple[int, int]]
-) -> None:
-    assert coalesce([ByteRange(*span) for span in spans], gap) == joined
-
-
-@given(st.lists(ranges(300), max_size=12), st.integers(0, 200))
-def test_coalesced_ranges_hold_every_byte_wanted_and_lie_more_than_a_gap_apart(
-    spans: list[ByteRange], gap: int
-) -> None:
-    spans.sort()
-    joined = coalesce(spans, gap)
-    wanted = {byte for span in spans for byte in range(*span)}
-    held = {byte for span in joined for byte in range(*span)}
-    assert wanted <= held
-    assert all(later.start - earlier.end > gap for earlier, later in pairwise(joined))
-    assert all({span.start, span.end - 1} <= wanted for span in joined)
-    # Each bridged gap costs no more than it may.
-    assert len(held - wanted) <= gap * max(0, len(spans) - 1)

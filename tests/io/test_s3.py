@@ -1,14 +1,11 @@
 """Objects read as they should be: addressing, credentials, ranges, connections."""
 
-import contextlib
 import gc
 import os
 import random
-import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,11 +20,13 @@ from runai_model_streamer.errors import (
     MissingDependencyError,
     TruncatedError,
 )
-from runai_model_streamer.io.s3 import PREFIX_BYTES, S3Source, S3Store
+from runai_model_streamer.io.s3 import PREFIX_BYTES, S3Source
 from runai_model_streamer.io.s3_credentials import S3Credentials
-from runai_model_streamer.io.source import Origin, Source, SourceKind
-from tests.io.transports import s3_config
+from runai_model_streamer.io.source import Origin, SourceKind
+from tests.io.contract import read_at
+from tests.io.transports import KEYS, URL, store_of
 from tests.servers import (
+    Certificate,
     FaultServer,
     Request,
     aws_environment,
@@ -37,41 +36,11 @@ from tests.servers import (
     refuse,
     reset_after,
     reset_at_once,
-    self_signed,
 )
 
-KEYS = S3Credentials("AKIDEXPLICIT", "explicit-secret")
 DATA = random.Random(0).randbytes(3_000_000)
-URL = "s3://bucket/model.safetensors"
 
 pytestmark = pytest.mark.usefixtures("aws_files", "transport")
-
-
-@pytest.fixture
-def server() -> Iterator[FaultServer]:
-    with FaultServer() as server:
-        server.put("bucket", "model.safetensors", DATA)
-        yield server
-
-
-@contextlib.contextmanager
-def store_of(
-    server: FaultServer | None,
-    credentials: S3Credentials | None = KEYS,
-    *,
-    virtual: bool = False,
-    unsigned: bool = False,
-) -> Iterator[S3Store]:
-    endpoint = server.endpoint if server else None
-    config = s3_config(endpoint, virtual, unsigned, max_retries=2, timeout=5.0)
-    with contextlib.closing(S3Store(config, credentials, 16)) as store:
-        yield store
-
-
-def read(source: Source, offset: int, size: int) -> bytes:
-    buffer = bytearray(size)
-    source.read_into(offset, memoryview(buffer))
-    return bytes(buffer)
 
 
 def ranges(server: FaultServer) -> list[str]:
@@ -80,14 +49,6 @@ def ranges(server: FaultServer) -> list[str]:
 
 def access_key(request: Request) -> str:
     return request.headers["Authorization"].partition("Credential=")[2].partition("/")[0]
-
-
-def test_importing_the_module_imports_neither_boto3_nor_botocore() -> None:
-    code = (
-        "import sys, runai_model_streamer.io.s3; print([n for n in sys.modules if n.startswith(('boto', 'urllib3'))])"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
 
 
 def test_without_botocore_the_error_has_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,22 +68,22 @@ class TestRanges:
     def test_reads_within_the_first_bytes_ask_for_nothing_more(self, server: FaultServer) -> None:
         with store_of(server) as store:
             source = store.open(URL)
-            assert read(source, 0, 8) == DATA[:8]
-            assert read(source, 8, 100_000) == DATA[8:100_008]
-            assert read(source, PREFIX_BYTES - 1, 1) == DATA[PREFIX_BYTES - 1 : PREFIX_BYTES]
+            assert read_at(source, 0, 8) == DATA[:8]
+            assert read_at(source, 8, 100_000) == DATA[8:100_008]
+            assert read_at(source, PREFIX_BYTES - 1, 1) == DATA[PREFIX_BYTES - 1 : PREFIX_BYTES]
         assert len(server.requests) == 1
 
     def test_a_read_across_the_end_of_the_first_bytes_asks_only_for_the_rest(self, server: FaultServer) -> None:
         with store_of(server) as store:
             source = store.open(URL)
-            assert read(source, PREFIX_BYTES - 10, 30) == DATA[PREFIX_BYTES - 10 : PREFIX_BYTES + 20]
+            assert read_at(source, PREFIX_BYTES - 10, 30) == DATA[PREFIX_BYTES - 10 : PREFIX_BYTES + 20]
         assert ranges(server)[1:] == [f"bytes={PREFIX_BYTES}-{PREFIX_BYTES + 19}"]
 
     def test_a_read_beyond_the_first_bytes_drops_them(self, server: FaultServer) -> None:
         with store_of(server) as store:
             source = store.open(URL)
-            read(source, 1_000_000, 10)
-            assert read(source, 0, 10) == DATA[:10]
+            read_at(source, 1_000_000, 10)
+            assert read_at(source, 0, 10) == DATA[:10]
         assert ranges(server)[1:] == ["bytes=1000000-1000009", "bytes=0-9"]
 
     def test_a_read_says_that_it_came_from_object_storage(self, server: FaultServer) -> None:
@@ -134,7 +95,7 @@ class TestRanges:
         with store_of(server) as store:
             source = store.open("s3://bucket/small")
             assert source.size == 5
-            assert read(source, 0, 5) == b"small"
+            assert read_at(source, 0, 5) == b"small"
         assert len(server.requests) == 1
 
     @pytest.mark.parametrize("status", [416, 200])
@@ -144,19 +105,19 @@ class TestRanges:
         with store_of(server) as store:
             source = store.open("s3://bucket/empty")
             assert source.size == 0
-            assert read(source, 0, 0) == b""
+            assert read_at(source, 0, 0) == b""
 
     def test_reading_past_the_end_fails_before_anything_is_asked_for(self, server: FaultServer) -> None:
         with store_of(server) as store:
             source = store.open(URL)
             with pytest.raises(TruncatedError, match=r"bytes 2999999-3000001 cannot be read: the object has 3000000"):
-                read(source, len(DATA) - 1, 2)
+                read_at(source, len(DATA) - 1, 2)
         assert len(server.requests) == 1
 
     def test_sixteen_threads_read_the_same_object_byte_for_byte(self, server: FaultServer) -> None:
         chunk = 100_000
         whole = bytearray(len(DATA))
-        with store_of(server) as store, ThreadPoolExecutor(16) as pool:
+        with store_of(server, connections=16) as store, ThreadPoolExecutor(16) as pool:
             source = store.open(URL)
             view = memoryview(whole)
             list(pool.map(lambda at: source.read_into(at, view[at : at + chunk]), range(0, len(DATA), chunk)))
@@ -164,7 +125,7 @@ class TestRanges:
 
     def test_every_later_request_is_for_the_object_that_was_opened(self, server: FaultServer) -> None:
         with store_of(server) as store:
-            read(store.open(URL), 500_000, 10)
+            read_at(store.open(URL), 500_000, 10)
         assert "If-Match" not in server.requests[0].headers
         assert server.requests[1].headers["If-Match"].startswith('"')
 
@@ -172,7 +133,7 @@ class TestRanges:
     def test_an_etag_that_cannot_match_is_not_asked_for(self, server: FaultServer, etag: str | None) -> None:
         server.put("bucket", "model.safetensors", DATA, etag)
         with store_of(server) as store:
-            assert read(store.open(URL), 500_000, 10) == DATA[500_000:500_010]
+            assert read_at(store.open(URL), 500_000, 10) == DATA[500_000:500_010]
         assert "If-Match" not in server.requests[1].headers
 
     def test_no_header_asks_for_checksums_that_other_stores_do_not_know(self, server: FaultServer) -> None:
@@ -186,7 +147,7 @@ class TestConnections:
         with store_of(server) as store:
             source = store.open(URL)
             for offset in range(300_000, 2_300_000, 100_000):
-                assert read(source, offset, 100_000) == DATA[offset : offset + 100_000]
+                assert read_at(source, offset, 100_000) == DATA[offset : offset + 100_000]
         assert (len(server.requests), server.connections) == (21, 1)
 
     def test_a_body_without_a_length_keeps_its_connection_too(self, server: FaultServer) -> None:
@@ -194,27 +155,27 @@ class TestConnections:
         with store_of(server) as store:
             source = store.open(URL)
             for offset in range(300_000, 2_300_000, 500_000):
-                assert read(source, offset, 500_000) == DATA[offset : offset + 500_000]
+                assert read_at(source, offset, 500_000) == DATA[offset : offset + 500_000]
         assert (len(server.requests), server.connections) == (5, 1)
 
     def test_a_server_that_closes_after_each_answer_is_read_all_the_same(self, server: FaultServer) -> None:
         server.choose = lambda request: closing()
         with store_of(server) as store:
             source = store.open(URL)
-            assert read(source, 300_000, 2_000_000) == DATA[300_000:2_300_000]
+            assert read_at(source, 300_000, 2_000_000) == DATA[300_000:2_300_000]
         assert server.connections == 2
 
     def test_threads_have_no_more_connections_than_there_are_threads(self, server: FaultServer) -> None:
         with store_of(server) as store, ThreadPoolExecutor(4) as pool:
             source = store.open(URL)
-            list(pool.map(lambda n: read(source, 300_000 + n, 50_000), range(40)))
+            list(pool.map(lambda n: read_at(source, 300_000 + n, 50_000), range(40)))
         assert server.connections <= 4
 
     def test_sources_of_one_store_share_its_connections(self, server: FaultServer) -> None:
         with store_of(server) as store:
             for _ in range(5):
                 source = store.open(URL)
-                read(source, 1_000_000, 10)
+                read_at(source, 1_000_000, 10)
                 source.close()
         assert server.connections == 1
 
@@ -228,7 +189,7 @@ class TestConnections:
         before = descriptors()
         with store_of(server) as store, ThreadPoolExecutor(4) as pool:
             source = store.open(URL)
-            list(pool.map(lambda n: read(source, 300_000 + n, 50_000), range(8)))
+            list(pool.map(lambda n: read_at(source, 300_000 + n, 50_000), range(8)))
             # Twice as many as the client holds, since the server is in this process.
             assert descriptors() > before
             source.close()
@@ -243,7 +204,7 @@ class TestConnections:
             source.close()
             source.close()
             with pytest.raises(InterruptedReadError):
-                read(source, 0, 10)
+                read_at(source, 0, 10)
             store.close()
             with pytest.raises(InterruptedReadError):
                 store.open(URL)
@@ -288,7 +249,7 @@ class TestPaths:
     def test_a_key_is_taken_as_it_is_written(self, server: FaultServer, key: str) -> None:
         server.put("bucket", key, b"content")
         with store_of(server) as store:
-            assert read(store.open(f"s3://bucket/{key}"), 0, 7) == b"content"
+            assert read_at(store.open(f"s3://bucket/{key}"), 0, 7) == b"content"
 
     @pytest.mark.parametrize("path", ["s3://", "s3:///key", "s3://bucket", "s3://bucket/", "bucket/key", "gs://b/k"])
     def test_a_url_without_a_bucket_or_a_key_is_refused(self, path: str) -> None:
@@ -310,13 +271,12 @@ class TestPaths:
         # Through a proxy, since no name but localhost resolves to this machine.
         monkeypatch.setenv("HTTP_PROXY", server.endpoint)
         server.virtual_host = "store.example.com"
-        config = s3_config("http://store.example.com", virtual_addressing=True)
-        with contextlib.closing(S3Store(config, KEYS, 1)) as store:
-            assert read(store.open(URL), 500_000, 10) == DATA[500_000:500_010]
+        with store_of("http://store.example.com", virtual_addressing=True) as store:
+            assert read_at(store.open(URL), 500_000, 10) == DATA[500_000:500_010]
         assert server.requests[0].target == "http://bucket.store.example.com/model.safetensors"
 
     def test_virtual_addressing_of_a_numeric_host_falls_back_to_paths(self, server: FaultServer) -> None:
-        with store_of(server, virtual=True) as store:
+        with store_of(server, virtual_addressing=True) as store:
             store.open(URL)
         assert server.requests[0].target == "/bucket/model.safetensors"
 
@@ -335,9 +295,8 @@ class TestEndpoints:
         assert len(server.requests) == 1
 
     def test_explicit_credentials_win_over_the_setting(self, server: FaultServer) -> None:
-        config = s3_config("http://127.0.0.1:1", max_retries=0)
         credentials = S3Credentials("AKID", "secret", endpoint=server.endpoint)
-        with contextlib.closing(S3Store(config, credentials, 1)) as store:
+        with store_of("http://127.0.0.1:1", credentials, retries=0) as store:
             store.open(URL)
         assert len(server.requests) == 1
 
@@ -360,17 +319,13 @@ class TestEndpoints:
         assert f"/{region}/s3/aws4_request" in server.requests[0].headers["Authorization"]
 
     def test_a_certificate_of_ones_own_is_trusted_through_aws_ca_bundle(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+        self, monkeypatch: pytest.MonkeyPatch, certificate: Certificate
     ) -> None:
-        try:
-            certificate = self_signed(tmp_path)
-        except FileNotFoundError:
-            pytest.skip("no openssl program to make a certificate with")
         monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate.certificate))
         with FaultServer(certificate) as server, store_of(server) as store:
             server.put("bucket", "model.safetensors", DATA)
             source = store.open(URL)
-            assert read(source, 300_000, 2_000_000) == DATA[300_000:2_300_000]
+            assert read_at(source, 300_000, 2_000_000) == DATA[300_000:2_300_000]
             assert server.connections == 1
 
 
@@ -472,18 +427,16 @@ class TestCredentials:
 def test_an_object_on_motos_server_is_read_in_threads() -> None:
     with moto_server() as moto:
         moto.put("models", "a b/model.safetensors", DATA)
-        config = s3_config(moto.endpoint, virtual_addressing=False, timeout=10.0)
-        with contextlib.closing(S3Store(config, KEYS, 4)) as store, ThreadPoolExecutor(4) as pool:
+        with store_of(moto) as store, ThreadPoolExecutor(4) as pool:
             source = store.open("s3://models/a b/model.safetensors")
-            parts = pool.map(lambda at: read(source, at, 300_000), range(0, len(DATA), 300_000))
+            parts = pool.map(lambda at: read_at(source, at, 300_000), range(0, len(DATA), 300_000))
             assert b"".join(parts) == DATA
 
 
 def test_an_empty_object_on_motos_server_has_no_bytes() -> None:
     with moto_server() as moto:
         moto.put("models", "empty", b"")
-        config = s3_config(moto.endpoint, virtual_addressing=False)
-        with contextlib.closing(S3Store(config, KEYS, 1)) as store:
+        with store_of(moto) as store:
             assert store.open("s3://models/empty").size == 0
 
 

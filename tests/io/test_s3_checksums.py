@@ -19,9 +19,9 @@ from runai_model_streamer.io.checksums import Checksum, make_digest
 from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from tests.io.contract import DATA
+from tests.io.transports import URL
 from tests.servers import Exchange, Fault, FaultServer, MotoServer, Request, moto_server, refuse
 
-URL = "s3://bucket/model.safetensors"
 MD5 = hashlib.md5(DATA, usedforsecurity=False).digest()
 ETAG = f'"{MD5.hex()}"'
 CRC32 = zlib.crc32(DATA).to_bytes(4, "big")
@@ -80,13 +80,6 @@ def flipped(position: int) -> Fault:
         exchange.send(bytes(data))
 
     return fault
-
-
-@pytest.fixture
-def server() -> Iterator[FaultServer]:
-    with FaultServer() as server:
-        server.put("bucket", "model.safetensors", DATA)
-        yield server
 
 
 def storage_of(endpoint: str, *, verify: bool = True) -> Storage:

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +25,9 @@ from runai_model_streamer.errors import (
     StorageUnreachableError,
     StreamerError,
 )
-from runai_model_streamer.io.s3 import S3Store
-from runai_model_streamer.io.s3_credentials import S3Credentials
-from tests.io.transports import s3_config
+from tests.io.transports import TIMEOUT, URL, store_of
 from tests.servers import (
+    Certificate,
     Exchange,
     Fault,
     FaultServer,
@@ -43,58 +42,24 @@ from tests.servers import (
     reset_after,
     reset_at_once,
     right,
-    self_signed,
     shorter,
     stall_after,
     stall_before_headers,
     whole_object,
 )
 
-KEYS = S3Credentials("AKIDEXPLICIT", "explicit-secret")
 DATA = random.Random(1).randbytes(2_000_000)
-URL = "s3://bucket/model.safetensors"
 AT = 500_000
 """Where the tests read: beyond what the opening brings."""
 SIZE = 1_000_000
-TIMEOUT = 30.0
-"""Seconds; far more than any of the tests may take."""
 
-pytestmark = pytest.mark.usefixtures("aws_files", "transport")
-
-
-@pytest.fixture(autouse=True)
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
-    """The bounds, in seconds, between which each wait before another attempt was drawn; none lasts."""
-    drawn: list[tuple[float, float]] = []
-
-    def shortest(low: float, high: float) -> float:
-        drawn.append((low, high))
-        return low
-
-    monkeypatch.setattr(random, "uniform", shortest)
-    return drawn
-
-
-@pytest.fixture
-def server() -> Iterator[FaultServer]:
-    with FaultServer() as server:
-        server.put("bucket", "model.safetensors", DATA)
-        yield server
-
-
-@contextlib.contextmanager
-def store_of(
-    endpoint: str, *, retries: int = 3, timeout: float = TIMEOUT, credentials: S3Credentials | None = KEYS
-) -> Iterator[S3Store]:
-    config = s3_config(endpoint, virtual_addressing=False, max_retries=retries, timeout=timeout)
-    with contextlib.closing(S3Store(config, credentials, 4)) as store:
-        yield store
+pytestmark = pytest.mark.usefixtures("aws_files", "transport", "waits")
 
 
 def read_after(server: FaultServer, *faults: Fault, retries: int = 3, timeout: float = TIMEOUT) -> bytes:
     """Open the object, and read a part of it while the faults happen."""
     buffer = bytearray(SIZE)
-    with store_of(server.endpoint, retries=retries, timeout=timeout) as store:
+    with store_of(server, retries=retries, timeout=timeout) as store:
         source = store.open(URL)
         server.script(*faults)
         source.read_into(AT, memoryview(buffer))
@@ -151,7 +116,7 @@ class TestRecovered:
 
     def test_opening_overcomes_faults_too(self, server: FaultServer) -> None:
         server.script(refuse(503, "SlowDown"), reset_after(1000), cut_short(99))
-        with store_of(server.endpoint) as store:
+        with store_of(server, retries=3) as store:
             source = store.open(URL)
             buffer = bytearray(1000)
             source.read_into(0, memoryview(buffer))
@@ -238,7 +203,7 @@ class TestFailed:
                 return str(error)
             return "read"
 
-        with store_of(server.endpoint, retries=1) as store:
+        with store_of(server, retries=1) as store:
             source = store.open(URL)
             server.choose = lambda request: reset_at_once()
             slab = np.zeros(SIZE, np.uint8)
@@ -268,7 +233,7 @@ class TestChanged:
 
     def test_a_store_without_etags_is_seen_through_by_the_size(self, server: FaultServer) -> None:
         server.put("bucket", "model.safetensors", DATA, etag=None)
-        with store_of(server.endpoint) as store:
+        with store_of(server) as store:
             source = store.open(URL)
             server.put("bucket", "model.safetensors", DATA + b"more", etag=None)
             with pytest.raises(SourceChangedError, match="has 2000004 bytes, and had 2000000 when it was opened"):
@@ -276,7 +241,7 @@ class TestChanged:
 
     def test_an_object_that_shrank_below_the_range_is_refused(self, server: FaultServer) -> None:
         server.put("bucket", "model.safetensors", DATA, etag=None)
-        with store_of(server.endpoint) as store:
+        with store_of(server) as store:
             source = store.open(URL)
             server.put("bucket", "model.safetensors", DATA[:1000], etag=None)
             with pytest.raises(SourceChangedError, match="HTTP 416 InvalidRange"):
@@ -288,7 +253,7 @@ class TestCredentialsAndRegions:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDOLD")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         buffer = bytearray(10)
-        with store_of(server.endpoint, credentials=None, retries=0) as store:
+        with store_of(server, None, retries=0) as store:
             source = store.open(URL)
             monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDNEW")
             server.script(refuse(400, "ExpiredToken"))
@@ -305,7 +270,7 @@ class TestCredentialsAndRegions:
     def test_a_request_to_the_wrong_region_is_made_again_in_the_right_one(self, server: FaultServer) -> None:
         detail = "<Region>eu-west-1</Region>"
         server.script(refuse(400, "AuthorizationHeaderMalformed", detail=detail))
-        with store_of(server.endpoint, retries=0) as store:
+        with store_of(server, retries=0) as store:
             source = store.open(URL)
             source.read_into(AT, memoryview(bytearray(10)))
         regions = [request.headers["Authorization"].split("/")[2] for request in server.requests]
@@ -355,11 +320,7 @@ class TestInterrupted:
         )
         assert seconds < 1
 
-    def test_over_tls_while_the_server_stalls(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        try:
-            certificate = self_signed(tmp_path)
-        except FileNotFoundError:
-            pytest.skip("no openssl program to make a certificate with")
+    def test_over_tls_while_the_server_stalls(self, monkeypatch: pytest.MonkeyPatch, certificate: Certificate) -> None:
         monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate.certificate))
         with FaultServer(certificate) as server:
             server.put("bucket", "model.safetensors", DATA)
@@ -423,7 +384,7 @@ class TestInterrupted:
             except BaseException as error:
                 ended.append(error)
 
-        with store_of(server.endpoint) as store:
+        with store_of(server) as store:
             source = store.open(URL)
             server.choose = lambda request: stall_after(1000)
             threads = [threading.Thread(target=read, daemon=True) for _ in range(8)]
@@ -440,7 +401,7 @@ class TestInterrupted:
 
     def test_one_source_and_not_its_neighbour(self, server: FaultServer) -> None:
         buffer = bytearray(SIZE)
-        with store_of(server.endpoint) as store:
+        with store_of(server) as store:
             first, second = store.open(URL), store.open(URL)
             first.interrupt()
             with pytest.raises(InterruptedReadError):

@@ -1,12 +1,9 @@
 """Prefixes of keys: what is listed, page by page, and what is an error."""
 
-import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from runai_model_streamer.config import S3Config
 from runai_model_streamer.errors import (
     AccessDeniedError,
     ArgumentError,
@@ -16,18 +13,11 @@ from runai_model_streamer.errors import (
     StorageUnreachableError,
 )
 from runai_model_streamer.io.listing import Entry
-from runai_model_streamer.io.s3 import S3Store
-from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.s3_listing import list_objects
-from tests.servers import Exchange, FaultServer, aws_environment, moto_server, refuse, reset_at_once
+from tests.io.transports import store_of
+from tests.servers import Exchange, FaultServer, moto_server, refuse, reset_at_once
 
-KEYS = S3Credentials("AKIDEXPLICIT", "explicit-secret")
-
-
-@pytest.fixture(autouse=True)
-def _isolation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name, value in aws_environment(tmp_path).items():
-        monkeypatch.setenv(name, value)
+pytestmark = pytest.mark.usefixtures("aws_files")
 
 
 @pytest.fixture
@@ -41,8 +31,7 @@ def server() -> Iterator[FaultServer]:
 def entries(
     endpoint: str, path: str, *, recursive: bool = True, wanted: Callable[[str], bool] | None = None, retries: int = 2
 ) -> list[Entry]:
-    config = S3Config(endpoint, virtual_addressing=False, max_retries=retries, timeout=5.0)
-    with contextlib.closing(S3Store(config, KEYS, 1)) as store:
+    with store_of(endpoint, retries=retries) as store:
         return list_objects(store, path, wanted or (lambda _: True), recursive=recursive)
 
 

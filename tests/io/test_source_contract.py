@@ -1,20 +1,19 @@
 """The contract of `Source`, held against every source there is."""
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import pytest
 
-from runai_model_streamer.config import DirectIO, S3Config, S3Transport
+from runai_model_streamer.config import DirectIO, S3Transport
 from runai_model_streamer.io.posix import FileSource
 from runai_model_streamer.io.ranges import PAGE
 from runai_model_streamer.io.s3 import S3Store
-from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.source import Source, SourceKind
 from tests.io import transports
 from tests.io.contract import DATA, SourceContract
-from tests.servers import FaultServer, moto_server
+from tests.servers import FaultServer, MotoServer, moto_server
 from tests.sources import MemorySource
 
 BUCKET = "models"
@@ -75,13 +74,10 @@ class TestMemoryObject(TestMemorySource):
     kind = SourceKind.OBJECT
 
 
-@contextmanager
-def open_store(endpoint: str, transport: S3Transport) -> Iterator[S3Store]:
+def open_store(server: FaultServer | MotoServer, transport: S3Transport) -> AbstractContextManager[S3Store]:
     if why := transports.missing(transport):
         pytest.skip(why)
-    config = S3Config(endpoint=endpoint, virtual_addressing=False, transport=transport)
-    with closing(S3Store(config, S3Credentials("key", "secret"), 16)) as store:
-        yield store
+    return transports.store_of(server, connections=16, transport=transport)
 
 
 # One store for all tests of a server: making a client costs more than the tests.
@@ -90,14 +86,14 @@ each_transport = pytest.fixture(scope="module", params=transports.EACH, ids=lamb
 
 @each_transport
 def store(request: pytest.FixtureRequest) -> Iterator[S3Store]:
-    with FaultServer() as server, open_store(server.endpoint, request.param) as store:
+    with FaultServer() as server, open_store(server, request.param) as store:
         server.put(BUCKET, KEY, DATA)
         yield store
 
 
 @each_transport
 def store_of_moto(request: pytest.FixtureRequest) -> Iterator[S3Store]:
-    with moto_server() as server, open_store(server.endpoint, request.param) as store:
+    with moto_server() as server, open_store(server, request.param) as store:
         server.put(BUCKET, KEY, DATA)
         yield store
 

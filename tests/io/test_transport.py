@@ -1,6 +1,5 @@
 """Which transport is chosen, what it keeps to itself, and how it ends."""
 
-import contextlib
 import gc
 import logging
 import os
@@ -11,7 +10,6 @@ import sys
 import threading
 import traceback
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,33 +22,18 @@ from runai_model_streamer.io.s3 import S3Store
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.transport import SignedRequest, SlowBodyError, Window
 from tests.io import transports
-from tests.io.transports import s3_config
+from tests.io.local_files import in_child
+from tests.io.transports import URL, store_of
 from tests.servers import FaultServer, refuse, reset_after, stall_after
 
 pytestmark = pytest.mark.usefixtures("aws_files")
 
 PLANTED = S3Credentials("AKIDPLANTED", "PLANTED-SECRET-KEY", "PLANTED-SESSION-TOKEN")
 DATA = random.Random(9).randbytes(1_000_000)
-URL = "s3://bucket/model.safetensors"
 
 needs_curl = pytest.mark.skipif(
     bool(transports.missing(S3Transport.CURL)), reason=transports.missing(S3Transport.CURL) or "-"
 )
-
-
-@pytest.fixture
-def server() -> Iterator[FaultServer]:
-    with FaultServer() as server:
-        server.put("bucket", "model.safetensors", DATA)
-        yield server
-
-
-@contextlib.contextmanager
-def store_of(server: FaultServer, chosen: S3Transport | None = None, retries: int = 1) -> Iterator[S3Store]:
-    named = {} if chosen is None else {"transport": chosen}
-    config = s3_config(server.endpoint, virtual_addressing=False, max_retries=retries, timeout=5.0, **named)
-    with contextlib.closing(S3Store(config, PLANTED, 4)) as store:
-        yield store
 
 
 def name_of(store: S3Store) -> str:
@@ -60,11 +43,11 @@ def name_of(store: S3Store) -> str:
 class TestChoice:
     @needs_curl
     def test_libcurl_is_the_default_where_it_is_found(self, server: FaultServer) -> None:
-        with store_of(server, S3Transport.AUTO) as store:
+        with store_of(server, transport=S3Transport.AUTO) as store:
             assert name_of(store).startswith("curl ")
 
     def test_boto3_is_used_when_it_is_asked_for(self, server: FaultServer) -> None:
-        with store_of(server, S3Transport.BOTO3) as store:
+        with store_of(server, transport=S3Transport.BOTO3) as store:
             assert name_of(store).startswith("boto3 (botocore ")
 
     @needs_curl
@@ -73,7 +56,10 @@ class TestChoice:
     ) -> None:
         library = libcurl.load()
         assert os.path.isabs(library.path)
-        with caplog.at_level(logging.DEBUG, "runai_model_streamer"), store_of(server, S3Transport.AUTO) as store:
+        with (
+            caplog.at_level(logging.DEBUG, "runai_model_streamer"),
+            store_of(server, transport=S3Transport.AUTO) as store,
+        ):
             store.access()
         assert f"read through curl {library.version} ({library.path})" in caplog.text
 
@@ -87,7 +73,10 @@ class TestChoice:
     ) -> None:
         take_away(monkeypatch, missing)
         buffer = bytearray(len(DATA))
-        with caplog.at_level(logging.DEBUG, "runai_model_streamer"), store_of(server, S3Transport.AUTO) as store:
+        with (
+            caplog.at_level(logging.DEBUG, "runai_model_streamer"),
+            store_of(server, transport=S3Transport.AUTO) as store,
+        ):
             store.open(URL).read_into(0, memoryview(buffer))
             assert name_of(store).startswith("boto3 ")
         assert buffer == DATA
@@ -99,21 +88,22 @@ class TestChoice:
         self, server: FaultServer, monkeypatch: pytest.MonkeyPatch, missing: str
     ) -> None:
         take_away(monkeypatch, missing)
-        with store_of(server, S3Transport.CURL) as store, pytest.raises(MissingDependencyError) as caught:
+        with store_of(server, transport=S3Transport.CURL) as store, pytest.raises(MissingDependencyError) as caught:
             store.open(URL)
         for part in ("RUNAI_STREAMER_S3_TRANSPORT=curl", missing, "pip install numba", "=auto"):
             assert part in str(caught.value)
 
-    def test_boto3_alone_imports_no_numba(self, server: FaultServer) -> None:
+    def test_what_is_not_needed_yet_is_not_imported(self, server: FaultServer) -> None:
         code = (
             "import sys; from runai_model_streamer.io.s3 import S3Store; "
             "from runai_model_streamer.config import S3Config, S3Transport; "
             "from runai_model_streamer.io.s3_credentials import S3Credentials; "
+            "print([name for name in sys.modules if name.startswith(('boto', 'urllib3', 'numba'))]); "
             f"config = S3Config({server.endpoint!r}, False, transport=S3Transport.BOTO3); "
             f"print(S3Store(config, S3Credentials('a', 'secret'), 1).open({URL!r}).size, 'numba' in sys.modules)"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert done.stdout.split() == [str(len(DATA)), "False"]
+        assert done.stdout.splitlines() == ["[]", f"{len(DATA)} False"]
 
     def test_the_environments_own_libcurl_comes_before_the_systems(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -166,7 +156,7 @@ class TestSecrets:
     def test_a_load_with_faults_shows_none_of_them_anywhere(
         self, server: FaultServer, caplog: pytest.LogCaptureFixture
     ) -> None:
-        with caplog.at_level(logging.DEBUG, "runai_model_streamer"), store_of(server) as store:
+        with caplog.at_level(logging.DEBUG, "runai_model_streamer"), store_of(server, PLANTED, retries=1) as store:
             source = store.open(URL)
             server.script(reset_after(100), refuse(503, "SlowDown"))
             with pytest.raises(StreamerError) as caught:
@@ -238,20 +228,8 @@ class TestEnding:
     def test_a_store_can_be_closed_in_a_child_process_without_harm_to_the_parents_connection(
         self, server: FaultServer
     ) -> None:
-        code = (
-            "import os, sys; from runai_model_streamer.io.s3 import S3Store; "
-            "from runai_model_streamer.config import S3Config, StreamerConfig; "
-            "from runai_model_streamer.io.s3_credentials import S3Credentials\n"
-            f"config = S3Config({server.endpoint!r}, False, transport=StreamerConfig.from_environment().s3.transport)\n"
-            "store = S3Store(config, S3Credentials('a', 'secret'), 1)\n"
-            f"source = store.open({URL!r})\n"
-            "child = os.fork()\n"
-            "if not child:\n"
-            "    store.close()\n"
-            "    os._exit(0)\n"
-            "print(os.waitpid(child, 0)[1])\n"
-            "source.read_into(500_000, memoryview(bytearray(1000)))\n"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-        assert done.stdout.strip() == "0"
+        with store_of(server) as store:
+            source = store.open(URL)
+            in_child(store.close)
+            source.read_into(500_000, memoryview(bytearray(1000)))
         assert (len(server.requests), server.connections) == (2, 1)

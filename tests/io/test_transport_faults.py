@@ -2,7 +2,7 @@
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,9 +17,8 @@ from runai_model_streamer.errors import (
     StorageUnreachableError,
     StreamerError,
 )
-from runai_model_streamer.io.s3 import PREFIX_BYTES, S3Store
-from runai_model_streamer.io.s3_credentials import S3Credentials
-from tests.io.transports import s3_config
+from runai_model_streamer.io.s3 import PREFIX_BYTES
+from tests.io.transports import URL, store_of
 from tests.servers import (
     Exchange,
     Fault,
@@ -43,33 +42,12 @@ from tests.servers import (
     whole_object,
 )
 
-pytestmark = pytest.mark.usefixtures("aws_files", "transport")
+pytestmark = pytest.mark.usefixtures("aws_files", "transport", "waits")
 
-KEYS = S3Credentials("AKIDEXPLICIT", "explicit-secret")
 DATA = random.Random(5).randbytes(PREFIX_BYTES + 200_000)
 REST = DATA[PREFIX_BYTES:]
-URL = "s3://bucket/model.safetensors"
 TIMEOUT = 0.4
 """Seconds; what stalls is cut by it."""
-
-
-@pytest.fixture(autouse=True)
-def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(random, "uniform", lambda low, high: low)
-
-
-@pytest.fixture
-def server() -> Iterator[FaultServer]:
-    with FaultServer() as server:
-        server.put("bucket", "model.safetensors", DATA)
-        yield server
-
-
-@contextlib.contextmanager
-def store_of(server: FaultServer, retries: int) -> Iterator[S3Store]:
-    config = s3_config(server.endpoint, virtual_addressing=False, max_retries=retries, timeout=TIMEOUT)
-    with contextlib.closing(S3Store(config, KEYS, 4)) as store:
-        yield store
 
 
 @dataclass(frozen=True)
@@ -128,7 +106,7 @@ def load(server: FaultServer, fault: Callable[[Exchange], None] | None, *, alway
     """Open the object, and read what the opening did not bring while the fault happens."""
     buffer = bytearray(b"\xa5" * len(REST))
     # On a busy machine a right answer, too, may be later than the timeout.
-    with store_of(server, retries=1 if always else 4) as store:
+    with store_of(server, retries=1 if always else 4, timeout=TIMEOUT) as store:
         source = store.open(URL)
         if fault is not None and always:
             server.choose = lambda request: fault
@@ -162,7 +140,7 @@ def test_a_fault_that_stays(server: FaultServer, case: Case) -> None:
 
 def test_bytes_that_are_not_the_range_never_reach_the_buffer(server: FaultServer) -> None:
     buffer = bytearray(b"\xa5" * len(REST))
-    with store_of(server, retries=0) as store:
+    with store_of(server, retries=0, timeout=TIMEOUT) as store:
         source = store.open(URL)
         for fault in (refuse(503, "SlowDown", message="x" * 5000), whole_object(), other_range(-5), garbage()):
             server.script(fault)
@@ -217,7 +195,7 @@ def draw(chance: random.Random) -> Fault:
 def test_two_hundred_random_schedules_of_faults_load_right_or_fail_cleanly(server: FaultServer, block: int) -> None:
     right_ones = 0
     piece = 50_000
-    with store_of(server, retries=4) as store, ThreadPoolExecutor(3) as readers:
+    with store_of(server, retries=4, timeout=TIMEOUT) as store, ThreadPoolExecutor(3) as readers:
         for seed in range(25 * block, 25 * block + 25):
             chance = random.Random(seed)
             server.put("bucket", "model.safetensors", DATA)
@@ -256,7 +234,7 @@ def test_a_third_of_all_requests_failing_does_not_fail_a_load(server: FaultServe
     piece = 10_000
     buffer = bytearray(len(REST))
     view = memoryview(buffer)
-    with store_of(server, retries=20) as store, ThreadPoolExecutor(8) as readers:
+    with store_of(server, retries=20, timeout=TIMEOUT) as store, ThreadPoolExecutor(8) as readers:
         source = store.open(URL)
         list(
             readers.map(lambda at: source.read_into(PREFIX_BYTES + at, view[at : at + piece]), range(0, 200_000, piece))

@@ -1,12 +1,23 @@
-"""Both ways in which the bytes of objects move, so that what is true of one is shown of the other.
+"""Both ways in which the bytes of objects move, so that what is true of one is shown of the other; and stores.
 
 A test that uses the fixture `transport` (see conftest.py) runs once with each, and makes its settings here.
 """
 
-from typing import Any
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Final
 
 from runai_model_streamer.config import S3Config, S3Transport, StreamerConfig
 from runai_model_streamer.io import libcurl
+from runai_model_streamer.io.s3 import S3Store
+from runai_model_streamer.io.s3_credentials import S3Credentials
+from tests.servers import FaultServer, MotoServer
+
+KEYS: Final = S3Credentials("AKIDEXPLICIT", "explicit-secret")
+URL: Final = "s3://bucket/model.safetensors"
+"""What the fixture `server` holds."""
+TIMEOUT: Final = 30.0
+"""Seconds; far more than any of the tests may take."""
 
 EACH = (S3Transport.CURL, S3Transport.BOTO3)
 
@@ -26,3 +37,20 @@ def missing(transport: S3Transport) -> str:
 def s3_config(*values: Any, **named: Any) -> S3Config:
     """Settings as given, with the transport that RUNAI_STREAMER_S3_TRANSPORT names."""
     return S3Config(*values, **{"transport": StreamerConfig.from_environment().s3.transport} | named)
+
+
+@contextlib.contextmanager
+def store_of(
+    server: FaultServer | MotoServer | str | None,
+    credentials: S3Credentials | None = KEYS,
+    *,
+    retries: int = 2,
+    connections: int = 4,
+    **settings: Any,
+) -> Iterator[S3Store]:
+    """A store at a server, at an endpoint, or where the environment says (None)."""
+    endpoint = server if isinstance(server, str) or server is None else server.endpoint
+    settings = {"virtual_addressing": False, "timeout": TIMEOUT} | settings
+    config = s3_config(endpoint, max_retries=retries, **settings)
+    with contextlib.closing(S3Store(config, credentials, connections)) as store:
+        yield store

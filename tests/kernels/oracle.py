@@ -27,12 +27,6 @@ def cast(data: npt.NDArray[np.uint8], source: str, target: str) -> npt.NDArray[n
     return np.frombuffer(narrow.astype(_UNSIGNED[WIDTHS[target]]).tobytes(), np.uint8)
 
 
-def gather(data: npt.NDArray[np.uint8], outer: int, stride: int, inner: int) -> npt.NDArray[np.uint8]:
-    """`outer` rows of `inner` bytes, whose starts are `stride` bytes apart, one behind the other."""
-    rows = [data[row * stride : row * stride + inner] for row in range(outer)]
-    return np.concatenate([np.empty(0, np.uint8), *rows])
-
-
 def _values(bits: Bits, exponent_bits: int, mantissa_bits: int, bias: int, ieee: bool) -> npt.NDArray[np.float64]:
     sign = np.where(bits >> (exponent_bits + mantissa_bits) & 1, -1.0, 1.0)
     top = (1 << exponent_bits) - 1

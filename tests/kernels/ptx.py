@@ -19,7 +19,6 @@ from tests.kernels import oracle
 def main(capability: tuple[int, int]) -> None:
     target = f"sm_{capability[0]}{capability[1]}"
     templates = {f"cast_{source}_{made}": device.cast_template(source, made) for source, made in oracle.PAIRS}
-    templates["gather"] = device.gather_template()
     for name, (kernel, signature) in templates.items():
         ptx, _ = cuda.compile_ptx(kernel, signature.args, cc=capability)
         assert f".target {target}" in ptx

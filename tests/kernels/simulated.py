@@ -31,12 +31,6 @@ def main() -> None:
             cuda.jit(kernel)[2, 32](data, made)
             np.testing.assert_array_equal(made.view(np.uint8), oracle.cast(data, source, target))
         print(f"cast_{source}_{target}")
-    for outer, stride, inner in [(1, 0, 300), (7, 10, 3), (5, 3, 10), (4, 8, 8), (1, 1, 1), (70, 2, 1)]:
-        data = np.random.default_rng(outer).integers(0, 256, (outer - 1) * stride + inner + 1, np.uint8)[1:]
-        made = np.zeros(outer * inner, np.uint8)
-        cuda.jit(device.gather_template()[0])[2, 32](data, made, outer, stride, inner)
-        np.testing.assert_array_equal(made, oracle.gather(data, outer, stride, inner))
-    print("gather")
     assert bits.ITEM_SIZES == oracle.WIDTHS
 
 

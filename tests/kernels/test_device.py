@@ -4,21 +4,21 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import pytest
 import torch
 
+from tests.cuda_emulator.testing import needs
 from tests.kernels import oracle, samples
 
 ROOT: Final = Path(__file__).parents[2]
-KERNELS: Final = [*(f"cast_{source}_{target}" for source, target in oracle.PAIRS), "gather"]
+KERNELS: Final = [f"cast_{source}_{target}" for source, target in oracle.PAIRS]
 
 needs_gpu: Final = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: launches are shown by one only")
 
-pytestmark = pytest.mark.skipif(find_spec("numba_cuda") is None, reason="numba-cuda is not installed")
+pytestmark = needs("numba_cuda")
 
 
 def run(module: str, *arguments: str, **environment: str) -> list[str]:
@@ -63,18 +63,3 @@ def test_every_value_on_a_gpu(source: str, target: str, offset: int) -> None:
         device.cast(source, target)(memory.data_ptr() + offset, made.data_ptr(), count, stream.cuda_stream)
         found = made.cpu().numpy()
     assert (found == oracle.cast(data, source, target)).all()
-
-
-@pytest.mark.gpu
-@needs_gpu
-@pytest.mark.parametrize(("outer", "stride", "inner"), [(1, 0, 1 << 20), (1000, 300, 77), (5, 3, 10)])
-def test_rows_are_gathered_on_a_gpu(outer: int, stride: int, inner: int) -> None:
-    from runai_model_streamer.kernels import device
-
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        memory = torch.arange((outer - 1) * stride + inner + 1, device="cuda").to(torch.uint8)
-        made = torch.zeros(outer * inner, dtype=torch.uint8, device="cuda")
-        device.gather(memory.data_ptr() + 1, made.data_ptr(), outer, stride, inner, stream.cuda_stream)
-        found = made.cpu().numpy()
-    assert (found == oracle.gather(memory.cpu().numpy()[1:], outer, stride, inner)).all()

@@ -108,38 +108,8 @@ def test_sizes_that_do_not_fit_are_refused(source: int, target: int) -> None:
         host.cast("BF16", "F32")(np.zeros(source, np.uint8), np.zeros(target, np.uint8))
 
 
-@pytest.mark.parametrize(
-    ("outer", "stride", "inner"),
-    [(1, 0, 1000), (7, 100, 33), (1, 5, 0), (0, 5, 3), (5, 3, 10), (1000, 2, 1), (3, 4097, 4096), (4, 8, 8), (4, 0, 6)],
-)
-@pytest.mark.parametrize("offset", [0, 1, 3])
-def test_gather_takes_rows_from_any_address(outer: int, stride: int, inner: int, offset: int) -> None:
-    size = offset + max(outer - 1, 0) * stride + inner
-    data = np.random.default_rng(size).integers(0, 256, size, np.uint8)[offset:]
-    made = np.zeros(outer * inner, np.uint8)
-    host.gather(data, made, outer, stride, inner)
-    np.testing.assert_array_equal(made, oracle.gather(data, outer, stride, inner))
-
-
-@pytest.mark.parametrize(
-    ("source", "target", "outer", "stride", "inner", "message"),
-    [
-        (10, 8, 2, 8, 4, "are more than 10 bytes"),
-        (10, 9, 2, 4, 4, "do not fill 9 bytes"),
-        (10, 8, -2, 4, -4, "none of these may be negative"),
-        (10, 8, 2, -4, 4, "none of these may be negative"),
-    ],
-)
-def test_gather_never_leaves_its_arrays(
-    source: int, target: int, outer: int, stride: int, inner: int, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        host.gather(np.zeros(source, np.uint8), np.zeros(target, np.uint8), outer, stride, inner)
-
-
 def test_kernels_run_without_the_gil() -> None:
     assert host.compiled_cast("BF16", "F32", True).targetoptions["nogil"]
-    assert host.compiled_gather().targetoptions["nogil"]
 
 
 def test_a_kernel_is_compiled_for_vectors() -> None:

@@ -12,6 +12,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +23,9 @@ from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.ranges import round_up
 from runai_model_streamer.io.safetensors import read_header
 from runai_model_streamer.io.source import Origin, SourceKind
+from runai_model_streamer.kernels.bits import ITEM_SIZES
 from runai_model_streamer.pipeline.cuda import CudaLanding, DeviceFile
+from runai_model_streamer.pipeline.cuda_cast import DeviceCast
 from runai_model_streamer.pipeline.cuda_driver import CudaDriver
 from runai_model_streamer.pipeline.cuda_slots import staging_for
 from runai_model_streamer.pipeline.lifecycle import Lifecycle
@@ -88,12 +91,16 @@ class Faulty:
         self.fails: tuple[str, int] | None = None
         """The name and number (from 1) of the call that fails."""
 
+    def count(self, name: str) -> int:
+        """A call of this name is made: the code that it is to fail with, or 0."""
+        self.calls[name] += 1
+        return 999 if self.fails == (name, self.calls[name]) else 0
+
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._api, name)
 
         def call(*arguments: Any) -> tuple[Any, ...]:
-            self.calls[name] += 1
-            if self.fails != (name, self.calls[name]):
+            if not self.count(name):
                 return function(*arguments)  # type: ignore[no-any-return]
             if any(word in name for word in ("Free", "Destroy", "Release", "Pop")):
                 function(*arguments)
@@ -194,6 +201,7 @@ class World:
         self.emulator = emulator
         self.api = api
         self.call("cuInit", 0)
+        self._retained = emulator.live("contexts")
         self._device = self.call("cuDeviceGet", 0)
         self._context = self.call("cuDevicePrimaryCtxRetain", self._device)
         self.call("cuCtxPushCurrent", self._context)
@@ -231,9 +239,21 @@ class World:
         chunk: int = 4096,
         concurrency: int = 4,
         files: dict[int, DeviceFile] | None = None,
+        cast: DeviceCast | None = None,
     ) -> CudaLanding:
         staging = staging_for(limit, chunk, concurrency)
-        return CudaLanding(CudaDriver(0, self.faulty), self.memory, staging, lifecycle, files)
+        return CudaLanding(CudaDriver(0, self.faulty), self.memory, staging, lifecycle, files, cast)
+
+    def cast(self, target: str) -> DeviceCast:
+        """As numba-cuda's kernels are queued, without numba-cuda."""
+        return DeviceCast(target, {dtype: partial(self._queue_cast, (dtype, target)) for dtype in ITEM_SIZES})
+
+    def _queue_cast(self, formats: tuple[str, str], source: int, target: int, count: int, stream: int) -> None:
+        error = self.faulty.count("cuLaunchKernelEx")
+        if not error:
+            error = self.emulator.launch_cast(formats, source, target, count, stream)
+        if error:
+            raise RuntimeError(f"cuLaunchKernelEx failed with {Code(error).name}")
 
     def load(
         self,
@@ -247,6 +267,7 @@ class World:
         seed: int = 0,
         source: type[Tender] = Tender,
         direct: dict[int, DeviceFile] | None = None,
+        cast: DeviceCast | None = None,
     ) -> Load:
         staging = staging_for(limit, chunk, concurrency)
         planned, sources = [], []
@@ -257,7 +278,7 @@ class World:
             sources.append(opened)
 
         def landing(lifecycle: Lifecycle) -> CudaLanding:
-            return self.landing(lifecycle, limit=limit, chunk=chunk, concurrency=concurrency, files=direct)
+            return self.landing(lifecycle, limit=limit, chunk=chunk, concurrency=concurrency, files=direct, cast=cast)
 
         storage = Storage(StreamerConfig(), None, shared=False)
         return Load(storage, sources, planned, None, concurrency, Destination(DEVICE, group_bytes, landing))
@@ -294,6 +315,6 @@ class World:
         self.call("cuCtxPopCurrent")
         self.call("cuDevicePrimaryCtxRelease", self._device)
         wrong += [f"{count} {what} are left" for what, count in self.emulator.leaks().items()]
-        if self.emulator.live("contexts"):
+        if self.emulator.live("contexts") > self._retained:
             wrong.append("the context is retained")
         return wrong + [f"{misuse.kind}: {misuse.text}" for misuse in self.emulator.take_misuses()]

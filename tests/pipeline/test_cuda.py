@@ -2,12 +2,12 @@
 
 import ctypes
 import gc
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,12 +15,16 @@ from runai_model_streamer.errors import CudaError, ReadError, StateError
 from runai_model_streamer.io.ranges import PAGE
 from runai_model_streamer.io.source import Origin
 from runai_model_streamer.pipeline import cuda
+from runai_model_streamer.pipeline.cuda_cast import DeviceCast
 from runai_model_streamer.pipeline.cuda_driver import CudaDriver
+from runai_model_streamer.pipeline.cuda_image import Cast, Image
 from runai_model_streamer.pipeline.cuda_slots import Slot, SlotRing
 from runai_model_streamer.pipeline.cuda_stream import CopyStream
+from runai_model_streamer.pipeline.plan import Group
+from tests.casts import FLOATS, TARGETS, expected, finite
 from tests.checkpoints import Stored, encode, join_ours, numbered, our_threads, raw, stored
-from tests.cuda_emulator import MODES, Emulator, Mode, NoCompilerError, build
-from tests.pipeline.cuda_world import CtypesApi, Tender, World
+from tests.cuda_emulator import MODES, Emulator, Mode
+from tests.pipeline.cuda_world import Caching, CtypesApi, Tender, World
 
 
 @pytest.fixture(autouse=True)
@@ -28,20 +32,6 @@ def _no_thread_is_left() -> Iterator[None]:
     yield
     join_ours()
     assert our_threads() == []
-
-
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        return build(tmp_path_factory.mktemp("emulator"), "emulator.so") / "emulator.so"
-    except NoCompilerError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture
-def emulator(built: Path, tmp_path: Path) -> Emulator:
-    """Lazy, and new: the loader knows a copy of the file as another library."""
-    return Emulator(ctypes.CDLL(str(shutil.copy(built, tmp_path / "emulator.so"))))
 
 
 def world_of(emulator: Emulator) -> World:
@@ -62,9 +52,11 @@ class Case(NamedTuple):
     streams: int
     """The caller goes to its other stream after so many tensors, and back after as many; 0 for never."""
     seed: int
+    target: str | None = None
+    """What floating-point tensors are cast to."""
 
 
-_DTYPES = st.sampled_from(["U8", "BOOL", "BF16", "F32", "I64", "F8_E4M3", "C64"])
+_DTYPES = st.sampled_from(["U8", "BOOL", "BF16", "F16", "F32", "I64", "F8_E4M3", "C64"])
 _SHAPES = st.one_of(
     st.lists(st.integers(0, 8), max_size=3),
     st.lists(st.integers(0, 20_000), min_size=1, max_size=1),
@@ -76,7 +68,9 @@ def cases(draw: st.DrawFn) -> Case:
     files = []
     for index in range(draw(st.integers(0, 3))):
         shapes = draw(st.lists(st.tuples(_DTYPES, _SHAPES), max_size=12))
-        files.append({f"{index}.{n}": stored(dtype, shape, n) for n, (dtype, shape) in enumerate(shapes)})
+        # What NaNs become is the kernels' own business.
+        made = [(finite if dtype in FLOATS else stored)(dtype, shape, n) for n, (dtype, shape) in enumerate(shapes)]
+        files.append({f"{index}.{n}": each for n, each in enumerate(made)})
     return Case(
         files,
         draw(st.sampled_from([1, PAGE])),
@@ -87,7 +81,16 @@ def cases(draw: st.DrawFn) -> Case:
         draw(st.integers(0, 3)),
         draw(st.integers(0, 4)),
         draw(st.integers(0, 1 << 20)),
+        draw(st.sampled_from([None, "BF16", "F16", "F32"])),
     )
+
+
+def wanted_of(case: Case) -> list[tuple[str, bytes]]:
+    """The bytes that the caller is to get."""
+    found = [(name, each) for file in case.files for name, each in file.items()]
+    if case.target is None:
+        return [(name, each.data) for name, each in found]
+    return [(name, raw(expected(each, TARGETS[case.target]))) for name, each in found]
 
 
 def problems(world: World, case: Case, taken: int | None = None) -> list[str]:
@@ -100,6 +103,7 @@ def problems(world: World, case: Case, taken: int | None = None) -> list[str]:
         group_bytes=case.group_bytes,
         alignment=case.alignment,
         seed=case.seed,
+        cast=None if case.target is None else world.cast(case.target),
     )
     kept = []
     tensors = load.tensors()
@@ -117,7 +121,7 @@ def problems(world: World, case: Case, taken: int | None = None) -> list[str]:
         del tensor
     del tensors
     load.close()
-    wanted = [(name, each.data) for file in case.files for name, each in file.items()]
+    wanted = wanted_of(case)
     wrong = []
     if world.results() != wanted[:taken]:
         wrong.append("the caller's kernels saw something else")
@@ -155,6 +159,15 @@ AHEAD = SWITCHING._replace(limit=None, chunk=16 * PAGE, concurrency=6, group_byt
 """The same, with so many slots that nobody waits for a copy."""
 
 
+_CAST = [
+    {f"t{n}": finite(dtype, [1000 + 700 * n], n) for n, dtype in enumerate(["F32", "F16", "F8_E4M3", "F32", "F16"] * 2)}
+]
+CASTING = SWITCHING._replace(files=_CAST, target="BF16")
+"""The same callers, whose tensors are cast on the device."""
+
+CASTING_AHEAD = AHEAD._replace(files=_CAST, target="BF16")
+
+
 def lazily(emulator: Emulator, case: Case, taken: int | None = None) -> list[str]:
     """What goes wrong where everything is as late as it may be."""
     emulator.set_mode("lazy")
@@ -171,7 +184,11 @@ def is_found(what: tuple[str, ...], load: Callable[[], list[str]]) -> bool:
     return any(word in each for _ in range(10) for each in load() for word in what)
 
 
-@pytest.mark.parametrize("case", [PLAIN, SWITCHING, AHEAD], ids=["one stream", "two streams", "many slots"])
+@pytest.mark.parametrize(
+    "case",
+    [PLAIN, SWITCHING, AHEAD, CASTING, CASTING_AHEAD],
+    ids=["one stream", "two streams", "many slots", "casting", "casting, many slots"],
+)
 @pytest.mark.parametrize("taken", [None, 0, 1, 4])
 def test_as_it_is_nothing_goes_wrong(emulator: Emulator, case: Case, taken: int | None) -> None:
     assert lazily(emulator, case, taken) == []
@@ -295,6 +312,110 @@ def test_a_close_that_does_not_wait_for_the_copies_is_found(
     assert is_found(("freed-in-use",), lambda: lazily(emulator, PLAIN, taken=1))
 
 
+# Scratch memory, which tensors are cast from.
+
+
+def test_casts_that_are_queued_behind_the_groups_event_are_found(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, record = DeviceCast.queue, CudaDriver.record
+    held_back: list[tuple[DeviceCast, list[Cast], int]] = []
+
+    def record_first(driver: CudaDriver, event: int, stream: int) -> None:
+        record(driver, event, stream)
+        while held_back:
+            queue(*held_back.pop())
+
+    monkeypatch.setattr(DeviceCast, "queue", lambda *arguments: held_back.append(arguments))
+    monkeypatch.setattr(CudaDriver, "record", record_first)
+    assert is_found(("race",), lambda: lazily(emulator, CASTING))
+
+
+def test_scratch_memory_that_is_freed_when_the_casts_are_queued_is_found(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = cuda.CudaLanding.ready
+
+    def too_soon(landing: cuda.CudaLanding, lease: cuda.CudaLease) -> None:
+        ready(landing, lease)
+        lease.image.pop_scratch()
+
+    monkeypatch.setattr(cuda.CudaLanding, "ready", too_soon)
+    assert is_found(("race",), lambda: lazily(emulator, CASTING))
+
+
+def test_scratch_memory_that_is_freed_before_the_callers_stream_waits_is_found(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = cuda.CudaLanding.take
+
+    def too_soon(
+        landing: cuda.CudaLanding, group: Group, lease: cuda.CudaLease | None
+    ) -> Iterator[list[tuple[str, torch.Tensor]]]:
+        if lease is not None:
+            lease.image.pop_scratch()
+        return take(landing, group, lease)
+
+    monkeypatch.setattr(cuda.CudaLanding, "take", too_soon)
+    assert is_found(("race",), lambda: lazily(emulator, CASTING))
+
+
+def test_scratch_memory_that_is_not_recorded_on_the_callers_other_stream_is_found(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pop, record = Image.pop_scratch, Caching.record
+    scratches: list[int] = []
+
+    def remembered(image: Image) -> torch.Tensor | None:
+        scratch = pop(image)
+        scratches.extend([] if scratch is None else [scratch.data_ptr()])
+        return scratch
+
+    def only_others(memory: Caching, tensor: torch.Tensor) -> None:
+        if tensor.data_ptr() not in scratches:
+            record(memory, tensor)
+
+    monkeypatch.setattr(Image, "pop_scratch", remembered)
+    monkeypatch.setattr(Caching, "record", only_others)
+    assert is_found(("race",), lambda: lazily(emulator, CASTING._replace(streams=1)))
+
+
+def test_scratch_memory_of_three_groups_at_most_is_there_at_once(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allocate = Caching.allocate
+    alive: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+
+    def counted(memory: Caching, sizes: Sequence[int]) -> list[torch.Tensor]:
+        nonlocal most
+        made = allocate(memory, sizes)
+        alive.append(weakref.ref(made[-1]))  # the scratch memory: every tensor is cast
+        most = max(most, sum(each() is not None for each in alive))
+        return made
+
+    monkeypatch.setattr(Caching, "allocate", counted)
+    world = world_of(emulator)
+    file = {f"t{n}": finite("F32", [1500], n) for n in range(20)}
+    load = world.load([file], group_bytes=PAGE, cast=world.cast("F16"))
+    for _, tensor in load.tensors():
+        del tensor
+    assert 1 <= most <= cuda.GROUPS_AHEAD + 1
+    assert world.close() == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_cast_that_fails_as_it_runs_reaches_the_caller(mode: Mode, emulator: Emulator) -> None:
+    emulator.set_mode(mode)
+    world = world_of(emulator)
+    world.lost = True
+    emulator.fail_when_run("cuLaunchKernelEx", 2, 719)
+    load = world.load(_CAST, limit=PLAIN.limit, chunk=PLAIN.chunk, cast=world.cast("BF16"))
+    with pytest.raises(CudaError, match="CUDA_ERROR_719"):
+        list(load.tensors())
+    load.close()
+
+
 # Errors.
 
 
@@ -314,6 +435,18 @@ def test_an_error_of_any_call_reaches_the_caller_by_its_name_and_nothing_is_left
     case = PLAIN._replace(concurrency=1)
     calls = _calls(emulator, case)
     assert len(calls) > 15
+    _fail_each(emulator, case, calls)
+
+
+def test_a_cast_that_cannot_be_queued_reaches_the_caller_and_nothing_is_left(emulator: Emulator) -> None:
+    case = CASTING._replace(concurrency=1)
+    name = "cuLaunchKernelEx"
+    count = _calls(emulator, case)[name]
+    assert count == len(_CAST[0])
+    _fail_each(emulator, case, {name: count})
+
+
+def _fail_each(emulator: Emulator, case: Case, calls: dict[str, int]) -> None:
     for name, count in calls.items():
         for number in range(1, count + 1):
             emulator.reset()
@@ -329,7 +462,7 @@ def test_an_error_of_any_call_reaches_the_caller_by_its_name_and_nothing_is_left
                 told = None if world.faulty.calls[name] < number else "nothing"
             join_ours()
             left = world.close()
-            assert told is None or told.startswith(f"{name} failed with CUDA_ERROR_999"), (name, number, told)
+            assert told is None or f"{name} failed with CUDA_ERROR_999" in told, (name, number, told)
             assert left == [], (name, number)
 
 
@@ -474,18 +607,20 @@ class Direct:
         self.closed += 1
 
 
+@pytest.mark.parametrize("target", [None, "F16"])
 @pytest.mark.parametrize("mode", MODES)
-def test_large_reads_go_straight_to_the_device_and_small_tensors_by_slots(mode: Mode, emulator: Emulator) -> None:
+def test_large_reads_go_straight_to_the_device_and_small_tensors_by_slots(
+    mode: Mode, target: str | None, emulator: Emulator
+) -> None:
     emulator.set_mode(mode)
     world = world_of(emulator)
-    file = numbered([1 << 20, 10, 20, 30, 3 << 20, 5])
+    file = numbered([1 << 20, 10, 20, 30, 3 << 20, 5]) | {"numbers": finite("F32", [300_001])}
     direct = Direct(encode(file), emulator)
-    seen = []
-    for name, tensor in world.load([file], chunk=1 << 19, direct={0: direct}, alignment=PAGE).tensors():
+    cast = None if target is None else world.cast(target)
+    for name, tensor in world.load([file], chunk=1 << 19, direct={0: direct}, alignment=PAGE, cast=cast).tensors():
         world.work_on(name, tensor)
-        seen.append(name)
         del tensor
-    assert world.results() == [(name, each.data) for name, each in file.items()]
+    assert world.results() == wanted_of(PLAIN._replace(files=[file], target=target))
     assert sum(length for _, length in direct.reads) > 3 << 20
     assert direct.closed == 1
     assert world.close() == []

@@ -1,8 +1,6 @@
 """From the public face to the device: what `device="cuda:0"` does, with and without CUDA's packages."""
 
-import ctypes
 import logging
-import shutil
 from pathlib import Path
 
 import pytest
@@ -21,20 +19,15 @@ from runai_model_streamer.io.source import SourceKind
 from runai_model_streamer.pipeline import assembly, cuda_driver, cuda_load, plan
 from runai_model_streamer.pipeline.selection import Rows
 from tests.checkpoints import Stored, numbered, raw, stored, write
-from tests.cuda_emulator import Emulator, NoCompilerError, build
+from tests.cuda_emulator import Emulator
 from tests.pipeline.cuda_world import CtypesApi, World
 
 GPU = torch.device("cuda", 0)
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> World:
     """A machine with a GPU, of whose tensors torch says that they are on the CPU."""
-    try:
-        library = shutil.copy(build(tmp_path, "emulator.so") / "emulator.so", tmp_path / "own.so")
-    except NoCompilerError as error:
-        pytest.skip(str(error))
-    emulator = Emulator(ctypes.CDLL(str(library)))
     world = World(emulator, CtypesApi(emulator))
     monkeypatch.setattr(streamer, "resolve_device", lambda _: GPU)
     monkeypatch.setattr(torch.version, "cuda", "13.0")

@@ -15,7 +15,6 @@ from runai_model_streamer.errors import (
     NotFoundError,
     RunaiStreamerMemoryLimitException,
     UnsupportedDtypeError,
-    UnsupportedError,
 )
 from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.s3_credentials import S3Credentials
@@ -255,9 +254,3 @@ def test_files_are_shared_when_the_launcher_or_a_process_group_says_so(
         monkeypatch.setattr(dist, "get_world_size", lambda: ranks)
     start(*two_files, config=StreamerConfig(local_processes=processes)).load.close()
     assert seen == [shared]
-
-
-def test_a_part_of_ones_own_and_a_shared_load_do_not_go_together() -> None:
-    shared: Any = object()
-    with pytest.raises(UnsupportedError, match="leave out is_distributed"):
-        prepare_load(["m.safetensors"], StreamerConfig(), None, None, select={}, sharing=shared)
