@@ -161,19 +161,6 @@ def test_each_byte_of_an_object_is_fetched_once_by_all_ranks_together(equal: Ser
     assert equal.server.bytes_served == sum(map(len, equal.objects.values()))
 
 
-def test_every_rank_gets_every_range_in_the_order_asked_for(equal: Served, folder: Path) -> None:
-    large = (folder / "large.safetensors").read_bytes()
-    ranges = [(7, large, ([500_000, 0, 499_990, 9], [3_000_000, 12, 20, 0])), (-1, RAW, RAW_RANGES)]
-    wanted = [
-        f"{file} {index} {hashlib.sha256(data[offset : offset + size]).hexdigest()}"
-        for file, data, places in ranges
-        for index, (offset, size) in enumerate(zip(*places, strict=True))
-    ]
-    for rank in equal.outcomes:
-        assert found(rank["ranges"]) == wanted
-        assert {(dtype, shape[0]) for _, dtype, shape, _ in rank["ranges"]["tensors"]} == {("torch.uint8", 1)}
-
-
 def test_each_ranks_report_tells_what_it_read_and_what_it_was_sent(equal: Served) -> None:
     ranks = len(equal.outcomes)
     for name, own in (("one file", "disk"), ("objects", "object_storage")):
@@ -187,6 +174,19 @@ def test_each_ranks_report_tells_what_it_read_and_what_it_was_sent(equal: Served
     for rank in equal.outcomes:
         alone = rank["switched off"]["report"]
         assert (alone["settings"]["ranks"], alone["bytes_from"]["other_ranks"]) == (1, 0)
+
+
+def test_every_rank_gets_every_range_in_the_order_asked_for(equal: Served, folder: Path) -> None:
+    large = (folder / "large.safetensors").read_bytes()
+    ranges = [(7, large, ([500_000, 0, 499_990, 9], [3_000_000, 12, 20, 0])), (-1, RAW, RAW_RANGES)]
+    wanted = [
+        f"{file} {index} {hashlib.sha256(data[offset : offset + size]).hexdigest()}"
+        for file, data, places in ranges
+        for index, (offset, size) in enumerate(zip(*places, strict=True))
+    ]
+    for rank in equal.outcomes:
+        assert found(rank["ranges"]) == wanted
+        assert {(dtype, shape[0]) for _, dtype, shape, _ in rank["ranges"]["tensors"]} == {("torch.uint8", 1)}
 
 
 def test_zero_size_and_unaligned_tensors_and_fewer_tensors_than_ranks(equal: Served) -> None:

@@ -45,8 +45,8 @@ class Landing(Protocol[LeaseT]):
     """
 
     @property
-    def beside(self) -> str:
-        """What `read` spends time on beside the source's own: a stage of `reader_tally.STAGES`."""
+    def beside(self) -> str | None:
+        """What `read` spends time on beside the source's own: a stage of `reader_tally.STAGES`. None: nothing."""
         ...
 
     @property
@@ -106,7 +106,7 @@ def timed_call(read: Callable[[], Origin]) -> Reading:
 class HostLanding:
     """Reads land in slabs, where the tensors then live: one copy, from the kernel or the socket."""
 
-    beside = "copy"
+    beside = None
 
     def __init__(self, pool: SlabPool) -> None:
         self._pool = pool

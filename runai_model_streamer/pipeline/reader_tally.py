@@ -114,19 +114,20 @@ class ReaderTally:
             self._events.stage(stage, self._mark, now)
         self._mark, self._waited = now, waited
 
-    def read(self, group: int, step: Step, reading: Reading, beside: str) -> None:
+    def read(self, group: int, step: Step, reading: Reading, beside: str | None) -> None:
         """A step of this group has been read. What the source did not take of the time was the stage `beside`'s."""
         now = time.perf_counter()
         waited = self._clock.at(now)
         passed, in_wait = now - self._mark, waited - self._waited
         origin = ORIGINS[reading.origin]
-        part = reading.seconds / passed if passed > reading.seconds else 1.0
+        part = reading.seconds / passed if passed > reading.seconds and beside is not None else 1.0
         self.reads += 1
         self.bytes[origin] += step.length
         self.seconds[origin] += passed * part
-        self.seconds[beside] += passed * (1.0 - part)
         self.in_wait[origin] += in_wait * part
-        self.in_wait[beside] += in_wait * (1.0 - part)
+        if beside is not None:
+            self.seconds[beside] += passed * (1.0 - part)
+            self.in_wait[beside] += in_wait * (1.0 - part)
         if self._events is not None:
             self._events.read(self._mark, now, group, step, reading, beside)
         self._mark, self._waited = now, waited

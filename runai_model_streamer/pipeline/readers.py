@@ -90,7 +90,7 @@ class Feed(Generic[LeaseT]):
         return self._landing.read(lease, step, source)
 
     @property
-    def beside(self) -> str:
+    def beside(self) -> str | None:
         """See `Landing.beside`."""
         return self._landing.beside
 

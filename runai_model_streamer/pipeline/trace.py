@@ -48,7 +48,7 @@ class Events:
         if ended - began >= SHORTEST:
             self.add(_WAITS.get(stage, stage), "wait", began, ended, {})
 
-    def read(self, began: float, ended: float, group: int, step: Step, reading: Reading, beside: str) -> None:
+    def read(self, began: float, ended: float, group: int, step: Step, reading: Reading, beside: str | None) -> None:
         """A reader's read, and what lay before and behind it."""
         args: _Args = {"origin": reading.origin.value, "file": step.file, "offset": step.offset, "bytes": step.length}
         args["group"] = group
