@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, Generic
 
@@ -85,6 +86,10 @@ class Feed(Generic[LeaseT]):
             tally.stage("memory")
         return work
 
+    def has_work_for(self, reader: int) -> bool:
+        """Whether that reader would not rest now."""
+        return (reader < self._cpus or self._storage_bound) and not self._exhausted
+
     def read(self, lease: LeaseT, step: Step, source: Source) -> Reading:
         """Read the step's bytes; see `Landing.read`."""
         return self._landing.read(lease, step, source)
@@ -134,50 +139,89 @@ class Feed(Generic[LeaseT]):
             self._resting.notify_all()
 
 
-def start_readers(
-    count: int, feed: Feed[Any], sources: Sequence[Source], lifecycle: Lifecycle
-) -> list[threading.Thread]:
-    """Start `count` threads that read all of `feed` and end by themselves.
+class Readers:
+    """The threads that read all of `feed`, and end by themselves; at first one, which starts the others.
 
-    They hold no reference to the streamer, so that one that is dropped without `close` is collected. Where the system
-    gives fewer threads, those have to do.
+    As long as reads are copies from memory there are no more than CPUs: a thread that would only rest is not started,
+    until a read waits for storage.
+
+    Readers hold no reference to the streamer, so that one that is dropped without `close` is collected. Where the
+    system gives fewer threads, those have to do.
+
+    Args:
+        count: of threads, at most.
+        feed: what is to be read.
+        sources: of the plan's files.
+        lifecycle: of the load; none is started when it has ended.
 
     Raises:
-        StreamerError: the system gives none.
+        StreamerError: the system gives no thread.
     """
-    threads: list[threading.Thread] = []
-    for number in range(count):
+
+    def __init__(self, count: int, feed: Feed[Any], sources: Sequence[Source], lifecycle: Lifecycle) -> None:
+        self.threads: list[threading.Thread] = []
+        self._count = count
+        self._feed = feed
+        self._sources = sources
+        self._lifecycle = lifecycle
+        self._starting = threading.Lock()
+        self._numbered = 0
+        if count:
+            self._start()
+
+    def grow(self) -> None:
+        """Start those that there is work for, unless another thread is at it."""
+        if self._has_work_for_more() and self._starting.acquire(blocking=False):
+            try:
+                while self._has_work_for_more():
+                    self._start()
+            finally:
+                self._starting.release()
+
+    def _has_work_for_more(self) -> bool:
+        number = self._numbered
+        return number < self._count and self._feed.has_work_for(number) and self._lifecycle.running
+
+    def _start(self) -> None:
+        number = self._numbered
+        self._numbered += 1  # before the thread looks
+        tally = self._feed.tally.reader()
         # Daemons: a read that hangs in the kernel must not keep the process from ending.
-        tally = feed.tally.reader()
-        thread = threading.Thread(
-            target=_run, args=(number, feed, sources, lifecycle, tally), name=f"runai-reader-{number}", daemon=True
-        )
+        thread = threading.Thread(target=self._run, args=(number, tally), name=f"runai-reader-{number}", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
-            feed.tally.readers.remove(tally)
-            if threads:
-                break
-            raise StreamerError(f"no thread to read with: {error}; raise the limit with `ulimit -u`") from error
-        threads.append(thread)
-    return threads
+            self._feed.tally.readers.remove(tally)
+            self._count = number
+            if not number:
+                raise StreamerError(f"no thread to read with: {error}; raise the limit with `ulimit -u`") from error
+        else:
+            self.threads.append(thread)
 
+    def join(self, seconds: float) -> list[str]:
+        """Wait until all have ended, but no longer than that; the names of those that have not."""
+        deadline = time.monotonic() + seconds
+        for thread in self.threads:  # one that has been joined has added those that it started
+            thread.join(max(deadline - time.monotonic(), 0))
+        return [thread.name for thread in self.threads if thread.is_alive()]
 
-def _run(number: int, feed: Feed[Any], sources: Sequence[Source], lifecycle: Lifecycle, tally: ReaderTally) -> None:
-    tally.begin(feed.tally.trace)
-    try:
-        while (work := feed.next(number, tally)) is not None:
-            _read(feed, *work, sources, tally)
-    except Stopped:
-        pass
-    except StreamerError as error:
-        lifecycle.fail(error)
-    except BaseException as error:
-        wrapped = StreamerError(f"reading failed unexpectedly: {type(error).__name__}: {error}")
-        wrapped.__cause__ = error
-        lifecycle.fail(wrapped)
-    finally:
-        tally.end()
+    def _run(self, number: int, tally: ReaderTally) -> None:
+        tally.begin(self._feed.tally.trace)
+        try:
+            self.grow()
+            while (work := self._feed.next(number, tally)) is not None:
+                _read(self._feed, *work, self._sources, tally)
+                self.grow()
+        except Stopped:
+            pass
+        except StreamerError as error:
+            self._lifecycle.fail(error)
+        except BaseException as error:
+            wrapped = StreamerError(f"reading failed unexpectedly: {type(error).__name__}: {error}")
+            wrapped.__cause__ = error
+            self._lifecycle.fail(wrapped)
+        finally:
+            tally.end()
 
 
 def _read(feed: Feed[LeaseT], lease: LeaseT, step: Step, sources: Sequence[Source], tally: ReaderTally) -> None:

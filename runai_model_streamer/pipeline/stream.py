@@ -2,7 +2,6 @@
 
 import logging
 import os
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 
@@ -15,7 +14,7 @@ from runai_model_streamer.pipeline.landing import HostLanding, Landing
 from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.pipeline.plan import Group, Grouping, PlannedFile, plan_groups
 from runai_model_streamer.pipeline.pool import SlabPool
-from runai_model_streamer.pipeline.readers import Feed, start_readers
+from runai_model_streamer.pipeline.readers import Feed, Readers
 from runai_model_streamer.pipeline.tally import Tally
 from runai_model_streamer.pipeline.tensors import map_code
 
@@ -111,7 +110,7 @@ class Load:
         self.tally.plan(self._groups)
         map_code()
         try:
-            self._threads = start_readers(min(concurrency, steps), self._feed, sources, self._lifecycle)
+            self._readers = Readers(min(concurrency, steps), self._feed, sources, self._lifecycle)
         except BaseException:
             self._closed = True
             self._landing.close()
@@ -264,10 +263,7 @@ class Load:
         self._storage.interrupt()
         for source in self._sources:
             source.interrupt()
-        deadline = time.monotonic() + JOIN_SECONDS
-        for thread in self._threads:
-            thread.join(max(deadline - time.monotonic(), 0))
-        stuck = [thread.name for thread in self._threads if thread.is_alive()]
+        stuck = self._readers.join(JOIN_SECONDS)
         try:
             self._landing.close()
         finally:

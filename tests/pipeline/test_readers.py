@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from runai_model_streamer.errors import ReadError, SourceChangedError, StreamerError, TruncatedError
-from runai_model_streamer.io.ranges import PAGE
 from runai_model_streamer.io.source import Origin, SourceKind
 from runai_model_streamer.pipeline.landing import HostLanding
 from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.pipeline.plan import Group, PlannedFile, Step, plan_groups
 from runai_model_streamer.pipeline.pool import Lease, SlabPool
-from runai_model_streamer.pipeline.readers import Feed, start_readers
+from runai_model_streamer.pipeline.readers import Feed, Readers
 from tests.checkpoints import PATIENCE, infos
 from tests.sources import MemorySource
 
@@ -64,9 +63,7 @@ class Work:
         self.feed.landed(*work, origin, seconds)
 
     def read_all(self, source: MemorySource, count: int = 4) -> None:
-        for thread in start_readers(count, self.feed, [source], self.lifecycle):
-            thread.join(PATIENCE)
-            assert not thread.is_alive()
+        assert Readers(count, self.feed, [source], self.lifecycle).join(PATIENCE) == []
 
     def error(self) -> BaseException | None:
         return self.lifecycle.forget_error()
@@ -216,6 +213,24 @@ def test_copies_from_memory_are_made_by_no_more_readers_than_cpus(one_cpu: None)
     assert len(source.reads) == 150
 
 
+def test_readers_that_would_only_rest_are_not_started(one_cpu: None) -> None:
+    work = Work([100] * 150)
+    readers = Readers(8, work.feed, [CopiedSource(work.size, Origin.PAGE_CACHE)], work.lifecycle)
+    assert readers.join(PATIENCE) == []
+    assert len(readers.threads) == 1
+
+
+def test_no_reader_is_started_when_the_load_has_ended(one_cpu: None) -> None:
+    work = Work([100] * 9)
+    source = MeetingSource(work.size, Origin.DISK, parties=4)
+    readers = Readers(4, work.feed, [source], work.lifecycle)
+    assert readers.join(PATIENCE) == []
+    started = list(readers.threads)
+    work.lifecycle.close()
+    readers.grow()
+    assert readers.threads == started
+
+
 def test_the_others_join_in_when_a_read_waits_for_storage(one_cpu: None) -> None:
     work = Work([100] * 9)
     source = MeetingSource(work.size, Origin.DISK, parties=4)
@@ -315,8 +330,7 @@ def test_a_read_error_of_many_tensors_names_the_first_and_their_number() -> None
     lifecycle = Lifecycle()
     feed = Feed(groups, files, RecordingLanding(lifecycle), lifecycle)
     source = FailingSource(30, 0, TruncatedError("m: ends"))
-    for thread in start_readers(1, feed, [source], lifecycle):
-        thread.join(PATIENCE)
+    Readers(1, feed, [source], lifecycle).join(PATIENCE)
     assert str(lifecycle.forget_error()) == "m: ends (while reading tensor 't0' and 2 more)"
 
 
@@ -328,8 +342,7 @@ def test_only_tensors_of_the_read_that_failed_are_named() -> None:
     lifecycle = Lifecycle()
     feed = Feed(groups, files, RecordingLanding(lifecycle), lifecycle)
     source = FailingSource(2 * CHUNK, CHUNK, TruncatedError("m: ends"))
-    for thread in start_readers(1, feed, [source], lifecycle):
-        thread.join(PATIENCE)
+    Readers(1, feed, [source], lifecycle).join(PATIENCE)
     assert str(lifecycle.forget_error()) == "m: ends (while reading tensor 't1')"
 
 
@@ -350,7 +363,7 @@ def test_a_failure_ends_all_readers() -> None:
 
 
 def test_fewer_threads_than_wanted_have_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    work = Work([10] * 100)
+    work = Work([10] * 100, SourceKind.OBJECT)
     start = threading.Thread.start
     started: list[str] = []
 
@@ -379,8 +392,8 @@ def test_no_thread_at_all_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_readers_are_daemons_so_that_a_stuck_read_does_not_keep_the_process() -> None:
-    work = Work([PAGE])
-    threads = start_readers(2, work.feed, [MemorySource("m", bytes(PAGE))], work.lifecycle)
-    assert [thread.daemon for thread in threads] == [True, True]
-    for thread in threads:
-        thread.join(PATIENCE)
+    work = Work([100] * 3)
+    source = MeetingSource(work.size, Origin.DISK, parties=2)
+    readers = Readers(2, work.feed, [source], work.lifecycle)
+    assert readers.join(PATIENCE) == []
+    assert [thread.daemon for thread in readers.threads] == [True, True]
