@@ -7,6 +7,8 @@ from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.object_storage_model import ObjectStorageModel
 from runai_model_streamer.pipeline.chunks import FileChunks
 from runai_model_streamer.pipeline.selection import TensorShard, TensorSlice
+from runai_model_streamer.progress import Progress
+from runai_model_streamer.report import LoadReport
 from runai_model_streamer.streamer import SafetensorsStreamer
 
 __version__ = "0.1.0"
@@ -15,7 +17,9 @@ __all__ = [
     "DistributedStreamer",
     "FileChunks",
     "FileStreamer",
+    "LoadReport",
     "ObjectStorageModel",
+    "Progress",
     "RunaiStreamerMemoryLimitException",
     "S3Credentials",
     "SafetensorsStreamer",

@@ -17,6 +17,8 @@ from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.pipeline.chunks import FileChunks, prepare_chunks
 from runai_model_streamer.pipeline.limit import LIMIT
 from runai_model_streamer.pipeline.stream import Tensors
+from runai_model_streamer.progress import Watch
+from runai_model_streamer.reporting import Asked
 from runai_model_streamer.streaming import Streamer
 
 
@@ -33,11 +35,12 @@ class ChunkStreamer(Streamer):
         credentials: S3Credentials | None,
         device: str | torch.device,
         memory_limit: int | None,
+        progress: Watch,
         *,
         is_distributed: bool,
     ) -> None:
         self._places = []
-        with self._beginning(is_distributed) as (settings, sharing):
+        with self._beginning(is_distributed, progress) as (settings, sharing, tally):
             if isinstance(chunks, str | bytes | FileChunks) or not isinstance(chunks, Sequence):
                 raise ArgumentTypeError(f"stream_files takes a list of FileChunks, not {type(chunks).__name__}")
             for each in chunks:
@@ -45,9 +48,19 @@ class ChunkStreamer(Streamer):
                     raise ArgumentTypeError(f"stream_files takes a list of FileChunks; one is {each!r}")
             config, limit_name = _limited(settings, memory_limit)
             self._device = resolve_device(device)
-            load = prepare_chunks(chunks, config, credentials, self._device, limit_name, sharing)
-        self._follow(load, sum(each.total_size() for each in chunks))
+            load = prepare_chunks(chunks, config, credentials, self._device, limit_name, sharing, tally)
         self._places = [(each.id, index) for each in chunks for index in range(len(each.sizes))]
+        self._follow(
+            load,
+            Asked(
+                config,
+                str(self._device),
+                files=len(chunks),
+                tensors=len(self._places),
+                bytes=sum(each.total_size() for each in chunks),
+                ranks=1 if sharing is None else sharing.ranks,
+            ),
+        )
 
     def get_chunks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
         """Each range, as soon as its bytes are there: files in the order given, and the ranges of each as given.
@@ -83,6 +96,8 @@ class FileStreamer(ChunkStreamer):
         device: str | torch.device = "cpu",
         memory_limit: int | None = None,
         owned: bool = True,  # noqa: ARG002 - see the docstring
+        *,
+        progress: Watch = False,
     ) -> None:
         """Start to stream ranges: open all files and check all ranges, then begin to read in the background.
 
@@ -96,6 +111,7 @@ class FileStreamer(ChunkStreamer):
             memory_limit: bytes to hold at most, -1 for no limit, 0 for as much as the largest range; None for
                 `RUNAI_STREAMER_MEMORY_LIMIT`.
             owned: accepted for compatibility. Both values are safe: a tensor is never overwritten while it is alive.
+            progress: see `SafetensorsStreamer.stream_files`; tensors there are ranges here.
 
         Raises:
             NotFoundError, AccessDeniedError, ReadError: a file or object cannot be opened.
@@ -104,7 +120,7 @@ class FileStreamer(ChunkStreamer):
             CudaError, GdsUnavailableError: the GPU, or GPUDirect with RUNAI_STREAMER_GDS=1, cannot be used.
             ArgumentTypeError, ConfigError, StateError: what the message says. Nothing has been read.
         """
-        self._stream(chunks, credentials, device, memory_limit, is_distributed=False)
+        self._stream(chunks, credentials, device, memory_limit, progress, is_distributed=False)
 
     def list_files(
         self,
@@ -156,6 +172,8 @@ class DistributedStreamer(ChunkStreamer):
         device: str | torch.device = "cpu",
         is_distributed: bool = True,
         owned: bool = True,  # noqa: ARG002 - see the docstring
+        *,
+        progress: Watch = False,
     ) -> None:
         """Start to stream ranges; see `FileStreamer.stream_files`.
 
@@ -165,12 +183,13 @@ class DistributedStreamer(ChunkStreamer):
             device: as there.
             is_distributed: False to read all of it in this process.
             owned: as there.
+            progress: as there.
 
         Raises:
             DistributedError: another rank failed, died, left its loop or wants something else; it names the rank.
             StreamerError: what is said there; the memory limit is `RUNAI_STREAMER_MEMORY_LIMIT`.
         """
-        self._stream(file_stream_requests, credentials, device, None, is_distributed=is_distributed)
+        self._stream(file_stream_requests, credentials, device, None, progress, is_distributed=is_distributed)
 
 
 def _placed(places: Sequence[tuple[int, int]], tensors: Tensors) -> Iterator[tuple[int, int, torch.Tensor]]:

@@ -10,23 +10,29 @@ _ORIGINAL: Final = "runai-model-streamer"
 _OURS: Final = "runai-model-streamer-cuda"
 
 
-@functools.cache
-def warn_of_original() -> None:
-    """Log a warning if the original streamer is installed in this environment; once in a process.
+def clash() -> str | None:
+    """What is wrong and what to do about it, if the original streamer is installed in this environment too.
 
-    Not at import: the search reads every folder of `sys.path`.
+    The search reads every folder of `sys.path`.
     """
     from importlib.metadata import PackageNotFoundError, version
 
     try:
         found = version(_ORIGINAL)
     except PackageNotFoundError:
-        return
+        return None
     except Exception as error:  # a broken installation of anything is no reason not to load
         _log.debug("cannot tell whether %s is installed: %s", _ORIGINAL, error)
-        return
-    _log.warning(
-        "%s %s is installed beside %s. Both are imported as runai_model_streamer and overwrite each other's files. "
-        "Keep one: pip uninstall -y %s && pip install --force-reinstall --no-deps %s",
-        *(_ORIGINAL, found, _OURS, _ORIGINAL, _OURS),
+        return None
+    return (
+        f"{_ORIGINAL} {found} is installed beside {_OURS}. Both are imported as runai_model_streamer and overwrite "
+        f"each other's files. Keep one: pip uninstall -y {_ORIGINAL} && "
+        f"pip install --force-reinstall --no-deps {_OURS}"
     )
+
+
+@functools.cache
+def warn_of_original() -> None:
+    """Log a warning if the original streamer is installed in this environment; once in a process, not at import."""
+    if told := clash():
+        _log.warning("%s", told)

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -29,6 +30,7 @@ _S3_MAX_RETRIES: Final = 8
 _S3_TIMEOUT: Final = 30.0
 _DIST_TIMEOUT: Final = 600.0
 _DAY: Final = 86400
+_PLACEHOLDER: Final = re.compile(r"\{[^{}]*\}")
 _LEAST_BANDWIDTH: Final = 64 << 10
 """Bytes per second: less than this is a number of megabytes, most likely."""
 
@@ -111,6 +113,8 @@ class StreamerConfig:
     distribution_timeout: float = _DIST_TIMEOUT
     """Seconds that a rank waits for another, a caller's pause between two tensors included."""
     s3: S3Config = S3Config()
+    trace: str | None = None
+    """File for an event trace of each load; `{pid}` and `{rank}` in its name stand for the process and its rank."""
     log_level: str | None = None
     """Name of the package's log level; None leaves it to the host, or INFO."""
     log_to_stderr: bool = False
@@ -166,6 +170,7 @@ class StreamerConfig:
                 timeout=_seconds(env, "RUNAI_STREAMER_S3_TIMEOUT", _S3_TIMEOUT),
                 transport=_s3_transport(env),
             ),
+            trace=_trace(env),
             log_level=_log_level(env),
             log_to_stderr=_flag(env, "RUNAI_STREAMER_LOG_TO_STDERR", False),
         )
@@ -227,6 +232,16 @@ def _log_level(env: Mapping[str, str]) -> str | None:
     if level and level not in logging.getLevelNamesMapping():
         raise ConfigError(f"{name}={level!r} cannot be used: set it to DEBUG, INFO, WARNING or ERROR")
     return level or None
+
+
+def _trace(env: Mapping[str, str]) -> str | None:
+    name = "RUNAI_STREAMER_TRACE"
+    text = env.get(name, "").strip()
+    unknown = set(_PLACEHOLDER.findall(text)) - {"{pid}", "{rank}"}
+    if unknown or text.endswith("/") or "\0" in text:
+        remedy = "set it to a file's path, in which {pid} and {rank} may stand for the process and its rank"
+        raise ConfigError(f"{name}={text!r} cannot be used: {remedy}")
+    return text or None
 
 
 def _direct_io(env: Mapping[str, str]) -> DirectIO:

@@ -12,6 +12,8 @@ from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.safetensors import TensorInfo
 from runai_model_streamer.pipeline.prepare import prepare_load
 from runai_model_streamer.pipeline.selection import Select
+from runai_model_streamer.progress import Watch
+from runai_model_streamer.reporting import Asked
 from runai_model_streamer.streaming import Streamer
 
 
@@ -51,9 +53,13 @@ class SafetensorsStreamer(Streamer):
         owned: bool = True,
         dtype: torch.dtype | None = None,
         select: Select | None = None,
+        *,
+        progress: Watch = False,
     ) -> None:
         """Start to stream one file; see `stream_files`."""
-        self.stream_files([path], s3_credentials, device, is_distributed, tensor_names, owned, dtype, select)
+        self.stream_files(
+            [path], s3_credentials, device, is_distributed, tensor_names, owned, dtype, select, progress=progress
+        )
 
     def stream_files(
         self,
@@ -65,6 +71,8 @@ class SafetensorsStreamer(Streamer):
         owned: bool = True,  # noqa: ARG002 - see the docstring
         dtype: torch.dtype | None = None,
         select: Select | None = None,
+        *,
+        progress: Watch = False,
     ) -> None:
         """Start to stream files: read and validate all headers, then begin to read data in the background.
 
@@ -98,6 +106,10 @@ class SafetensorsStreamer(Streamer):
                 1 MiB of an object, lie between two of them; else all bytes from the first piece to the last are read.
                 They are put together as the part is yielded, on its device; the memory limit counts what is read at
                 once of a tensor and, beside it, the largest part that is made so.
+            progress: True for a bar, on stderr if that is a terminal (with rich, of the package's [cli] extra), or in
+                a notebook; elsewhere it is silent. Or a function, which is called with a `Progress` in the caller's
+                thread: whenever all tensors of a group (tens of MiB of neighbours) have been given out, and once at the
+                end. What it raises ends the load.
 
         Raises:
             NotFoundError, AccessDeniedError, ReadError: a file or object cannot be opened.
@@ -105,20 +117,34 @@ class SafetensorsStreamer(Streamer):
             DistributedError: another rank failed, died, left its loop or wants something else; it names the rank.
             RunaiStreamerMemoryLimitException: a tensor is larger than `RUNAI_STREAMER_MEMORY_LIMIT`; on CUDA, where
                 the limit bounds the memory to stage in, it is below two pages.
-            MissingDependencyError: there is something to cast, and numba is not installed.
+            MissingDependencyError: there is something to cast, and numba is not installed; a bar is to be drawn in a
+                terminal, and rich is not.
             CudaError, GdsUnavailableError: the GPU, or GPUDirect with RUNAI_STREAMER_GDS=1, cannot be used.
             ArgumentError, ArgumentTypeError, ConfigError, StateError: what the message says, such as a part that a
                 tensor does not have. Nothing has been read.
         """
         self.files_to_tensors_metadata = {}  # so that a call that fails does not leave another load's behind
-        with self._beginning(is_distributed) as (config, sharing):
+        with self._beginning(is_distributed, progress) as (config, sharing, tally):
             if isinstance(paths, str | bytes | os.PathLike):
                 raise ArgumentTypeError(f"stream_files takes a list of paths; for one, call stream_file({paths!r})")
             self._device = resolve_device(device)
             checked = [as_path(path) for path in paths]
-            prepared = prepare_load(checked, config, s3_credentials, tensor_names, self._device, dtype, select, sharing)
+            prepared = prepare_load(
+                checked, config, s3_credentials, tensor_names, self._device, dtype, select, sharing, tally
+            )
         self.files_to_tensors_metadata = prepared.metadata
-        self._follow(prepared.load, prepared.size)
+        self._follow(
+            prepared.load,
+            Asked(
+                config,
+                str(self._device),
+                files=len(checked),
+                tensors=sum(map(len, prepared.metadata.values())),
+                bytes=prepared.size,
+                dtype=None if dtype is None else str(dtype),
+                ranks=1 if sharing is None else sharing.ranks,
+            ),
+        )
 
     def get_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Each tensor with its name, as soon as its bytes are there: in file order, files in the order given.

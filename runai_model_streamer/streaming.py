@@ -4,8 +4,8 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -15,7 +15,13 @@ from runai_model_streamer.clash import warn_of_original
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import ConfigError, StateError, StreamerError
 from runai_model_streamer.logs import configure_logging, size_text
+from runai_model_streamer.pipeline.prepare import in_process_group
 from runai_model_streamer.pipeline.stream import Load, Tensors
+from runai_model_streamer.pipeline.tally import Tally
+from runai_model_streamer.pipeline.trace import Trace, trace_path
+from runai_model_streamer.progress import Display, Progress, Watch, display_of
+from runai_model_streamer.report import LoadReport
+from runai_model_streamer.reporting import Asked, given, make_report
 
 if TYPE_CHECKING:
     from runai_model_streamer.distributed.sharing import Sharing
@@ -38,8 +44,23 @@ class Streamer:
         self._device = torch.device("cpu")
         self._started = 0.0
         self._reports = True
+        self._tally: Tally | None = None
+        self._asked = Asked(StreamerConfig())
+        self._display: Display | None = None
         self.total_size = 0
         """Bytes of all tensors of the current load, as they are in the files."""
+
+    @property
+    def report(self) -> LoadReport | None:
+        """What the current load has done so far, or the last one did; see `LoadReport`. None before the first.
+
+        It stays after an error, an iterator that was dropped, and `close`. Asked for from the caller's thread.
+        """
+        if self._tally is None:
+            return None
+        if self._load is not None and self._load.open:
+            self._load.count()
+        return make_report(self._tally, self._asked)
 
     def __enter__(self) -> Self:
         self._check_usable()
@@ -56,14 +77,23 @@ class Streamer:
             _log.warning("while closing after %s: %s", type(error).__name__, another)
 
     @contextmanager
-    def _beginning(self, is_distributed: bool) -> Iterator[tuple[StreamerConfig, "Sharing | None"]]:
+    def _beginning(
+        self, is_distributed: bool, progress: Watch
+    ) -> Iterator[tuple[StreamerConfig, "Sharing | None", Tally]]:
         """End the load before, and begin the next in the context: with the settings as they are in the environment now.
 
-        And with the other ranks where it is shared. They wait for this one, and so are told what is raised here.
+        And with the other ranks where it is shared. They wait for this one, and so are told what is raised here; which
+        is also what the report says of the load.
+
+        Args:
+            is_distributed: see `SafetensorsStreamer.stream_files`.
+            progress: see there.
         """
         self._check_usable()
         self._end_load()
         self.total_size = 0  # so that a call that fails does not leave another load's behind
+        self._tally = None
+        self._started = time.perf_counter()
         try:
             config = StreamerConfig.from_environment()
         except ConfigError:
@@ -73,18 +103,22 @@ class Streamer:
             raise
         configure_logging(config)
         warn_of_original()
-        self._started = time.perf_counter()
-        if is_distributed:
-            with _joined(config) as sharing:
-                self._reports = sharing is None or sharing.reports
-                yield config, sharing
-        else:
-            self._reports = True
-            yield config, None
+        self._asked = Asked(config)
+        with _joined(config) if is_distributed else nullcontext() as sharing:
+            self._reports = sharing is None or sharing.reports
+            self._display = display_of(progress)
+            self._tally = tally = Tally(_open_trace(config), self._started)
+            try:
+                yield config, sharing, tally
+            except BaseException as error:
+                tally.fail(error)
+                raise
 
-    def _follow(self, load: Load, size: int) -> None:
-        """Take on a load that has started, whose tensors have `size` bytes in all."""
-        self._load, self.total_size = load, size
+    def _follow(self, load: Load, asked: Asked) -> None:
+        """Take on a load that has started."""
+        self._load, self.total_size, self._asked = load, asked.bytes, asked
+        if self._display is not None:
+            load.progress = _teller(self._display, load.tally, asked)
 
     def _tensors(self, calls: str) -> Tensors:
         """The current load's tensors, on the device asked for. `calls`: what starts a load."""
@@ -95,18 +129,30 @@ class Streamer:
         return self._placed(load, load.tensors())
 
     def _placed(self, load: Load, tensors: Tensors) -> Generator[tuple[str, torch.Tensor]]:
-        size = self.total_size
+        size, display = self.total_size, self._display
         try:
+            if display is not None:
+                display.start()
             if load.device == self._device:
                 yield from tensors
             else:
                 for name, tensor in tensors:
-                    yield name, tensor.to(self._device)
+                    yield name, self._place(tensor, load.tally)
         finally:
             # Explicitly: an abandoned iterator ends the load now, not when its frame is collected.
             tensors.close()
+            if display is not None:
+                display.stop()
         if self._reports:
             self._log_throughput(size)
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("[RunAI Streamer] %s", make_report(load.tally, self._asked).verdict)
+
+    def _place(self, tensor: torch.Tensor, tally: Tally) -> torch.Tensor:
+        began = time.perf_counter()
+        moved = tensor.to(self._device)
+        tally.seconds.place += time.perf_counter() - began
+        return moved
 
     def _log_throughput(self, size: int) -> None:
         seconds = time.perf_counter() - self._started
@@ -130,8 +176,13 @@ class Streamer:
 
     def _end_load(self) -> None:
         load, self._load = self._load, None
-        if load is not None:
-            load.close()
+        display, self._display = self._display, None
+        try:
+            if load is not None:
+                load.close()
+        finally:
+            if display is not None:
+                display.stop()
 
     def _check_usable(self) -> None:
         if self._pid != os.getpid():
@@ -147,6 +198,22 @@ class Streamer:
             load.stop()
             message = f"unclosed {self!r}: use it in a with statement, or call close()"
             warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
+
+
+def _open_trace(config: StreamerConfig) -> Trace | None:
+    if config.trace is None:
+        return None
+    rank = torch.distributed.get_rank() if in_process_group() else None
+    path = trace_path(config.trace, rank, config.local_processes > 1)
+    return Trace(path, f"process {os.getpid()}" if rank is None else f"rank {rank}, process {os.getpid()}")
+
+
+def _teller(display: Display, tally: Tally, asked: Asked) -> Callable[[], None]:
+    def tell() -> None:
+        tensors, size = given(tally, asked)
+        display.show(Progress(size, asked.bytes, tensors, asked.tensors, time.perf_counter() - tally.started))
+
+    return tell
 
 
 def _joined(config: StreamerConfig) -> AbstractContextManager["Sharing | None"]:

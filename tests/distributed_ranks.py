@@ -19,6 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -68,6 +69,8 @@ class Ranks:
             for index, (name, tensor) in enumerate(streamer.get_tensors()):
                 outcome["tensors"].append([name, *_described(tensor)])
                 each(index)
+            assert streamer.report is not None
+            outcome["report"] = streamer.report.as_dict()
         return outcome
 
     def stream_ranges(self, *chunks: FileChunks) -> Outcome:
@@ -204,10 +207,11 @@ def without_gloo(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     if library is None:
         return
     world = World(emulator := Emulator(ctypes.CDLL(library)), CtypesApi(emulator))
-    streamer.resolve_device = lambda _: torch.device("cuda", 0)
-    torch.version.cuda = "13.0"
-    cuda_load.driver_api = lambda: world.faulty
-    cuda_load.TorchMemory = lambda _: world.memory  # type: ignore[assignment,misc,return-value]
+    patch = pytest.MonkeyPatch()  # for the rest of the process
+    patch.setattr(streamer, "resolve_device", lambda _: torch.device("cuda", 0))
+    patch.setattr(torch.version, "cuda", "13.0")
+    patch.setattr(cuda_load, "driver_api", lambda: world.faulty)
+    patch.setattr(cuda_load, "TorchMemory", lambda _: world.memory)
     for name, limit in (("device", "-1"), ("least memory", "0")):
         with setting(RUNAI_STREAMER_MEMORY_LIMIT=limit), SafetensorsStreamer() as opened:
             opened.stream_files([me.path("large.safetensors")], device="cuda:0", is_distributed=True)

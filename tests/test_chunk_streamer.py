@@ -113,6 +113,7 @@ def test_the_arguments_have_the_originals_names_order_and_defaults() -> None:
         ("device", "cpu"),
         ("memory_limit", None),
         ("owned", True),
+        ("progress", False),
     ]
     assert found["list_files"][1:5] == [
         ("prefix", empty),

@@ -32,6 +32,7 @@ FIELDS = {
     "RUNAI_STREAMER_S3_MAX_RETRIES": "s3.max_retries",
     "RUNAI_STREAMER_S3_TIMEOUT": "s3.timeout",
     "RUNAI_STREAMER_S3_TRANSPORT": "s3.transport",
+    "RUNAI_STREAMER_TRACE": "trace",
     "RUNAI_STREAMER_LOG_LEVEL": "log_level",
     "RUNAI_STREAMER_LOG_TO_STDERR": "log_to_stderr",
 }
@@ -57,6 +58,7 @@ DEFAULTS: dict[str, object] = {
     "RUNAI_STREAMER_S3_MAX_RETRIES": 8,
     "RUNAI_STREAMER_S3_TIMEOUT": 30.0,
     "RUNAI_STREAMER_S3_TRANSPORT": S3Transport.AUTO,
+    "RUNAI_STREAMER_TRACE": None,
     "RUNAI_STREAMER_LOG_LEVEL": None,
     "RUNAI_STREAMER_LOG_TO_STDERR": False,
 }
@@ -106,6 +108,8 @@ GOOD: list[tuple[str, str, object]] = [
     ("RUNAI_STREAMER_S3_TIMEOUT", "0.5", 0.5),
     ("RUNAI_STREAMER_S3_TIMEOUT", "120", 120.0),
     ("RUNAI_STREAMER_S3_TIMEOUT", "1e2", 100.0),
+    ("RUNAI_STREAMER_TRACE", " /tmp/load.json ", "/tmp/load.json"),
+    ("RUNAI_STREAMER_TRACE", "load-{rank}-{pid}.json", "load-{rank}-{pid}.json"),
     ("RUNAI_STREAMER_LOG_LEVEL", " debug ", "DEBUG"),
     *(("RUNAI_STREAMER_LOG_TO_STDERR", text, value) for text, value in FLAGS.items()),
 ]
@@ -135,6 +139,7 @@ BAD: list[tuple[str, str]] = [
     *(("RUNAI_STREAMER_MAX_BANDWIDTH", text) for text in ("1", "100", "65535", "-1", "1e9", "100MB", "1.5")),
     *(("RUNAI_STREAMER_VERIFY", text) for text in ("2", "md5")),
     ("RUNAI_STREAMER_CONCURRENCY", "1025"),
+    *(("RUNAI_STREAMER_TRACE", text) for text in ("traces/", "load-{host}.json", "load-{}.json", "a\0b")),
     ("RUNAI_STREAMER_LOG_LEVEL", "LOUD"),
     *(("RUNAI_STREAMER_LOG_TO_STDERR", text) for text in ("2", "maybe")),
 ]
@@ -157,6 +162,7 @@ REMEDIES = {
     "RUNAI_STREAMER_S3_TIMEOUT": "set it to a number of seconds above 0, at most 86400",
     "RUNAI_STREAMER_MAX_BANDWIDTH": "set it to a whole number of bytes per second, at least 65536, or 0 for no bound",
     "RUNAI_STREAMER_VERIFY": "set it to 0 or 1",
+    "RUNAI_STREAMER_TRACE": "set it to a file's path, in which {pid} and {rank} may stand for the process and its rank",
     "RUNAI_STREAMER_LOG_LEVEL": "set it to DEBUG, INFO, WARNING or ERROR",
     "RUNAI_STREAMER_LOG_TO_STDERR": "set it to 0 or 1",
 }

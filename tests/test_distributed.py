@@ -371,7 +371,11 @@ def test_ranks_that_select_the_same_share_what_they_read(selecting: Outcomes) ->
         assert found(outcomes["replicas"]) == parts(LARGE, rank % 2, 2) + parts(COLUMNS, rank % 2, 2)
         assert any(f"ranks {rank % 2}, {rank % 2 + 2}" in line for line in outcomes["replicas"]["lines"])
     columns = sum(len(each.data) for each in COLUMNS.values())
-    # Of "columns" the ranks of one half read all bytes from its first piece to its last: rows are 80 KB apart.
+    for outcomes in selecting:
+        came = outcomes["replicas"]["report"]["bytes_from"]
+        # With the few bytes between two parts that are rather read than skipped.
+        assert came["disk"] + came["other_ranks"] == pytest.approx((total + columns) / 2, rel=0.001)
+        assert came["disk"] == pytest.approx(sum(outcomes["replicas"]["read"]), rel=0.01)
     assert sum(sum(outcomes["replicas"]["read"]) for outcomes in selecting) == pytest.approx(total + columns, rel=0.01)
     assert max(sum(outcomes["replicas"]["read"]) for outcomes in selecting) < 0.3 * (total + columns)
 

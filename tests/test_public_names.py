@@ -1,4 +1,4 @@
-"""What `runai_model_streamer` exports is what its README documents, no more and no less."""
+"""What `runai_model_streamer` exports is what its README and docs/ document, no more and no less."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,8 @@ import pytest
 
 import runai_model_streamer
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+PAGES = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))))
 
 
 def test_every_listed_name_is_there() -> None:
@@ -26,13 +27,12 @@ def test_nothing_is_exported_by_accident() -> None:
 
 @pytest.mark.parametrize("name", runai_model_streamer.__all__)
 def test_a_public_name_is_documented(name: str) -> None:
-    code = " ".join(re.findall(r"```.*?```|`[^`\n]+`", README.read_text(encoding="utf-8"), re.DOTALL))
-    assert re.search(rf"\b{name}\b", code), f"the README does not mention `{name}`"
+    code = " ".join(re.findall(r"```.*?```|`[^`\n]+`", PAGES, re.DOTALL))
+    assert re.search(rf"\b{name}\b", code), f"neither the README nor a page of docs/ mentions `{name}`"
 
 
-def test_the_readme_imports_public_names_only() -> None:
-    text = README.read_text(encoding="utf-8")
-    imports = re.findall(r"from runai_model_streamer import (?:\(([^)]*)\)|([^\n(]*))", text)
+def test_the_pages_import_public_names_only() -> None:
+    imports = re.findall(r"from runai_model_streamer import (?:\(([^)]*)\)|([^\n;(]*))", PAGES)
     names = {name.split(" as ")[0].strip() for group in imports for name in "".join(group).split(",")} - {""}
-    assert names, "the README shows no import"
+    assert names, "no page shows an import"
     assert names <= set(runai_model_streamer.__all__)

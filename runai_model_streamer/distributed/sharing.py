@@ -13,7 +13,7 @@ from runai_model_streamer.distributed.agreement import agree, digest_of, listed
 from runai_model_streamer.distributed.groups import Membership, join
 from runai_model_streamer.distributed.headers import HeadSource, Known, TapedSource, TapingStorage, pack, unpack
 from runai_model_streamer.distributed.notices import Reason
-from runai_model_streamer.distributed.shares import Beginning, deal_out, even_reads
+from runai_model_streamer.distributed.shares import SENT_AT_ONCE, Beginning, deal_out, even_reads
 from runai_model_streamer.distributed.source import Party, Remaining, SharedSource
 from runai_model_streamer.io.paths import Storage, is_object
 from runai_model_streamer.io.posix import FileSource
@@ -56,17 +56,21 @@ class Sharing:
         self._peers = membership.peers
         self._node = membership.node
         self._facts: dict[str, str] = {}
+        self._may_read_more = False
         self._files: dict[int, int] = {}
         self._beginnings: dict[int, bytes] = {}
         self._ranks: tuple[int, ...] = ()
         self._remaining: Remaining | None = None
         self.ranks_of_node = membership.ranks_of_node
         """By which the node's memory limit is divided."""
+        self.ranks = len(self._peers.ranks)
+        """That share the reads."""
         self.reports = self._peers.rank == 0
         """Whether this rank tells the throughput, for all."""
 
     def storage(self, config: StreamerConfig, credentials: S3Credentials | None) -> Storage:
         """Storage that ends the load for all ranks when it is interrupted before all bytes are there."""
+        self._may_read_more = config.chunk_bytesize is None
         self._facts = {
             "RUNAI_STREAMER_MEMORY_LIMIT": str(config.memory_limit),
             "RUNAI_STREAMER_CHUNK_BYTESIZE": str(config.chunk_bytesize),
@@ -141,6 +145,8 @@ class Sharing:
             _log.info("Reads of rank %d are shared by ranks %s, which select the same", peers.rank, self._named())
         if count == 1:
             return Terms(files, concurrency, None, alone=True)
+        if self._may_read_more:
+            files = [file._replace(chunk=max(file.chunk, SENT_AT_ONCE)) for file in files]
         readers = min(concurrency * count, max(MOST_READERS, concurrency))
         return Terms(even_reads(files, count), readers, LEAST_LIMIT, alone=False)
 

@@ -10,8 +10,8 @@ from runai_model_streamer.distributed.shares import Share
 from runai_model_streamer.errors import InterruptedReadError, StreamerError
 from runai_model_streamer.io.source import Origin, Source, SourceInFront, SourceKind
 
-_RECEIVED = {SourceKind.FILE: Origin.DISK, SourceKind.OBJECT: Origin.OBJECT}
-"""What reads are told to be, so that all readers take part: most of them wait for other ranks, not for a CPU."""
+_READ = {SourceKind.FILE: Origin.DISK, SourceKind.OBJECT: Origin.OBJECT}
+"""What a rank's own reads are told to be, so that all readers take part: most wait for other ranks, not for a CPU."""
 
 
 class Remaining:
@@ -85,7 +85,7 @@ class SharedSource(SourceInFront):
         else:
             self._peers.receive(buffer, self._ranks[share.owner], share.number)
         self._remaining.take(len(buffer))
-        return _RECEIVED[self.kind]
+        return _READ[self.kind] if share.owner == self._index else Origin.RANK
 
     def _share(self, offset: int) -> Share:
         share = self._shares.get(offset)

@@ -188,6 +188,11 @@ class VerifiedSource(SourceInFront):
                 )
         return origin
 
+    @property
+    def algorithm(self) -> str:
+        """Which checksum it is; one of `ALGORITHMS`."""
+        return self._checksum.algorithm
+
     def forgo(self) -> None:
         """Verify nothing: not all of it will be read."""
         self._digest = None

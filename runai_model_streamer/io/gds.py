@@ -149,7 +149,7 @@ def open_gds(source: Source, mode: GdsMode, *, shared: bool = False) -> GdsFile 
     if not isinstance(source, FileSource):
         reason: str | None = "it is an object, and GPUDirect reads local files only"
     else:
-        reason = _no_driver() or _no_mount(source)
+        reason = no_driver() or _no_mount(source)
         if reason is None:
             if mode is GdsMode.AUTO:
                 reason = _no_gain(source, shared)
@@ -164,7 +164,7 @@ def open_gds(source: Source, mode: GdsMode, *, shared: bool = False) -> GdsFile 
     return None
 
 
-def _no_driver() -> str | None:
+def no_driver() -> str | None:
     """Why no file of this machine can be read by GPUDirect; None if it may."""
     if not _installed("kvikio"):
         return f"kvikio is not installed: {_INSTALL}"

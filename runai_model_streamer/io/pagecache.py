@@ -47,6 +47,13 @@ class PageCache:
             # EPERM is cachestat's own answer to a stranger, and that of older container runtimes' filters to anybody.
             self._answers = error.errno in (errno.ENOSYS, errno.EPERM) and self._map_for_mincore(status)
 
+    @property
+    def call(self) -> str | None:
+        """The system call that answers: "cachestat" or "mincore"; None where neither does."""
+        if not self._answers:
+            return None
+        return "cachestat" if self._mapping is None else "mincore"
+
     def cached_bytes(self, offset: int, length: int) -> int | None:
         """Bytes of the range, in whole pages, that are in the page cache; None when the kernel does not say."""
         if not self._answers:

@@ -124,6 +124,16 @@ class Storage:
         """As `open`, but for an object that another process has found so: with no request. Reads want just that one."""
         return self._paced(self._store.open(path, (size, etag)), 0) if is_object(path) else self.open(path)
 
+    @property
+    def retries(self) -> int:
+        """Requests to object storage that were made again."""
+        return self._store.retries
+
+    @property
+    def transport(self) -> str | None:
+        """What moves the bytes of objects; None where none was asked for."""
+        return self._store.transport
+
     def interrupt(self) -> None:
         """Make requests in flight, and those to come, end soon. From any thread, as often as you like."""
         if self._bandwidth is not None:

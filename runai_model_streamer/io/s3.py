@@ -50,6 +50,8 @@ class S3Store:
         self._made: list[Access] = []
         self._flights: set[Flights] = set()
         self._stopped = False
+        self.retries = 0
+        """Requests that were made again."""
 
     def open(self, path: str, version: tuple[int, str | None] | None = None) -> "S3Source":
         """Open s3://bucket/key, its key as it is written, in one request; in none if its size and ETag are known.
@@ -88,6 +90,17 @@ class S3Store:
         with self._lock:
             if self._access is refused:
                 self._access = None
+
+    def count_retry(self) -> None:
+        """A request is made again. For sources."""
+        with self._lock:
+            self.retries += 1
+
+    @property
+    def transport(self) -> str | None:
+        """What moves the bytes; None before the first request."""
+        access = self._access
+        return None if access is None else access.transport.name
 
     def forget(self, flights: Flights) -> None:
         """A source has closed. For sources."""
@@ -281,7 +294,7 @@ def _split_url(path: str) -> tuple[str, str]:
     scheme, separator, rest = path.partition("://")
     bucket, _, key = rest.partition("/")
     if scheme.lower() != "s3" or not separator or not bucket or not key:
-        raise ArgumentError(f"{path!r} does not name an object: write s3://bucket/key")
+        raise ArgumentError(f"{path!r} does not name an object: write s3://bucket/key; list_safetensors finds them")
     if key.endswith("/"):
-        raise IsDirectoryError(f"{path}: a prefix of keys, not an object: name one file, or list them")
+        raise IsDirectoryError(f"{path}: a prefix of keys, not an object: name one file; list_safetensors finds them")
     return bucket, key

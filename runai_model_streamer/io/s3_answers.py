@@ -86,6 +86,9 @@ def changed(summary: str, answer: Answer) -> AnswerError:
 
 def _content_range(reply: Reply) -> tuple[int, int, int | None]:
     """First and last byte, and the object's size where it is said."""
+    if reply.headers.get("content-type", "").startswith("text/html") and reply.status != 206:
+        remedy = "It is the port of a web console, perhaps, or a proxy that wants a login: check the endpoint."
+        raise AnswerError(ReadError, "the server sent a web page, not the object", remedy, Answer.to(reply))
     if reply.status != 206:
         remedy = "Use an endpoint that serves HTTP range requests; a cache or proxy in between may have dropped it."
         raise AnswerError(ReadError, "the server ignored Range and sent the whole object", remedy, Answer.to(reply))

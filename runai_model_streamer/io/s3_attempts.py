@@ -4,6 +4,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, Protocol
 
 from runai_model_streamer.config import S3Config
@@ -12,7 +13,7 @@ from runai_model_streamer.io import s3_errors
 from runai_model_streamer.io.ranges import ByteRange
 from runai_model_streamer.io.s3_connections import Flight, Flights
 from runai_model_streamer.io.s3_credentials import Access
-from runai_model_streamer.io.s3_messages import Circumstances
+from runai_model_streamer.io.s3_meaning import Circumstances
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +41,10 @@ class Accessible(Protocol):
 
     def renew(self, refused: Access) -> None:
         """Read the credentials anew with the next request."""
+        ...
+
+    def count_retry(self) -> None:
+        """A request is made again."""
         ...
 
 
@@ -83,19 +88,21 @@ def persist(
             if access is not None and not renewed and s3_errors.is_expired(error):
                 renewed = True
                 store.renew(access)
+                store.count_retry()
                 continue
             retries = config.max_retries
             if opening and s3_errors.is_unreachable(error):
                 retries = min(retries, _OPENING_RETRIES)
             if attempts > retries or not s3_errors.is_passing(error):
-                seconds = time.monotonic() - began
-                unsigned, secrets = (access.unsigned, access.secrets) if access else (False, ())
-                facts = (path, bucket, span, attempts, seconds, config.timeout, unsigned, secrets)
-                s3_errors.raise_translated(error, Circumstances(*facts))
+                at = Circumstances(path, bucket, span, attempts, time.monotonic() - began, config.timeout, opening)
+                if access is not None:
+                    at = replace(at, unsigned=access.unsigned, provenance=access.provenance, secrets=access.secrets)
+                s3_errors.raise_translated(error, at)
             pause = random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** (attempts - 1)))
             _log.info(
                 "%s: %s: attempt %d failed: %s; the next in %.1f s",
                 path, span or "listing", attempts, s3_errors.in_short(error), pause,
             )  # fmt: skip
-        flights.wait(pause)
+        if not flights.wait(pause):
+            store.count_retry()
     raise InterruptedReadError(f"{path}: {span or 'listing'} not read: the streamer is closing")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from runai_model_streamer.config import S3Config
 from runai_model_streamer.errors import CredentialsError, MissingDependencyError
 from runai_model_streamer.io.s3_connections import watch_connections
+from runai_model_streamer.io.s3_provenance import Provenance
 from runai_model_streamer.io.s3_signing import keep_requests
 from runai_model_streamer.io.s3_transports import make_transport
 from runai_model_streamer.io.transport import Transport
@@ -80,6 +81,7 @@ class Access:
     client: S3Client
     transport: Transport
     unsigned: bool
+    provenance: Provenance = field(repr=False)
     secrets: Collection[str] = field(repr=False)
 
     def close(self) -> None:
@@ -141,7 +143,14 @@ def make_access(config: S3Config, credentials: S3Credentials | None, connections
     if not watch_connections(client):
         _log.debug("the connections of this botocore cannot be watched: interrupts wait for its timeouts")
     transport = make_transport(config, client, session.get_config_variable("ca_bundle"))
-    return Access(client, transport, unsigned, _secrets(session, explicit))
+    found = None if unsigned else session.get_credentials()
+    held = _held(found)
+    given = (explicit.secret_access_key, explicit.session_token)
+    secrets = frozenset(
+        secret.strip() for secret in (*held, *given) if secret and len(secret.strip()) >= _SHORTEST_SECRET
+    )
+    provenance = Provenance.of(config, explicit.endpoint, client.meta.endpoint_url, found, held[0] or "")
+    return Access(client, transport, unsigned, provenance, secrets)
 
 
 @cache
@@ -153,13 +162,12 @@ def _loader() -> "Loader":
     return loader
 
 
-def _secrets(session: Any, explicit: S3Credentials) -> frozenset[str]:
+def _held(found: Any) -> tuple[str | None, str | None]:
+    """Secret key and token of botocore's credentials, as far as they are known without asking anybody."""
     # Refreshable credentials would go to the network for their values; what they send is caught by its form.
     from botocore.credentials import RefreshableCredentials
 
-    held = {explicit.secret_access_key, explicit.session_token}
-    found = session.get_credentials()
-    if found is not None and not isinstance(found, RefreshableCredentials):
-        frozen = found.get_frozen_credentials()
-        held |= {frozen.secret_key, frozen.token}
-    return frozenset(secret.strip() for secret in held if secret and len(secret.strip()) >= _SHORTEST_SECRET)
+    if found is None or isinstance(found, RefreshableCredentials):
+        return None, None
+    frozen = found.get_frozen_credentials()
+    return frozen.secret_key, frozen.token

@@ -1,6 +1,6 @@
 """What botocore, urllib3 and sockets raise: whether to try again, and this package's error for it.
 
-With `s3_messages`, which knows what each means, the only place that knows their exceptions.
+With `s3_messages` and `s3_network_messages`, which know what each means, the only place that knows their exceptions.
 """
 
 import http.client
@@ -11,16 +11,9 @@ from collections.abc import Collection
 from types import FrameType
 from typing import Final, NoReturn
 
-from runai_model_streamer.io.s3_messages import (
-    EXPIRED,
-    PASSING_CODES,
-    PASSING_STATUSES,
-    Circumstances,
-    answer_of,
-    is_no_tls,
-    meaning_of,
-    root_of,
-)
+from runai_model_streamer.io.s3_meaning import Circumstances
+from runai_model_streamer.io.s3_messages import EXPIRED, PASSING_CODES, PASSING_STATUSES, answer_of, meaning_of
+from runai_model_streamer.io.s3_network_messages import is_no_tls, root_of
 from runai_model_streamer.io.transport import BodyLengthError
 
 _LONGEST: Final = 300

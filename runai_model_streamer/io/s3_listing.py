@@ -56,9 +56,30 @@ def list_objects(store: S3Store, path: str, wanted: Wanted, *, recursive: bool) 
     if not found:
         raise NotFoundError(
             f"{path}: bucket {bucket} has no key that begins with {prefix!r}. Check it, where case, spaces and slashes "
-            f"count: aws s3 ls s3://{bucket}/ (if it is an object, stream_file takes it as it is)"
+            f"count: {store.access().provenance.list_command(bucket)} (if it is an object, stream_file takes it as it "
+            "is)"
         )
     return sorted(entries, key=lambda entry: entry.name)
+
+
+def has_keys(store: S3Store, path: str) -> bool:
+    """Whether there is a key under s3://bucket/prefix, asked for with one request.
+
+    Raises:
+        ArgumentError: not a URL of this form.
+        NotFoundError: there is no such bucket.
+        StreamerError: as `list_objects`.
+    """
+    bucket, prefix = _split_url(path)
+    pages: list[dict[str, Any]] = []
+
+    def fetch_page(access: Access, _: object) -> None:
+        pages.append(access.client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1))
+
+    persist(store, Flights(), path, bucket, None, fetch_page, opening=True)
+    if "IsTruncated" not in pages[-1]:
+        raise _unfit(pages[-1], path, "the answer is no listing")
+    return bool(pages[-1].get("Contents"))
 
 
 def _split_url(path: str) -> tuple[str, str]:

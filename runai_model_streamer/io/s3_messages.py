@@ -1,11 +1,7 @@
 """What each failure of an object store means to the user: which of our errors it is, what happened, what to do."""
 
-import http.client
-import ssl
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
+from collections.abc import Mapping
+from typing import Any, Final
 
 from runai_model_streamer.errors import (
     AccessDeniedError,
@@ -15,13 +11,11 @@ from runai_model_streamer.errors import (
     NotFoundError,
     ReadError,
     SourceChangedError,
-    StorageTimeoutError,
-    StorageUnreachableError,
     StreamerError,
 )
-from runai_model_streamer.io.ranges import ByteRange
 from runai_model_streamer.io.s3_answers import RELOAD, Answer, AnswerError
-from runai_model_streamer.io.transport import BodyLengthError, SlowBodyError
+from runai_model_streamer.io.s3_meaning import Circumstances, Meaning
+from runai_model_streamer.io.s3_network_messages import EASE, network_fault, wants_tls
 
 _GIVE_KEYS: Final = (
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN for temporary credentials), choose a "
@@ -29,17 +23,22 @@ _GIVE_KEYS: Final = (
     "set RUNAI_STREAMER_S3_UNSIGNED=1."
 )
 _CHECK_KEYS: Final = (
-    "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN (or the profile, or S3Credentials): all "
-    "three belong together, and to the store at AWS_ENDPOINT_URL."
+    "Check that they are this store's: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN belong together "
+    "(or all of a profile, or all of S3Credentials)."
+)
+_CHECK_ID: Final = "Check that the id is one of this store, and not swapped with the secret access key."
+_CHECK_SECRET: Final = (
+    "Copy AWS_SECRET_ACCESS_KEY (or the profile's, or that of S3Credentials) again, with the AWS_ACCESS_KEY_ID that it "
+    "was issued with. A proxy that rewrites requests breaks signatures, too."
+)
+_CHECK_TOKEN: Final = (
+    "Temporary credentials need the AWS_SESSION_TOKEN that was issued with them. Permanent ones have none: unset it."
 )
 _RENEW_KEYS: Final = (
     "Get new ones (aws sso login, or whoever issues yours), and set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
     "AWS_SESSION_TOKEN together."
 )
-_CHECK_ENDPOINT: Final = "Check AWS_ENDPOINT_URL or RUNAI_STREAMER_S3_ENDPOINT, the network and the proxy settings."
-_EASE: Final = (
-    "Lower RUNAI_STREAMER_CONCURRENCY or raise RUNAI_STREAMER_S3_MAX_RETRIES; if it stays, ask who runs the store."
-)
+_ENDPOINTS: Final = "AWS_ENDPOINT_URL, RUNAI_STREAMER_S3_ENDPOINT or S3Credentials(endpoint=...)"
 
 _GRANT: Final = (
     "Grant these credentials s3:GetObject (without s3:ListBucket a missing object looks like this, too). "
@@ -73,49 +72,23 @@ _PROVIDERS: Final = (
 
 _BY_CODE: Final[Mapping[str, tuple[type[StreamerError], str, str]]] = {
     **dict.fromkeys(EXPIRED, (CredentialsError, "the credentials have expired", _RENEW_KEYS)),
-    "InvalidAccessKeyId": (CredentialsError, "the store does not know the access key", _CHECK_KEYS),
+    "InvalidAccessKeyId": (CredentialsError, "the store does not know the access key id", _CHECK_ID),
     "InvalidClientTokenId": (CredentialsError, "the store does not accept the credentials", _CHECK_KEYS),
     "InvalidObjectState": (ReadError, "the object is archived", "Restore it from its storage class (Glacier) first."),
-    "InvalidToken": (CredentialsError, "the store does not accept the session token", _CHECK_KEYS),
+    "InvalidToken": (CredentialsError, "the store does not accept the session token", _CHECK_TOKEN),
     "NoSuchBucket": (
         NotFoundError,
         "there is no bucket {bucket}",
-        "Check its name, and AWS_ENDPOINT_URL if the store is not AWS.",
+        "Check its name, and whether it is a bucket of this store.",
     ),
     "RequestTimeTooSkewed": (CredentialsError, "this machine's clock and the store's differ", "Set the clock (NTP)."),
-    "SignatureDoesNotMatch": (CredentialsError, "the secret access key is not the access key's", _CHECK_KEYS),
+    "SignatureDoesNotMatch": (
+        CredentialsError,
+        "the secret access key does not belong to the access key id",
+        _CHECK_SECRET,
+    ),
 }
 """Codes that mean the same with any status: our error, what happened, what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Circumstances:
-    """What was being done when it went wrong."""
-
-    path: str
-    bucket: str
-    span: ByteRange | None
-    """None where keys were listed."""
-    attempts: int
-    seconds: float
-    timeout: float
-    unsigned: bool = False
-    secrets: Collection[str] = ()
-
-
-class Meaning(NamedTuple):
-    """What a failure is to the user."""
-
-    kind: type[StreamerError]
-    summary: str
-    remedy: str
-    answer: Answer | None = None
-    quote: str = ""
-    """The store's own words."""
-    telling: bool = False
-    """The foreign error's text may give a secret away."""
-    local: bool = False
-    """Nothing was asked of the store."""
 
 
 def meaning_of(error: Exception, at: Circumstances) -> Meaning | None:
@@ -125,7 +98,7 @@ def meaning_of(error: Exception, at: Circumstances) -> Meaning | None:
     answer = answer_of(error)
     if answer is None:
         fault = _found_locally(error, at)
-        return fault._replace(local=True) if fault else _network_fault(error, at)
+        return fault._replace(local=True) if fault else network_fault(error, at)
     response: Mapping[str, Any] = getattr(error, "response", {})
     operation = getattr(error, "operation_name", "GetObject")
     if operation not in ("GetObject", "HeadObject", "ListObjectsV2", "HeadBucket"):
@@ -141,6 +114,11 @@ def _said_by_store(answer: Answer, response: Mapping[str, Any], at: Circumstance
     quote = str(said.get("Message", ""))
     if code in _BY_CODE:
         kind, summary, remedy = _BY_CODE[code]
+        if kind is CredentialsError:
+            remedy = _of_credentials(remedy, at)
+        if code in ("InvalidAccessKeyId", "NoSuchBucket"):
+            # Of another store, most often: AWS's, where no endpoint is set.
+            remedy = f"{remedy} {at.provenance.endpoint_told()}".rstrip()
         return Meaning(kind, summary.format(bucket=at.bucket), remedy, answer)
     headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     region = said.get("Region") or headers.get("x-amz-bucket-region")
@@ -154,18 +132,38 @@ def _said_by_store(answer: Answer, response: Mapping[str, Any], at: Circumstance
         remedy = "Give that endpoint or its region: AWS_ENDPOINT_URL, AWS_DEFAULT_REGION or S3Credentials(...)."
         return Meaning(ReadError, f"the store redirects to {place}", remedy, answer)
     if status == 401:
-        return Meaning(CredentialsError, "the store does not accept the credentials", _CHECK_KEYS, answer, quote)
+        remedy = _of_credentials(_CHECK_KEYS, at)
+        return Meaning(CredentialsError, "the store does not accept the credentials", remedy, answer, quote)
     if status == 403:
-        grant = _GRANT if at.span else _GRANT_LIST
+        grant = _of_credentials(_GRANT if at.span else _GRANT_LIST, at)
         return Meaning(AccessDeniedError, "access denied", _UNSIGNED if at.unsigned else grant, answer, quote)
     if status == 404:
-        remedy = f"Check the key, where case, spaces and slashes count: aws s3 ls s3://{at.bucket}/"
-        return Meaning(NotFoundError, f"there is no such object in bucket {at.bucket}", remedy, answer)
+        return Meaning(NotFoundError, f"there is no such object in bucket {at.bucket}", _check_key(at), answer)
     if status in (412, 416):
         return Meaning(SourceChangedError, "the object was written to while it was being read", RELOAD, answer)
     if status in PASSING_STATUSES or code.startswith(PASSING_CODES):
-        return Meaning(ReadError, "the store is failing or overloaded", _EASE, answer, quote)
-    return Meaning(ReadError, "the store refused the request", _CHECK_ENDPOINT, answer, quote)
+        return Meaning(ReadError, "the store is failing or overloaded", EASE, answer, quote)
+    remedy = f"{at.provenance.endpoint_told()} Check that it is a store's: host, port and path.".lstrip()
+    if status == 400 and not code and (hint := wants_tls(at)):
+        # What web servers say to plain HTTP where they expect TLS.
+        remedy = f"{remedy} {hint}"
+    return Meaning(ReadError, "the store refused the request", remedy, answer, quote)
+
+
+def _of_credentials(remedy: str, at: Circumstances) -> str:
+    """With where the credentials are from, and what can be seen of them to be wrong."""
+    padded = "White space stands around the secret access key: remove it." if at.provenance.padded else ""
+    return " ".join(filter(None, (at.provenance.credentials_told(), padded, remedy)))
+
+
+def _check_key(at: Circumstances) -> str:
+    origin = at.provenance
+    if origin.has_path:
+        return f"{origin.endpoint_told()} Its path comes before every bucket: leave it out, if it names the bucket."
+    return (
+        f"Check the key, where case, spaces and slashes count: {origin.list_command(at.bucket)} (if it is a folder, "
+        "list_safetensors names the files in it)."
+    )
 
 
 def _found_locally(error: Any, at: Circumstances) -> Meaning | None:
@@ -191,7 +189,7 @@ def _found_locally(error: Any, at: Circumstances) -> Meaning | None:
         return Meaning(ArgumentError, f"{at.bucket!r} is no name of a bucket", remedy)
     if type(error) is ValueError and str(error).startswith("Invalid endpoint: "):
         url = str(error).partition(": ")[2]
-        remedy = f"Write it as http://host:port or https://host. {_CHECK_ENDPOINT}"
+        remedy = f"Write it as http://host:port or https://host, in {_ENDPOINTS}."
         return Meaning(ConfigError, f"{url!r} is no URL of an endpoint", remedy)
     if isinstance(error, FileNotFoundError):
         remedy = f"Check AWS_WEB_IDENTITY_TOKEN_FILE. {_GIVE_KEYS}"
@@ -203,71 +201,7 @@ def _found_locally(error: Any, at: Circumstances) -> Meaning | None:
     return None
 
 
-def _network_fault(error: Any, at: Circumstances) -> Meaning | None:
-    from botocore import exceptions as aws
-    from urllib3.exceptions import HTTPError, ReadTimeoutError
-
-    if isinstance(error, BodyLengthError):
-        return Meaning(ReadError, f"{error}, every time", _EASE)
-    root = root_of(error)
-    why = getattr(root, "strerror", None) or str(root) or type(root).__name__
-    host = urlsplit(getattr(error, "kwargs", {}).get("endpoint_url") or "").netloc.rpartition("@")[2] or "the store"
-    check = _CHECK_ENDPOINT
-    if host.startswith(f"{at.bucket}."):
-        check += " If the store has no host for each bucket, set RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING=0."
-    if isinstance(error, aws.ConnectTimeoutError):
-        return Meaning(StorageTimeoutError, f"no connection to {host} within {at.timeout:g} s", check)
-    if isinstance(error, aws.ReadTimeoutError | ReadTimeoutError | TimeoutError):
-        remedy = "Raise RUNAI_STREAMER_S3_TIMEOUT (seconds) or lower RUNAI_STREAMER_CONCURRENCY, if the store is slow."
-        what = str(error) if isinstance(error, SlowBodyError) else f"sent nothing for {at.timeout:g} s"
-        return Meaning(StorageTimeoutError, f"{host} {what}", remedy)
-    if isinstance(error, aws.SSLError):
-        return _tls_fault(root, host, check)
-    if isinstance(error, aws.ProxyConnectionError):
-        remedy = "Check HTTPS_PROXY and HTTP_PROXY, or name the store's host in NO_PROXY."
-        return Meaning(StorageUnreachableError, f"no connection through the proxy: {why}", remedy)
-    if isinstance(error, aws.ConnectionError):
-        return Meaning(StorageUnreachableError, f"no connection to {host}: {why}", check)
-    if isinstance(root, http.client.BadStatusLine) and not isinstance(root, http.client.RemoteDisconnected):
-        return Meaning(StorageUnreachableError, f"{host} does not speak HTTP", f"Check the port. {check}")
-    if isinstance(error, aws.HTTPClientError) and isinstance(root, ValueError) and not isinstance(root, UnicodeError):
-        # http.client quotes the header that it refuses, and with it the token.
-        remedy = "Look for a line break in AWS_ACCESS_KEY_ID or AWS_SESSION_TOKEN."
-        return Meaning(CredentialsError, "the credentials cannot be sent", remedy, telling=True)
-    if isinstance(error, aws.HTTPClientError | HTTPError | OSError | http.client.HTTPException):
-        return Meaning(StorageUnreachableError, f"the connection to {host} broke: {why}", _EASE)
-    if isinstance(error, aws.BotoCoreError):
-        return Meaning(ReadError, f"botocore failed ({type(error).__name__}): {error}", check)
-    return None
-
-
-def _tls_fault(root: BaseException, host: str, check: str) -> Meaning:
-    if isinstance(root, ssl.SSLCertVerificationError):
-        summary = f"the certificate of {host} is not trusted: {root.verify_message}"
-        remedy = f"Set AWS_CA_BUNDLE to a file with the certificate of the authority that issued it. {check}"
-        return Meaning(StorageUnreachableError, summary, remedy)
-    if is_no_tls(root):
-        remedy = "Write the endpoint with http:// instead of https://, or with the port that speaks TLS."
-        return Meaning(StorageUnreachableError, f"{host} does not speak TLS", remedy)
-    if isinstance(root, FileNotFoundError) or "NO_CERTIFICATE" in str(root):
-        remedy = "Set AWS_CA_BUNDLE to a file of certificates in PEM form, or unset it."
-        return Meaning(ConfigError, "the file of certificates to trust cannot be read", remedy)
-    return Meaning(StorageUnreachableError, f"no TLS connection to {host}: {root}", check)
-
-
-def is_no_tls(root: BaseException) -> bool:
-    """Whether the other side answers a TLS greeting with something else."""
-    return isinstance(root, ssl.SSLError) and root.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST")
-
-
 def answer_of(error: Exception) -> Answer | None:
     """What the store answered, for an error that it made."""
     response = getattr(error, "response", None)
     return Answer.of(response) if isinstance(response, Mapping) else None
-
-
-def root_of(error: BaseException) -> BaseException:
-    """The exception that the others were made from."""
-    while (deeper := error.__cause__ or error.__context__) is not None:
-        error = deeper
-    return error

@@ -21,6 +21,8 @@ class Origin(Enum):
     DISK = "disk"
     """From a local disk, past the page cache."""
     OBJECT = "object storage"
+    RANK = "another rank"
+    """Read by another process, which has sent it."""
 
 
 class Source(Protocol):

@@ -3,7 +3,7 @@
 import mmap
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -19,7 +19,13 @@ JOIN_SECONDS: Final = 1.0
 
 
 def fetch(
-    storage: Storage, entries: Sequence[Entry], destination: Destination, concurrency: int, chunk: int, memory: int
+    storage: Storage,
+    entries: Sequence[Entry],
+    destination: Destination,
+    concurrency: int,
+    chunk: int,
+    memory: int,
+    landed: Callable[[int], None] | None = None,
 ) -> None:
     """Copy every entry to its name in the destination; return when all are there.
 
@@ -27,11 +33,12 @@ def fetch(
         concurrency: reads in flight at once.
         chunk: most bytes of one read.
         memory: most bytes held at once, at least `chunk`.
+        landed: told how many bytes more have been written; called from many threads.
 
     Raises:
         StreamerError: the first error met. Files that were finished before stay; nothing is left of the others.
     """
-    work = _Fetch(storage, entries, destination, chunk, memory)
+    work = _Fetch(storage, entries, destination, chunk, memory, landed)
     pieces = sum(1 for entry in entries for _ in _pieces(entry, chunk))
     work.run(min(concurrency, pieces))
 
@@ -80,10 +87,17 @@ class _Fetch:
     """The threads of one call of `fetch`, and what they share."""
 
     def __init__(
-        self, storage: Storage, entries: Sequence[Entry], destination: Destination, chunk: int, memory: int
+        self,
+        storage: Storage,
+        entries: Sequence[Entry],
+        destination: Destination,
+        chunk: int,
+        memory: int,
+        landed: Callable[[int], None] | None,
     ) -> None:
         self._storage = storage
         self._destination = destination
+        self._landed = landed
         self._changed = threading.Condition()
         self._free = memory
         self._error: BaseException | None = None
@@ -179,6 +193,8 @@ class _Fetch:
             with self._memory(span.size) as buffer:
                 source.read_into(span.start, buffer)
                 part.write(span.start, buffer)
+            if self._landed is not None:
+                self._landed(span.size)
         with file.lock:
             file.missing -= 1
             if file.missing or self._stopped:

@@ -3,7 +3,8 @@
 import logging
 import os
 import time
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 from runai_model_streamer.config import UNLIMITED, StreamerConfig
 from runai_model_streamer.errors import ArgumentError
@@ -21,7 +22,26 @@ LEAST_MEMORY: Final = 256 << 10
 """Bytes that a pull holds at once at least: what the opening of an object brings."""
 
 
-def pull(storage: Storage, source: str, target: str, patterns: Patterns, config: StreamerConfig) -> list[Entry]:
+class Watcher(Protocol):
+    """Who is told how far a pull has come."""
+
+    def begin(self, missing: Sequence[Entry]) -> None:
+        """These are to be fetched; the others are there."""
+        ...
+
+    def landed(self, count: int) -> None:
+        """So many bytes more have been written. Called from many threads."""
+        ...
+
+
+def pull(
+    storage: Storage,
+    source: str,
+    target: str,
+    patterns: Patterns,
+    config: StreamerConfig,
+    watcher: Watcher | None = None,
+) -> list[Entry]:
     """Have the files of `source` that `patterns` choose in `target`, and return them all.
 
     Raises:
@@ -37,7 +57,10 @@ def pull(storage: Storage, source: str, target: str, patterns: Patterns, config:
         if alone:
             destination.sweep(entry.name for entry in wanted)
         missing = [entry for entry in wanted if not destination.has(entry)]
-        fetch(storage, missing, destination, *_bounds(config, kind_of(source)))
+        if watcher is not None:
+            watcher.begin(missing)
+        landed = None if watcher is None else watcher.landed
+        fetch(storage, missing, destination, *_bounds(config, kind_of(source)), landed)
         destination.sync()
     _log.info(
         "[RunAI Streamer] Pulled %d files, %s, from %s to %s in %.1fs; %d were there",

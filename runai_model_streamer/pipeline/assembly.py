@@ -1,5 +1,6 @@
 """Pieces of a tensor that have landed become the tensor."""
 
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -7,13 +8,14 @@ import torch
 
 from runai_model_streamer.pipeline.selection import Rows, Selected
 from runai_model_streamer.pipeline.stream import Tensors
+from runai_model_streamer.pipeline.tally import Tally
 from runai_model_streamer.pipeline.tensors import torch_shape
 
 _CARRIERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Bytes of an element -> a dtype that torch can copy, which not all of its own are."""
 
 
-def assembled(landed: Tensors, parts: Sequence[Selected]) -> Tensors:
+def assembled(landed: Tensors, parts: Sequence[Selected], tally: Tally) -> Tensors:
     """What the caller selected, of what was read for it.
 
     A part is contiguous, in memory of its own, on the device of its pieces and of their dtype. What lands of it is let
@@ -22,6 +24,7 @@ def assembled(landed: Tensors, parts: Sequence[Selected]) -> Tensors:
     Args:
         landed: the tensors of all `reads` of `parts`; closed with this one.
         parts: in the order in which their reads land.
+        tally: where the time that this takes is counted.
     """
     try:
         for part in parts:
@@ -29,20 +32,28 @@ def assembled(landed: Tensors, parts: Sequence[Selected]) -> Tensors:
             if part.rows is None:
                 yield next(landed)
             else:
-                yield part.info.name, _assemble(landed, part, part.rows)
+                yield part.info.name, _assemble(landed, part, part.rows, tally)
         for _ in landed:
             raise AssertionError("more has landed than was planned")
     finally:
         landed.close()
 
 
-def _assemble(landed: Tensors, part: Selected, rows: Rows) -> torch.Tensor:
+def _assemble(landed: Tensors, part: Selected, rows: Rows, tally: Tally) -> torch.Tensor:
+    piece = next(landed)[1]
+    began = time.perf_counter()
     if len(part.reads) == 1:
-        made = cut(next(landed)[1], rows)
+        made = cut(piece, rows)
     else:
-        made = _first(next(landed)[1], rows)
+        made = _first(piece, rows)
         for row in range(1, rows.outer):
-            add(next(landed)[1], made, row)
+            # Not kept while the next one may need its memory.
+            del piece
+            tally.seconds.place += time.perf_counter() - began
+            piece = next(landed)[1]
+            began = time.perf_counter()
+            add(piece, made, row)
+    tally.seconds.place += time.perf_counter() - began
     return _shaped(made, part)
 
 

@@ -66,6 +66,8 @@ class CastingLanding:
         MissingDependencyError: numba is not installed.
     """
 
+    beside = "cast"
+
     def __init__(self, pool: SlabPool, plan: CastPlan, lifecycle: Lifecycle) -> None:
         self._kernels = _kernels(plan)
         self._pool = pool
@@ -73,6 +75,11 @@ class CastingLanding:
         self._plan = plan
         self._scratch = ScratchPool(plan.scratch_bytes, plan.scratch_count, lifecycle)
         self._joining = threading.Lock()
+
+    @property
+    def peak(self) -> int:
+        """See `SlabPool.peak`; what tensors are cast from is left aside."""
+        return self._pool.peak
 
     def lease(self, group: Group) -> CastLease:
         """A slab for what the group becomes."""
@@ -93,7 +100,7 @@ class CastingLanding:
             slab = np.frombuffer(lease.slab.memory, np.uint8)
             while True:
                 size = min(step.length - landed, len(scratch))
-                origin, taken = timed_read(source, step.offset + landed, scratch[:size])
+                origin, taken, _ = timed_read(source, step.offset + landed, scratch[:size])
                 self._place(lease, step.position + landed, np.frombuffer(scratch, np.uint8, size), slab)
                 landed += size
                 seconds += taken

@@ -20,6 +20,7 @@ from runai_model_streamer.pipeline.opening import open_each
 from runai_model_streamer.pipeline.prepare import Start, opening, start_load
 from runai_model_streamer.pipeline.sharing import Sharing
 from runai_model_streamer.pipeline.stream import Load
+from runai_model_streamer.pipeline.tally import Tally
 
 _LARGEST: Final = 2**63 - 1  # what torch can hold as a size
 
@@ -82,6 +83,7 @@ def prepare_chunks(
     device: torch.device,
     limit_name: str,
     sharing: Sharing | None = None,
+    tally: Tally | None = None,
 ) -> Load:
     """Open all files, hold the ranges against their sizes, and start to read.
 
@@ -110,7 +112,7 @@ def prepare_chunks(
                 paths.append(each.path)
                 sources.append(source)
                 runs.append(run)
-        start = Start(storage, paths, sources, runs, limit_name=limit_name, sharing=sharing)
+        start = Start(storage, paths, sources, runs, limit_name=limit_name, sharing=sharing, tally=tally)
         return start_load(start, config, device)
 
 

@@ -113,6 +113,8 @@ class CudaLanding:
         CudaError: from here and from most methods: a call failed, or a copy did.
     """
 
+    beside = "copy"
+
     def __init__(
         self,
         driver: CudaDriver,
@@ -129,6 +131,7 @@ class CudaLanding:
         self._cast = cast
         self._target = None if cast is None else cast.target
         self._ring = SlotRing(driver, staging, lifecycle)
+        self._slot_bytes = staging.size
         self._pid = os.getpid()
         self._leases: dict[int, CudaLease] = {}
         self._leased = 0  # counted by readers
@@ -141,6 +144,11 @@ class CudaLanding:
             with contextlib.suppress(CudaError):
                 driver.release(self._ending(None))
             raise
+
+    @property
+    def peak(self) -> int:
+        """Bytes of pinned memory: slots are kept until the end."""
+        return self._ring.made * self._slot_bytes
 
     def lease(self, group: Group) -> CudaLease:
         """Device memory, when the caller has taken all but `GROUPS_AHEAD` of the groups before."""

@@ -21,6 +21,8 @@ class Reading(NamedTuple):
     """Where the bytes came from."""
     seconds: float
     """How long the source took, waits for memory left aside."""
+    began: float | None = None
+    """When, by `time.perf_counter`; None for several reads with something else in between."""
 
 
 class Leased(Protocol):
@@ -41,6 +43,16 @@ class Landing(Protocol[LeaseT]):
     `lease` is called by one reader at a time, in plan order, before any read of the group; `read` by the reader of a
     step; `ready` by the reader of a group's last one; the other methods by the consumer.
     """
+
+    @property
+    def beside(self) -> str:
+        """What `read` spends time on beside the source's own: a stage of `reader_tally.STAGES`."""
+        ...
+
+    @property
+    def peak(self) -> int:
+        """Most bytes of host memory held at once, as they count against the limit. From any thread."""
+        ...
 
     def lease(self, group: Group) -> LeaseT:
         """Memory for the group; waits for it. Raises `Stopped` when the load ends meanwhile."""
@@ -88,14 +100,21 @@ def timed_call(read: Callable[[], Origin]) -> Reading:
     """Do the read."""
     started = time.perf_counter()
     origin = read()
-    return Reading(origin, time.perf_counter() - started)
+    return Reading(origin, time.perf_counter() - started, started)
 
 
 class HostLanding:
     """Reads land in slabs, where the tensors then live: one copy, from the kernel or the socket."""
 
+    beside = "copy"
+
     def __init__(self, pool: SlabPool) -> None:
         self._pool = pool
+
+    @property
+    def peak(self) -> int:
+        """See `SlabPool.peak`."""
+        return self._pool.peak
 
     def lease(self, group: Group) -> Lease:
         """A slab."""

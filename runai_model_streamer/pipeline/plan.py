@@ -72,6 +72,16 @@ class Group:
     """Bytes of memory it needs, with what alignment adds to the payload."""
 
 
+class Grouping(NamedTuple):
+    """How a load's groups are planned and read: what processes that share it have to do alike."""
+
+    limit: int | None
+    target: int | None = None
+    """As for `plan_groups`, both."""
+    readers: int | None = None
+    """Most reads that may wait at once for what others read; None for any number."""
+
+
 def group_target(limit: int | None) -> int:
     """Bytes of memory that a group aims for: a quarter of the limit at most, so that several fit into it."""
     return GROUP_BYTES if limit is None else min(GROUP_BYTES, limit // 4)

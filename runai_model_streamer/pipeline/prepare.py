@@ -24,10 +24,11 @@ from runai_model_streamer.pipeline.assembly import assembled
 from runai_model_streamer.pipeline.cast_plan import held, plan_cast, scratch_size, sources_of, target_name
 from runai_model_streamer.pipeline.limit import LIMIT, MemoryLimit
 from runai_model_streamer.pipeline.opening import Opened, open_files
-from runai_model_streamer.pipeline.plan import PlannedFile, plan_groups
+from runai_model_streamer.pipeline.plan import Grouping, PlannedFile, plan_groups
 from runai_model_streamer.pipeline.selection import Select, Selected, select_parts
 from runai_model_streamer.pipeline.sharing import Sharing
-from runai_model_streamer.pipeline.stream import Grouping, Load
+from runai_model_streamer.pipeline.stream import Load
+from runai_model_streamer.pipeline.tally import Tally
 from runai_model_streamer.pipeline.tensors import check_dtypes
 
 _log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def prepare_load(
     dtype: torch.dtype | None = None,
     select: Select | None = None,
     sharing: Sharing | None = None,
+    tally: Tally | None = None,
 ) -> PreparedLoad:
     """Open all files, validate their headers and the request, and start to read.
 
@@ -88,7 +90,9 @@ def prepare_load(
             for path, tensors in zip(paths, wanted, strict=True):
                 check_dtypes(path, tensors)
         _forgo_verification(opened, read)
-        load = start_load(Start(storage, paths, sources, read, parts, sharing=sharing), config, device, target)
+        load = start_load(
+            Start(storage, paths, sources, read, parts, sharing=sharing, tally=tally), config, device, target
+        )
     return PreparedLoad(load, dict(enumerate(wanted)))
 
 
@@ -125,6 +129,8 @@ class Start(NamedTuple):
     limit_name: str = LIMIT
     """What the memory limit is called in messages."""
     sharing: Sharing | None = None
+    tally: Tally | None = None
+    """Where the load is counted and timed; None: in one of its own."""
 
 
 def start_load(start: Start, config: StreamerConfig, device: torch.device, target: str | None = None) -> Load:
@@ -134,7 +140,8 @@ def start_load(start: Start, config: StreamerConfig, device: torch.device, targe
         device: where the tensors are to be; see `prepare_load`.
         target: the format's name of the dtype to cast to; None to leave tensors as they are.
     """
-    storage, paths, sources, wanted, parts, name, sharing = start
+    storage, paths, sources, wanted, parts, name, sharing, given = start
+    tally = Tally() if given is None else given
     files = [
         PlannedFile(source.size, source.kind, source.alignment, config.chunk_for(source.kind), tensors)
         for source, tensors in zip(sources, wanted, strict=True)
@@ -151,7 +158,7 @@ def start_load(start: Start, config: StreamerConfig, device: torch.device, targe
     finish = None
     made = 0  # bytes of the largest tensor that is made of what has landed, beside that
     if parts is not None and any(part.rows for part in parts):
-        finish = partial(assembled, parts=parts)
+        finish = partial(assembled, parts=parts, tally=tally)
         made = max((part.info if target is None else held(part.info, target)).nbytes for part in parts if part.rows)
     destination = limit = None
     if device.type == "cuda":
@@ -177,7 +184,7 @@ def start_load(start: Start, config: StreamerConfig, device: torch.device, targe
         if waits and kind.readers is not None:
             # A reader that waits for another rank holds what one whom that rank waits for may need.
             concurrency = min(concurrency, kind.readers)
-    return Load(storage, sources, files, limit, concurrency, destination, finish)
+    return Load(storage, sources, files, limit, concurrency, destination, finish, tally)
 
 
 def _gds(config: StreamerConfig, *, waits: bool) -> GdsMode:
@@ -191,7 +198,7 @@ def _gds(config: StreamerConfig, *, waits: bool) -> GdsMode:
 
 def _is_shared(config: StreamerConfig) -> bool:
     """Whether other processes of this node load the same files."""
-    return config.local_processes > 1 or _in_process_group()
+    return config.local_processes > 1 or in_process_group()
 
 
 def _checked_names(names: Collection[str] | None) -> frozenset[str] | None:
@@ -249,7 +256,7 @@ def _listed(names: Sequence[str]) -> str:
     return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
 
 
-def _in_process_group() -> bool:
+def in_process_group() -> bool:
     """Whether this process is one of several in torch's default process group."""
     import torch.distributed as dist
 

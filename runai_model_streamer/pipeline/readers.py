@@ -10,6 +10,8 @@ from runai_model_streamer.io.source import Origin, Source, SourceKind
 from runai_model_streamer.pipeline.landing import Landing, LeaseT, Reading
 from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.pipeline.plan import Group, PlannedFile, Step, steps_of
+from runai_model_streamer.pipeline.reader_tally import ReaderTally
+from runai_model_streamer.pipeline.tally import Tally
 
 MEMORY_SPEED: Final = 1.5e9
 """Bytes per second of one read above which it was a copy from memory, where the source cannot tell."""
@@ -27,8 +29,15 @@ class Feed(Generic[LeaseT]):
     """
 
     def __init__(
-        self, groups: Sequence[Group], files: Sequence[PlannedFile], landing: Landing[LeaseT], lifecycle: Lifecycle
+        self,
+        groups: Sequence[Group],
+        files: Sequence[PlannedFile],
+        landing: Landing[LeaseT],
+        lifecycle: Lifecycle,
+        tally: Tally | None = None,
     ) -> None:
+        self.tally = Tally() if tally is None else tally
+        """Where readers count."""
         self._files = files
         self._landing = landing
         self._lifecycle = lifecycle
@@ -54,8 +63,8 @@ class Feed(Generic[LeaseT]):
                 for step in steps_of(group, self._files):
                     yield lease, step
 
-    def next(self, reader: int) -> tuple[LeaseT, Step] | None:
-        """The next step for reader number `reader`; None when there are no more.
+    def next(self, reader: int, tally: ReaderTally | None = None) -> tuple[LeaseT, Step] | None:
+        """The next step for reader number `reader`, whose tally this is; None when there are no more.
 
         Raises:
             Stopped: the load has ended meanwhile.
@@ -64,17 +73,26 @@ class Feed(Generic[LeaseT]):
             with self._resting:
                 while not self._storage_bound and self._lifecycle.running and not self._exhausted:
                     self._resting.wait()
+            if tally is not None:
+                tally.stage("rest")
         with self._turn:
             self._lifecycle.check()
             work = next(self._steps, None)
         if work is None and not self._exhausted:
             self._exhausted = True
             self._wake_all()
+        if tally is not None:
+            tally.stage("memory")
         return work
 
     def read(self, lease: LeaseT, step: Step, source: Source) -> Reading:
         """Read the step's bytes; see `Landing.read`."""
         return self._landing.read(lease, step, source)
+
+    @property
+    def beside(self) -> str:
+        """See `Landing.beside`."""
+        return self._landing.beside
 
     def landed(self, lease: LeaseT, step: Step, origin: Origin, seconds: float) -> None:
         """The step's bytes have been read."""
@@ -130,12 +148,14 @@ def start_readers(
     threads: list[threading.Thread] = []
     for number in range(count):
         # Daemons: a read that hangs in the kernel must not keep the process from ending.
+        tally = feed.tally.reader()
         thread = threading.Thread(
-            target=_run, args=(number, feed, sources, lifecycle), name=f"runai-reader-{number}", daemon=True
+            target=_run, args=(number, feed, sources, lifecycle, tally), name=f"runai-reader-{number}", daemon=True
         )
         try:
             thread.start()
         except RuntimeError as error:
+            feed.tally.readers.remove(tally)
             if threads:
                 break
             raise StreamerError(f"no thread to read with: {error}; raise the limit with `ulimit -u`") from error
@@ -143,10 +163,11 @@ def start_readers(
     return threads
 
 
-def _run(number: int, feed: Feed[Any], sources: Sequence[Source], lifecycle: Lifecycle) -> None:
+def _run(number: int, feed: Feed[Any], sources: Sequence[Source], lifecycle: Lifecycle, tally: ReaderTally) -> None:
+    tally.begin(feed.tally.trace)
     try:
-        while (work := feed.next(number)) is not None:
-            _read(feed, *work, sources)
+        while (work := feed.next(number, tally)) is not None:
+            _read(feed, *work, sources, tally)
     except Stopped:
         pass
     except StreamerError as error:
@@ -155,9 +176,11 @@ def _run(number: int, feed: Feed[Any], sources: Sequence[Source], lifecycle: Lif
         wrapped = StreamerError(f"reading failed unexpectedly: {type(error).__name__}: {error}")
         wrapped.__cause__ = error
         lifecycle.fail(wrapped)
+    finally:
+        tally.end()
 
 
-def _read(feed: Feed[LeaseT], lease: LeaseT, step: Step, sources: Sequence[Source]) -> None:
+def _read(feed: Feed[LeaseT], lease: LeaseT, step: Step, sources: Sequence[Source], tally: ReaderTally) -> None:
     try:
         reading = feed.read(lease, step, sources[step.file])
     except ChecksumError:
@@ -165,7 +188,9 @@ def _read(feed: Feed[LeaseT], lease: LeaseT, step: Step, sources: Sequence[Sourc
     except ReadError as error:
         _name_tensor(error, lease.group, step)
         raise
-    feed.landed(lease, step, *reading)
+    tally.read(lease.group.index, step, reading, feed.beside)
+    feed.landed(lease, step, reading.origin, reading.seconds)
+    tally.mark()
 
 
 def _name_tensor(error: ReadError, group: Group, step: Step) -> None:

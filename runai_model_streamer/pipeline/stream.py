@@ -13,31 +13,22 @@ from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.pipeline.landing import HostLanding, Landing
 from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
-from runai_model_streamer.pipeline.plan import Group, PlannedFile, plan_groups
+from runai_model_streamer.pipeline.plan import Group, Grouping, PlannedFile, plan_groups
 from runai_model_streamer.pipeline.pool import SlabPool
 from runai_model_streamer.pipeline.readers import Feed, start_readers
+from runai_model_streamer.pipeline.tally import Tally
+from runai_model_streamer.pipeline.tensors import map_code
 
 _log = logging.getLogger(__name__)
 
 JOIN_SECONDS: Final = 0.5
 """Most seconds that closing waits for readers. One that hangs in the kernel longer keeps its memory and ends alone."""
 
-
 Tensors: TypeAlias = Generator[tuple[str, torch.Tensor]]
 """Names and tensors, once."""
 
 Finish: TypeAlias = Callable[[Tensors], Tensors]
 """Makes one iterator of another, whose end it goes on to, and which it closes with its own."""
-
-
-class Grouping(NamedTuple):
-    """How a load's groups are planned and read: what processes that share it have to do alike."""
-
-    limit: int | None
-    target: int | None = None
-    """As for `plan_groups`, both."""
-    readers: int | None = None
-    """Most reads that may wait at once for what others read; None for any number."""
 
 
 class Destination(NamedTuple):
@@ -73,6 +64,7 @@ class Load:
         concurrency: reads in flight at once.
         destination: None for host memory. The limit then is the destination's business.
         finish: makes what is given out of what lands; None where that is the same.
+        tally: where the load is counted and timed.
 
     Raises:
         StreamerError: the destination cannot be used, or no thread can be started. The sources are not closed.
@@ -87,35 +79,44 @@ class Load:
         concurrency: int,
         destination: Destination | None = None,
         finish: Finish | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self._storage = storage
         self._sources = sources
         self._finish = finish
         self._lifecycle = Lifecycle()
+        self.tally = Tally() if tally is None else tally
+        """What is counted and timed."""
+        self.tally.concurrency, self.tally.limit = concurrency, limit
+        self.tally.chunk = max((file.chunk for file in files), default=0)
         self._landing: Landing[Any]
         if destination is None:
             self.device = torch.device("cpu")
             """Where the tensors are."""
             self._groups = tuple(plan_groups(files, limit))
-            in_flight = concurrency * max((file.chunk for file in files), default=0)
-            self._landing = HostLanding(SlabPool(limit, self._lifecycle, in_flight))
+            self._landing = HostLanding(SlabPool(limit, self._lifecycle, concurrency * self.tally.chunk))
         else:
             self.device = destination.device
             self._groups = tuple(plan_groups(files, destination.group_limit, destination.group_bytes))
             self._landing = destination.landing(self._lifecycle)
-        self._feed = Feed(self._groups, files, self._landing, self._lifecycle)
+        self._feed = Feed(self._groups, files, self._landing, self._lifecycle, self.tally)
+        self.progress: Callable[[], object] | None = None
+        """Called in the caller's thread when it has been given a group, and when it has been given all."""
         self._taken = False
         self._closed = False
         self._pid = os.getpid()
         self.total_bytes = sum(tensor.end - tensor.start for file in files for tensor in file.tensors)
         """Bytes of all that lands."""
         steps = sum(group.steps for group in self._groups)
+        self.tally.plan(self._groups)
+        map_code()
         try:
             self._threads = start_readers(min(concurrency, steps), self._feed, sources, self._lifecycle)
         except BaseException:
             self._closed = True
             self._landing.close()
             raise
+        self.tally.start()
 
     @property
     def open(self) -> bool:
@@ -139,10 +140,14 @@ class Load:
 
     def _yield_tensors(self) -> Tensors:
         complete = False
+        tally = self.tally
         try:
             for group in self._groups:
+                tally.ask()
                 first = True
                 for batch in self._take(group):
+                    if first:
+                        tally.made(group, len(batch))
                     # Given out from its end, so that nothing here keeps a tensor that the caller has dropped.
                     batch.reverse()
                     while batch:
@@ -153,26 +158,52 @@ class Load:
                             self._landing.forgo(group.index)
                         if not self._lifecycle.running:
                             self._raise_stopped()
+                tally.give(group)
+                if group is not self._groups[-1]:
+                    self._tell()
+            self._tell()
             complete = True
-        except StreamerError:
+        except StreamerError as error:
+            if tally.outcome == "running":
+                tally.fail(error)
             self._close_quietly()
             raise
         finally:
             if complete:
-                self.close()
+                tally.end("complete")
+                try:
+                    self.close()
+                except StreamerError as error:
+                    tally.fail(error)
+                    raise
             else:
+                tally.end("abandoned")
                 # Perhaps in a finaliser, in any thread, so nothing may be waited for: `close` does that.
                 self.stop()
+
+    def _tell(self) -> None:
+        """Tell the caller how far the load is. What that raises ends the load."""
+        if self.progress is None:
+            return
+        try:
+            self.progress()
+        except BaseException as error:
+            self.tally.fail(error)
+            self._close_quietly()
+            raise
 
     def _take(self, group: Group) -> Iterator[list[tuple[str, torch.Tensor]]]:
         self._check_process()
         if not group.steps:
+            self.tally.landed()
             return self._landing.take(group, None)
         self._wait_for(group)
+        self.tally.landed()
         return self._landing.take(group, self._feed.leases.pop(group.index))
 
     def _wait_for(self, group: Group) -> None:
         if not self._feed.is_complete(group.index):
+            self.tally.wait()
             self._landing.await_group(group.index)
         try:
             self._lifecycle.wait_for(lambda: self._feed.is_complete(group.index))
@@ -188,6 +219,7 @@ class Load:
         error = self._lifecycle.forget_error() or closing
         if error is None:
             raise StateError("the load was closed while its tensors were being read; call stream_files again")
+        self.tally.fail(error)
         try:
             raise error
         finally:
@@ -225,6 +257,9 @@ class Load:
         self._closed = True
         if self._pid != os.getpid():
             return
+        self.progress = None
+        self.tally.end("abandoned")
+        self.tally.closing()
         self._lifecycle.close()
         self._storage.interrupt()
         for source in self._sources:
@@ -243,4 +278,13 @@ class Load:
                 for source in self._sources:
                     source.close()
             self._feed.close()
+            self.count()
             self._storage.close()
+            self.tally.closed()
+            if self.tally.trace is not None:
+                self.tally.trace.write([source.path for source in self._sources])
+
+    def count(self) -> None:
+        """Bring what others count into the tally."""
+        self.tally.peak = self._landing.peak
+        self.tally.retries, self.tally.transport = self._storage.retries, self._storage.transport

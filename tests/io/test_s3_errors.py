@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from runai_model_streamer import errors
+from runai_model_streamer.config import S3Config
 from runai_model_streamer.io.s3 import PREFIX_BYTES, S3Store
 from runai_model_streamer.io.s3_credentials import S3Credentials
+from runai_model_streamer.io.s3_provenance import Provenance
 from tests.io.transports import URL, s3_config, store_of
 from tests.servers import (
     Certificate,
@@ -25,6 +27,7 @@ from tests.servers import (
     moto_server,
     other_range,
     refuse,
+    reset_at_once,
     shorter,
     stall_before_headers,
     whole_object,
@@ -71,12 +74,16 @@ class Refusal:
 REFUSALS = [
     Refusal(404, "NoSuchKey", errors.NotFoundError, "there is no such object in bucket bucket", "Check the key"),
     Refusal(404, "", errors.NotFoundError, "there is no such object", "Check the key"),
-    Refusal(404, "NoSuchBucket", errors.NotFoundError, "there is no bucket bucket", "AWS_ENDPOINT_URL"),
+    Refusal(404, "NoSuchBucket", errors.NotFoundError, "there is no bucket bucket", "The endpoint is http://"),
     Refusal(403, "AccessDenied", errors.AccessDeniedError, "access denied", "Grant these credentials s3:GetObject"),
     Refusal(403, "", errors.AccessDeniedError, "access denied", "Grant these credentials s3:GetObject"),
     Refusal(403, "InvalidObjectState", errors.ReadError, "the object is archived", "Glacier"),
-    Refusal(403, "InvalidAccessKeyId", errors.CredentialsError, "does not know the access key", "AWS_ACCESS_KEY_ID"),
-    Refusal(403, "SignatureDoesNotMatch", errors.CredentialsError, "the secret access key is not", "AWS_SECRET_ACC"),
+    Refusal(
+        403, "InvalidAccessKeyId", errors.CredentialsError, "does not know the access key id", "are from S3Credentials"
+    ),
+    Refusal(
+        403, "SignatureDoesNotMatch", errors.CredentialsError, "the secret access key does not belong", "AWS_SECRET_ACC"
+    ),
     Refusal(403, "RequestTimeTooSkewed", errors.CredentialsError, "clock", "Set the clock"),
     Refusal(400, "ExpiredToken", errors.CredentialsError, "the credentials have expired", "AWS_SESSION_TOKEN"),
     Refusal(400, "InvalidToken", errors.CredentialsError, "does not accept the session token", "AWS_SESSION_TOKEN"),
@@ -85,7 +92,7 @@ REFUSALS = [
     Refusal(429, "TooManyRequests", errors.ReadError, "failing or overloaded", "RUNAI_STREAMER_CONCURRENCY"),
     Refusal(500, "InternalError", errors.ReadError, "failing or overloaded", "RUNAI_STREAMER_S3_MAX_RETRIES"),
     Refusal(503, "SlowDown", errors.ReadError, "failing or overloaded", "RUNAI_STREAMER_CONCURRENCY"),
-    Refusal(418, "Teapot", errors.ReadError, "the store refused the request", "Check AWS_ENDPOINT_URL"),
+    Refusal(418, "Teapot", errors.ReadError, "the store refused the request", "The endpoint is http://"),
     Refusal(
         301,
         "PermanentRedirect",
@@ -181,7 +188,8 @@ class TestTheWayToTheStore:
         error = failure(f"http://127.0.0.1:{port}")
         assert type(error) is errors.StorageUnreachableError
         assert re.match(
-            rf"{URL}: no connection to 127\.0\.0\.1:{port}: Connection refused \({FACTS}Check AWS_ENDPOINT_URL",
+            rf"{URL}: no connection to 127\.0\.0\.1:{port}: Connection refused \({FACTS}"
+            rf"The endpoint is http://127\.0\.0\.1:{port}, from RUNAI_STREAMER_S3_ENDPOINT\. Check its host and port",
             str(error),
         )
 
@@ -221,7 +229,7 @@ class TestTheWayToTheStore:
         error = failure(f"https://127.0.0.1:{server.port}")
         assert type(error) is errors.StorageUnreachableError
         assert f"127.0.0.1:{server.port} does not speak TLS" in str(error)
-        assert "http:// instead of https://" in str(error)
+        assert f"Write http://127.0.0.1:{server.port}, or the port at which it speaks TLS" in str(error)
 
     def test_an_unreachable_proxy_is_told_from_an_unreachable_store(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -231,6 +239,126 @@ class TestTheWayToTheStore:
         assert "no connection through the proxy: Connection refused" in str(error)
         assert "NO_PROXY" in str(error)
         assert "planted" not in "".join(traceback.format_exception(error))
+
+
+class TestWhatIsNamed:
+    """Which setting, what value: the endpoint that was asked, the credentials that were sent."""
+
+    def test_the_endpoint_with_what_set_it(self, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert f"The endpoint is {server.endpoint}, from RUNAI_STREAMER_S3_ENDPOINT." in str(
+            failure(server.endpoint, "s3://other/key")
+        )
+        explicit = S3Credentials("AKID", "explicit-secret", endpoint=server.endpoint)
+        told = str(failure("http://store.invalid", "s3://other/key", credentials=explicit))
+        assert f"The endpoint is {server.endpoint}, from S3Credentials(endpoint=...)." in told
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        told = str(failure(None, "s3://other/key"))
+        assert f"The endpoint is {server.endpoint}, from AWS_ENDPOINT_URL or the profile." in told
+
+    def test_aws_itself_where_no_endpoint_is_set(self) -> None:
+        known = Provenance.of(S3Config(), None, "https://s3.eu-west-1.amazonaws.com", None, "")
+        assert known.endpoint_told() == (
+            "s3.eu-west-1.amazonaws.com is AWS itself: for another store, set AWS_ENDPOINT_URL to its URL."
+        )
+        assert not Provenance.of(S3Config(), None, "https://amazonaws.com.example.org", None, "").is_aws
+
+    def test_a_password_in_the_endpoint_is_not(self, server: FaultServer) -> None:
+        error = failure(f"http://user:planted@127.0.0.1:{server.port}", "s3://other/key")
+        assert f"The endpoint is http://127.0.0.1:{server.port}, " in str(error)
+        assert "planted" not in "".join(traceback.format_exception(error))
+
+    def test_where_the_refused_credentials_are_from(
+        self, server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        server.choose = lambda request: refuse(403, "InvalidAccessKeyId")
+        told = str(failure(server.endpoint))
+        assert "The credentials are from S3Credentials(...)." in told
+        assert (
+            f"one of this store, and not swapped with the secret access key. The endpoint is {server.endpoint}" in told
+        )
+        aws_environment(tmp_path, credentials="[default]\naws_access_key_id = A\naws_secret_access_key = B\n")
+        assert "are from the file ~/.aws/credentials (AWS_PROFILE" in str(failure(server.endpoint, credentials=None))
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKID")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-key")
+        told = str(failure(server.endpoint, credentials=None))
+        assert "The credentials are from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY." in told
+
+    def test_every_way_of_botocores_to_find_credentials_has_its_name(self) -> None:
+        from botocore import credentials
+
+        ways = {str(each.METHOD) for each in vars(credentials).values() if getattr(each, "METHOD", None)}
+        former = {"boto-config", "ec2-credentials-file"}
+        told = {way: Provenance(credentials_from=way).credentials_told() for way in ways - former}
+        assert [way for way, text in told.items() if text == f"The credentials are from {way}."] == []
+
+    @pytest.mark.parametrize(("secret", "told"), [("a-secret-key\n", True), ("a-secret-key", False)])
+    def test_white_space_around_the_secret(
+        self, server: FaultServer, monkeypatch: pytest.MonkeyPatch, secret: str, told: bool
+    ) -> None:
+        server.choose = lambda request: refuse(403, "SignatureDoesNotMatch")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKID")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+        found = str(failure(server.endpoint, credentials=None))
+        assert ("White space stands around the secret access key: remove it." in found) is told
+
+    def test_the_command_that_lists_asks_the_same_store(self, server: FaultServer) -> None:
+        error = failure(server.endpoint, "s3://bucket/modell.safetensors")
+        assert f"aws s3 ls s3://bucket/ --endpoint-url {server.endpoint} (if it is a folder, list_saf" in str(error)
+
+    def test_a_bucket_in_the_endpoint(self, server: FaultServer) -> None:
+        error = failure(f"{server.endpoint}/bucket")
+        assert type(error) is errors.NotFoundError
+        assert f"The endpoint is {server.endpoint}/bucket, from " in str(error)
+        assert "Its path comes before every bucket: leave it out" in str(error)
+
+
+def _says_what_go_says(exchange: Exchange) -> None:
+    exchange.send(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
+    exchange.hang_up()
+
+
+def _says_what_nginx_says(exchange: Exchange) -> None:
+    page = b"<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>"
+    exchange.send(b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n" % len(page))
+    exchange.send(page)
+
+
+class TestPlainHttpWhereTlsIsSpoken:
+    @pytest.mark.parametrize("says", [_says_what_go_says, _says_what_nginx_says])
+    def test_hints_at_https_where_the_server_says_so(self, server: FaultServer, says: Fault) -> None:
+        server.choose = lambda request: says
+        error = failure(server.endpoint)
+        assert f"write https://127.0.0.1:{server.port} instead" in str(error)
+
+    def test_hints_at_https_where_the_server_hangs_up(self, certificate: Certificate) -> None:
+        with FaultServer(certificate) as server:
+            error = failure(f"http://127.0.0.1:{server.port}")
+        assert type(error) is errors.StorageUnreachableError
+        assert f"If it speaks TLS at this port, write https://127.0.0.1:{server.port} instead. Else " in str(error)
+
+    def test_does_not_where_the_store_has_answered_before(self, server: FaultServer) -> None:
+        config = s3_config(server.endpoint, False, max_retries=0)
+        with contextlib.closing(S3Store(config, KEYS, 1)) as store:
+            source = store.open(URL)
+            server.choose = lambda request: reset_at_once()
+            with pytest.raises(errors.StorageUnreachableError) as caught:
+                source.read_into(500_000, memoryview(bytearray(100)))
+        assert "TLS" not in str(caught.value)
+
+
+def test_a_web_page_is_told_from_an_object(server: FaultServer) -> None:
+    page = b"<html>Sign in</html>"
+    headers = {"Content-Type": "text/html; charset=utf-8", "Content-Length": str(len(page)), "Content-Range": None}
+
+    def console(exchange: Exchange) -> None:
+        exchange.head(200, headers)
+        exchange.send(page)
+
+    server.script(console)
+    error = failure(server.endpoint)
+    assert type(error) is errors.ReadError
+    assert "the server sent a web page, not the object (HTTP 200" in str(error)
+    assert "the port of a web console" in str(error)
 
 
 class TestSettings:
@@ -291,7 +419,7 @@ class TestSettings:
         error = failure(endpoint)
         assert type(error) is errors.ConfigError
         assert "is no URL of an endpoint" in str(error)
-        assert "Write it as http://host:port" in str(error)
+        assert "Write it as http://host:port or https://host, in AWS_ENDPOINT_URL, RUNAI_" in str(error)
         assert "planted" not in "".join(traceback.format_exception(error))
 
     def test_a_region_that_is_none_is_named(self) -> None:

@@ -1,0 +1,7 @@
+"""`python -m runai_model_streamer.cli`: the command, where it is not on the PATH."""
+
+import sys
+
+from runai_model_streamer.cli.main import main
+
+sys.exit(main())

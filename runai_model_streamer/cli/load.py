@@ -1,0 +1,114 @@
+"""`runai-streamer load`: streams files as a program would, and tells what that took and what bound it."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from runai_model_streamer import LoadReport, SafetensorsStreamer
+from runai_model_streamer.cli.arguments import (
+    SIZES,
+    TRACE,
+    Subcommands,
+    add_command,
+    add_device,
+    add_paths,
+    add_settings,
+    dtype,
+    environment,
+    settings,
+)
+from runai_model_streamer.cli.output import counted, size, terminal, write_json, write_pairs
+from runai_model_streamer.cli.targets import find_files
+
+_SHARE: Final = 0.005
+"""Parts of the time below this are left out."""
+
+
+def add(commands: Subcommands) -> None:
+    """The subcommand and its arguments."""
+    parser = add_command(
+        commands,
+        "load",
+        run,
+        "load files and drop the tensors as they come; tell what it took, and what bound it",
+        f"{SIZES}\nOptions stand for the environment variables that they name, for this load.",
+    )
+    add_paths(parser)
+    add_device(parser)
+    add_settings(parser)
+    parser.add_argument("--trace", metavar="FILE", help=f"write a timeline for ui.perfetto.dev ({TRACE})")
+    parser.add_argument("--dtype", type=dtype, help="cast to bfloat16, float16 or float32 on the way")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0 when all tensors have come."""
+    import torch
+
+    target = None if arguments.dtype is None else getattr(torch, arguments.dtype)
+    variables = settings(arguments) | ({} if arguments.trace is None else {TRACE: arguments.trace})
+    with environment(variables), SafetensorsStreamer() as streamer:
+        paths = find_files(arguments.paths)
+        # Without rich there is no bar, and asking for one is an error.
+        bar = terminal(sys.stderr) is not None
+        streamer.stream_files(paths, device=arguments.device, dtype=target, progress=bar)
+        for _ in streamer.get_tensors():
+            pass
+        report = streamer.report
+    assert report is not None
+    if arguments.json:
+        write_json(report.as_dict())
+    else:
+        write_pairs(_told(report))
+    return 0
+
+
+def _told(report: LoadReport) -> Iterator[tuple[str, str]]:
+    tensors = f"{counted(report.tensors, 'tensor')} of {counted(report.files, 'file')}"
+    yield "loaded", f"{size(report.bytes)}, {tensors}, to {report.device} in {report.seconds:.2f} s"
+    first = report.first_tensor_seconds
+    yield "speed", f"{report.gb_per_second:.2f} GB/s" + ("" if first is None else f", first tensor after {first:.3f} s")
+    origins = dataclasses.asdict(report.bytes_from)
+    yield (
+        "read from",
+        ", ".join(f"{_words(name)} {size(count)}" for name, count in origins.items() if count) or "nothing",
+    )
+    if report.retries:
+        yield "retries", f"{counted(report.retries, 'request')} made again"
+    yield (
+        "time",
+        _seconds(
+            {
+                "open and plan": report.plan_seconds,
+                "wait for bytes": report.wait_seconds,
+                "make tensors": report.make_seconds,
+                "place": report.place_seconds,
+                "caller": report.caller_seconds,
+                "close": report.close_seconds,
+            }
+        ),
+    )
+    yield "readers", f"{counted(report.readers, 'thread')}: {_shares(dataclasses.asdict(report.reader_seconds))}"
+    settings = report.settings
+    limit = "no limit" if settings.memory_limit is None else f"limit {size(settings.memory_limit)}"
+    yield "memory", f"{size(report.peak_memory)} held at most ({limit})"
+    told = f"concurrency {settings.concurrency}, chunk {size(settings.chunk_bytesize)}, direct I/O {settings.direct_io}"
+    yield "settings", told + (f", {settings.transport}" if settings.transport else "")
+    yield "verdict", report.verdict
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _seconds(parts: Mapping[str, float]) -> str:
+    whole = sum(parts.values())
+    told = (f"{name} {each:.2f} s" for name, each in parts.items() if each > _SHARE * whole)
+    return ", ".join(told) or "none"
+
+
+def _shares(parts: Mapping[str, float]) -> str:
+    whole = sum(parts.values())
+    told = (f"{_words(name)} {each / whole:.0%}" for name, each in parts.items() if each > _SHARE * whole)
+    return ", ".join(told) or "nothing to do"

@@ -1,0 +1,162 @@
+"""`runai-streamer ls`: what is in safetensors files, from their headers alone."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from runai_model_streamer.cli.arguments import Subcommands, add_command, add_paths
+from runai_model_streamer.cli.output import Column, counted, size, write_error, write_json, write_line, write_table
+from runai_model_streamer.cli.targets import find_files
+from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.errors import StreamerError
+from runai_model_streamer.files import open_storage
+from runai_model_streamer.io.paths import Storage
+from runai_model_streamer.io.safetensors import Header, TensorInfo
+from runai_model_streamer.io.source import SourceKind
+from runai_model_streamer.pipeline.opening import open_files
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A file and its header."""
+
+    path: str
+    size: int
+    """Bytes of the file."""
+    header: Header
+
+
+def add(commands: Subcommands) -> None:
+    """The subcommand and its arguments."""
+    parser = add_command(
+        commands,
+        "ls",
+        run,
+        "list files, tensors, dtypes and sizes, from the files' headers alone",
+        "A folder or prefix stands for the safetensors files in it, not for those in folders below.",
+    )
+    add_paths(parser)
+    parser.add_argument("--tensors", action="store_true", help="list every tensor, with its dtype, shape and size")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 1 if a file cannot be read, or is not safetensors; the others are listed all the same."""
+    listed, failures = _read_headers(find_files(arguments.paths))
+    if arguments.json:
+        write_json(_document(listed, failures, with_tensors=arguments.tensors))
+    elif arguments.tensors:
+        for each in listed:
+            _print_tensors(each)
+    else:
+        _print_files(listed)
+    for failure in failures:
+        write_error(str(failure))
+    return 1 if failures else 0
+
+
+def _read_headers(paths: Sequence[str]) -> tuple[list[Listed], list[StreamerError]]:
+    with open_storage(None) as (storage, config):
+        try:
+            return _opened(storage, paths, config), []
+        except StreamerError:
+            if len(paths) == 1:
+                raise
+    # One by one, which is slower, to tell all that are broken and list the others.
+    listed: list[Listed] = []
+    failures: list[StreamerError] = []
+    with open_storage(None) as (storage, config):
+        for path in paths:
+            try:
+                listed += _opened(storage, [path], config)
+            except StreamerError as error:
+                failures.append(error)
+    return listed, failures
+
+
+def _opened(storage: Storage, paths: Sequence[str], config: StreamerConfig) -> list[Listed]:
+    opened = open_files(storage, paths, config.concurrency_for(SourceKind.OBJECT))
+    for source, _ in opened:
+        source.close()
+    return [Listed(path, source.size, header) for path, (source, header) in zip(paths, opened, strict=True)]
+
+
+def _dtypes(tensors: Iterable[TensorInfo]) -> dict[str, list[TensorInfo]]:
+    """Tensors by dtype, that with most bytes first."""
+    found: dict[str, list[TensorInfo]] = {}
+    for tensor in tensors:
+        found.setdefault(tensor.dtype, []).append(tensor)
+    return dict(sorted(found.items(), key=lambda item: -_bytes(item[1])))
+
+
+def _bytes(tensors: Iterable[TensorInfo]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _elements(tensors: Iterable[TensorInfo]) -> int:
+    return sum(prod(tensor.shape) for tensor in tensors)
+
+
+def _print_files(listed: Sequence[Listed]) -> None:
+    rows = []
+    for each in listed:
+        dtypes = ", ".join(f"{name} {len(tensors)}" for name, tensors in _dtypes(each.header.tensors).items())
+        rows.append((size(each.size), str(len(each.header.tensors)), dtypes, each.path))
+    if rows:
+        columns = (Column("size", right=True), Column("tensors", right=True), Column("dtypes"), Column("file"))
+        write_table(columns, rows)
+    every = [tensor for each in listed for tensor in each.header.tensors]
+    whole = size(sum(each.size for each in listed))
+    tensors = f"{counted(len(every), 'tensor')}, {_elements(every):,} elements"
+    write_line(f"{counted(len(listed), 'file')}, {whole}, {tensors}")
+
+
+def _print_tensors(listed: Listed) -> None:
+    tensors = listed.header.tensors
+    write_line(
+        f"{listed.path}: {size(listed.size)}, {counted(len(tensors), 'tensor')}, {_elements(tensors):,} elements"
+    )
+    if tensors:
+        columns = (Column("dtype"), Column("shape"), Column("size", right=True), Column("tensor"))
+        write_table(columns, ((each.dtype, _shape(each), size(each.nbytes), each.name) for each in tensors))
+
+
+def _shape(tensor: TensorInfo) -> str:
+    return str(list(tensor.shape))
+
+
+def _document(listed: Sequence[Listed], failures: Sequence[StreamerError], *, with_tensors: bool) -> dict[str, Any]:
+    return {
+        "files": [_described(each, with_tensors=with_tensors) for each in listed],
+        "bytes": sum(each.size for each in listed),
+        "tensor_count": sum(len(each.header.tensors) for each in listed),
+        "errors": [str(failure) for failure in failures],
+    }
+
+
+def _described(listed: Listed, *, with_tensors: bool) -> dict[str, Any]:
+    tensors = listed.header.tensors
+    described: dict[str, Any] = {
+        "path": listed.path,
+        "bytes": listed.size,
+        "tensor_count": len(tensors),
+        "elements": _elements(tensors),
+        "dtypes": {
+            name: {"tensor_count": len(of_dtype), "bytes": _bytes(of_dtype)}
+            for name, of_dtype in _dtypes(tensors).items()
+        },
+        "metadata": listed.header.metadata,
+    }
+    if with_tensors:
+        described["tensors"] = [
+            {
+                "name": each.name,
+                "dtype": each.dtype,
+                "shape": each.shape,
+                "bytes": each.nbytes,
+                "offset": each.start,
+            }
+            for each in tensors
+        ]
+    return described

@@ -1,0 +1,91 @@
+"""`runai-streamer pull`: a copy of a folder or prefix on a local disk."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from runai_model_streamer.cli.arguments import Subcommands, add_command
+from runai_model_streamer.cli.output import counted, rate, size, write_json, write_line
+from runai_model_streamer.cli.progress import Advance, progress
+from runai_model_streamer.files import open_storage
+from runai_model_streamer.io.listing import Entry, Patterns
+from runai_model_streamer.io.paths import as_path
+from runai_model_streamer.mirror.pull import pull
+
+
+def add(commands: Subcommands) -> None:
+    """The subcommand and its arguments."""
+    parser = add_command(
+        commands,
+        "pull",
+        run,
+        "copy a model's files to a local folder; what is there already is not fetched again",
+        "A PATTERN is held against the path below URL, and * matches slashes: --allow '*.json' --ignore 'original/*'.\n"
+        "A pull that was ended goes on where it stopped.",
+    )
+    parser.add_argument("url", metavar="URL", help="s3://bucket/prefix, or a local folder")
+    parser.add_argument("destination", metavar="DST", help="the folder to copy to; made if it is not there")
+    parser.add_argument("--allow", action="append", metavar="PATTERN", help="only such files; may be given repeatedly")
+    parser.add_argument("--ignore", action="append", metavar="PATTERN", help="no such files; may be given repeatedly")
+
+
+class _Watcher:
+    """Shows how far a pull has come, and keeps what it had to fetch."""
+
+    def __init__(self, title: str) -> None:
+        self.missing: Sequence[Entry] = ()
+        self.landed: Advance = lambda _: None
+        self._title = title
+        self._bar = ExitStack()
+
+    def begin(self, missing: Sequence[Entry]) -> None:
+        self.missing = missing
+        if missing:
+            self.landed = self._bar.enter_context(progress(self._title, self.bytes))
+
+    @property
+    def bytes(self) -> int:
+        """Of what was missing."""
+        return sum(entry.size for entry in self.missing)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0 when all files are there."""
+    source, destination = as_path(arguments.url), as_path(arguments.destination)
+    patterns = Patterns.of(arguments.allow, arguments.ignore)
+    watcher = _Watcher(source)
+    started = time.perf_counter()
+    with open_storage(None) as (storage, config):
+        try:
+            wanted = pull(storage, source, destination, patterns, config, watcher)
+        finally:
+            watcher.close()
+    seconds = time.perf_counter() - started
+    fetched = len(watcher.missing)
+    if arguments.json:
+        write_json(_document(source, destination, wanted, watcher.missing, seconds))
+    else:
+        write_line(
+            f"{counted(fetched, 'file')}, {size(watcher.bytes)}, pulled to {destination} in {seconds:.1f} s"
+            + (f" ({rate(watcher.bytes, seconds)})" if fetched else "")
+            + f"; {len(wanted) - fetched} were there already"
+        )
+    return 0
+
+
+def _document(
+    source: str, destination: str, wanted: Sequence[Entry], missing: Sequence[Entry], seconds: float
+) -> dict[str, Any]:
+    fetched = {entry.name for entry in missing}
+    return {
+        "source": source,
+        "destination": destination,
+        "seconds": seconds,
+        "bytes_fetched": sum(entry.size for entry in missing),
+        "files": [{"name": each.name, "bytes": each.size, "fetched": each.name in fetched} for each in wanted],
+    }

@@ -1,0 +1,105 @@
+"""`runai-streamer verify`: valid headers, every byte readable, and what a store's checksums say."""
+
+import argparse
+from dataclasses import dataclass
+from typing import Any
+
+from runai_model_streamer.cli.arguments import Subcommands, add_command, add_paths, environment
+from runai_model_streamer.cli.output import counted, size, write_json, write_line
+from runai_model_streamer.cli.progress import progress
+from runai_model_streamer.cli.targets import find_files
+from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.errors import StreamerError
+from runai_model_streamer.io.checksums import VerifiedSource
+from runai_model_streamer.io.safetensors import read_header
+from runai_model_streamer.logs import configure_logging
+from runai_model_streamer.pipeline.prepare import HOST, Start, opening, start_load
+
+_VERIFY = "RUNAI_STREAMER_VERIFY"
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What became of one file."""
+
+    path: str
+    bytes: int = 0
+    tensors: int = 0
+    checksum: str | None = None
+    """The algorithm of the store's checksum, which the bytes have; None: there is none to hold them against."""
+    error: str | None = None
+
+
+def add(commands: Subcommands) -> None:
+    """The subcommand and its arguments."""
+    parser = add_command(
+        commands,
+        "verify",
+        run,
+        "check files: valid headers, every byte readable, and of objects the store's checksum",
+        "Objects without a checksum of the whole (uploaded in parts without one), and local files, are read to their\n"
+        "end. Exit code 1 if any file is broken.",
+    )
+    add_paths(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 1 if any file is broken."""
+    results = []
+    with environment({_VERIFY: "1"}):
+        config = StreamerConfig.from_environment()
+        configure_logging(config)
+        for path in find_files(arguments.paths):
+            result = _verify(path, config)
+            results.append(result)
+            if not arguments.json:
+                _print(result)
+    broken = [result for result in results if result.error is not None]
+    if arguments.json:
+        write_json({"ok": not broken, "files": [_described(result) for result in results]})
+    else:
+        whole = size(sum(result.bytes for result in results))
+        told = "none is broken" if not broken else f"{len(broken)} BROKEN"
+        write_line(f"{counted(len(results), 'file')}, {whole} read: {told}")
+    return 1 if broken else 0
+
+
+def _verify(path: str, config: StreamerConfig) -> Verified:
+    try:
+        with opening(config, None) as (storage, close_with):
+            source = storage.open(path)
+            close_with.append(source)
+            header = read_header(source)
+            # Bytes, so that a dtype which torch cannot hold is read as well.
+            pieces = [each._replace(dtype="U8", shape=(each.nbytes,)) for each in header.tensors]
+            load = start_load(Start(storage, [path], [source], [pieces]), config, HOST)
+            try:
+                with progress(path, load.total_bytes) as advance:
+                    for _, tensor in load.tensors():
+                        advance(tensor.nbytes)
+            finally:
+                load.close()
+    except StreamerError as error:
+        return Verified(path, error=str(error))
+    checksum = source.algorithm if isinstance(source, VerifiedSource) else None
+    return Verified(path, source.size, len(pieces), checksum)
+
+
+def _print(result: Verified) -> None:
+    if result.error is not None:
+        write_line(f"{'FAILED':<8}{result.error}")
+        return
+    held = f"{result.checksum} matches" if result.checksum else "read, no checksum"
+    write_line(f"{'ok':<8}{size(result.bytes):>10}  {held:<18}  {result.path}")
+
+
+def _described(result: Verified) -> dict[str, Any]:
+    if result.error is not None:
+        return {"path": result.path, "ok": False, "error": result.error}
+    return {
+        "path": result.path,
+        "ok": True,
+        "bytes": result.bytes,
+        "tensor_count": result.tensors,
+        "checksum": result.checksum,
+    }

@@ -1,0 +1,199 @@
+"""How far a load is, for whoever watches it: a callback, or a bar in a terminal or a notebook."""
+
+import contextlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeAlias
+
+from runai_model_streamer.errors import ArgumentTypeError, MissingDependencyError
+
+_REDRAW: Final = 0.1
+"""Seconds between two drawings of a bar, at least: one takes a millisecond or two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the caller has been given of a load so far, group by group."""
+
+    bytes: int
+    """Of tensors, as they are in the files."""
+    total_bytes: int
+    tensors: int
+    """Of `FileStreamer`, ranges."""
+    total_tensors: int
+    seconds: float
+    """Since the call that started the load."""
+
+    @property
+    def gb_per_second(self) -> float:
+        """In units of 10**9 bytes, since the load was started."""
+        return self.bytes / self.seconds / 1e9 if self.seconds else 0.0
+
+
+Watch: TypeAlias = bool | Callable[[Progress], object]
+"""True for a bar, False for nothing, or what to call."""
+
+
+class Display(Protocol):
+    """Shows progress."""
+
+    def start(self) -> None:
+        """The caller begins to take tensors."""
+        ...
+
+    def show(self, progress: Progress) -> None:
+        """A group has been given out, or all."""
+        ...
+
+    def stop(self) -> None:
+        """The load has ended, one way or another. Idempotent."""
+        ...
+
+
+class _Callback:
+    """Tells a function of the caller's."""
+
+    def __init__(self, call: Callable[[Progress], object]) -> None:
+        self._call = call
+
+    def start(self) -> None:
+        pass
+
+    def show(self, progress: Progress) -> None:
+        self._call(progress)
+
+    def stop(self) -> None:
+        pass
+
+
+class _Bar:
+    """What bars have in common: they are drawn ten times a second at most, and never end a load."""
+
+    def __init__(self) -> None:
+        self._drawn = -_REDRAW
+        self._open = False
+
+    def start(self) -> None:
+        with contextlib.suppress(OSError):
+            self._begin()
+            self._open = True
+
+    def show(self, progress: Progress) -> None:
+        done = progress.tensors == progress.total_tensors
+        if self._open and (done or progress.seconds - self._drawn >= _REDRAW):
+            self._drawn = progress.seconds
+            with contextlib.suppress(OSError):  # a terminal that has gone
+                self._draw(progress)
+
+    def stop(self) -> None:
+        if self._open:
+            self._open = False
+            with contextlib.suppress(OSError):
+                self._end()
+
+    def _begin(self) -> None:
+        raise NotImplementedError
+
+    def _draw(self, progress: Progress) -> None:
+        raise NotImplementedError
+
+    def _end(self) -> None:
+        raise NotImplementedError
+
+
+class _TerminalBar(_Bar):
+    """A line on stderr, by rich. What is printed meanwhile appears above it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as Live
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"progress=True draws its bar with rich ({error}): pip install 'runai-model-streamer-cuda[cli]', or "
+                "give a function to call instead of True"
+            ) from error
+        columns = (TextColumn("Loading"), BarColumn(bar_width=None), TextColumn("{task.fields[text]}"))
+        # A bar on stderr must not take what goes to a file or a pipe along.
+        redirect = sys.stdout is not None and sys.stdout.isatty()
+        self._live = Live(
+            *columns, console=Console(stderr=True), auto_refresh=False, expand=True, redirect_stdout=redirect
+        )
+        self._task = self._live.add_task("", total=1.0, text="")
+
+    def _begin(self) -> None:
+        self._live.start()
+
+    def _draw(self, progress: Progress) -> None:
+        self._live.update(self._task, completed=_fraction(progress), text=summary(progress), refresh=True)
+
+    def _end(self) -> None:
+        self._live.stop()
+
+
+class _NotebookBar(_Bar):
+    """An element of HTML, which its updates replace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._handle: Any = None
+
+    def _begin(self) -> None:
+        from IPython import display
+
+        show: Callable[..., Any] = display.display
+        self._handle = show(_bundle(0.0, ""), raw=True, display_id=True)
+
+    def _draw(self, progress: Progress) -> None:
+        self._handle.update(_bundle(_fraction(progress), summary(progress)), raw=True)
+
+    def _end(self) -> None:
+        pass
+
+
+def display_of(progress: Watch) -> Display | None:
+    """What shows a load's progress; None: nothing.
+
+    True is nothing, too, where stderr is no terminal and this is no notebook.
+
+    Raises:
+        ArgumentTypeError: neither a bool nor something to call.
+        MissingDependencyError: a bar in a terminal, without rich.
+    """
+    if progress is False:
+        return None
+    if progress is True:
+        if _in_notebook():
+            return _NotebookBar()
+        return _TerminalBar() if sys.stderr is not None and sys.stderr.isatty() else None
+    if not callable(progress):
+        raise ArgumentTypeError(f"progress is True, False or a function to call, not {progress!r}")
+    return _Callback(progress)
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return hasattr(shell, "kernel")  # which IPython in a terminal has not
+
+
+def _fraction(progress: Progress) -> float:
+    if progress.total_bytes:
+        return progress.bytes / progress.total_bytes
+    return progress.tensors / progress.total_tensors if progress.total_tensors else 1.0
+
+
+def summary(progress: Progress) -> str:
+    """As a bar says it: `62% 2.67/4.31 GB 1.24 GB/s 141/226 tensors`."""
+    size, unit = (1e9, "GB") if progress.total_bytes >= 1e8 else (1e6, "MB")
+    done, total = progress.bytes / size, progress.total_bytes / size
+    tensors = f"{progress.tensors}/{progress.total_tensors} tensors"
+    return f"{_fraction(progress):4.0%} {done:.2f}/{total:.2f} {unit} {progress.gb_per_second:.2f} GB/s {tensors}"
+
+
+def _bundle(fraction: float, text: str) -> dict[str, str]:
+    bar = f'<progress value="{fraction:.4f}" max="1" style="width: 40%"></progress>'
+    return {"text/html": f"<div>Loading {bar} {text}</div>", "text/plain": f"Loading {text}"}

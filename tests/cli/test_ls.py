@@ -1,0 +1,123 @@
+"""`runai-streamer ls`."""
+
+from pathlib import Path
+
+import pytest
+
+from runai_model_streamer.io.s3 import PREFIX_BYTES
+from tests.checkpoints import encode, numbered, stored, write
+from tests.cli.conftest import Command
+from tests.servers import FaultServer, refuse
+
+
+def test_a_folder_is_summed_up_by_file(streamer: Command, model: Path) -> None:
+    done = streamer("ls", model)
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert lines[0].split() == ["SIZE", "TENSORS", "DTYPES", "FILE"]
+    assert lines[1].split() == ["59.1", "KiB", "2", "BF16", "1,", "F32", "1", str(model / "model-1.safetensors")]
+    assert lines[2].split()[-1] == str(model / "model-2.safetensors")
+    assert lines[3] == "2 files, 117.8 KiB, 3 tensors, 60,100 elements"
+
+
+def test_every_tensor_can_be_listed(streamer: Command, model: Path) -> None:
+    done = streamer("ls", "--tensors", model / "model-1.safetensors")
+    assert done.out.splitlines() == [
+        f"{model / 'model-1.safetensors'}: 59.1 KiB, 2 tensors, 30,100 elements",
+        "DTYPE  SHAPE            SIZE  TENSOR",
+        "BF16   [300, 100]   58.6 KiB  embed",
+        "F32    [100]       400 Bytes  norm",
+    ]
+
+
+def test_json_has_bytes_and_with_tensors_every_one(streamer: Command, model: Path) -> None:
+    document = streamer("ls", "--json", "--tensors", model).document
+    assert (document["tensor_count"], document["errors"]) == (3, [])
+    first = document["files"][0]
+    assert first["bytes"] == (model / "model-1.safetensors").stat().st_size
+    assert first["dtypes"] == {
+        "BF16": {"tensor_count": 1, "bytes": 60000},
+        "F32": {"tensor_count": 1, "bytes": 400},
+    }
+    start = first["tensors"][0]["offset"]
+    assert first["tensors"][1] == {
+        "name": "norm",
+        "dtype": "F32",
+        "shape": [100],
+        "bytes": 400,
+        "offset": start + 60000,
+    }
+    assert "tensors" not in streamer("ls", "--json", model).document["files"][0]
+
+
+def test_a_prefix_is_listed_without_its_data(streamer: Command, server: FaultServer) -> None:
+    big = encode({"big": stored("U8", [3 * PREFIX_BYTES])})
+    server.put("big", "m/big.safetensors", big)
+    done = streamer("ls", "s3://big/m")
+    assert done.out.splitlines()[1].split()[-1] == "s3://big/m/big.safetensors"
+    assert server.bytes_served <= PREFIX_BYTES
+
+
+def test_objects_may_be_named_one_by_one_whatever_their_names(streamer: Command, server: FaultServer) -> None:
+    server.put("models", "llama/weights", encode(numbered([8])))
+    done = streamer("ls", "s3://models/llama/model-1.safetensors", "s3://models/llama/weights")
+    assert [line.split()[-1] for line in done.out.splitlines()[1:3]] == [
+        "s3://models/llama/model-1.safetensors",
+        "s3://models/llama/weights",
+    ]
+
+
+def test_a_broken_file_is_told_and_the_others_are_listed(streamer: Command, model: Path) -> None:
+    (model / "broken.safetensors").write_bytes(b"<html>")
+    done = streamer("ls", model)
+    assert done.code == 1
+    assert "broken.safetensors is not a safetensors file" in done.err
+    assert done.out.splitlines()[-1].startswith("2 files, ")
+    document = streamer("ls", "--json", model).document
+    assert (len(document["files"]), len(document["errors"])) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("nothing.safetensors", "no such file"),
+        ("empty", "has no safetensors file (folders below it are not looked into)"),
+        ("s3://models/llama/nothing.safetensors", "no such object"),
+        ("s3://models/nothing", "no key that begins with"),
+        ("s3://models/nothing/", "no key that begins with"),
+        ("s3://models/empty", "has no safetensors file"),
+        ("gs://bucket/model", "Google Cloud Storage is not supported yet"),
+    ],
+)
+def test_what_is_not_there_is_one_line_of_error(
+    streamer: Command, server: FaultServer, tmp_path: Path, path: str, told: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    server.put("models", "empty/config.json", b"{}")
+    done = streamer("ls", path if "://" in path else tmp_path / path)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: ")
+    assert told in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_bucket_that_refuses_is_told_without_secrets(streamer: Command, server: FaultServer) -> None:
+    server.choose = lambda request: refuse(403, "AccessDenied")
+    done = streamer("ls", "--json", "s3://models/llama")
+    assert done.code == 1
+    assert done.document["error"]["type"] == "AccessDeniedError"
+    assert "planted" not in done.everything
+
+
+def test_names_of_tensors_cannot_write_to_the_terminal(streamer: Command, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.safetensors", {"x\x1b[2J\nfake": stored("U8", [1])})
+    done = streamer("ls", "--tensors", path)
+    assert "x\\x1b[2J\\nfake" in done.out
+    assert "\x1b" not in done.out
+    assert streamer("ls", "--tensors", "--json", path).document["files"][0]["tensors"][0]["name"] == "x\x1b[2J\nfake"
+
+
+def test_a_path_that_is_no_unicode_is_listed(streamer: Command, model: Path) -> None:
+    (model / "model-1.safetensors").rename(model / "a\udcff.safetensors")
+    assert "a\\udcff.safetensors" in streamer("ls", model).out
+    assert streamer("ls", "--json", model).document["files"][0]["path"].endswith("a\udcff.safetensors")

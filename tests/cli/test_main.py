@@ -1,0 +1,114 @@
+"""The command as a whole: exit codes, the end of a pipe, Ctrl-C, its entry point."""
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import runai_model_streamer
+from runai_model_streamer.cli.main import main
+from tests.checkpoints import numbered, write
+from tests.cli.conftest import Command
+from tests.servers import FaultServer, stall_before_headers
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = ("ls", "load", "tune", "verify", "pull", "doctor")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nothing"],
+        ["ls"],
+        ["load", "--limit", "1Q", "x"],
+        ["load", "--concurrency", "0", "x"],
+        ["pull", "s3://b"],
+        ["doctor", "/models"],
+        ["tune", "--budget", "-1", "x"],
+    ],
+)
+def test_arguments_that_cannot_be_used_exit_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: runai-streamer")
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"runai-streamer {runai_model_streamer.__version__}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    assert "--json" in told
+    assert max(map(len, told.splitlines())) < 120
+
+
+def test_help_names_the_commands_the_sizes_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = capsys.readouterr().out
+    for word in (*COMMANDS, "256M, 1G, 1GiB", "130  ended by Ctrl-C"):
+        assert word in told
+
+
+def test_an_error_is_one_line_and_with_debug_a_traceback(streamer: Command, tmp_path: Path) -> None:
+    done = streamer("ls", tmp_path / "nothing")
+    assert (done.code, done.err) == (1, f"error: {tmp_path}/nothing: no such file\n")
+    debugged = streamer("ls", "--debug", tmp_path / "nothing")
+    assert "Traceback" in debugged.err
+    assert "RUNAI_STREAMER_LOG_LEVEL" not in os.environ
+
+
+def test_a_reader_that_goes_ends_the_command_quietly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "many.safetensors", numbered([1] * 2000))
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        assert main(["ls", "--tensors", str(path)]) == 141
+    assert capfd.readouterr().err == ""
+
+
+def test_ctrl_c_ends_with_130(streamer: Command, server: FaultServer) -> None:
+    server.choose = lambda request: stall_before_headers()
+
+    def interrupt() -> None:
+        server.stalled.acquire()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Thread(target=interrupt)
+    timer.start()
+    done = streamer("ls", "s3://models/llama/model-1.safetensors")
+    timer.join()
+    assert (done.code, done.out, done.err) == (130, "", "interrupted\n")
+
+
+def test_it_runs_as_a_module(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.safetensors", numbered([1]))
+    command = [sys.executable, "-m", "runai_model_streamer.cli", "ls", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "1 file, 73 Bytes, 1 tensor, 1 elements"
+    assert done.stderr == ""
+
+
+def test_the_entry_point_is_there() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    module, _, name = scripts["runai-streamer"].partition(":")
+    assert getattr(importlib.import_module(module), name) is main

@@ -1,0 +1,110 @@
+"""Lines and tables, piped and in a terminal."""
+
+import io
+import os
+import pty
+import sys
+import termios
+from collections.abc import Callable
+
+import pytest
+
+from runai_model_streamer.cli import output
+from runai_model_streamer.cli.output import Column, counted, rate, shown, write_line, write_pairs, write_table
+
+LONG = "/models/" + "long-folder/" * 12 + "model.safetensors"
+COLUMNS = (Column("size", right=True), Column("status"), Column("file"))
+
+
+def table() -> None:
+    write_table(COLUMNS, [("1 B", "ok", LONG), ("20 B", "error", "[red]b")])
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("plain, ünï", "plain, ünï"),
+        ("a\x1b[31mb", "a\\x1b[31mb"),
+        ("a\nb\t", "a\\nb\\t"),
+        ("\udcff", "\\udcff"),
+        ("\u202egnp", "\\u202egnp"),
+    ],
+)
+def test_names_cannot_write_to_the_terminal(text: str, wanted: str) -> None:
+    assert shown(text) == wanted
+
+
+def test_rates_have_the_units_of_the_report() -> None:
+    assert [rate(count, 2.0) for count in (2.5e9, 3e6, 4000, 0)] == ["1.25 GB/s", "1.5 MB/s", "2 kB/s", "0 kB/s"]
+
+
+def test_things_are_counted() -> None:
+    assert [counted(number, "file") for number in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
+
+
+def test_a_piped_table_is_plain_and_nothing_is_cut_off(capsys: pytest.CaptureFixture[str]) -> None:
+    table()
+    assert capsys.readouterr().out.splitlines() == [
+        "SIZE  STATUS  FILE",
+        f" 1 B  ok      {LONG}",
+        "20 B  error   [red]b",
+    ]
+
+
+def test_pairs_have_no_heading(capsys: pytest.CaptureFixture[str]) -> None:
+    write_pairs([("a", "1"), ("long", "2")])
+    assert capsys.readouterr().out == "a     1\nlong  2\n"
+
+
+def test_what_the_encoding_lacks_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    output.prepare_stdout()
+    write_line("größe")
+    sys.stdout.flush()
+    assert raw.getvalue() == b"gr\\xf6\\xdfe\n"
+
+
+def in_terminal(write: Callable[[], None], columns: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a terminal of so many columns is sent."""
+    main, side = pty.openpty()
+    termios.tcsetwinsize(side, (40, columns))
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    with open(side, "w", encoding="utf-8") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        write()
+    sent = b""
+    try:
+        while part := os.read(main, 65536):
+            sent += part
+    except OSError:  # Linux ends what nobody writes to any more so
+        pass
+    os.close(main)
+    return sent.decode().replace("\r\n", "\n")
+
+
+def test_in_a_terminal_there_are_colours_and_long_names_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = in_terminal(table, 80, monkeypatch)
+    assert "\x1b[32mok" in sent
+    assert "[red]b" in sent
+    plain = "".join(part.partition("m")[2] for part in ("m" + sent).split("\x1b["))
+    lines = plain.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "".join(line[14:].strip() for line in lines[1:4]).startswith(LONG[:100])
+    assert "…" not in plain
+
+
+def test_without_rich_a_terminal_gets_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert "\x1b" not in in_terminal(table, 80, monkeypatch)
+
+
+def test_no_color_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write() -> None:
+        monkeypatch.setenv("NO_COLOR", "1")
+        table()
+
+    assert "\x1b[32m" not in in_terminal(write, 80, monkeypatch)

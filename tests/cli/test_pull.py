@@ -1,0 +1,37 @@
+"""`runai-streamer pull`."""
+
+from pathlib import Path
+
+from tests.cli.conftest import Command
+from tests.servers import FaultServer, refuse
+
+
+def test_a_prefix_is_copied_and_not_again(streamer: Command, server: FaultServer, model: Path, tmp_path: Path) -> None:
+    done = streamer("pull", "s3://models/llama", tmp_path / "copy")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"3 files, 117.8 KiB, pulled to {tmp_path / 'copy'} in ")
+    assert done.out.endswith("; 0 were there already\n")
+    for path in model.iterdir():
+        assert (tmp_path / "copy" / path.name).read_bytes() == path.read_bytes()
+    again = streamer("pull", "s3://models/llama", tmp_path / "copy")
+    assert again.out.startswith("0 files, 0 Bytes, pulled to ")
+    assert again.out.endswith("; 3 were there already\n")
+
+
+def test_patterns_choose(streamer: Command, server: FaultServer, tmp_path: Path) -> None:
+    arguments = ["--allow", "*.json", "--allow", "model-*", "--ignore", "*-2*"]
+    document = streamer("pull", "--json", *arguments, "s3://models/llama", tmp_path / "copy").document
+    assert [(each["name"], each["fetched"]) for each in document["files"]] == [
+        ("config.json", True),
+        ("model-1.safetensors", True),
+    ]
+    assert document["bytes_fetched"] == sum(each["bytes"] for each in document["files"])
+    assert sorted(path.name for path in (tmp_path / "copy").iterdir()) == ["config.json", "model-1.safetensors"]
+
+
+def test_a_pull_that_is_refused_is_an_error(streamer: Command, server: FaultServer, tmp_path: Path) -> None:
+    server.choose = lambda request: refuse(403, "AccessDenied") if "model-2" in request.target else None
+    done = streamer("pull", "s3://models/llama", tmp_path / "copy")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: s3://models/llama/model-2.safetensors: access denied")
+    assert "planted" not in done.err

@@ -1,0 +1,334 @@
+"""The pages of docs/ and the README: their examples run, their links lead somewhere, their settings are the code's.
+
+A page's Python examples run one after the other in one namespace, in a folder with the files that they name and beside
+a store that has their objects. What a reader is expected to have stands, unseen on the page, in a comment:
+
+    <!-- setup
+    rank, world_size = 0, 2
+    -->
+
+and `<!-- skip: needs a GPU -->` leaves out the example behind it. Of the bash examples those are run that only set
+variables and call Python or our command; the others are parsed.
+"""
+
+import ast
+import contextlib
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import botocore
+import pytest
+import torch
+from botocore.session import Session
+from safetensors.torch import save, save_file
+
+from runai_model_streamer import config
+from runai_model_streamer.cli.main import main
+from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.io.source import SourceKind
+from tests.servers import FaultServer, aws_environment
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
+MOVING = ROOT / "docs" / "moving.md"
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+FENCE = re.compile(
+    r"<!-- setup\n(?P<setup>.*?)-->"
+    r"|<!-- skip: (?P<skip>[^\n]*?) -->"
+    r"|^```(?P<language>\w*)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+NAME = re.compile(r"\bRUNAI_STREAMER_[A-Z0-9_]+\b")
+KNOWN = set(re.findall(r'"(RUNAI_STREAMER_[A-Z0-9_]+|LOCAL_WORLD_SIZE)"', Path(config.__file__).read_text("utf-8")))
+NOT_OF_BOTO3 = {"AWS_REGION"}
+"""Named so that nobody sets it in vain."""
+
+
+class Example(NamedTuple):
+    """A block of a page."""
+
+    line: int
+    language: str
+    """"setup" for what is not shown."""
+    code: str
+    skip: str
+    """Why it is not run; "" if it is."""
+
+
+def examples(text: str) -> Iterator[Example]:
+    skip = ""
+    for match in FENCE.finditer(text):
+        line = text.count("\n", 0, match.start("setup" if match["setup"] is not None else "code")) + 1
+        if match["skip"] is not None:
+            skip = match["skip"]
+        elif match["setup"] is not None:
+            yield Example(line, "setup", match["setup"], "")
+        else:
+            yield Example(line, match["language"], match["code"], skip)
+            skip = ""
+
+
+def prose(text: str) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def checkpoint() -> dict[str, torch.Tensor]:
+    """Small, but with the names that examples ask for."""
+    matrix = torch.arange(128 * 64, dtype=torch.float32).reshape(128, 64)
+    layer = {
+        f"model.layers.0.{name}.weight": matrix.clone()
+        for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.experts.0.down_proj", "norm")
+    }
+    return {"lm_head.weight": matrix.to(torch.bfloat16), **layer}
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder, and the store, that examples find themselves beside."""
+    folder = tmp_path / "world"
+    (folder / "fixtures").mkdir(parents=True)
+    tensors = checkpoint()
+    half = dict(list(tensors.items())[:3]), dict(list(tensors.items())[3:])
+    files = {"model.safetensors": tensors} | {f"model-0000{i + 1}-of-00002.safetensors": half[i] for i in (0, 1)}
+    for name, content in files.items():
+        save_file(content, folder / name)
+    save_file(tensors, folder / "fixtures" / "model.safetensors")
+    monkeypatch.chdir(folder)
+    with FaultServer(virtual_host="minio") as server:
+        for name, content in files.items():
+            data = save(content)
+            server.put("bucket", name, data)
+            if "-of-" in name:
+                server.put("bucket", f"model/{name}", data)
+        server.put("bucket", "model/config.json", b"{}")
+        server.put("bucket", "index.bin", bytes(8192))
+        server.put("models", "llama/model.safetensors", save(tensors))
+        for name, value in aws_environment(tmp_path).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "reader")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-key")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        # Hosts that examples make up are found there too: the server answers as a proxy.
+        monkeypatch.setenv("HTTP_PROXY", server.endpoint)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield folder
+
+
+def run_python(page: Path, world: Path) -> list[str]:
+    """Run a page's examples; why others were left out."""
+    namespace: dict[str, Any] = {"__name__": "example"}
+    skipped = []
+    for example in examples(TEXTS[page]):
+        if example.language not in ("python", "setup"):
+            continue
+        if example.skip:
+            compile(example.code, page.name, "exec")
+            skipped.append(f"{page.name}:{example.line}: {example.skip}")
+            continue
+        # A traceback names the page's lines.
+        code = compile("\n" * (example.line - 1) + example.code, str(page), "exec")
+        exec(code, namespace)
+        for made in [value for value in namespace.values() if hasattr(value, "close")]:
+            with contextlib.suppress(TypeError):
+                made.close()
+    return skipped
+
+
+@every_page
+def test_the_python_examples_of_a_page_run(page: Path, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_python(page, world)
+
+
+def test_only_what_needs_a_gpu_or_an_engine_is_left_out() -> None:
+    skipped = {
+        example.skip for text in TEXTS.values() for example in examples(text) if example.language in ("python", "bash")
+    }
+    assert skipped == {"", "needs a GPU", "starts an engine"}
+    cuda = [
+        example
+        for text in TEXTS.values()
+        for example in examples(text)
+        if example.language == "python" and 'device="cuda' in example.code
+    ]
+    assert cuda
+    assert {example.skip for example in cuda} == {"needs a GPU"}
+
+
+def test_an_example_that_fails_is_told_with_its_page_and_line(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = ROOT / "docs" / "made-up.md"
+    monkeypatch.setitem(TEXTS, page, "One\n\n<!-- setup\nx = 0\n-->\n\n```python\n\n1 / x\n```\n")
+    with pytest.raises(ZeroDivisionError) as caught:
+        run_python(page, world)
+    last = caught.traceback[-1]
+    assert (str(last.path), last.lineno + 1) == (str(page), 9)
+
+
+def commands(code: str) -> list[list[str]]:
+    """The words of each line of a shell script, without comments."""
+    lines = (shlex.split(line, comments=True) for line in code.replace("\\\n", " ").splitlines())
+    return [words for words in lines if words]
+
+
+def is_run(example: Example) -> bool:
+    if example.language != "bash":
+        return False
+    lines = commands(example.code)
+    ours = all(words[0] in ("export", "runai-streamer") or words[:2] == ["python", "-c"] for words in lines)
+    return ours and not example.skip and any(words[0] != "export" for words in lines)
+
+
+def run_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Carry out a line in this process, where torch has been imported already."""
+    match words:
+        case ["export", *settings]:
+            for setting in settings:
+                monkeypatch.setenv(*setting.split("=", 1))
+        case ["python", "-c", code]:
+            exec(code, {"__name__": "__main__"})
+        case ["runai-streamer", "tune", *arguments]:
+            return main(["tune", *arguments, "--budget", "1"])
+        case ["runai-streamer", *arguments]:
+            return main(arguments)
+    return 0
+
+
+@every_page
+def test_the_bash_examples_of_a_page_run_or_parse(
+    page: Path, world: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for example in examples(TEXTS[page]):
+        if example.language != "bash":
+            continue
+        where = f"{page.name}:{example.line}"
+        parsed = subprocess.run(["bash", "-n", "-c", example.code], capture_output=True, text=True, check=False)
+        assert (parsed.returncode, parsed.stderr) == (0, ""), where
+        if is_run(example):
+            with monkeypatch.context() as block:
+                for words in commands(example.code):
+                    assert run_command(words, block) == 0, f"{where}: {words}: {capfd.readouterr()}"
+
+
+def test_examples_of_the_command_are_run() -> None:
+    ran = [words for text in TEXTS.values() for each in examples(text) if is_run(each) for words in commands(each.code)]
+    assert {words[1] for words in ran if words[0] == "runai-streamer"} == {
+        "doctor", "load", "ls", "pull", "tune", "verify",
+    }  # fmt: skip
+    assert any(words[0] == "python" for words in ran)
+
+
+def slug(heading: str) -> str:
+    """A heading's anchor, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.replace("`", "").strip().lower()).replace(" ", "-")
+
+
+@every_page
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(TEXTS[page])):
+        if re.match(r"https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        headings = re.findall(r"^#+ (.*)$", file.read_text("utf-8"), re.MULTILINE) if file.is_file() else []
+        if not file.exists() or (anchor and anchor not in map(slug, headings)):
+            broken.append(target)
+    assert broken == []
+
+
+@every_page
+def test_the_rows_of_a_table_have_as_many_cells_as_its_head(page: Path) -> None:
+    wrong = []
+    for table in re.findall(r"(?:^\|.*\n)+", prose(TEXTS[page]), re.MULTILINE):
+        head, *rows = (re.sub(r"\\\|", "", row).count("|") for row in table.splitlines())
+        wrong += [row for row, count in zip(table.splitlines()[1:], rows, strict=True) if count != head]
+    assert wrong == []
+
+
+def test_every_page_is_in_the_index() -> None:
+    linked = set(re.findall(r"\]\(([\w-]+\.md)[)#]", TEXTS[ROOT / "docs" / "README.md"]))
+    assert linked == {page.name for page in PAGES if page.parent.name == "docs"} - {"README.md"}
+
+
+@every_page
+def test_a_page_names_no_variable_that_there_is_not(page: Path) -> None:
+    text = TEXTS[page]
+    if page == MOVING:
+        former, behind = text.split("## Variables without an effect", 1)
+        section, rest = behind.split("\n## ", 1)
+        assert {name for name in NAME.findall(section.replace("instead", "")) if name not in KNOWN}
+        text = former + rest
+    assert {name for name in NAME.findall(text) if name not in KNOWN and not name.endswith("_")} == set()
+
+
+def test_the_variables_that_are_said_to_have_no_effect_have_none() -> None:
+    section = TEXTS[MOVING].split("## Variables without an effect", 1)[1].split("\n## ", 1)[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert len(rows) > 3
+    assert {name for row in rows for name in NAME.findall(row)} & KNOWN == set()
+
+
+@every_page
+def test_a_page_names_no_variable_of_aws_that_boto3_does_not_read(page: Path) -> None:
+    sources = "".join(path.read_text("utf-8") for path in Path(botocore.__file__).parent.glob("*.py"))
+    read = set(re.findall(r"\bAWS_[A-Z0-9_]+\b", sources))
+    named = set(re.findall(r"\bAWS_[A-Z0-9_]*[A-Z0-9]\b", TEXTS[page])) - NOT_OF_BOTO3
+    # AWS_ENDPOINT_URL_S3 is put together from the service's name.
+    assert {name.removesuffix("_S3") for name in named} <= read
+
+
+def test_boto3_does_not_take_the_region_from_where_pages_say_it_does_not(world: Path) -> None:
+    with pytest.MonkeyPatch.context() as environment:
+        for name in NOT_OF_BOTO3:
+            environment.setenv(name, "eu-west-1")
+        assert Session().get_config_variable("region") is None
+        environment.setenv("AWS_DEFAULT_REGION", "eu-west-2")
+        assert Session().get_config_variable("region") == "eu-west-2"
+
+
+@every_page
+def test_every_setting_that_a_page_shows_is_accepted(page: Path) -> None:
+    for name, value in re.findall(r"\b([A-Z][A-Z0-9_]+)=([^\s`,;)'\"]+)", TEXTS[page]):
+        if name in KNOWN and "…" not in value and value != "...":
+            StreamerConfig.from_environment({name: value})
+
+
+def variables() -> dict[str, tuple[str, str]]:
+    """Variable -> type and default, of the tables of our own variables."""
+    text = TEXTS[ROOT / "docs" / "environment.md"].split("## Read by boto3", 1)[0]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line[:3] == "| `"]
+    assert all(len(row) == 4 and all(row) for row in rows)
+    return {row[0].strip("` "): (row[1], row[2]) for row in rows}
+
+
+def test_the_tables_hold_every_variable_and_no_other() -> None:
+    assert variables().keys() == KNOWN
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN))
+def test_the_tables_have_each_variables_type_and_default(name: str) -> None:
+    kind, default = variables()[name]
+    for value in re.findall(r"`([^`]+)`", kind):  # every value that is listed
+        StreamerConfig.from_environment({name: value})
+    plain = StreamerConfig()
+    if match := re.fullmatch(r"(\d+) for files, (\d+) for objects", default):
+        of = plain.concurrency_for if "CONCURRENCY" in name else plain.chunk_for
+        assert tuple(map(int, match.groups())) == (of(SourceKind.FILE), of(SourceKind.OBJECT))
+    elif match := re.match(r"`([^`]+)`|0\b", default):
+        assert StreamerConfig.from_environment({name: match[1] or match[0]}) == plain
+    else:
+        assert name in ("RUNAI_STREAMER_S3_ENDPOINT", "RUNAI_STREAMER_LOG_LEVEL", "RUNAI_STREAMER_TRACE")
+        assert default.startswith(("none", "INFO"))
+
+
+def test_the_examples_are_plain_python() -> None:
+    # Else a page could go without examples that run, and nobody would notice.
+    shown = [example for text in TEXTS.values() for example in examples(text) if example.language == "python"]
+    assert len(shown) > 15
+    assert all(ast.parse(example.code).body for example in shown)

@@ -1,0 +1,154 @@
+"""docs/troubleshooting.md: every error has its place, and every message there is one that the code raises so.
+
+Messages are read off the sources: what is put into an error, or into what an error is made of. What differs from case
+to case is `…`, here as there.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runai_model_streamer import errors
+from tests.test_errors import BUILT_IN
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "runai_model_streamer"
+PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+CLASSES = {name for name, value in vars(errors).items() if isinstance(value, type)}
+
+UNSEEN = {"InterruptedReadError"}
+"""Never reach the caller."""
+
+MADE_ELSEWHERE = {
+    "changed": "SourceChangedError",
+    "_unfit": "ReadError",
+    "translated": "WriteError",
+}
+"""Functions that put the text they are given into an error of this class."""
+
+CHOSEN_APART = {
+    "WriteError": "mirror/destination.py",
+    "WriteDeniedError": "mirror/destination.py",
+    "StorageUnreachableError": "io/s3_provenance.py",
+    "StorageTimeoutError": "io/s3_network_messages.py",
+}
+"""Class -> module in which the text stands on its own."""
+
+COMPLETE = (
+    "io/s3_messages.py",
+    "io/s3_network_messages.py",
+    "io/s3_answers.py",
+    "io/s3_credentials.py",
+    "io/posix.py",
+    "io/listing.py",
+    "pipeline/pool.py",
+    "pipeline/prepare.py",
+    "pipeline/stream.py",
+    "streaming.py",
+    "device.py",
+)
+"""Modules whose messages are all on the page; but for those of `EXPLAIN_THEMSELVES`."""
+
+EXPLAIN_THEMSELVES = ("ArgumentError", "ArgumentTypeError", "InterruptedReadError")
+
+
+def named(node: ast.AST) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def text_of(node: ast.AST) -> str | None:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return re.sub(r"\{\w+\}", "…", node.value)  # of str.format
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+    return None
+
+
+def raised(path: Path) -> Iterator[tuple[str, str]]:
+    """Class and text of every error that a module makes, as far as they stand in one place."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assigned: dict[str, list[str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            parts = [node.value.body, node.value.orelse] if isinstance(node.value, ast.IfExp) else [node.value]
+            assigned.setdefault(node.targets[0].id, []).extend(text for part in parts if (text := text_of(part)))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            parts = [node.func, *node.args]
+        elif isinstance(node, ast.Tuple):
+            parts = node.elts
+        else:
+            continue
+        # `Kind(text)`, `Meaning(Kind, text)`, `(Kind, text)`, `function(text)`, `function(about, text)`
+        for place, name in enumerate(map(named, parts[:2])):
+            kind = MADE_ELSEWHERE.get(name, name)
+            if kind in CLASSES:
+                span = parts[place + 1 : place + (3 if name in MADE_ELSEWHERE else 2)]
+                for part in span:
+                    text = text_of(part)
+                    texts = assigned.get(named(part), []) if text is None else [text]
+                    yield from ((kind, each) for each in texts if re.search(r"\w", each))
+                break
+
+
+def everything() -> dict[str, set[str]]:
+    """Class -> texts."""
+    found: dict[str, set[str]] = {name: set() for name in CLASSES}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for kind, text in raised(path):
+            found[kind].add(text)
+    for kind, module in CHOSEN_APART.items():
+        tree = ast.parse((PACKAGE / module).read_text(encoding="utf-8"))
+        found[kind] |= {each for node in ast.walk(tree) if (each := text_of(node))}
+    return found
+
+
+RAISED = everything()
+
+
+def sections() -> dict[str, tuple[str, list[str]]]:
+    """Class -> what it says that code catches, and its messages."""
+    parts = re.split(r"^### (\w+) \((\w+)\)$", PAGE, flags=re.MULTILINE)
+    return {
+        name: (built_in, re.findall(r"^\| `([^`]+)` \|", body, re.MULTILINE))
+        for name, built_in, body in zip(parts[1::3], parts[2::3], parts[3::3], strict=True)
+    }
+
+
+SECTIONS = sections()
+
+
+def says(text: str, message: str) -> bool:
+    """Whether a message of the page is what the code raises, or a part of it."""
+    return re.search(".*".join(map(re.escape, message.split("…"))), text, re.DOTALL) is not None
+
+
+def test_every_error_has_its_section_with_the_built_in_that_code_catches() -> None:
+    assert {name: built_in for name, (built_in, _) in SECTIONS.items()} == {
+        name: kind.__name__ for name, kind in BUILT_IN.items() if name not in UNSEEN
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(kind, message) for kind, (_, messages) in SECTIONS.items() for message in messages],
+)
+def test_a_message_of_the_page_is_raised_by_that_error(kind: str, message: str) -> None:
+    assert any(says(text, message) for text in RAISED[kind])
+
+
+def test_every_section_has_a_message() -> None:
+    assert [name for name, (_, messages) in SECTIONS.items() if not messages] == []
+
+
+@pytest.mark.parametrize("module", COMPLETE)
+def test_every_message_of_a_module_is_on_the_page(module: str) -> None:
+    missing = {
+        f"{kind}: {text}"
+        for kind, text in raised(PACKAGE / module)
+        if kind not in EXPLAIN_THEMSELVES and not any(says(text, message) for message in SECTIONS[kind][1])
+    }
+    assert missing == set()
