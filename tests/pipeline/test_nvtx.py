@@ -15,6 +15,7 @@ from runai_model_streamer import SafetensorsStreamer
 from runai_model_streamer.pipeline import nvtx
 from tests.casts import finite
 from tests.checkpoints import numbered, write
+from tests.cuda_emulator.testing import needs
 
 
 @pytest.fixture(autouse=True)
@@ -65,8 +66,8 @@ def test_a_profiler_without_the_package_is_no_error(monkeypatch: pytest.MonkeyPa
         pass
 
 
+@needs("nvtx")
 def test_the_package_itself_takes_our_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("nvtx", reason="nvtx is not installed")
     monkeypatch.setenv("NVTX_INJECTION64_PATH", "/there/is/none.so")
     with nvtx.nvtx_range("read"):
         pass
