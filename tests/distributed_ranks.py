@@ -29,7 +29,7 @@ from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.io.posix import FileSource
 from runai_model_streamer.io.source import Origin
 from runai_model_streamer.pipeline import cuda_load
-from tests.checkpoints import our_threads, raw
+from tests.checkpoints import join_ours, our_threads, raw
 from tests.cuda_emulator import Emulator
 from tests.pipeline.cuda_world import CtypesApi, World
 
@@ -91,7 +91,12 @@ class Ranks:
             yield outcome
         except (StreamerError, ValueError) as error:
             outcome |= {"error": type(error).__name__, "text": str(error), "ranks": getattr(error, "ranks", None)}
-        outcome |= {"seconds": time.monotonic() - started, "lines": list(self.lines), "threads": our_threads()}
+        outcome |= {"seconds": time.monotonic() - started, "lines": list(self.lines), "threads": _threads_left()}
+
+
+def _threads_left() -> list[str]:
+    join_ours()
+    return our_threads()
 
 
 def _described(tensor: torch.Tensor) -> list[Any]:
@@ -219,7 +224,7 @@ def without_gloo(me: Ranks) -> Iterator[tuple[str, Outcome]]:
                 world.work_on(each, tensor)
                 del tensor
         found = [[each, "", [], hashlib.sha256(data).hexdigest()] for each, data in world.results()]
-        yield name, {"tensors": found, "threads": our_threads()}
+        yield name, {"tensors": found, "threads": _threads_left()}
     with setting(RUNAI_STREAMER_GDS="1"):
         yield "gpudirect", me.stream("large.safetensors", device="cuda:0")
     yield "closed", {"wrong": world.close()}
@@ -240,7 +245,7 @@ def _left_by(me: Ranks, rank: int) -> Outcome:
         streamer.stream_files([me.folder / "large.safetensors"], is_distributed=True)
         for _ in streamer.get_tensors():
             break
-    return {"tensors": [], "threads": our_threads()}
+    return {"tensors": [], "threads": _threads_left()}
 
 
 @contextlib.contextmanager
