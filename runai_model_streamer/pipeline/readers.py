@@ -12,6 +12,7 @@ from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.pipeline.plan import Group, PlannedFile, Step, steps_of
 from runai_model_streamer.pipeline.reader_tally import ReaderTally
 from runai_model_streamer.pipeline.tally import Tally
+from runai_model_streamer.pipeline.waiting import WaitClock
 
 MEMORY_SPEED: Final = 1.5e9
 """Bytes per second of one read above which it was a copy from memory, where the source cannot tell."""
@@ -74,7 +75,7 @@ class Feed(Generic[LeaseT]):
                 while not self._storage_bound and self._lifecycle.running and not self._exhausted:
                     self._resting.wait()
             if tally is not None:
-                tally.stage("rest")
+                tally.rested()
         with self._turn:
             self._lifecycle.check()
             work = next(self._steps, None)
@@ -82,12 +83,17 @@ class Feed(Generic[LeaseT]):
             self._exhausted = True
             self._wake_all()
         if tally is not None:
-            tally.stage("memory")
+            tally.took()
         return work
 
     def read(self, lease: LeaseT, step: Step, source: Source) -> Reading:
         """Read the step's bytes; see `Landing.read`."""
         return self._landing.read(lease, step, source)
+
+    @property
+    def waits(self) -> WaitClock:
+        """See `Landing.waits`."""
+        return self._landing.waits
 
     @property
     def beside(self) -> str | None:
@@ -148,7 +154,7 @@ def start_readers(
     threads: list[threading.Thread] = []
     for number in range(count):
         # Daemons: a read that hangs in the kernel must not keep the process from ending.
-        tally = feed.tally.reader()
+        tally = feed.tally.reader(feed.waits)
         thread = threading.Thread(
             target=_run, args=(number, feed, sources, lifecycle, tally), name=f"runai-reader-{number}", daemon=True
         )
