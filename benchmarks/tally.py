@@ -16,9 +16,10 @@ from runai_model_streamer import LoadReport, SafetensorsStreamer
 from runai_model_streamer.io.source import Origin, SourceKind
 from runai_model_streamer.pipeline.landing import Reading
 from runai_model_streamer.pipeline.plan import PlannedFile, Step, plan_groups
-from runai_model_streamer.pipeline.reader_tally import ReaderTally, WaitClock
+from runai_model_streamer.pipeline.reader_tally import ReaderTally
 from runai_model_streamer.pipeline.tally import Tally
 from runai_model_streamer.pipeline.trace import Trace
+from runai_model_streamer.pipeline.waiting import WaitClock
 from tests.checkpoints import infos, stored, write
 
 ROUNDS = 20_000
@@ -31,12 +32,12 @@ def cost(call: Callable[[], object]) -> float:
 
 def step_cost(trace: Trace | None) -> float:
     """What a reader adds to each of its reads: the wait for the step, the read, the moment after it has landed."""
-    reader = ReaderTally(WaitClock())
+    reader = ReaderTally(WaitClock(), WaitClock())
     reader.begin(trace)
     step, reading = Step(0, 0, 4 << 20, 0), Reading(Origin.DISK, 1e-3, 1.0)
 
     def one() -> None:
-        reader.stage("memory")
+        reader.took()
         reader.read(0, step, reading, "copy")
         reader.mark()
 

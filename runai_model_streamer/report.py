@@ -47,7 +47,7 @@ class ReaderSeconds:
     copy: float = 0.0
     """Waiting for a pinned slot, and queueing copies to the device."""
     memory: float = 0.0
-    """Waiting for memory: for the next group's, or behind the reader that waits for it."""
+    """Waiting for memory that has to be given back first, or behind the reader that does; on CUDA, for the caller."""
     rest: float = 0.0
     """Resting: reads were copies from memory, of which more at once than CPUs are of no use."""
 

@@ -71,6 +71,7 @@ class CastingLanding:
     def __init__(self, pool: SlabPool, plan: CastPlan, lifecycle: Lifecycle) -> None:
         self._kernels = _kernels(plan)
         self._pool = pool
+        self.waits = pool.waits
         self._plain = HostLanding(pool)
         self._plan = plan
         self._scratch = ScratchPool(plan.scratch_bytes, plan.scratch_count, lifecycle)

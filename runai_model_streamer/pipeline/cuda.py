@@ -64,6 +64,7 @@ from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.pipeline.nvtx import nvtx_range
 from runai_model_streamer.pipeline.plan import Group, Step
 from runai_model_streamer.pipeline.tensors import empty_tensor, tensor_of
+from runai_model_streamer.pipeline.waiting import WaitClock
 
 _log = logging.getLogger(__name__)
 
@@ -132,6 +133,7 @@ class CudaLanding:
         self._target = None if cast is None else cast.target
         self._ring = SlotRing(driver, staging, lifecycle)
         self._slot_bytes = staging.size
+        self.waits = WaitClock()
         self._pid = os.getpid()
         self._leases: dict[int, CudaLease] = {}
         self._leased = 0  # counted by readers
@@ -152,7 +154,7 @@ class CudaLanding:
 
     def lease(self, group: Group) -> CudaLease:
         """Device memory, when the caller has taken all but `GROUPS_AHEAD` of the groups before."""
-        with nvtx_range("wait for the caller"):
+        with nvtx_range("wait for the caller"), self.waits.waiting():
             self._lifecycle.wait_for(lambda: self._leased - self._taken < GROUPS_AHEAD)
         # Outside the driver's context, which torch would leave for another device's.
         image = Image(group, self._memory.allocate(needs_of(group, self._target).sizes), self._target)

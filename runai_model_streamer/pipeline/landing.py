@@ -12,6 +12,7 @@ from runai_model_streamer.pipeline.nvtx import nvtx_range
 from runai_model_streamer.pipeline.plan import Group, Step
 from runai_model_streamer.pipeline.pool import Lease, SlabPool
 from runai_model_streamer.pipeline.tensors import make_tensors
+from runai_model_streamer.pipeline.waiting import WaitClock
 
 
 class Reading(NamedTuple):
@@ -47,6 +48,11 @@ class Landing(Protocol[LeaseT]):
     @property
     def beside(self) -> str | None:
         """What `read` spends time on beside the source's own: a stage of `reader_tally.STAGES`. None: nothing."""
+        ...
+
+    @property
+    def waits(self) -> WaitClock:
+        """How long `lease` has waited for memory, or for the caller."""
         ...
 
     @property
@@ -110,6 +116,7 @@ class HostLanding:
 
     def __init__(self, pool: SlabPool) -> None:
         self._pool = pool
+        self.waits = pool.waits
 
     @property
     def peak(self) -> int:

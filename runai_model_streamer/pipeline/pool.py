@@ -10,6 +10,7 @@ of. So a caller who drops tensors as they come stays within the limit in a few w
 caller's.
 """
 
+import contextlib
 import logging
 import os
 import threading
@@ -23,6 +24,7 @@ from runai_model_streamer.pipeline import headroom
 from runai_model_streamer.pipeline.lifecycle import Lifecycle
 from runai_model_streamer.pipeline.plan import GROUP_BYTES, Group, group_target
 from runai_model_streamer.pipeline.slabs import Bytes, Slab
+from runai_model_streamer.pipeline.waiting import WaitClock
 
 _log = logging.getLogger(__name__)
 
@@ -98,6 +100,8 @@ class SlabPool:
         self._said_low = False
         self.peak = 0
         """Most bytes held at once, as they count against the limit."""
+        self.waits = WaitClock()
+        """How long `lease` has waited for memory that had to be given back first."""
         lifecycle.on_stop(self._wake)
         _pools.add(self)
 
@@ -120,8 +124,11 @@ class SlabPool:
                         slab = self._fresh(group)
                 if slab is not None:
                     return self._grant(slab, group)
+            # Waiting a moment for warm memory is no want of it.
+            waiting = self.waits.waiting() if wait is None else contextlib.nullcontext()
             try:
-                returned = self._returned.get(timeout=wait)
+                with waiting:
+                    returned = self._returned.get(timeout=wait)
             except Empty:
                 self._hope = False
                 continue

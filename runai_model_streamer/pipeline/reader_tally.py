@@ -11,6 +11,7 @@ from runai_model_streamer.io.source import Origin
 from runai_model_streamer.pipeline.landing import Reading
 from runai_model_streamer.pipeline.plan import Step
 from runai_model_streamer.pipeline.trace import Events, Trace
+from runai_model_streamer.pipeline.waiting import WaitClock
 
 ORIGINS: Final = {
     Origin.PAGE_CACHE: "page_cache",
@@ -41,36 +42,33 @@ def thread_times(thread: int) -> ThreadTimes | None:
     return ThreadTimes(int(cpu) / 1e9, int(delay) / 1e9)
 
 
-class WaitClock:
-    """For how long the caller's thread has waited for bytes, in all: a clock that stands still while it does not."""
-
-    __slots__ = ("_state",)
-
-    def __init__(self) -> None:
-        # One value, so that a reader that looks meanwhile sees both as of the same moment.
-        self._state: tuple[float, float | None] = (0.0, None)  # seconds before the current wait, and its start
-
-    def start(self, now: float) -> None:
-        """The caller's thread begins to wait."""
-        self._state = self._state[0], now
-
-    def stop(self, now: float) -> None:
-        """It has what it waited for."""
-        self._state = self.at(now), None
-
-    def at(self, now: float) -> float:
-        """Seconds waited until `now`."""
-        waited, since = self._state
-        return waited if since is None or now < since else waited + now - since
-
-
 class ReaderTally:
-    """One reader's. A mark goes along: each stage that ends is given the time since the mark, and sets it anew."""
+    """One reader's. A mark goes along: each stage that ends is given the time since the mark, and sets it anew.
 
-    __slots__ = ("_clock", "_events", "_mark", "_thread", "_times", "_waited", "bytes", "in_wait", "reads", "seconds")
+    Args:
+        clock: the caller's waits for bytes.
+        leasing: the readers' waits for memory.
+    """
 
-    def __init__(self, clock: WaitClock) -> None:
+    __slots__ = (
+        "_clock",
+        "_events",
+        "_leased",
+        "_leasing",
+        "_mark",
+        "_thread",
+        "_times",
+        "_waited",
+        "bytes",
+        "in_wait",
+        "reads",
+        "seconds",
+    )
+
+    def __init__(self, clock: WaitClock, leasing: WaitClock) -> None:
         self._clock = clock
+        self._leasing = leasing
+        self._leased = 0.0
         self._events: Events | None = None
         self._thread = 0
         self._times: ThreadTimes | None = None
@@ -103,16 +101,27 @@ class ReaderTally:
         """What has passed since the last mark is no stage's."""
         self._mark = now = time.perf_counter()
         self._waited = self._clock.at(now)
+        self._leased = self._leasing.at(now)
 
-    def stage(self, stage: str) -> None:
-        """What has passed since the mark was this stage's."""
-        now = time.perf_counter()
-        waited = self._clock.at(now)
-        self.seconds[stage] += now - self._mark
-        self.in_wait[stage] += waited - self._waited
+    def rested(self) -> None:
+        """The reader has rested since the mark."""
+        began, waited = self._mark, self._waited
+        self.mark()
+        self.seconds["rest"] += self._mark - began
+        self.in_wait["rest"] += self._waited - waited
         if self._events is not None:
-            self._events.stage(stage, self._mark, now)
-        self._mark, self._waited = now, waited
+            self._events.wait("rest", began, self._mark)
+
+    def took(self) -> None:
+        """The reader has its next step. It has waited for memory as long as any did; else just for its turn."""
+        began, waited, leased = self._mark, self._waited, self._leased
+        self.mark()
+        passed, memory = self._mark - began, self._leased - leased
+        if memory > 0.0:
+            self.seconds["memory"] += memory
+            self.in_wait["memory"] += (self._waited - waited) * min(memory / passed, 1.0)
+        if self._events is not None:
+            self._events.wait("memory" if 2 * memory > passed else "turn", began, self._mark)
 
     def read(self, group: int, step: Step, reading: Reading, beside: str | None) -> None:
         """A step of this group has been read. What the source did not take of the time was the stage `beside`'s."""

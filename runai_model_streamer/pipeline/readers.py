@@ -13,6 +13,7 @@ from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.pipeline.plan import Group, PlannedFile, Step, steps_of
 from runai_model_streamer.pipeline.reader_tally import ReaderTally
 from runai_model_streamer.pipeline.tally import Tally
+from runai_model_streamer.pipeline.waiting import WaitClock
 
 MEMORY_SPEED: Final = 1.5e9
 """Bytes per second of one read above which it was a copy from memory, where the source cannot tell."""
@@ -75,7 +76,7 @@ class Feed(Generic[LeaseT]):
                 while not self._storage_bound and self._lifecycle.running and not self._exhausted:
                     self._resting.wait()
             if tally is not None:
-                tally.stage("rest")
+                tally.rested()
         with self._turn:
             self._lifecycle.check()
             work = next(self._steps, None)
@@ -83,7 +84,7 @@ class Feed(Generic[LeaseT]):
             self._exhausted = True
             self._wake_all()
         if tally is not None:
-            tally.stage("memory")
+            tally.took()
         return work
 
     def has_work_for(self, reader: int) -> bool:
@@ -93,6 +94,11 @@ class Feed(Generic[LeaseT]):
     def read(self, lease: LeaseT, step: Step, source: Source) -> Reading:
         """Read the step's bytes; see `Landing.read`."""
         return self._landing.read(lease, step, source)
+
+    @property
+    def waits(self) -> WaitClock:
+        """See `Landing.waits`."""
+        return self._landing.waits
 
     @property
     def beside(self) -> str | None:
@@ -185,7 +191,7 @@ class Readers:
     def _start(self) -> None:
         number = self._numbered
         self._numbered += 1  # before the thread looks
-        tally = self._feed.tally.reader()
+        tally = self._feed.tally.reader(self._feed.waits)
         # Daemons: a read that hangs in the kernel must not keep the process from ending.
         thread = threading.Thread(target=self._run, args=(number, tally), name=f"runai-reader-{number}", daemon=True)
         try:
@@ -206,12 +212,13 @@ class Readers:
         return [thread.name for thread in self.threads if thread.is_alive()]
 
     def _run(self, number: int, tally: ReaderTally) -> None:
-        tally.begin(self._feed.tally.trace)
         try:
             self.grow()
+            tally.begin(self._feed.tally.trace)
             while (work := self._feed.next(number, tally)) is not None:
                 _read(self._feed, *work, self._sources, tally)
                 self.grow()
+                tally.mark()
         except Stopped:
             pass
         except StreamerError as error:
@@ -234,7 +241,6 @@ def _read(feed: Feed[LeaseT], lease: LeaseT, step: Step, sources: Sequence[Sourc
         raise
     tally.read(lease.group.index, step, reading, feed.beside)
     feed.landed(lease, step, reading.origin, reading.seconds)
-    tally.mark()
 
 
 def _name_tensor(error: ReadError, group: Group, step: Step) -> None:

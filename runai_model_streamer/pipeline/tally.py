@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from runai_model_streamer.pipeline.plan import Group
-from runai_model_streamer.pipeline.reader_tally import ReaderTally, ThreadTimes, WaitClock, thread_times
+from runai_model_streamer.pipeline.reader_tally import ReaderTally, ThreadTimes, thread_times
 from runai_model_streamer.pipeline.trace import Events, Trace
+from runai_model_streamer.pipeline.waiting import WaitClock
 
 
 @dataclass(slots=True)
@@ -92,9 +93,9 @@ class Tally:
             self._events = trace.thread(threading.current_thread().name, self._thread)
         self._mark = self.started = time.perf_counter() if started is None else started
 
-    def reader(self) -> ReaderTally:
-        """One for a reader."""
-        tally = ReaderTally(self.clock)
+    def reader(self, leasing: WaitClock) -> ReaderTally:
+        """One for a reader; see there."""
+        tally = ReaderTally(self.clock, leasing)
         self.readers.append(tally)
         return tally
 

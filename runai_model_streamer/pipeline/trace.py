@@ -22,7 +22,11 @@ VARIABLE: Final = "RUNAI_STREAMER_TRACE"
 SHORTEST: Final = 50e-6
 """Seconds: waits that are shorter are left out, since each read has one."""
 
-_WAITS: Final = {"memory": "wait for memory", "rest": "rest: more readers than CPUs", "copy": "copy to the device"}
+_WAITS: Final = {
+    "memory": "wait for memory",
+    "turn": "wait for its turn",
+    "rest": "rest: more readers than CPUs",
+}
 
 _Args: TypeAlias = dict[str, Any]
 
@@ -43,10 +47,10 @@ class Events:
         """Something that began and ended in this thread."""
         self.found.append((name, category, began, ended, args))
 
-    def stage(self, stage: str, began: float, ended: float) -> None:
+    def wait(self, stage: str, began: float, ended: float) -> None:
         """A reader's wait."""
         if ended - began >= SHORTEST:
-            self.add(_WAITS.get(stage, stage), "wait", began, ended, {})
+            self.add(_WAITS[stage], "wait", began, ended, {})
 
     def read(self, began: float, ended: float, group: int, step: Step, reading: Reading, beside: str | None) -> None:
         """A reader's read, and what lay before and behind it."""

@@ -28,6 +28,7 @@ ACTS: Final = {
     "copy to the device": Kind("copy to the device", "#CC79A7"),
     "wait for a slot": Kind("wait for a pinned slot", "#E8B4CF"),
     "wait for memory": Kind("wait for memory", "#D55E00"),
+    "wait for its turn": Kind("wait for its turn", "#C9B8A6"),
     "open and plan": Kind("open and plan", "#882255"),
     "start threads": Kind("start threads", "#B07AA1"),
     "make tensors": Kind("make tensors", "#E69F00"),

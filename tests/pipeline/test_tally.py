@@ -8,8 +8,9 @@ from runai_model_streamer.io.source import Origin
 from runai_model_streamer.pipeline import reader_tally, tally
 from runai_model_streamer.pipeline.landing import Reading
 from runai_model_streamer.pipeline.plan import Group, PlannedFile, Step, plan_groups
-from runai_model_streamer.pipeline.reader_tally import ORIGINS, ReaderTally, WaitClock, thread_times
+from runai_model_streamer.pipeline.reader_tally import ORIGINS, ReaderTally, thread_times
 from runai_model_streamer.pipeline.tally import Tally
+from runai_model_streamer.pipeline.waiting import WaitClock
 from tests.checkpoints import infos
 
 
@@ -58,24 +59,37 @@ def test_the_waits_clock_stands_still_between_waits() -> None:
     assert clock.at(99.0) == 1.5
 
 
-def test_each_stage_has_the_time_since_the_one_before(clock: Clock) -> None:
-    waits = WaitClock()
-    reader = ReaderTally(waits)
+def test_a_wait_has_the_time_since_the_mark(clock: Clock) -> None:
+    reader = ReaderTally(WaitClock(), WaitClock())
     reader.begin(None)
-    clock.now += 2.0
-    reader.stage("memory")
     clock.now += 3.0
     reader.mark()
     clock.now += 0.5
-    reader.stage("rest")
-    assert (reader.seconds["memory"], reader.seconds["rest"]) == (2.0, 0.5)
-    assert sum(reader.seconds.values()) == 2.5
+    reader.rested()
+    assert reader.seconds["rest"] == sum(reader.seconds.values()) == 0.5
     assert sum(reader.in_wait.values()) == 0.0
+
+
+def test_a_reader_waits_for_memory_while_any_does_and_else_for_its_turn(clock: Clock) -> None:
+    waits, leasing = WaitClock(), WaitClock()
+    reader = ReaderTally(waits, leasing)
+    reader.begin(None)
+    waits.start(clock.now)
+    clock.now += 1.0
+    leasing.start(clock.now)
+    clock.now += 2.0
+    leasing.stop(clock.now)
+    clock.now += 1.0
+    reader.took()
+    assert (reader.seconds["memory"], reader.in_wait["memory"]) == (2.0, 2.0)
+    clock.now += 5.0
+    reader.took()
+    assert sum(reader.seconds.values()) == 2.0
 
 
 def test_a_read_is_divided_into_the_sources_part_and_what_lay_beside_it(clock: Clock) -> None:
     waits = WaitClock()
-    reader = ReaderTally(waits)
+    reader = ReaderTally(waits, WaitClock())
     reader.begin(None)
     waits.start(clock.now + 2.0)
     clock.now += 4.0
@@ -86,7 +100,7 @@ def test_a_read_is_divided_into_the_sources_part_and_what_lay_beside_it(clock: C
 
 
 def test_a_source_that_says_it_took_longer_than_the_read_is_given_the_reads_time(clock: Clock) -> None:
-    reader = ReaderTally(WaitClock())
+    reader = ReaderTally(WaitClock(), WaitClock())
     reader.begin(None)
     clock.now += 1.0
     reader.read(0, Step(0, 0, 1, 0), Reading(Origin.OBJECT, 5.0), "copy")
