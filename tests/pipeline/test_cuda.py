@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runai_model_streamer.errors import CudaError, ReadError, StateError
+from runai_model_streamer.errors import CudaError, ReadError, StateError, StreamerError
 from runai_model_streamer.io.ranges import PAGE
 from runai_model_streamer.io.source import Origin
 from runai_model_streamer.pipeline import cuda
@@ -411,7 +411,8 @@ def test_a_cast_that_fails_as_it_runs_reaches_the_caller(mode: Mode, emulator: E
     world.lost = True
     emulator.fail_when_run("cuLaunchKernelEx", 2, 719)
     load = world.load(_CAST, limit=PLAIN.limit, chunk=PLAIN.chunk, cast=world.cast("BF16"))
-    with pytest.raises(CudaError, match="CUDA_ERROR_719"):
+    # All calls fail once the context is lost: the next one tells, which may be the allocator's.
+    with pytest.raises(StreamerError, match="719"):
         list(load.tensors())
     load.close()
 

@@ -97,7 +97,10 @@ def test_the_trace_of_a_load_has_known_events_only(tmp_path: Path) -> None:
     plot = plots.timeline(tmp_path / "trace.json")
     known = {kind.label for kind in (*READS.values(), *ACTS.values())}
     assert {"wait for memory", "caller's code"} <= set(figures.legend(plot)) <= known
-    assert figures.ticks(plot, "y")[:2] == ["caller", "reader-0"]
+    caller, *readers = figures.ticks(plot, "y")
+    assert caller == "caller"
+    assert set(readers) <= {"reader-0", "reader-1"}
+    assert readers
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"traceEvents": [{}]}', '{"traceEvents": 3}'])
