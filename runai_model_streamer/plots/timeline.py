@@ -71,7 +71,7 @@ def timeline(trace: str | os.PathLike[str], title: str = "What each thread did")
 
 
 def _rows(events: list[_Event], names: dict[int, str]) -> dict[str, list[int]]:
-    """Threads by the name of their row, in the order in which they began; those that only rest have one together."""
+    """Threads by the name of their row: the caller, then readers by number; those that only rest have one together."""
     rows: dict[str, list[int]] = {}
     resting = []
     for thread in dict.fromkeys(event.thread for event in events):
@@ -82,7 +82,8 @@ def _rows(events: list[_Event], names: dict[int, str]) -> dict[str, list[int]]:
             rows["caller"] = [thread]
         else:
             rows[names.get(thread, f"thread {thread}").removeprefix("runai-")] = [thread]
-    return rows | ({f"{len(resting)} others": resting} if resting else {})
+    ordered = {name: rows[name] for name in sorted(rows, key=lambda name: (name != "caller", len(name), name))}
+    return ordered | ({f"{len(resting)} others": resting} if resting else {})
 
 
 def _events(entries: list[dict[str, Any]]) -> list[_Event]:

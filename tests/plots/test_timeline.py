@@ -67,6 +67,17 @@ def test_events_are_where_the_trace_has_them(tmp_path: Path) -> None:
     assert figures.title(plot) == "A load"
 
 
+def test_rows_are_in_the_order_of_the_readers_numbers(tmp_path: Path) -> None:
+    threads = {71: "runai-reader-10", 72: "runai-reader-2", 70: "MainThread"}
+    path = write_trace(
+        tmp_path,
+        *(named(thread, name) for thread, name in threads.items()),
+        *(event(thread, "read", thread, 1, "read", origin="disk") for thread in (71, 72)),
+        event(70, "close", 100, 1),
+    )
+    assert figures.ticks(plots.timeline(path), "y") == ["caller", "reader-2", "reader-10"]
+
+
 def test_threads_that_only_rest_share_a_row(tmp_path: Path) -> None:
     rests = [event(thread, REST.label, 0, thread, "wait") for thread in (2, 3, 4)]
     path = write_trace(tmp_path, *rests, event(1, "read", 0, 1, "read", origin="disk"))
