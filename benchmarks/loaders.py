@@ -12,6 +12,7 @@ outside. Peak memory is the kernel's own high-water mark, reset just before.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.metadata
 import json
@@ -284,5 +285,7 @@ def converse(prepare: Callable[[dict[str, Any]], Prepared]) -> None:
     ready, run = prepare(json.loads(sys.argv[1]))
     ready["anon_kib"] = _status_kib("RssAnon")
     print(json.dumps(ready), file=lines, flush=True)
+    # Importing torch leaves a collection of all its objects due (80 ms here): whose load it would fall into is chance.
+    gc.collect()
     sys.stdin.readline()
     print(json.dumps(run()), file=lines, flush=True)
