@@ -29,6 +29,7 @@ from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.io.posix import FileSource
 from runai_model_streamer.io.source import Origin
 from runai_model_streamer.pipeline import cuda_load
+from runai_model_streamer.profiling.environment import environment
 from tests.checkpoints import join_ours, our_threads, raw
 from tests.cuda_emulator import Emulator
 from tests.pipeline.cuda_world import CtypesApi, World
@@ -103,19 +104,9 @@ def _described(tensor: torch.Tensor) -> list[Any]:
     return [str(tensor.dtype), list(tensor.shape), hashlib.sha256(raw(tensor)).hexdigest()]
 
 
-@contextlib.contextmanager
-def setting(**variables: str) -> Iterator[None]:
+def setting(**variables: str) -> contextlib.AbstractContextManager[None]:
     """Environment variables, for a while."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    return environment(variables)
 
 
 def equal(me: Ranks) -> Iterator[tuple[str, Outcome]]:

@@ -47,6 +47,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "logs",
         "mirror",
         "pipeline",
+        "profiling",
         "report",
     ),
     "profiling": ("errors", "io", "report", "streamer"),

@@ -1,10 +1,8 @@
 """What the subcommands' arguments have in common: sizes, settings, PATH, --json."""
 
 import argparse
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, TypeAlias
 
 Run: TypeAlias = Callable[[argparse.Namespace], int]
@@ -134,22 +132,3 @@ def settings(arguments: argparse.Namespace) -> dict[str, str]:
         CHUNK: arguments.chunk,
     }
     return {name: str(value) for name, value in given.items() if value is not None}
-
-
-@contextmanager
-def environment(variables: Mapping[str, str | None]) -> Iterator[None]:
-    """These environment variables, for as long as it is open; None is for one that is not set."""
-    before = {name: os.environ.get(name) for name in variables}
-    try:
-        _set(variables)
-        yield
-    finally:
-        _set(before)
-
-
-def _set(variables: Mapping[str, str | None]) -> None:
-    for name, value in variables.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value

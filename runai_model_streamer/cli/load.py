@@ -16,11 +16,11 @@ from runai_model_streamer.cli.arguments import (
     add_paths,
     add_settings,
     dtype,
-    environment,
     settings,
 )
 from runai_model_streamer.cli.output import counted, size, terminal, write_json, write_pairs
 from runai_model_streamer.cli.targets import find_files
+from runai_model_streamer.profiling.environment import environment
 
 _SHARE: Final = 0.005
 """Parts of the time below this are left out."""

@@ -13,9 +13,10 @@ from typing import Final
 
 import runai_model_streamer
 from runai_model_streamer.cli import doctor, load, ls, pull, tune, verify
-from runai_model_streamer.cli.arguments import SIZES, environment
+from runai_model_streamer.cli.arguments import SIZES
 from runai_model_streamer.cli.output import prepare_stdout, write_error, write_json
 from runai_model_streamer.errors import StreamerError
+from runai_model_streamer.profiling.environment import environment
 
 INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141

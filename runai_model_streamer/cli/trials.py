@@ -1,25 +1,21 @@
 """Runs of the streamer over a sample of a checkpoint, under one setting or another."""
 
 import dataclasses
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from runai_model_streamer import FileChunks, FileStreamer
-from runai_model_streamer.cli.arguments import environment
 from runai_model_streamer.cli.search import Failed, Setting
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.files import open_storage
-from runai_model_streamer.io.pagecache import PageCache
 from runai_model_streamer.io.paths import is_object, kind_of
 from runai_model_streamer.io.source import SourceKind
 from runai_model_streamer.pipeline.opening import open_files
+from runai_model_streamer.profiling import caches
+from runai_model_streamer.profiling.environment import environment
 from runai_model_streamer.report import BytesFrom
-
-_COLD: Final = 0.01
-"""Most of a file that may still be in memory after its eviction."""
 
 
 class Checkpoint(NamedTuple):
@@ -169,20 +165,7 @@ def evict(paths: Iterable[str]) -> None:
     Raises:
         StreamerError: the kernel keeps them there.
     """
-    for path in paths:
-        if is_object(path):
-            continue
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            # What was written a moment ago leaves the cache only when it is on the disk.
-            os.fdatasync(fd)
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            status = os.fstat(fd)
-            cached = PageCache(fd, status).cached_bytes(0, status.st_size) if status.st_size else 0
-        finally:
-            os.close(fd)
-        if cached is not None and cached > _COLD * status.st_size:
-            raise StreamerError(
-                f"{path}: --cold: {cached} of its bytes stay in the page cache, since it is in memory only (tmpfs) or "
-                "in use by another process; leave out --cold"
-            )
+    try:
+        caches.evict(path for path in paths if not is_object(path))
+    except StreamerError as error:
+        raise StreamerError(f"--cold: {error}; or leave out --cold") from error

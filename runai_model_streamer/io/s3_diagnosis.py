@@ -4,7 +4,6 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
 from runai_model_streamer.config import S3Config
 from runai_model_streamer.errors import StreamerError
@@ -13,6 +12,7 @@ from runai_model_streamer.io.s3 import S3Store
 from runai_model_streamer.io.s3_credentials import make_access
 from runai_model_streamer.io.s3_listing import has_keys
 from runai_model_streamer.io.s3_meaning import Circumstances
+from runai_model_streamer.io.s3_provenance import without_user
 
 _METHODS: Final = {
     "assume-role": "a role assumed by {profile}",
@@ -87,7 +87,7 @@ def _identify(config: S3Config) -> Identity:
         client: Any = access.client
         meta = client.meta
         return Identity(
-            origin, key_id, temporary, _without_user(meta.endpoint_url), meta.region_name, access.transport.name
+            origin, key_id, temporary, without_user(meta.endpoint_url), meta.region_name, access.transport.name
         )
     finally:
         access.close()
@@ -98,11 +98,6 @@ def shorten(key_id: str) -> str:
     if len(key_id) < _SHORTENED:
         return f"{key_id[:2]}..."
     return f"{key_id[:4]}...{key_id[-4:]}"
-
-
-def _without_user(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def answers(config: S3Config, url: str) -> bool:

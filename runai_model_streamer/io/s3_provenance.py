@@ -50,9 +50,7 @@ class Provenance:
             secret: their secret key, or "" where it is not known without asking somebody.
         """
         setting = "S3Credentials(endpoint=...)" if endpoint else "RUNAI_STREAMER_S3_ENDPOINT" if config.endpoint else ""
-        parts = urlsplit(resolved)
-        url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-        return cls(url, setting, str(getattr(found, "method", None) or ""), secret != secret.strip())
+        return cls(without_user(resolved), setting, str(getattr(found, "method", None) or ""), secret != secret.strip())
 
     @property
     def host(self) -> str:
@@ -91,6 +89,12 @@ class Provenance:
     def with_scheme(self, scheme: str) -> str:
         """The endpoint's URL, but with another scheme; "" if there is none."""
         return urlsplit(self.endpoint)._replace(scheme=scheme).geturl() if self.endpoint else ""
+
+
+def without_user(url: str) -> str:
+    """The URL without the user and password that may stand before its host."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 UNKNOWN: Final = Provenance()

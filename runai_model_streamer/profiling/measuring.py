@@ -4,8 +4,7 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -13,6 +12,7 @@ import torch
 
 from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.profiling.caches import evict, warm
+from runai_model_streamer.profiling.environment import environment
 from runai_model_streamer.profiling.s3server import S3Server
 from runai_model_streamer.report import LoadReport
 from runai_model_streamer.streamer import SafetensorsStreamer
@@ -150,7 +150,7 @@ class _Variant:
     def load(self, tensors: int | None = None, pause: float = 0.0) -> _Done:
         """Load all, or the first few tensors, with a pause after each."""
         (evict if self.cache == "cold" else warm)(self.local)
-        with _environment(self.environment):
+        with environment(self.environment):
             started = time.perf_counter()
             with SafetensorsStreamer() as streamer:
                 streamer.stream_files(self.paths, device=self.device)
@@ -227,19 +227,5 @@ def record(
     }
     variant = _variant(chosen, {"": source})
     variant.load(tensors=1)
-    with _environment({"RUNAI_STREAMER_TRACE": os.path.abspath(trace)}):
+    with environment({"RUNAI_STREAMER_TRACE": os.path.abspath(trace)}):
         return variant.load(pause=pause).report
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from runai_model_streamer.cli.arguments import chunk, count, dtype, environment, limit, seconds, size
+from runai_model_streamer.cli.arguments import chunk, count, dtype, limit, seconds, size
+from runai_model_streamer.profiling.environment import environment
 
 
 @pytest.mark.parametrize(
