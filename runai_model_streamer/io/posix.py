@@ -110,14 +110,14 @@ class FileSource:
             return Origin.PAGE_CACHE
         if self._direct_fd < 0 or self._direct_refused:
             return Origin.BUFFERED
-        if offset % PAGE or length < PAGE:
-            return Origin.BUFFERED
+        # A tail that is shorter than a block cannot be read past the page cache.
+        past_the_cache = Origin.BUFFERED if offset % PAGE or length < PAGE else Origin.DISK
         if self._page_cache is None:
-            return Origin.DISK
+            return past_the_cache
         cached = self._page_cache.cached_bytes(offset, length)
         if cached is None:
             return Origin.BUFFERED
-        return Origin.PAGE_CACHE if cached >= length else Origin.DISK
+        return Origin.PAGE_CACHE if cached >= length else past_the_cache
 
     def _read_direct(self, offset: int, buffer: memoryview) -> int:
         """Read the whole pages of the range past the page cache; the bytes landed, 0 when it is not possible."""

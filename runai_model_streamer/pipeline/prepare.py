@@ -24,7 +24,7 @@ from runai_model_streamer.pipeline.assembly import assembled
 from runai_model_streamer.pipeline.cast_plan import held, plan_cast, scratch_size, sources_of, target_name
 from runai_model_streamer.pipeline.limit import LIMIT, MemoryLimit
 from runai_model_streamer.pipeline.opening import Opened, open_files
-from runai_model_streamer.pipeline.plan import Grouping, PlannedFile, plan_groups
+from runai_model_streamer.pipeline.plan import JOINED_BYTES, Grouping, PlannedFile, plan_groups
 from runai_model_streamer.pipeline.selection import Select, Selected, select_parts
 from runai_model_streamer.pipeline.sharing import Sharing
 from runai_model_streamer.pipeline.stream import Load
@@ -178,6 +178,8 @@ def start_load(start: Start, config: StreamerConfig, device: torch.device, targe
         destination = cast_destination(plan, files, concurrency)
     elif destination is None:
         limit = allowed.bytes_for(paths, files, made)
+    if device.type != "cuda" and not waits:
+        files = [file._replace(joined=JOINED_BYTES) if file.kind is SourceKind.FILE else file for file in files]
     if sharing is not None:
         kind = Grouping(limit) if destination is None else destination.grouping
         sources = sharing.divide(files, tuple(plan_groups(files, kind.limit, kind.target)), sources, kind)

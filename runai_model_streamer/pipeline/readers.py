@@ -18,6 +18,9 @@ from runai_model_streamer.pipeline.waiting import WaitClock
 MEMORY_SPEED: Final = 1.5e9
 """Bytes per second of one read above which it was a copy from memory, where the source cannot tell."""
 
+MEMORY_LATENCY: Final = 100e-6
+"""Seconds that such a copy takes beside, however short it is; a local SSD takes about as long to begin."""
+
 
 class Feed(Generic[LeaseT]):
     """Hands out the steps of a plan, in order, and counts them in.
@@ -46,7 +49,7 @@ class Feed(Generic[LeaseT]):
         self._turn = threading.Lock()
         self._steps: Iterator[tuple[LeaseT, Step]] = self._all_steps(groups)
         self._counting = threading.Lock()
-        self._missing = [group.steps for group in groups]
+        self._missing = [sum(part.length for part in group.parts) for group in groups]  # bytes
         self._complete = [not group.steps for group in groups]
         self.leases: dict[int, LeaseT] = {}
         """Group index -> lease, from the first step taken until the consumer takes the group."""
@@ -62,8 +65,11 @@ class Feed(Generic[LeaseT]):
             if group.steps:
                 lease = self._landing.lease(group)
                 self.leases[group.index] = lease
-                for step in steps_of(group, self._files):
+                for step in steps_of(group, self._files, self._most):
                     yield lease, step
+
+    def _most(self, file: PlannedFile) -> int:
+        return file.chunk if self._storage_bound else max(file.joined, file.chunk)
 
     def next(self, reader: int, tally: ReaderTally | None = None) -> tuple[LeaseT, Step] | None:
         """The next step for reader number `reader`, whose tally this is; None when there are no more.
@@ -109,7 +115,7 @@ class Feed(Generic[LeaseT]):
         """The step's bytes have been read."""
         index = lease.group.index
         with self._counting:
-            self._missing[index] -= 1
+            self._missing[index] -= step.length
             last = not self._missing[index]
         if last:
             self._landing.ready(lease)
@@ -128,7 +134,9 @@ class Feed(Generic[LeaseT]):
         self._steps = iter(())
 
     def _adapt(self, origin: Origin, length: int, seconds: float) -> None:
-        copied = origin is Origin.PAGE_CACHE or (origin is Origin.BUFFERED and length > MEMORY_SPEED * seconds)
+        copied = origin is Origin.PAGE_CACHE or (
+            origin is Origin.BUFFERED and seconds < MEMORY_LATENCY + length / MEMORY_SPEED
+        )
         if not copied:
             self._copies = 0
             if not self._storage_bound:
@@ -175,14 +183,16 @@ class Readers:
         if count:
             self._start()
 
-    def grow(self) -> None:
-        """Start those that there is work for, unless another thread is at it."""
-        if self._has_work_for_more() and self._starting.acquire(blocking=False):
-            try:
-                while self._has_work_for_more():
-                    self._start()
-            finally:
-                self._starting.release()
+    def grow(self) -> bool:
+        """Start those that there is work for, unless another thread is at it; whether there was any."""
+        if not self._has_work_for_more() or not self._starting.acquire(blocking=False):
+            return False
+        try:
+            while self._has_work_for_more():
+                self._start()
+        finally:
+            self._starting.release()
+        return True
 
     def _has_work_for_more(self) -> bool:
         number = self._numbered
@@ -217,8 +227,8 @@ class Readers:
             tally.begin(self._feed.tally.trace)
             while (work := self._feed.next(number, tally)) is not None:
                 _read(self._feed, *work, self._sources, tally)
-                self.grow()
-                tally.mark()
+                if self.grow():
+                    tally.mark()
         except Stopped:
             pass
         except StreamerError as error:

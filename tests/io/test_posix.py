@@ -144,6 +144,15 @@ def test_what_is_no_whole_page_is_read_buffered(file: Path, offset: int, length:
     assert found == (file.read_bytes()[offset : offset + length], Origin.BUFFERED)
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_of_what_is_no_whole_page_too_it_is_known_whether_it_was_cached(odd_file: Path, cached: bool) -> None:
+    if cached:
+        cache(odd_file)
+    with closing(FileSource(str(odd_file))) as source:
+        found = read(source, SIZE)
+    assert found == (odd_file.read_bytes()[SIZE:], Origin.PAGE_CACHE if cached else Origin.BUFFERED)
+
+
 @pytest.mark.parametrize("direct", DirectIO)
 @pytest.mark.parametrize("shift", [1, 8, 64, 512])
 def test_a_buffer_that_direct_reads_cannot_fill_is_filled(any_file: Path, shift: int, direct: DirectIO) -> None:

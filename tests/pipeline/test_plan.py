@@ -11,6 +11,7 @@ from runai_model_streamer.io.source import SourceKind
 from runai_model_streamer.pipeline.plan import (
     GROUP_BYTES,
     MAX_GAP,
+    REST_BYTES,
     Group,
     PlannedFile,
     Step,
@@ -304,7 +305,50 @@ def test_parts_of_a_group_never_overlap_in_memory(case: Case) -> None:
 def test_memory_suits_a_tensor_as_its_place_in_the_file_does(case: Case) -> None:
     for group in case.groups:
         for part in group.parts:
-            assert part.position % PAGE == part.offset % PAGE
+            # An object's is not read past a page cache: only dtypes matter, of which none is wider than 8 bytes.
+            kept = PAGE if case.files[part.file].kind is SourceKind.FILE else 8
+            assert part.position % kept == part.offset % kept
+
+
+def test_objects_of_whole_chunks_take_no_request_more() -> None:
+    files = [file_of([2 * MIB] * 8, data_start=8 * 19, kind=SourceKind.OBJECT)]
+    groups = list(plan_groups(files, limit=4 * MIB))  # one for each tensor
+    assert [group.steps for group in groups] == [1] * 8
+    assert reads_of(groups, files) == [(0, tensor.start, 2 * MIB) for tensor in files[0].tensors]
+
+
+def test_reads_may_be_joined_and_take_a_short_rest_along() -> None:
+    file = file_of([8 * MIB], data_start=2 * PAGE - 8, alignment=PAGE)._replace(joined=4 * MIB)
+    (group,) = plan_groups([file])
+    least = [step.length for step in steps_of(group, [file])]
+    assert least == [2 * MIB, 2 * MIB, 2 * MIB, 2 * MIB + PAGE - 8]
+    joined = [step.length for step in steps_of(group, [file], lambda file: file.joined)]
+    assert joined == [4 * MIB, 4 * MIB + PAGE - 8]
+
+
+def test_whether_reads_are_joined_is_asked_for_each() -> None:
+    file = file_of([8 * MIB])._replace(joined=4 * MIB)
+    (group,) = plan_groups([file])
+    answers = iter([2 * MIB, 4 * MIB, 2 * MIB])
+    steps = steps_of(group, [file], lambda _: next(answers))
+    cuts = [step.position for step in steps]
+    assert cuts == [100, 2 * MIB, 6 * MIB]
+
+
+@given(cases(), st.data())
+def test_joined_reads_cover_the_same_and_are_cut_at_some_of_the_same_places(case: Case, data: st.DataObject) -> None:
+    files = [file._replace(joined=data.draw(st.integers(1, 4)) * file.chunk) for file in case.files]
+    for group in case.groups:
+        single = {(step.file, step.position, step.position - step.offset) for step in steps_of(group, case.files)}
+        end = {part.position: part.position + part.length for part in group.parts if part.length}
+        reached: dict[int, int] = {}
+        for step in steps_of(group, files, lambda file: data.draw(st.sampled_from([file.chunk, file.joined]))):
+            assert (step.file, step.position, step.position - step.offset) in single
+            part = max(position for position in end if position <= step.position)
+            assert step.position == reached.get(part, part)
+            assert step.length <= files[step.file].joined + REST_BYTES
+            reached[part] = step.position + step.length
+        assert reached == end
 
 
 @given(cases())
