@@ -11,7 +11,6 @@ caller's.
 """
 
 import contextlib
-import logging
 import os
 import threading
 import weakref
@@ -20,13 +19,11 @@ from typing import Final
 
 from runai_model_streamer.errors import OutOfMemoryError
 from runai_model_streamer.io.ranges import round_up
-from runai_model_streamer.pipeline import headroom
+from runai_model_streamer.pipeline.headroom import Headroom
 from runai_model_streamer.pipeline.lifecycle import Lifecycle
 from runai_model_streamer.pipeline.plan import GROUP_BYTES, Group, group_target
 from runai_model_streamer.pipeline.slabs import Bytes, Slab
 from runai_model_streamer.pipeline.waiting import WaitClock
-
-_log = logging.getLogger(__name__)
 
 WORKING_SET: Final = 128 << 20
 """Without a limit: bytes of slabs up to which fresh memory is taken without first waiting for a used slab.
@@ -41,15 +38,8 @@ IDLE_BYTES: Final = 256 << 20
 RECYCLE_WAIT: Final = 0.02
 """Seconds that a lease beyond `WORKING_SET` waits for a used slab: longer than filling one takes."""
 
-CHECK_EVERY: Final = 512 << 20
-"""Without a limit: bytes of fresh memory after which the machine's is looked at again."""
-
 CAPACITY_STEP: Final = 256 << 10
 """Slabs are mapped in multiples of this many bytes, so that like groups fit into each other's slabs."""
-
-RESERVE: Final = 1 << 30
-"""Without a limit: bytes of the machine's or cgroup's memory that are left alone."""
-
 
 class Lease:
     """A slab given to one group, from the first read into it until its tensors have been made."""
@@ -96,8 +86,7 @@ class SlabPool:
         self._awaited = -1
         # Whether the caller drops tensors as they come, so that waiting for a used slab is worth it.
         self._hope = True
-        self._allowance = 0
-        self._said_low = False
+        self._machine = Headroom()
         self.peak = 0
         """Most bytes held at once, as they count against the limit."""
         self.waits = WaitClock()
@@ -241,30 +230,12 @@ class SlabPool:
             return None
         elif self._hope and group.index != self._awaited:
             return RECYCLE_WAIT
-        if self._limit is None and self._machine_is_full(group):
+        if self._limit is None and self._machine.lacks(group.footprint):
             return None if in_use > 0 and group.index != self._awaited else 0
         return 0
 
-    def _machine_is_full(self, group: Group) -> bool:
-        if self._allowance >= group.footprint:
-            return False
-        left = headroom.available_bytes()
-        spare = CHECK_EVERY if left is None else left - RESERVE - group.footprint
-        if spare >= 0:
-            # Asking takes as long as reading a megabyte, so the answer serves for more than one slab.
-            self._allowance = group.footprint + min(spare, CHECK_EVERY)
-            return False
-        if not self._said_low:
-            self._said_low = True
-            _log.warning(
-                "Only %d MiB of memory left: reading ahead no further until tensors are dropped. "
-                "RUNAI_STREAMER_MEMORY_LIMIT sets a limit of its own.",
-                (left or 0) >> 20,
-            )
-        return True
-
     def _fresh(self, group: Group) -> Slab:
-        self._allowance -= group.footprint
+        self._machine.took(group.footprint)
         try:
             return Slab(max(round_up(group.footprint, CAPACITY_STEP), self._usual_capacity))
         except (OSError, MemoryError) as error:

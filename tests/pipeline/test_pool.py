@@ -471,7 +471,7 @@ def test_a_small_group_does_not_take_a_large_slab(monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def nearly_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(headroom, "available_bytes", lambda: pool.RESERVE + MIB // 2)
+    monkeypatch.setattr(headroom, "available_bytes", lambda: headroom.RESERVE + MIB // 2)
 
 
 def test_a_full_machine_makes_reading_ahead_wait(nearly_full: None, caplog: pytest.LogCaptureFixture) -> None:
