@@ -17,8 +17,8 @@ from runai_model_streamer.io.ranges import PAGE, round_up
 from runai_model_streamer.pipeline import headroom, pool
 from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.pipeline.plan import Group, Part
-from runai_model_streamer.pipeline.pool import Lease, SlabPool
-from runai_model_streamer.pipeline.slabs import Bytes, Slab
+from runai_model_streamer.pipeline.pool import SlabPool
+from runai_model_streamer.pipeline.slabs import Bytes, Lease, Slab
 from tests.checkpoints import PATIENCE, infos
 
 MIB = 1 << 20
