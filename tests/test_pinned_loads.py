@@ -1,6 +1,10 @@
 """Whole loads into page-locked memory, with torch's allocator played by a fake: RUNAI_STREAMER_PINNED."""
 
+import gc
 import random
+import subprocess
+import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from runai_model_streamer.pipeline import pinned
 from tests.checkpoints import Stored, join_ours, our_threads, raw, stored, write
 from tests.pinned_memory import Copy, PinnedMemory, pinned_memory
 
+ROOT = Path(__file__).parents[1]
 MIB = 1 << 20
 DTYPES = ("BF16", "F32", "U8", "F16", "F8_E4M3", "I64", "BOOL")
 
@@ -159,12 +164,13 @@ def test_a_load_that_ends_early_gives_all_blocks_back(
             raise ZeroDivisionError
         del iterator  # which has the next few tensors
     elif end == "abandoned":
-        streamer.close()
-        iterator.close()
-    else:
         del iterator
         streamer.close()
+    else:
+        with warnings.catch_warnings(action="ignore"):  # of a streamer that nobody closed
+            del iterator, streamer
     join_ours()
+    gc.collect()  # what only stops is collected later
     assert [raw(tensor) == tensors[name].data for name, tensor in kept] == [True] * 5
     del kept
     assert memory.in_use == 0
@@ -245,3 +251,22 @@ def test_required_where_cuda_is_not_initialised_is_an_error_of_the_call(
         monkeypatch.setenv("RUNAI_STREAMER_PINNED", "auto")
         streamer.stream_file(checkpoint[0])
         assert len(dict(streamer.get_tensors())) == len(checkpoint[1])
+
+
+_PLAIN = """
+import sys
+from runai_model_streamer import SafetensorsStreamer
+
+with SafetensorsStreamer() as streamer:
+    streamer.stream_file(sys.argv[1])
+    for _ in streamer.get_tensors():
+        pass
+import torch
+print(torch.cuda.is_initialized(), "runai_model_streamer.pipeline.pinned" in sys.modules)
+"""
+
+
+def test_a_process_that_does_not_use_cuda_pays_nothing(checkpoint: Checkpoint) -> None:
+    command = [sys.executable, "-c", _PLAIN, str(checkpoint[0])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

@@ -110,7 +110,6 @@ class PinnedBlocks:
     def add(self, block: torch.Tensor, size: int, bound: int) -> bool:
         """Count a block that torch gave; whether it is one more, with which `bound` is exceeded."""
         address = block.data_ptr()
-        # In one go with the rest, or else two blocks at one address could be taken for each other.
         death = _Death(block.untyped_storage(), self._died.put)
         death.address = address
         with self._lock:
@@ -118,7 +117,8 @@ class PinnedBlocks:
             known = self._sizes.get(address)
             if known is not None and address not in self._alive:
                 self._returned[known] -= 1
-            # If the one before it at this address has died just now, its callback does not count any more.
+            # The one before it at this address may have died just now, in another thread, before its callback ran: then
+            # that does not count any more.
             self._alive[address] = death
             self._sizes[address] = size
             self._total += size - (known or 0)
@@ -141,8 +141,8 @@ _blocks: Final = PinnedBlocks()
 def page_lock(size: int) -> torch.Tensor:
     """Page-locked memory of torch's, from any thread.
 
-    Torch allocates it in the context of the thread's current device, or of any device that has a context already; with
-    unified addresses, all devices copy from it equally fast.
+    Torch allocates it in the context of the thread's current device or, if that has none, of the first device that has
+    one; all devices can copy from it.
 
     Raises:
         RuntimeError: torch, or CUDA, gives none.

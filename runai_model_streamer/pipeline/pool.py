@@ -8,6 +8,9 @@ What counts against the limit are slabs that are being filled or wait to be yiel
 handed over, until the caller has dropped it, visibly keeps it, or waits for the very group that it stands in the way
 of. So a caller who drops tensors as they come stays within the limit in a few warm slabs; what a caller keeps is the
 caller's.
+
+Where groups get page-locked memory instead (`pinned.py`), it counts by the same rules, and comes back to those who gave
+it, not here.
 """
 
 import contextlib
