@@ -71,6 +71,7 @@ LOADERS: Final = {
     OURS: Loader("ours, device=", _ours, {"RUNAI_STREAMER_GDS": "0"}),
     "ours-gds": Loader("ours, GPUDirect (RUNAI_STREAMER_GDS=1)", _ours, {"RUNAI_STREAMER_GDS": "1"}),
     "ours-by-host": Loader("ours, to the host, then tensor.to()", _ours_by_host),
+    "ours-by-pageable": Loader("the same, RUNAI_STREAMER_PINNED=0", _ours_by_host, {"RUNAI_STREAMER_PINNED": "0"}),
     "safetensors": Loader("safetensors load_file(device=)", _safetensors),
 }
 

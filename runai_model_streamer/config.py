@@ -53,6 +53,16 @@ class GdsMode(Enum):
     """Or an error that says why not."""
 
 
+class PinnedMode(Enum):
+    """When tensors on the host are loaded into page-locked memory."""
+
+    AUTO = "auto"
+    """Where CUDA is initialised in the process, up to a bound."""
+    NEVER = "0"
+    ALWAYS = "1"
+    """Or an error that says why not."""
+
+
 class Distribution(Enum):
     """Whether `is_distributed=True` shares the reads between processes."""
 
@@ -101,6 +111,7 @@ class StreamerConfig:
     """Bytes the streamer may hold; -1 no limit, 0 as much as the largest tensor."""
     direct_io: DirectIO = DirectIO.AUTO
     gds: GdsMode = GdsMode.AUTO
+    pinned: PinnedMode = PinnedMode.AUTO
     local_processes: int = 1
     """Processes of this node that load the same files, as their launcher says."""
     max_bandwidth: int | None = None
@@ -153,6 +164,7 @@ class StreamerConfig:
             memory_limit=_whole(env, "RUNAI_STREAMER_MEMORY_LIMIT", UNLIMITED, least=-1, unit=" of bytes"),
             direct_io=_direct_io(env),
             gds=_auto_or_flag(env, "RUNAI_STREAMER_GDS", GdsMode.AUTO),
+            pinned=_auto_or_flag(env, "RUNAI_STREAMER_PINNED", PinnedMode.AUTO),
             local_processes=max(
                 _whole(env, "LOCAL_WORLD_SIZE", 1, least=1),
                 _whole(env, "RUNAI_STREAMER_PROCESS_GROUP_SIZE", 1, least=1),
@@ -250,7 +262,7 @@ def _direct_io(env: Mapping[str, str]) -> DirectIO:
     return _auto_or_flag(env, "RUNAI_STREAMER_DIRECT_IO", default)
 
 
-_AutoOrFlag = TypeVar("_AutoOrFlag", DirectIO, GdsMode, Distribution)
+_AutoOrFlag = TypeVar("_AutoOrFlag", DirectIO, GdsMode, PinnedMode, Distribution)
 
 
 def _auto_or_flag(env: Mapping[str, str], name: str, default: _AutoOrFlag) -> _AutoOrFlag:

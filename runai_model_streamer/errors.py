@@ -46,6 +46,10 @@ class GdsUnavailableError(StreamerError, RuntimeError):
     """`RUNAI_STREAMER_GDS=1`, but GPUDirect Storage cannot read this file; the message says why."""
 
 
+class PinnedUnavailableError(StreamerError, RuntimeError):
+    """`RUNAI_STREAMER_PINNED=1`, but torch cannot page-lock memory in this process; the message says why."""
+
+
 class CudaError(StreamerError, RuntimeError):
     """A call of the CUDA driver failed; the message names the call and the driver's name of the error."""
 

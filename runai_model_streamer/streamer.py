@@ -82,7 +82,8 @@ class SafetensorsStreamer(Streamer):
             device: where tensors are to be. On "cuda" ("cuda:1" ...) they are staged in pinned memory and copied while
                 others are read; a tensor is ready for what you queue on the stream that is current when you get it.
                 It needs the package's [cuda12] or [cuda13] extra. Without that, and on other devices, each tensor is
-                copied as it is yielded.
+                copied as it is yielded. On "cpu", where CUDA is initialised already, they are in page-locked memory,
+                up to a bound (RUNAI_STREAMER_PINNED), and those of a group, tens of MiB, then share a storage.
             is_distributed: share the reads with the other ranks of torch's default process group, which all have to
                 call this alike: each reads a part and sends it to the others, over gloo, and every rank gets every
                 tensor, in the same order. `RUNAI_STREAMER_MEMORY_LIMIT` is then divided by the ranks of a node.
@@ -120,6 +121,7 @@ class SafetensorsStreamer(Streamer):
             MissingDependencyError: there is something to cast, and numba is not installed; a bar is to be drawn in a
                 terminal, and rich is not.
             CudaError, GdsUnavailableError: the GPU, or GPUDirect with RUNAI_STREAMER_GDS=1, cannot be used.
+            PinnedUnavailableError: RUNAI_STREAMER_PINNED=1, and torch cannot page-lock memory.
             ArgumentError, ArgumentTypeError, ConfigError, StateError: what the message says, such as a part that a
                 tensor does not have. Nothing has been read.
         """

@@ -32,6 +32,7 @@ from runai_model_streamer.pipeline import cuda_load
 from runai_model_streamer.profiling.environment import environment
 from tests.checkpoints import join_ours, our_threads, raw
 from tests.cuda_emulator import Emulator
+from tests.pinned_memory import pinned_memory
 from tests.pipeline.cuda_world import CtypesApi, World
 
 Outcome = dict[str, Any]
@@ -196,6 +197,14 @@ def casting(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     yield "one of them", me.stream("floats.safetensors", dtype=torch.bfloat16 if me.rank else None)
 
 
+def page_locked(me: Ranks) -> Iterator[tuple[str, Outcome]]:
+    """Each rank's part of what it sends, and what it receives, lands in page-locked memory."""
+    with pinned_memory() as memory:
+        yield "large", me.stream("large.safetensors") | {"blocks": memory.given}
+    with setting(RUNAI_STREAMER_PINNED="1" if me.rank else "auto"):
+        yield "one cannot", me.stream("large.safetensors")
+
+
 def without_gloo(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     """The default group can send nothing that is in host memory, as nccl's; tensors go to a GPU, which is emulated."""
     yield "host", me.stream("large.safetensors")
@@ -311,7 +320,8 @@ def standing(me: Ranks) -> Iterator[tuple[str, Outcome]]:
 
 
 PROGRAMS: Final = {
-    program.__name__: program for program in (equal, failing, selecting, casting, without_gloo, nodes, killed, standing)
+    program.__name__: program
+    for program in (equal, failing, selecting, casting, page_locked, without_gloo, nodes, killed, standing)
 }
 
 

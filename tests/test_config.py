@@ -5,7 +5,15 @@ import re
 
 import pytest
 
-from runai_model_streamer.config import DirectIO, Distribution, GdsMode, S3Config, S3Transport, StreamerConfig
+from runai_model_streamer.config import (
+    DirectIO,
+    Distribution,
+    GdsMode,
+    PinnedMode,
+    S3Config,
+    S3Transport,
+    StreamerConfig,
+)
 from runai_model_streamer.errors import ConfigError
 from runai_model_streamer.io.ranges import PAGE
 from runai_model_streamer.io.source import SourceKind
@@ -19,6 +27,7 @@ FIELDS = {
     "RUNAI_STREAMER_DIRECT_IO": "direct_io",
     "RUNAI_STREAMER_DIRECTIO": "direct_io",
     "RUNAI_STREAMER_GDS": "gds",
+    "RUNAI_STREAMER_PINNED": "pinned",
     "RUNAI_STREAMER_DIST": "distribution",
     "RUNAI_STREAMER_DIST_GLOBAL": "distribute_globally",
     "RUNAI_STREAMER_DIST_TIMEOUT": "distribution_timeout",
@@ -45,6 +54,7 @@ DEFAULTS: dict[str, object] = {
     "RUNAI_STREAMER_DIRECT_IO": DirectIO.AUTO,
     "RUNAI_STREAMER_DIRECTIO": DirectIO.AUTO,
     "RUNAI_STREAMER_GDS": GdsMode.AUTO,
+    "RUNAI_STREAMER_PINNED": PinnedMode.AUTO,
     "RUNAI_STREAMER_DIST": Distribution.AUTO,
     "RUNAI_STREAMER_DIST_GLOBAL": False,
     "RUNAI_STREAMER_DIST_TIMEOUT": 600.0,
@@ -84,6 +94,9 @@ GOOD: list[tuple[str, str, object]] = [
     ("RUNAI_STREAMER_GDS", "auto", GdsMode.AUTO),
     ("RUNAI_STREAMER_GDS", "0", GdsMode.NEVER),
     ("RUNAI_STREAMER_GDS", "1", GdsMode.ALWAYS),
+    ("RUNAI_STREAMER_PINNED", "auto", PinnedMode.AUTO),
+    ("RUNAI_STREAMER_PINNED", "0", PinnedMode.NEVER),
+    ("RUNAI_STREAMER_PINNED", "1", PinnedMode.ALWAYS),
     ("RUNAI_STREAMER_DIST", "auto", Distribution.AUTO),
     ("RUNAI_STREAMER_DIST", "0", Distribution.NEVER),
     ("RUNAI_STREAMER_DIST", "1", Distribution.ALWAYS),
@@ -129,6 +142,7 @@ BAD: list[tuple[str, str]] = [
     *((name, text) for name in COUNTS for text in ("many", "1.5", "2e3", "16MiB", "0x10", "1 2", "nan", "--1")),
     *(("RUNAI_STREAMER_DIRECT_IO", text) for text in ("2", "yes", "true", "-1")),
     *(("RUNAI_STREAMER_GDS", text) for text in ("2", "on")),
+    *(("RUNAI_STREAMER_PINNED", text) for text in ("2", "yes")),
     *(("RUNAI_STREAMER_DIST", text) for text in ("2", "nccl")),
     ("RUNAI_STREAMER_DIST_GLOBAL", "2"),
     *(("RUNAI_STREAMER_DIST_TIMEOUT", text) for text in ("0", "-1", "never", "nan")),
@@ -150,6 +164,7 @@ REMEDIES = {
     "RUNAI_STREAMER_MEMORY_LIMIT": "set it to a whole number of bytes, at least -1",
     "RUNAI_STREAMER_DIRECT_IO": "set it to auto, 0 or 1",
     "RUNAI_STREAMER_GDS": "set it to auto, 0 or 1",
+    "RUNAI_STREAMER_PINNED": "set it to auto, 0 or 1",
     "RUNAI_STREAMER_DIST": "set it to auto, 0 or 1",
     "RUNAI_STREAMER_DIST_GLOBAL": "set it to 0 or 1",
     "RUNAI_STREAMER_DIST_TIMEOUT": "set it to a number of seconds above 0, at most 86400",

@@ -438,6 +438,16 @@ def test_what_ranks_share_is_cast_while_it_lands(folder: Path) -> None:
         assert "dtype: " in rank["one of them"]["text"]
 
 
+def test_what_ranks_share_lands_in_page_locked_memory(folder: Path) -> None:
+    first, second = run(folder, 2, "page_locked")
+    for rank in (first, second):
+        assert found(rank["large"]) == expected(LARGE)
+        assert rank["large"]["blocks"] > 1
+    assert second["one cannot"]["error"] == "PinnedUnavailableError"
+    assert first["one cannot"]["error"] == "DistributedError"
+    assert "RUNAI_STREAMER_PINNED=1" in first["one cannot"]["text"]
+
+
 @pytest.fixture(scope="module")
 def without_gloo(folder: Path) -> Outcomes:
     try:

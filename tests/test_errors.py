@@ -18,6 +18,7 @@ BUILT_IN: dict[str, type[Exception]] = {
     "DistributedError": RuntimeError,
     "DeviceError": RuntimeError,
     "GdsUnavailableError": RuntimeError,
+    "PinnedUnavailableError": RuntimeError,
     "HeaderError": ValueError,
     "InterruptedReadError": OSError,
     "IsDirectoryError": IsADirectoryError,

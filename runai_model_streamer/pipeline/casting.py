@@ -20,9 +20,9 @@ from runai_model_streamer.pipeline.landing import HostLanding, Reading, timed_re
 from runai_model_streamer.pipeline.lifecycle import Lifecycle
 from runai_model_streamer.pipeline.nvtx import nvtx_range
 from runai_model_streamer.pipeline.plan import Group, PlannedFile, Step, group_target
-from runai_model_streamer.pipeline.pool import Lease, SlabPool
+from runai_model_streamer.pipeline.pool import OtherMemory, SlabPool
 from runai_model_streamer.pipeline.scratch import ScratchPool
-from runai_model_streamer.pipeline.slabs import Bytes
+from runai_model_streamer.pipeline.slabs import Bytes, Lease
 from runai_model_streamer.pipeline.stream import Destination
 from runai_model_streamer.pipeline.tensors import make_tensors
 
@@ -182,18 +182,21 @@ class CastingLanding:
         self._pool.close()
 
 
-def cast_destination(plan: CastPlan, files: Sequence[PlannedFile], readers: int) -> Destination:
+def cast_destination(
+    plan: CastPlan, files: Sequence[PlannedFile], readers: int, memory: OtherMemory | None = None
+) -> Destination:
     """Host memory, in another dtype.
 
     Args:
         plan: what to cast, and within which limits.
         files: what is read.
         readers: reads in flight at once.
+        memory: other host memory than slabs.
     """
     in_flight = readers * plan.growth * max(file.chunk for file in files)
 
     def landing(lifecycle: Lifecycle) -> CastingLanding:
-        return CastingLanding(SlabPool(plan.slab_limit, lifecycle, in_flight), plan, lifecycle)
+        return CastingLanding(SlabPool(plan.slab_limit, lifecycle, in_flight, memory), plan, lifecycle)
 
     return Destination(
         torch.device("cpu"), group_target(plan.group_limit), landing, plan.group_limit, plan.scratch_count

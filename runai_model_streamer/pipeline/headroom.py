@@ -1,10 +1,49 @@
 """How much memory this process may still take before the machine or its cgroup runs out."""
 
+import logging
 from pathlib import Path
 from typing import Final
 
+_log = logging.getLogger(__name__)
+
+RESERVE: Final = 1 << 30
+"""Bytes of the machine's or cgroup's memory that are left alone."""
+
+CHECK_EVERY: Final = 512 << 20
+"""Bytes of fresh memory after which the machine's is looked at again: asking takes as long as reading a megabyte."""
+
 _PROC: Final = Path("/proc")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
+
+
+class Headroom:
+    """Whether the machine has room for fresh memory, looked at now and then; said in the log when it first has not."""
+
+    def __init__(self) -> None:
+        self._allowance = 0
+        self._said_low = False
+
+    def lacks(self, size: int) -> bool:
+        """Whether taking `size` bytes would leave less than `RESERVE`."""
+        if self._allowance >= size:
+            return False
+        left = available_bytes()
+        spare = CHECK_EVERY if left is None else left - RESERVE - size
+        if spare >= 0:
+            self._allowance = size + min(spare, CHECK_EVERY)
+            return False
+        if not self._said_low:
+            self._said_low = True
+            _log.warning(
+                "Only %d MiB of memory left: reading ahead no further until tensors are dropped. "
+                "RUNAI_STREAMER_MEMORY_LIMIT sets a limit of its own.",
+                (left or 0) >> 20,
+            )
+        return True
+
+    def took(self, size: int) -> None:
+        """So many bytes have been taken."""
+        self._allowance -= size
 
 
 def available_bytes() -> int | None:

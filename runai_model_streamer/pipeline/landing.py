@@ -10,7 +10,8 @@ import torch
 from runai_model_streamer.io.source import Origin, Source
 from runai_model_streamer.pipeline.nvtx import nvtx_range
 from runai_model_streamer.pipeline.plan import Group, Step
-from runai_model_streamer.pipeline.pool import Lease, SlabPool
+from runai_model_streamer.pipeline.pool import SlabPool
+from runai_model_streamer.pipeline.slabs import Lease
 from runai_model_streamer.pipeline.tensors import make_tensors
 from runai_model_streamer.pipeline.waiting import WaitClock
 
@@ -148,7 +149,7 @@ class HostLanding:
         lease.hide_from_children(False)
 
     def take(self, group: Group, lease: Lease | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
-        """Tensors over the slab's bytes; the slab is recycled when all of them are gone."""
+        """Tensors over the slab's bytes; the slab comes back when all of them are gone."""
         if lease is None:
             return make_tensors(group, None)
         # From here on only the tensors, and the iterator that makes them, keep the slab.

@@ -8,25 +8,25 @@ What counts against the limit are slabs that are being filled or wait to be yiel
 handed over, until the caller has dropped it, visibly keeps it, or waits for the very group that it stands in the way
 of. So a caller who drops tensors as they come stays within the limit in a few warm slabs; what a caller keeps is the
 caller's.
+
+Where groups get page-locked memory instead (`pinned.py`), it counts by the same rules, and comes back to those who gave
+it, not here.
 """
 
 import contextlib
-import logging
 import os
 import threading
 import weakref
 from queue import Empty, SimpleQueue
-from typing import Final
+from typing import Final, Protocol
 
 from runai_model_streamer.errors import OutOfMemoryError
 from runai_model_streamer.io.ranges import round_up
-from runai_model_streamer.pipeline import headroom
+from runai_model_streamer.pipeline.headroom import Headroom
 from runai_model_streamer.pipeline.lifecycle import Lifecycle
 from runai_model_streamer.pipeline.plan import GROUP_BYTES, Group, group_target
-from runai_model_streamer.pipeline.slabs import Bytes, Slab
+from runai_model_streamer.pipeline.slabs import GroupMemory, Lease, Root, Slab
 from runai_model_streamer.pipeline.waiting import WaitClock
-
-_log = logging.getLogger(__name__)
 
 WORKING_SET: Final = 128 << 20
 """Without a limit: bytes of slabs up to which fresh memory is taken without first waiting for a used slab.
@@ -41,32 +41,27 @@ IDLE_BYTES: Final = 256 << 20
 RECYCLE_WAIT: Final = 0.02
 """Seconds that a lease beyond `WORKING_SET` waits for a used slab: longer than filling one takes."""
 
-CHECK_EVERY: Final = 512 << 20
-"""Without a limit: bytes of fresh memory after which the machine's is looked at again."""
-
 CAPACITY_STEP: Final = 256 << 10
 """Slabs are mapped in multiples of this many bytes, so that like groups fit into each other's slabs."""
 
-RESERVE: Final = 1 << 30
-"""Without a limit: bytes of the machine's or cgroup's memory that are left alone."""
 
+class OtherMemory(Protocol):
+    """Memory for groups that is not mapped by the pool, nor used again by it."""
 
-class Lease:
-    """A slab given to one group, from the first read into it until its tensors have been made."""
+    required: bool
+    """Whether groups get no other."""
 
-    __slots__ = ("group", "memory", "root", "slab")
+    def size_for(self, group: Group) -> int | None:
+        """Bytes that it would take for the group; None where the group is to have a slab."""
+        ...
 
-    def __init__(self, slab: Slab, group: Group) -> None:
-        self.slab = slab
-        self.group = group
-        self.memory = slab.memory()
-        """Where reads land."""
-        self.root: Bytes | None = slab.root()
-        """What tensors are made from. Whoever holds it, or anything made from it, holds the slab."""
+    def take(self, group: Group, size: int) -> GroupMemory | None:
+        """So many bytes for the group; None, unless required, where there are none.
 
-    def hide_from_children(self, hide: bool) -> None:
-        """See `Slab.hide_from_children`."""
-        self.slab.hide_from_children(hide)
+        Raises:
+            OutOfMemoryError: there are none.
+        """
+        ...
 
 
 class SlabPool:
@@ -78,26 +73,29 @@ class SlabPool:
         limit: bytes held at most, at least the largest group's payload; None for no limit.
         lifecycle: of the load; a waiting `lease` ends with it.
         in_flight: most bytes that are being read at once.
+        other: what groups get instead of slabs where it has something for them; it counts in the same way.
     """
 
-    def __init__(self, limit: int | None, lifecycle: Lifecycle, in_flight: int = 0) -> None:
+    def __init__(
+        self, limit: int | None, lifecycle: Lifecycle, in_flight: int = 0, other: OtherMemory | None = None
+    ) -> None:
         self._limit = limit
         self._working_set = max(WORKING_SET, 2 * in_flight)
         # Most groups are a little smaller than they may be. What is mapped and not touched costs nothing.
         self._usual_capacity = round_up(group_target(limit), CAPACITY_STEP)
         self._lifecycle = lifecycle
+        self._other = other
         self._lock = threading.Lock()
         # Slabs that came back; None wakes a waiting lease to look again.
-        self._returned: SimpleQueue[Slab | None] = SimpleQueue()
-        self._idle: list[Slab] = []  # least recently used first
-        self._lent: set[Slab] = set()
-        self._handed: dict[Slab, int] = {}  # lent, with no reference of ours any more -> group index
+        self._returned: SimpleQueue[GroupMemory | None] = SimpleQueue()
+        self._idle: list[GroupMemory] = []  # least recently used first
+        self._lent: set[GroupMemory] = set()
+        self._handed: dict[GroupMemory, int] = {}  # lent, with no reference of ours any more -> group index
         self._held = 0
         self._awaited = -1
         # Whether the caller drops tensors as they come, so that waiting for a used slab is worth it.
         self._hope = True
-        self._allowance = 0
-        self._said_low = False
+        self._machine = Headroom()
         self.peak = 0
         """Most bytes held at once, as they count against the limit."""
         self.waits = WaitClock()
@@ -116,12 +114,7 @@ class SlabPool:
             self._lifecycle.check()
             with self._lock:
                 self._collect()
-                slab = self._reuse(group)
-                wait: float | None = 0
-                if slab is None:
-                    wait = self._wait_before_fresh(group)
-                    if wait == 0:
-                        slab = self._fresh(group)
+                slab, wait = self._obtain(group)
                 if slab is not None:
                     return self._grant(slab, group)
             # Waiting a moment for warm memory is no want of it.
@@ -135,7 +128,7 @@ class SlabPool:
             with self._lock:
                 self._take_back(returned)
 
-    def hand_over(self, lease: Lease) -> Bytes:
+    def hand_over(self, lease: Lease) -> Root:
         """Give up the lease, complete: the root to make its tensors from, to which no reference is left here."""
         root, lease.root = lease.root, None
         lease.memory = memoryview(b"")
@@ -183,16 +176,19 @@ class SlabPool:
                 return
             self._take_back(returned)
 
-    def _take_back(self, slab: Slab | None) -> None:
+    def _take_back(self, slab: GroupMemory | None) -> None:
         if slab is None or slab not in self._lent:
             return
         self._lent.remove(slab)
         self._handed.pop(slab, None)
+        self._hope = True
+        if not slab.recycled:
+            self._held -= slab.charge if slab.charged else 0
+            return
         if not slab.charged:
             slab.charged = True
             self._held += slab.charge
         self._idle.append(slab)
-        self._hope = True
         if self._limit is not None:
             self._evict(self._held - self._limit)
         else:
@@ -204,7 +200,22 @@ class SlabPool:
             self._held -= slab.charge
             excess -= slab.charge
 
-    def _reuse(self, group: Group) -> Slab | None:
+    def _obtain(self, group: Group) -> tuple[GroupMemory | None, float | None]:
+        """Memory for the group; or none, and the seconds to wait for it, None for as long as it takes."""
+        size = None if self._other is None else self._other.size_for(group)
+        if self._other is not None and size is not None:
+            wait = self._wait_before_fresh(group, size, size)
+            slab = self._other.take(group, size) if wait == 0 else None
+            if slab is not None or self._other.required:
+                self._machine.took(size)
+                return slab, wait
+        slab = self._reuse(group)
+        if slab is not None:
+            return slab, 0
+        wait = self._wait_before_fresh(group, group.payload, group.footprint)
+        return self._fresh(group) if wait == 0 else None, wait
+
+    def _reuse(self, group: Group) -> GroupMemory | None:
         """The idle slab that fits best: the most recently used of the smallest."""
         best = None
         # A small group in a large slab would have the caller keep the large one for a small tensor.
@@ -229,42 +240,30 @@ class SlabPool:
             held -= sum(slab.charge for slab in self._handed)
         return held
 
-    def _wait_before_fresh(self, group: Group) -> float | None:
-        """Seconds to wait for a used slab, None for as long as it takes, 0 to take fresh memory now."""
-        soft = max(self._working_set, 3 * group.payload)
+    def _wait_before_fresh(self, group: Group, charge: int, size: int) -> float | None:
+        """Seconds to wait for a used slab, None for as long as it takes, 0 to take fresh memory now.
+
+        Args:
+            group: what for.
+            charge: bytes that the memory would count for.
+            size: bytes that it would take from the machine.
+        """
+        soft = max(self._working_set, 3 * charge)
         budget = soft if self._limit is None else self._limit
         idle = sum(slab.charge for slab in self._idle)
         in_use = self._spoken_for(group) - idle
-        if in_use + group.payload <= budget or in_use <= 0:
-            self._evict(in_use + idle + group.payload - budget)
+        if in_use + charge <= budget or in_use <= 0:
+            self._evict(in_use + idle + charge - budget)
         elif self._limit is not None:
             return None
         elif self._hope and group.index != self._awaited:
             return RECYCLE_WAIT
-        if self._limit is None and self._machine_is_full(group):
+        if self._limit is None and self._machine.lacks(size):
             return None if in_use > 0 and group.index != self._awaited else 0
         return 0
 
-    def _machine_is_full(self, group: Group) -> bool:
-        if self._allowance >= group.footprint:
-            return False
-        left = headroom.available_bytes()
-        spare = CHECK_EVERY if left is None else left - RESERVE - group.footprint
-        if spare >= 0:
-            # Asking takes as long as reading a megabyte, so the answer serves for more than one slab.
-            self._allowance = group.footprint + min(spare, CHECK_EVERY)
-            return False
-        if not self._said_low:
-            self._said_low = True
-            _log.warning(
-                "Only %d MiB of memory left: reading ahead no further until tensors are dropped. "
-                "RUNAI_STREAMER_MEMORY_LIMIT sets a limit of its own.",
-                (left or 0) >> 20,
-            )
-        return True
-
     def _fresh(self, group: Group) -> Slab:
-        self._allowance -= group.footprint
+        self._machine.took(group.footprint)
         try:
             return Slab(max(round_up(group.footprint, CAPACITY_STEP), self._usual_capacity))
         except (OSError, MemoryError) as error:
@@ -274,7 +273,7 @@ class SlabPool:
                 f"({self._held} bytes are held): set RUNAI_STREAMER_MEMORY_LIMIT, or drop tensors as they come"
             ) from error
 
-    def _grant(self, slab: Slab, group: Group) -> Lease:
+    def _grant(self, slab: GroupMemory, group: Group) -> Lease:
         slab.charge = max(slab.charge, group.payload)
         self._held += slab.charge
         self.peak = max(self.peak, self._spoken_for(group))
@@ -282,12 +281,12 @@ class SlabPool:
         lease = Lease(slab, group)
         put = self._returned.put
         assert lease.root is not None
-        slab.root_ref = weakref.ref(lease.root, lambda _: put(slab))
+        slab.watch(lease.root, lambda _: put(slab))
         return lease
 
 
 _pools: "weakref.WeakSet[SlabPool]" = weakref.WeakSet()
-_inherited: list[Slab] = []
+_inherited: list[GroupMemory] = []
 
 
 def _keep_inherited_slabs() -> None:

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import torch
 
-from runai_model_streamer.config import GdsMode, StreamerConfig
+from runai_model_streamer.config import GdsMode, PinnedMode, StreamerConfig
 from runai_model_streamer.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -25,6 +25,7 @@ from runai_model_streamer.pipeline.cast_plan import held, plan_cast, scratch_siz
 from runai_model_streamer.pipeline.limit import LIMIT, MemoryLimit
 from runai_model_streamer.pipeline.opening import Opened, open_files
 from runai_model_streamer.pipeline.plan import JOINED_BYTES, Grouping, PlannedFile, plan_groups
+from runai_model_streamer.pipeline.pool import OtherMemory
 from runai_model_streamer.pipeline.selection import Select, Selected, select_parts
 from runai_model_streamer.pipeline.sharing import Sharing
 from runai_model_streamer.pipeline.stream import Load
@@ -160,7 +161,7 @@ def start_load(start: Start, config: StreamerConfig, device: torch.device, targe
     if parts is not None and any(part.rows for part in parts):
         finish = partial(assembled, parts=parts, tally=tally)
         made = max((part.info if target is None else held(part.info, target)).nbytes for part in parts if part.rows)
-    destination = limit = None
+    destination = limit = memory = None
     if device.type == "cuda":
         from runai_model_streamer.pipeline.cuda_load import cuda_load
 
@@ -175,9 +176,10 @@ def start_load(start: Start, config: StreamerConfig, device: torch.device, targe
         becoming = [file._replace(tensors=[held(tensor, target) for tensor in file.tensors]) for file in files]
         limit = allowed.bytes_for(paths, becoming, made, scratch_size(files))
         plan = plan_cast(files, target, to_cast, limit, concurrency)
-        destination = cast_destination(plan, files, concurrency)
+        destination = cast_destination(plan, files, concurrency, _page_locked(config, plan.slab_limit))
     elif destination is None:
         limit = allowed.bytes_for(paths, files, made)
+        memory = _page_locked(config, limit)
     if device.type != "cuda" and not waits:
         files = [file._replace(joined=JOINED_BYTES) if file.kind is SourceKind.FILE else file for file in files]
     if sharing is not None:
@@ -186,7 +188,7 @@ def start_load(start: Start, config: StreamerConfig, device: torch.device, targe
         if waits and kind.readers is not None:
             # A reader that waits for another rank holds what one whom that rank waits for may need.
             concurrency = min(concurrency, kind.readers)
-    return Load(storage, sources, files, limit, concurrency, destination, finish, tally)
+    return Load(storage, sources, files, limit, concurrency, destination, finish, tally, memory)
 
 
 def _gds(config: StreamerConfig, *, waits: bool) -> GdsMode:
@@ -196,6 +198,14 @@ def _gds(config: StreamerConfig, *, waits: bool) -> GdsMode:
             "leave out is_distributed=True, or set RUNAI_STREAMER_GDS=auto"
         )
     return GdsMode.NEVER if waits else config.gds
+
+
+def _page_locked(config: StreamerConfig, limit: int | None) -> OtherMemory | None:
+    if config.pinned is PinnedMode.NEVER or (config.pinned is PinnedMode.AUTO and not torch.cuda.is_initialized()):
+        return None
+    from runai_model_streamer.pipeline.pinned import page_locking
+
+    return page_locking(config.pinned, limit)
 
 
 def _is_shared(config: StreamerConfig) -> bool:

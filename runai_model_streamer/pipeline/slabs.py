@@ -4,11 +4,15 @@ import contextlib
 import ctypes
 import mmap
 import weakref
-from typing import Final, TypeAlias
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Final, TypeAlias
 
 import numpy as np
+import torch
 
 from runai_model_streamer.io.libc import kernel_release
+from runai_model_streamer.pipeline.plan import Group
 
 HUGE_PAGE: Final = 2 << 20
 """Bytes of a transparent huge page on x86-64 and, with 4 KiB pages, on arm64."""
@@ -23,8 +27,51 @@ no read in flight goes there; since 5.19 they know what is pinned, too.
 
 Bytes: TypeAlias = np.ndarray[tuple[int], np.dtype[np.uint8]]
 
+Root: TypeAlias = Bytes | torch.Tensor
+"""What the tensors of one group are made from, and keep alive."""
 
-class Slab:
+
+class GroupMemory(ABC):
+    """Host memory for one group at a time, as the pool accounts for it.
+
+    Args:
+        capacity: bytes that it can hold.
+        charge: see there.
+    """
+
+    __slots__ = ("capacity", "charge", "charged", "root_ref")
+
+    recycled: ClassVar[bool]
+    """Whether it serves another group when nothing made from it is alive any more."""
+
+    def __init__(self, capacity: int, charge: int = 0) -> None:
+        self.capacity = capacity
+        """Bytes that it can hold."""
+        self.charge = charge
+        """Bytes that it counts for against the memory limit: at least the largest payload that has been in it."""
+        self.charged = True
+        """Whether it is counted: not while only the caller keeps it."""
+        self.root_ref: weakref.ref[Any] | None = None
+        """Tells when nothing made from it is alive any more."""
+
+    @abstractmethod
+    def memory(self) -> memoryview:
+        """Its bytes, for reads to land in."""
+
+    @abstractmethod
+    def root(self) -> Root:
+        """All its bytes, for the tensors of one group to be made from; asked for after `memory`."""
+
+    @abstractmethod
+    def watch(self, root: Root, gone: Callable[[object], None]) -> None:
+        """Have `gone` called, in any thread, when nothing made from the root is alive any more."""
+
+    @abstractmethod
+    def hide_from_children(self, hide: bool) -> None:
+        """Keep it out of forked children while reads fill it."""
+
+
+class Slab(GroupMemory):
     """A private anonymous mapping, page-aligned, with huge pages advised: most of the cost of fresh memory is faults.
 
     Memory that is never touched costs nothing. The mapping is freed by reference counts alone, never by hand: whatever
@@ -37,9 +84,12 @@ class Slab:
         OSError: the operating system gives no more memory.
     """
 
-    __slots__ = ("_mapping", "_offset", "capacity", "charge", "charged", "root_ref")
+    __slots__ = ("_mapping", "_offset")
+
+    recycled = True
 
     def __init__(self, capacity: int) -> None:
+        super().__init__(capacity)
         huge = capacity >= HUGE_PAGE
         # Slack, so that the first huge page can begin at a multiple of its size; untouched, it costs nothing.
         length = capacity + HUGE_PAGE if huge else capacity
@@ -50,14 +100,6 @@ class Slab:
             self._offset = -ctypes.addressof(ctypes.c_char.from_buffer(self._mapping)) % HUGE_PAGE
             # Whole ones only: the rest gets small pages, so that no more becomes resident than is used.
             self._advise(mmap.MADV_HUGEPAGE, self._offset, capacity - capacity % HUGE_PAGE)
-        self.capacity = capacity
-        """Bytes that it can hold."""
-        self.charge = 0
-        """Bytes that it counts for against the memory limit: the largest payload that has been in it."""
-        self.charged = True
-        """Whether it is counted: not while only the caller keeps it."""
-        self.root_ref: weakref.ref[Bytes] | None = None
-        """Tells when nothing made from it is alive any more."""
 
     def memory(self) -> memoryview:
         """Its bytes, for reads to land in."""
@@ -71,6 +113,10 @@ class Slab:
         """
         return np.frombuffer(self._mapping, np.uint8, self.capacity, self._offset)
 
+    def watch(self, root: Root, gone: Callable[[object], None]) -> None:
+        """See `GroupMemory.watch`."""
+        self.root_ref = weakref.ref(root, gone)
+
     def hide_from_children(self, hide: bool) -> None:
         """Keep the slab out of forked children while reads fill it, where `FORKS_COPY_MORE`.
 
@@ -83,3 +129,21 @@ class Slab:
     def _advise(self, advice: int, start: int = 0, length: int | None = None) -> None:
         with contextlib.suppress(OSError):  # a kernel built without it
             self._mapping.madvise(advice, start, len(self._mapping) if length is None else length)
+
+
+class Lease:
+    """A slab given to one group, from the first read into it until its tensors have been made."""
+
+    __slots__ = ("group", "memory", "root", "slab")
+
+    def __init__(self, slab: GroupMemory, group: Group) -> None:
+        self.slab = slab
+        self.group = group
+        self.memory = slab.memory()
+        """Where reads land."""
+        self.root: Root | None = slab.root()
+        """What tensors are made from. Whoever holds it, or anything made from it, holds the slab."""
+
+    def hide_from_children(self, hide: bool) -> None:
+        """See `GroupMemory.hide_from_children`."""
+        self.slab.hide_from_children(hide)

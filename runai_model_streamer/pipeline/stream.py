@@ -13,7 +13,7 @@ from runai_model_streamer.io.source import Source
 from runai_model_streamer.pipeline.landing import HostLanding, Landing
 from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.pipeline.plan import Group, Grouping, PlannedFile, plan_groups
-from runai_model_streamer.pipeline.pool import SlabPool
+from runai_model_streamer.pipeline.pool import OtherMemory, SlabPool
 from runai_model_streamer.pipeline.readers import Feed, Readers
 from runai_model_streamer.pipeline.tally import Tally
 from runai_model_streamer.pipeline.tensors import map_code
@@ -64,6 +64,7 @@ class Load:
         destination: None for host memory. The limit then is the destination's business.
         finish: makes what is given out of what lands; None where that is the same.
         tally: where the load is counted and timed.
+        memory: other host memory than slabs; of no account with a destination.
 
     Raises:
         StreamerError: the destination cannot be used, or no thread can be started. The sources are not closed.
@@ -79,6 +80,7 @@ class Load:
         destination: Destination | None = None,
         finish: Finish | None = None,
         tally: Tally | None = None,
+        memory: OtherMemory | None = None,
     ) -> None:
         self._storage = storage
         self._sources = sources
@@ -93,7 +95,7 @@ class Load:
             self.device = torch.device("cpu")
             """Where the tensors are."""
             self._groups = tuple(plan_groups(files, limit))
-            self._landing = HostLanding(SlabPool(limit, self._lifecycle, concurrency * self.tally.chunk))
+            self._landing = HostLanding(SlabPool(limit, self._lifecycle, concurrency * self.tally.chunk, memory))
         else:
             self.device = destination.device
             self._groups = tuple(plan_groups(files, destination.group_limit, destination.group_bytes))

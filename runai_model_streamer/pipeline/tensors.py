@@ -9,7 +9,7 @@ import torch
 from runai_model_streamer.errors import UnsupportedDtypeError
 from runai_model_streamer.io.safetensors import TensorInfo
 from runai_model_streamer.pipeline.plan import Group
-from runai_model_streamer.pipeline.slabs import Bytes
+from runai_model_streamer.pipeline.slabs import Bytes, Root
 
 BATCH: Final = 64
 """Tensors made at once.
@@ -120,19 +120,24 @@ def torch_shape(info: TensorInfo) -> tuple[int, ...]:
     return info.shape if per_element == 1 else (*info.shape[:-1], info.shape[-1] // per_element)
 
 
-def make_tensors(group: Group, root: Bytes | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
+def make_tensors(group: Group, root: Root | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
     """The tensors of a group whose bytes have all landed in `root`, in file order, a batch at a time.
 
-    Each has a storage of its own over root's bytes, so that saving, copying or changing one in place never touches
-    its neighbours, and keeps `root` alive. A tensor whose place does not suit its dtype is copied out. They are
-    contiguous, writable, on the CPU, and need no gradient.
+    Each keeps `root` alive. Where that is an array, each has a storage of its own over root's bytes, so that saving,
+    copying or changing one in place never touches its neighbours. Where it is a tensor they share its storage, by which
+    torch knows its page-locked memory, and a version counter each. A tensor whose place does not suit its dtype is
+    copied out. They are contiguous, writable, on the CPU, and need no gradient.
     """
     for part in group.parts:
         shift = part.position - part.offset
         for first in range(0, len(part.tensors), BATCH):
             # The caller may be in inference mode, which would make tensors that it can never train.
             with torch.inference_mode(False), torch.no_grad():
-                batch = _make(part.tensors[first : first + BATCH], shift, root)
+                tensors = part.tensors[first : first + BATCH]
+                if isinstance(root, torch.Tensor):
+                    batch = _make_sharing(tensors, shift, root)
+                else:
+                    batch = _make(tensors, shift, root)
             yield batch
 
 
@@ -155,6 +160,24 @@ def _make(tensors: Iterable[TensorInfo], shift: int, root: Bytes | None) -> list
         else:
             tensor = wrap(array(shape, carrier, root, position))
         add((name, tensor))
+    return made
+
+
+def _make_sharing(tensors: Iterable[TensorInfo], shift: int, root: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    made: list[tuple[str, torch.Tensor]] = []
+    storage = root.untyped_storage()
+    for info in tensors:
+        layout, shape = _LAYOUTS[info.dtype], torch_shape(info)
+        tensor = torch.empty(0, dtype=layout.dtype, device="cpu")
+        position = info.start + shift
+        if info.start == info.end:
+            tensor = tensor.view(shape)
+        elif position % layout.width:
+            tensor = root[position : info.end + shift].clone().view(layout.dtype).view(shape)
+        else:
+            # No view of root, which autograd would not let be changed in place.
+            tensor.set_(storage, position // layout.width, shape)  # type: ignore[call-overload]  # strides may be left out
+        made.append((info.name, tensor))
     return made
 
 

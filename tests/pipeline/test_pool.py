@@ -17,8 +17,8 @@ from runai_model_streamer.io.ranges import PAGE, round_up
 from runai_model_streamer.pipeline import headroom, pool
 from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.pipeline.plan import Group, Part
-from runai_model_streamer.pipeline.pool import Lease, SlabPool
-from runai_model_streamer.pipeline.slabs import Bytes, Slab
+from runai_model_streamer.pipeline.pool import SlabPool
+from runai_model_streamer.pipeline.slabs import Bytes, Lease, Slab
 from tests.checkpoints import PATIENCE, infos
 
 MIB = 1 << 20
@@ -57,7 +57,12 @@ class Consumer:
 
     def made(self, lease: Lease, value: int) -> torch.Tensor:
         lease.memory[:] = bytes([value % 256]) * len(lease.memory)
-        return torch.from_numpy(np.ndarray((lease.group.payload,), np.uint8, self.pool.hand_over(lease)))
+        return torch.from_numpy(np.ndarray((lease.group.payload,), np.uint8, self.handed_over(lease)))
+
+    def handed_over(self, lease: Lease) -> Bytes:
+        root = self.pool.hand_over(lease)
+        assert isinstance(root, np.ndarray)
+        return root
 
 
 class Asked:
@@ -164,7 +169,7 @@ def test_a_slab_is_not_used_again_while_one_of_several_tensors_lives() -> None:
     consumer = Consumer(limit=4 * MIB)
     lease = consumer.lease(0)
     slab = lease.slab
-    root = consumer.pool.hand_over(lease)
+    root = consumer.handed_over(lease)
     tensors = [torch.from_numpy(np.ndarray((1000,), np.uint8, root, 1000 * index)) for index in range(4)]
     del root
     while tensors:
@@ -350,7 +355,7 @@ def test_a_slab_counts_as_much_as_has_ever_been_in_it() -> None:
 def test_a_kept_slab_that_comes_back_is_freed_where_the_limit_has_no_room_for_it() -> None:
     size = 512 * MIB
     consumer = Consumer(limit=size)
-    kept: list[Bytes] = [consumer.pool.hand_over(consumer.lease(0, size))]
+    kept = [consumer.pool.hand_over(consumer.lease(0, size))]
     consumer.pool.forgo(1)
     lease = consumer.lease(1, size)
     before = _mapped()
@@ -471,7 +476,7 @@ def test_a_small_group_does_not_take_a_large_slab(monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def nearly_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(headroom, "available_bytes", lambda: pool.RESERVE + MIB // 2)
+    monkeypatch.setattr(headroom, "available_bytes", lambda: headroom.RESERVE + MIB // 2)
 
 
 def test_a_full_machine_makes_reading_ahead_wait(nearly_full: None, caplog: pytest.LogCaptureFixture) -> None:

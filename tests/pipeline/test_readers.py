@@ -11,8 +11,9 @@ from runai_model_streamer.io.source import Origin, SourceKind
 from runai_model_streamer.pipeline.landing import HostLanding
 from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.pipeline.plan import Group, PlannedFile, Step, plan_groups
-from runai_model_streamer.pipeline.pool import Lease, SlabPool
+from runai_model_streamer.pipeline.pool import SlabPool
 from runai_model_streamer.pipeline.readers import Feed, Readers
+from runai_model_streamer.pipeline.slabs import Lease
 from tests.checkpoints import PATIENCE, infos
 from tests.sources import MemorySource
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from runai_model_streamer.errors import UnsupportedDtypeError
 from runai_model_streamer.io.safetensors import DTYPE_BITS, read_header
 from runai_model_streamer.io.source import SourceKind
-from runai_model_streamer.pipeline.plan import PlannedFile, plan_groups, steps_of
+from runai_model_streamer.pipeline.plan import Group, PlannedFile, plan_groups, steps_of
 from runai_model_streamer.pipeline.slabs import Bytes, Slab
 from runai_model_streamer.pipeline.tensors import BATCH, check_dtypes, make_tensors
 from tests.checkpoints import Stored, encode, raw, stored
@@ -301,3 +301,87 @@ def test_a_header_in_another_order_than_the_data_gives_tensors_in_file_order() -
     made, _ = landed(data)
     assert [name for name, _ in made] == ["a", "b", "c"]
     assert {name: raw(tensor) for name, tensor in made} == {name: tensor.data for name, tensor in tensors.items()}
+
+
+# In a block of torch's, whose storage they share.
+
+
+def block_of(tensors: Mapping[str, Stored], data_start: int | None = None) -> tuple[Group, torch.Tensor]:
+    """A group, and a block of torch's that its bytes have landed in."""
+    data = encode(tensors, data_start=data_start)
+    files = [PlannedFile(len(data), SourceKind.FILE, 1, 1 << 20, read_header(MemorySource("m", data)).tensors)]
+    (group,) = plan_groups(files)
+    block = torch.zeros(max(group.footprint, 4096), dtype=torch.uint8)
+    memory = block.numpy().data
+    for step in steps_of(group, files):
+        memory[step.position : step.position + step.length] = data[step.offset : step.offset + step.length]
+    return group, block
+
+
+def sharing(tensors: Mapping[str, Stored], data_start: int | None = None) -> tuple[dict[str, torch.Tensor], int]:
+    """As `tensors_of`, of a block of torch's; and where the block's storage begins."""
+    group, block = block_of(tensors, data_start)
+    return dict(item for batch in make_tensors(group, block) for item in batch), block.data_ptr()
+
+
+@pytest.mark.parametrize("dtype", sorted(set(DTYPE_BITS) - set(TORCH_LACKS)))
+@pytest.mark.parametrize("shape", [(), (7,), (3, 5, 2), (0,), (4, 0, 3), (1,) * 39 + (2,)], ids=str)
+def test_every_dtype_and_shape_is_made_in_a_block(dtype: str, shape: tuple[int, ...]) -> None:
+    if dtype == "F4":
+        shape = (*shape, 2)
+    file = {"first": stored("U8", (16,)), "t": stored(dtype, shape, 1), "last": stored("U8", (3,))}
+    made, storage = sharing(file, data_start=1024)
+    ours, plain = made["t"], tensors_of(file, data_start=1024)["t"]
+    assert same(ours, plain)
+    assert raw(ours) == file["t"].data
+    assert ours.is_contiguous()
+    if ours.numel():
+        assert ours.untyped_storage().data_ptr() == storage
+
+
+@pytest.mark.parametrize("data_start", [1024, 1025, 1026, 1028])
+def test_a_tensor_that_does_not_lie_as_its_dtype_expects_is_copied_out_of_the_block(data_start: int) -> None:
+    file = {"f64": stored("F64", (5,)), "bf16": stored("BF16", (5,), 1), "u8": stored("U8", (5,), 2)}
+    made, storage = sharing(file, data_start=data_start)
+    assert {name: raw(tensor) for name, tensor in made.items()} == {name: each.data for name, each in file.items()}
+    inside = {name for name, tensor in made.items() if tensor.untyped_storage().data_ptr() == storage}
+    assert inside == {"u8"} | ({"bf16"} if data_start % 2 == 0 else set()) | ({"f64"} if data_start % 8 == 0 else set())
+
+
+def test_tensors_of_a_block_change_in_place_each_for_itself() -> None:
+    made, _ = sharing({"a": stored("F32", (4,)), "b": stored("F32", (4,), 1)})
+    kept, before = made["b"].clone(), version_of(made["b"])
+    made["a"].fill_(1)
+    assert version_of(made["b"]) == before
+    assert same(made["b"], kept)
+    # As leaves of autograd, and as what autograd follows through a change in place.
+    weight = torch.ones(4, requires_grad=True)
+    (made["a"].mul_(weight).sum() + made["b"].requires_grad_().sum()).backward()
+    assert weight.grad is not None
+    assert made["b"].grad is not None
+
+
+def test_the_callers_modes_do_not_reach_tensors_of_a_block() -> None:
+    file = {
+        "a": stored("F32", (4,)),
+        "b": stored("F32", (0,)),
+        "c": stored("U8", (1,)),
+        "unaligned": stored("F32", (4,)),
+    }
+    group, block = block_of(file)
+    with torch.inference_mode(), torch.device("meta"):
+        made = [tensor for batch in make_tensors(group, block) for _, tensor in batch]
+    assert len(made) == 4
+    assert not any(tensor.is_inference() or tensor.requires_grad or tensor.device.type != "cpu" for tensor in made)
+
+
+def test_saving_a_clone_of_a_blocks_tensor_writes_its_own_bytes() -> None:
+    file = {f"t{index}": stored("U8", (10_000,), index) for index in range(10)}
+    made, _ = sharing(file)
+    sizes = {}
+    for label, tensor in (("shared", made["t5"]), ("own", made["t5"].clone())):
+        written = io.BytesIO()
+        torch.save(tensor, written)
+        sizes[label] = written.tell()
+    assert sizes["own"] < 20_000 < 100_000 < sizes["shared"]
+    assert safetensors.torch.load(safetensors.torch.save(made))["t7"].tolist() == list(file["t7"].data)
