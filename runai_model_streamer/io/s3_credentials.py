@@ -149,7 +149,9 @@ def make_access(config: S3Config, credentials: S3Credentials | None, connections
     secrets = frozenset(
         secret.strip() for secret in (*held, *given) if secret and len(secret.strip()) >= _SHORTEST_SECRET
     )
-    provenance = Provenance.of(config, explicit.endpoint, client.meta.endpoint_url, found, held[0] or "")
+    provenance = Provenance.of(
+        config, explicit.endpoint, client.meta.endpoint_url, found, session.profile, held[0] or ""
+    )
     return Access(client, transport, unsigned, provenance, secrets)
 
 
