@@ -302,6 +302,7 @@ def test_the_memory_limit_is_divided_by_the_ranks_of_the_node(failing: Outcomes)
         ("no names", 0, "ArgumentTypeError"),
         ("no setting", 1, "ConfigError"),
         ("no timeout", 1, "ConfigError"),
+        ("closed", 2, "StateError"),
     ],
 )
 def test_a_call_that_fails_on_one_rank_is_told_by_it_to_the_others(
@@ -310,6 +311,21 @@ def test_a_call_that_fails_on_one_rank_is_told_by_it_to_the_others(
     assert failing[culprit][name]["error"] == kind
     for outcome in others(failing, name, culprit):
         assert f"rank {culprit} failed: {kind}: " in outcome["text"]
+
+
+def test_a_call_that_fails_on_every_rank_is_each_ranks_own_error(failing: Outcomes) -> None:
+    for rank in failing:
+        assert rank["closed on all"]["error"] == "StateError"
+        assert rank["closed on all"]["threads"] == []
+
+
+def test_a_forked_child_that_calls_its_parents_streamer_leaves_the_parents_connections_alone(folder: Path) -> None:
+    outcomes = run(folder, 3, "forked")
+    child = json.loads((folder / "child.json").read_text())
+    assert (child["error"], "made before a fork" in child["text"]) == ("StateError", True)
+    for rank in outcomes:
+        assert found(rank["forked"]) == expected(LARGE)
+        assert found(rank["afterwards"]) == expected(SMALL)
 
 
 def test_other_ranges_are_named(failing: Outcomes) -> None:
