@@ -341,9 +341,9 @@ def standing(me: Ranks) -> Iterator[tuple[str, Outcome]]:
 
     def still(index: int) -> None:
         if me.rank == 0 and index == 1:
-            time.sleep(6)
+            time.sleep(12)
 
-    with setting(RUNAI_STREAMER_MEMORY_LIMIT="0", RUNAI_STREAMER_DIST_TIMEOUT="2"):
+    with setting(RUNAI_STREAMER_MEMORY_LIMIT="0", RUNAI_STREAMER_DIST_TIMEOUT="4"):
         yield "stands still", me.stream("large.safetensors", each=still)
         if me.rank != 1:
             yield "never comes", me.stream("large.safetensors")

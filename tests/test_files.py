@@ -28,6 +28,7 @@ from runai_model_streamer.errors import (
     WriteError,
 )
 from runai_model_streamer.io.s3 import PREFIX_BYTES
+from tests.checkpoints import PATIENCE
 from tests.servers import Exchange, Fault, FaultServer, Request, change, drip, refuse, stall_after
 
 BIG = random.Random(1).randbytes(12_000_000)
@@ -63,7 +64,7 @@ def environment(server: FaultServer) -> dict[str, str]:
         "AWS_SECRET_ACCESS_KEY": "test-secret",
         "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0",
         "RUNAI_STREAMER_S3_MAX_RETRIES": "1",
-        "RUNAI_STREAMER_S3_TIMEOUT": "10",
+        "RUNAI_STREAMER_S3_TIMEOUT": "30",
     }
 
 
@@ -176,7 +177,7 @@ class TestPulling:
         self, server: FaultServer, dst: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("RUNAI_STREAMER_CHUNK_BYTESIZE", str(5 << 20))
-        together = threading.Barrier(3, timeout=20)
+        together = threading.Barrier(3, timeout=PATIENCE)
 
         def when_all_have_come(exchange: Exchange) -> None:
             together.wait()
@@ -372,7 +373,7 @@ class TestFailures:
     def test_a_store_that_stops_sending_is_an_error_in_bounded_time(
         self, server: FaultServer, dst: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("RUNAI_STREAMER_S3_TIMEOUT", "0.3")
+        monkeypatch.setenv("RUNAI_STREAMER_S3_TIMEOUT", "1")
         server.choose = lambda request: stall_after(1000) if "model.safetensors" in request.target else None
         with pytest.raises(StorageTimeoutError, match=r"model\.safetensors"):
             pull_files(URL, dst)

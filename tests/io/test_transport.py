@@ -21,6 +21,7 @@ from runai_model_streamer.io import libcurl
 from runai_model_streamer.io.s3 import S3Store
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.transport import SignedRequest, SlowBodyError, Window
+from tests.checkpoints import PATIENCE
 from tests.io import transports
 from tests.io.local_files import in_child
 from tests.io.transports import URL, store_of
@@ -216,7 +217,7 @@ class TestEnding:
             server.script(stall_after(1000))
 
             def press() -> None:
-                assert server.stalled.acquire(timeout=5)
+                assert server.stalled.acquire(timeout=PATIENCE)
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
             finger = threading.Thread(target=press)
