@@ -121,10 +121,12 @@ def test_only_urls_of_s3_are_objects(path: str, kind: SourceKind) -> None:
     ],
 )
 def test_files_are_read_as_the_settings_say(cold_file: Path, direct: DirectIO, shared: bool, origin: Origin) -> None:
-    with closing(Storage(StreamerConfig(direct_io=direct), None, shared=shared)) as storage:
-        with closing(storage.open(str(cold_file))) as source:
-            buffer = make_buffer(source.size)
-            assert (source.path, source.read_into(0, buffer)) == (str(cold_file), origin)
+    with (
+        closing(Storage(StreamerConfig(direct_io=direct), None, shared=shared)) as storage,
+        closing(storage.open(str(cold_file))) as source,
+    ):
+        buffer = make_buffer(source.size)
+        assert (source.path, source.read_into(0, buffer)) == (str(cold_file), origin)
     assert bytes(buffer) == cold_file.read_bytes()
 
 
