@@ -166,6 +166,11 @@ def failing(me: Ranks) -> Iterator[tuple[str, Outcome]]:
         yield "no timeout", me.stream("small.safetensors")
     yield "closed", _streamed_by(me, _closed_streamer() if me.rank == 2 else SafetensorsStreamer())
     yield "closed on all", _streamed_by(me, _closed_streamer())
+    yield "a name that is no Unicode", me.stream(os.fsdecode(b"n\xff.safetensors"))
+    with _broken_reads(me.rank == 1):
+        yield "broken, of such a name", me.stream(os.fsdecode(b"n\xff.safetensors"))
+    with setting(RUNAI_STREAMER_DIST="0", RUNAI_STREAMER_DIST_TIMEOUT="soon" if me.rank == 1 else ""):
+        yield "no timeout, where none is needed", me.stream("small.safetensors")
     yield "other ranges", me.stream_ranges(FileChunks(0, "large.safetensors", [me.rank == 2], [10]))
     yield "afterwards", me.stream("large.safetensors")
 

@@ -103,6 +103,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, tensors in (("True", ODD), ("False", SMALL)):
         (made / f"sized-{name}").mkdir()
         write(made / f"sized-{name}" / "model.safetensors", tensors)
+    write(made / os.fsdecode(b"n\xff.safetensors"), LARGE)
     write(made / "shared.safetensors", SMALL)
     write(made / "other.safetensors", SMALL)
     (made / "damaged.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{no JSON}       ")
@@ -326,6 +327,21 @@ def test_a_forked_child_that_calls_its_parents_streamer_leaves_the_parents_conne
     for rank in outcomes:
         assert found(rank["forked"]) == expected(LARGE)
         assert found(rank["afterwards"]) == expected(SMALL)
+
+
+def test_files_whose_names_are_no_unicode_are_shared_and_their_failures_told(failing: Outcomes) -> None:
+    for rank in failing:
+        assert found(rank["a name that is no Unicode"]) == expected(LARGE)
+    assert failing[1]["broken, of such a name"]["error"] == "ReadError"
+    for outcome in others(failing, "broken, of such a name", 1):
+        assert "ReadError" in outcome["text"]
+        assert "n\\udcff.safetensors" in outcome["text"]
+
+
+def test_a_rank_that_shares_nothing_waits_for_nobody_before_it_tells_of_its_settings(failing: Outcomes) -> None:
+    for number, rank in enumerate(failing):
+        outcome = rank["no timeout, where none is needed"]
+        assert outcome.get("error") == ("ConfigError" if number == 1 else None)
 
 
 def test_other_ranges_are_named(failing: Outcomes) -> None:
