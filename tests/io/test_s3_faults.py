@@ -11,6 +11,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ from runai_model_streamer.errors import (
     StorageUnreachableError,
     StreamerError,
 )
+from runai_model_streamer.io import s3
+from runai_model_streamer.io.s3_credentials import Access, make_access
 from tests.checkpoints import PATIENCE
 from tests.io.transports import TIMEOUT, URL, store_of
 from tests.servers import (
@@ -373,6 +376,43 @@ class TestInterrupted:
                 assert len(_connecting(port)) > asking
 
             self.interrupted(f"http://127.0.0.1:{port}", until_it_asks, opening=True)
+
+    def test_while_a_provider_of_credentials_takes_its_time(
+        self, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked, answer = threading.Event(), threading.Event()
+        made: list[Access] = []
+
+        def slow(*arguments: Any) -> Access:
+            asked.set()
+            assert answer.wait(PATIENCE)
+            made.append(make_access(*arguments))
+            monkeypatch.setattr(made[0].transport, "close", lambda: closed.append("transport"))
+            return made[0]
+
+        closed: list[str] = []
+        ended: list[BaseException] = []
+
+        def open_it() -> None:
+            try:
+                store.open(URL)
+            except BaseException as error:
+                ended.append(error)
+
+        monkeypatch.setattr(s3, "make_access", slow)
+        with store_of(server) as store:
+            opener = threading.Thread(target=open_it, daemon=True)
+            opener.start()
+            assert asked.wait(PATIENCE)
+            closer = threading.Thread(target=store.close, daemon=True)
+            closer.start()
+            closer.join(PATIENCE / 2)
+            waited = closer.is_alive()
+            answer.set()
+            opener.join(PATIENCE)
+        assert not waited, "the streamer was not closed before the provider had answered"
+        assert [type(error) for error in ended] == [InterruptedReadError]
+        assert (len(made), closed, server.requests) == (1, ["transport"], [])
 
     def test_every_reader_of_a_store_at_once(self, server: FaultServer) -> None:
         ended: list[BaseException] = []
