@@ -143,9 +143,8 @@ def make_access(config: S3Config, credentials: S3Credentials | None, connections
     keep_requests(client)
     if not watch_connections(client):
         _log.debug("the connections of this botocore cannot be watched: interrupts wait for its timeouts")
-    # Before the transport, which would have to be closed if there are none to be had.
-    found = None if unsigned else session.get_credentials()
     transport = make_transport(config, client, session.get_config_variable("ca_bundle"))
+    found = None if unsigned else session.get_credentials()
     held = _held(found)
     given = (explicit.secret_access_key, explicit.session_token)
     secrets = frozenset(

@@ -13,7 +13,6 @@ import pytest
 
 from runai_model_streamer import errors
 from runai_model_streamer.config import S3Config
-from runai_model_streamer.io import s3_credentials
 from runai_model_streamer.io.s3 import PREFIX_BYTES, S3Store
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.s3_diagnosis import identify
@@ -58,17 +57,6 @@ def failure(
         with pytest.raises(errors.StreamerError) as caught:
             store.open(path)
         return caught.value
-
-
-def test_credentials_that_cannot_be_had_leave_no_transport_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    aws_environment(tmp_path, configuration="[default]\ncredential_process = /bin/false\n")
-    made: list[object] = []
-    monkeypatch.setattr(s3_credentials, "make_transport", lambda *given: made.append(given))
-    with pytest.raises(Exception, match="custom-process"):
-        s3_credentials.make_access(S3Config(), None, 1)
-    assert made == []
 
 
 @dataclass(frozen=True)
