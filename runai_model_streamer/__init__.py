@@ -1,15 +1,49 @@
 """Streams safetensors checkpoints from a file system or S3 into memory, within a memory limit, tensor by tensor."""
 
-from runai_model_streamer.chunk_streamer import DistributedStreamer, FileStreamer
+import typing
+
 from runai_model_streamer.errors import RunaiStreamerMemoryLimitException, StreamerError
-from runai_model_streamer.files import list_safetensors, pull_files
-from runai_model_streamer.io.s3_credentials import S3Credentials
-from runai_model_streamer.object_storage_model import ObjectStorageModel
-from runai_model_streamer.pipeline.chunks import FileChunks
-from runai_model_streamer.pipeline.selection import TensorShard, TensorSlice
-from runai_model_streamer.progress import Progress
-from runai_model_streamer.report import LoadReport
-from runai_model_streamer.streamer import SafetensorsStreamer
+
+if typing.TYPE_CHECKING:
+    from runai_model_streamer.chunk_streamer import DistributedStreamer, FileStreamer
+    from runai_model_streamer.files import list_safetensors, pull_files
+    from runai_model_streamer.io.s3_credentials import S3Credentials
+    from runai_model_streamer.object_storage_model import ObjectStorageModel
+    from runai_model_streamer.pipeline.chunks import FileChunks
+    from runai_model_streamer.pipeline.selection import TensorShard, TensorSlice
+    from runai_model_streamer.progress import Progress
+    from runai_model_streamer.report import LoadReport
+    from runai_model_streamer.streamer import SafetensorsStreamer
+else:
+    # The rest comes with its first use: torch takes a second or two, in which Ctrl-C must already find the command's
+    # own code at work, and that is in this package too.
+    _HOMES = {
+        "DistributedStreamer": "chunk_streamer",
+        "FileChunks": "pipeline.chunks",
+        "FileStreamer": "chunk_streamer",
+        "LoadReport": "report",
+        "ObjectStorageModel": "object_storage_model",
+        "Progress": "progress",
+        "S3Credentials": "io.s3_credentials",
+        "SafetensorsStreamer": "streamer",
+        "TensorShard": "pipeline.selection",
+        "TensorSlice": "pipeline.selection",
+        "list_safetensors": "files",
+        "pull_files": "files",
+    }
+
+    def __getattr__(name):
+        from importlib import import_module
+
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+        return found
+
+    def __dir__():
+        return sorted({*globals(), *__all__})
+
 
 __version__ = "0.1.0"
 

@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeVar
@@ -145,10 +146,13 @@ class StreamerConfig:
     @classmethod
     def for_ranks(cls) -> "StreamerConfig":
         """What ranks meet by, for one whose other settings cannot be used and that has to tell the others so."""
-        try:
-            return cls.from_environment({n: v for n, v in os.environ.items() if n.startswith("RUNAI_STREAMER_DIST")})
-        except ConfigError:
-            return cls()
+        usable: dict[str, str] = {}
+        for name, value in os.environ.items():
+            if name.startswith("RUNAI_STREAMER_DIST"):
+                with suppress(ConfigError):
+                    cls.from_environment({name: value})
+                    usable[name] = value
+        return cls.from_environment(usable)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> "StreamerConfig":

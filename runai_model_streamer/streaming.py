@@ -13,7 +13,7 @@ import torch
 
 from runai_model_streamer.clash import warn_of_original
 from runai_model_streamer.config import StreamerConfig
-from runai_model_streamer.errors import ConfigError, StateError, StreamerError
+from runai_model_streamer.errors import StateError, StreamerError
 from runai_model_streamer.logs import configure_logging, size_text
 from runai_model_streamer.pipeline.prepare import in_process_group
 from runai_model_streamer.pipeline.stream import Load, Tensors
@@ -89,14 +89,17 @@ class Streamer:
             is_distributed: see `SafetensorsStreamer.stream_files`.
             progress: see there.
         """
-        self._check_usable()
-        self._end_load()
-        self.total_size = 0  # so that a call that fails does not leave another load's behind
-        self._tally = None
-        self._started = time.perf_counter()
+        # Not told to the others: this process is no rank. Its connections to them are those of the one that made it,
+        # which may be talking over them.
+        self._check_process()
         try:
+            self._check_open()
+            self._end_load()
+            self.total_size = 0  # so that a call that fails does not leave another load's behind
+            self._tally = None
+            self._started = time.perf_counter()
             config = StreamerConfig.from_environment()
-        except ConfigError:
+        except StreamerError:
             if is_distributed:
                 with _joined(StreamerConfig.for_ranks()):
                     raise
@@ -185,8 +188,14 @@ class Streamer:
                 display.stop()
 
     def _check_usable(self) -> None:
+        self._check_process()
+        self._check_open()
+
+    def _check_process(self) -> None:
         if self._pid != os.getpid():
             raise StateError("this streamer was made before a fork; its threads are the parent's: make a new one here")
+
+    def _check_open(self) -> None:
         if self._closed:
             raise StateError("this streamer is closed: make a new one")
 

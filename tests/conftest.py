@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.util
+import mmap
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ from hypothesis import settings
 
 from runai_model_streamer.config import S3Transport
 from tests.cuda_emulator import Emulator, NoCompilerError, build
-from tests.io import transports
+from tests.io import local_files, transports
 from tests.servers import aws_environment
 
 pytest.register_assert_rewrite("tests.io.contract")
@@ -49,6 +50,16 @@ def aws_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """AWS's files, empty, in the test's own folder: `aws_environment(tmp_path, ...)` fills them."""
     for name, value in aws_environment(tmp_path).items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def cold_file(tmp_path: Path) -> Path:
+    """Pages of random bytes on a local disk, none of them in the page cache; or the test is skipped."""
+    local_files.require_local_disk(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(os.urandom(local_files.COLD_PAGES * mmap.PAGESIZE))
+    local_files.require_evicted(path)
+    return path
 
 
 @pytest.fixture(params=transports.EACH, ids=lambda transport: transport.value)

@@ -65,7 +65,7 @@ class Ranks:
 
     def stream(self, *names: str, each: Callable[[int], None] = lambda _: None, **arguments: Any) -> Outcome:
         """Stream files of the folder, or objects; what came, or the error."""
-        with self._watched() as outcome, SafetensorsStreamer() as streamer:
+        with self.watched() as outcome, SafetensorsStreamer() as streamer:
             streamer.stream_files(**{"paths": list(map(self.path, names)), "is_distributed": True, **arguments})
             outcome["files"] = len(streamer.files_to_tensors_metadata)
             for index, (name, tensor) in enumerate(streamer.get_tensors()):
@@ -78,14 +78,15 @@ class Ranks:
     def stream_ranges(self, *chunks: FileChunks) -> Outcome:
         """Stream ranges of files of the folder, or of objects."""
         placed = [FileChunks(each.id, self.path(each.path), each.offsets, each.sizes) for each in chunks]
-        with self._watched() as outcome, DistributedStreamer() as streamer:
+        with self.watched() as outcome, DistributedStreamer() as streamer:
             streamer.stream_files(placed)
             for file, index, tensor in streamer.get_chunks():
                 outcome["tensors"].append([f"{file} {index}", *_described(tensor)])
         return outcome
 
     @contextlib.contextmanager
-    def _watched(self) -> Iterator[Outcome]:
+    def watched(self) -> Iterator[Outcome]:
+        """An outcome that is given what has been seen when it is over."""
         self.lines.clear()
         outcome: Outcome = {"tensors": []}
         started = time.monotonic()
@@ -164,6 +165,13 @@ def failing(me: Ranks) -> Iterator[tuple[str, Outcome]]:
         yield "no setting", me.stream("small.safetensors")
     with setting(RUNAI_STREAMER_DIST_TIMEOUT="soon" if me.rank == 1 else ""):
         yield "no timeout", me.stream("small.safetensors")
+    yield "closed", _streamed_by(me, _closed_streamer() if me.rank == 2 else SafetensorsStreamer())
+    yield "closed on all", _streamed_by(me, _closed_streamer())
+    yield "a name that is no Unicode", me.stream(os.fsdecode(b"n\xff.safetensors"))
+    with _broken_reads(me.rank == 1):
+        yield "broken, of such a name", me.stream(os.fsdecode(b"n\xff.safetensors"))
+    with setting(RUNAI_STREAMER_DIST="0", RUNAI_STREAMER_DIST_TIMEOUT="soon" if me.rank == 1 else ""):
+        yield "no timeout, where none is needed", me.stream("small.safetensors")
     yield "other ranges", me.stream_ranges(FileChunks(0, "large.safetensors", [me.rank == 2], [10]))
     yield "afterwards", me.stream("large.safetensors")
 
@@ -248,6 +256,42 @@ def _left_by(me: Ranks, rank: int) -> Outcome:
     return {"tensors": [], "threads": _threads_left()}
 
 
+def _closed_streamer() -> SafetensorsStreamer:
+    streamer = SafetensorsStreamer()
+    streamer.close()
+    return streamer
+
+
+def _streamed_by(me: Ranks, streamer: SafetensorsStreamer) -> Outcome:
+    """What comes of a streamer that may be of no use any more."""
+    with me.watched() as outcome:
+        try:
+            streamer.stream_files([me.path("small.safetensors")], is_distributed=True)
+            outcome["tensors"] = [[name, *_described(tensor)] for name, tensor in streamer.get_tensors()]
+        finally:
+            streamer.close()
+    return outcome
+
+
+def forked(me: Ranks) -> Iterator[tuple[str, Outcome]]:
+    """A child of one rank calls the streamer that it has from its parent, while all ranks share a load with theirs."""
+    streamer = SafetensorsStreamer()
+
+    def forking(index: int) -> None:
+        if me.rank != 1 or index != 1:
+            return
+        child = os.fork()
+        if not child:
+            outcome = _streamed_by(me, streamer)
+            (me.folder / "child.json").write_text(json.dumps(outcome))
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+
+    with setting(RUNAI_STREAMER_MEMORY_LIMIT="0"):
+        yield "forked", me.stream("large.safetensors", each=forking)
+    yield "afterwards", _streamed_by(me, streamer)
+
+
 @contextlib.contextmanager
 def _broken_reads(broken: bool) -> Iterator[None]:
     """Local files are cut short while they are read."""
@@ -311,9 +355,9 @@ def standing(me: Ranks) -> Iterator[tuple[str, Outcome]]:
 
     def still(index: int) -> None:
         if me.rank == 0 and index == 1:
-            time.sleep(6)
+            time.sleep(12)
 
-    with setting(RUNAI_STREAMER_MEMORY_LIMIT="0", RUNAI_STREAMER_DIST_TIMEOUT="2"):
+    with setting(RUNAI_STREAMER_MEMORY_LIMIT="0", RUNAI_STREAMER_DIST_TIMEOUT="4"):
         yield "stands still", me.stream("large.safetensors", each=still)
         if me.rank != 1:
             yield "never comes", me.stream("large.safetensors")
@@ -321,7 +365,7 @@ def standing(me: Ranks) -> Iterator[tuple[str, Outcome]]:
 
 PROGRAMS: Final = {
     program.__name__: program
-    for program in (equal, failing, selecting, casting, page_locked, without_gloo, nodes, killed, standing)
+    for program in (equal, failing, selecting, casting, page_locked, without_gloo, nodes, killed, standing, forked)
 }
 
 

@@ -33,8 +33,12 @@ from typing import Any, Final, NamedTuple, Self
 
 from botocore.session import Session
 
-_PATIENCE: Final = 30.0
-"""Seconds after which a stalled answer is given up, should a test forget to stop the server."""
+_PATIENCE: Final = 60.0
+"""Seconds after which a wait that should have ended is given up."""
+
+_STALL: Final = 600.0
+"""Seconds after which a stalled answer is given up, should a test forget to stop the server: longer than any test waits
+for what must not wait for the server."""
 
 
 def aws_environment(folder: Path, *, configuration: str = "", credentials: str = "") -> dict[str, str]:
@@ -191,7 +195,7 @@ class Exchange:
         """Send nothing more until the client hangs up or the server stops."""
         self.server.stalled.release()
         ends = [self._handler.connection, self.server.stopping]
-        select.select(ends, [], [], _PATIENCE)
+        select.select(ends, [], [], _STALL)
         self._handler.close_connection = True
 
 

@@ -243,6 +243,8 @@ import json, os, sys, threading
 import numpy, torch
 threads = set(os.listdir("/proc/self/task"))
 import runai_model_streamer
+for name in runai_model_streamer.__all__:
+    getattr(runai_model_streamer, name)
 print(json.dumps({
     "package": runai_model_streamer.__file__,
     "modules": sorted({name.partition(".")[0] for name in sys.modules}),
@@ -254,7 +256,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def imported() -> dict[str, object]:
-    """What a fresh process looks like after `import runai_model_streamer`."""
+    """What a fresh process looks like after `from runai_model_streamer import *`."""
     done = subprocess.run([sys.executable, "-c", _IMPORT], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     facts = json.loads(done.stdout)

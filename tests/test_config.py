@@ -290,3 +290,10 @@ def test_messages_name_every_variable_there_is() -> None:
     without = {"RUNAI_STREAMER_DIRECTIO", "RUNAI_STREAMER_S3_ENDPOINT"}
     assert REMEDIES.keys() == FIELDS.keys() - without
     assert all(re.fullmatch(r"[A-Z0-9_]+", name) for name in FIELDS)
+
+
+def test_ranks_meet_by_those_of_their_settings_that_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNAI_STREAMER_DIST", "0")
+    monkeypatch.setenv("RUNAI_STREAMER_DIST_TIMEOUT", "soon")
+    monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", "many")
+    assert StreamerConfig.for_ranks() == StreamerConfig(distribution=Distribution.NEVER)

@@ -103,6 +103,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, tensors in (("True", ODD), ("False", SMALL)):
         (made / f"sized-{name}").mkdir()
         write(made / f"sized-{name}" / "model.safetensors", tensors)
+    write(made / os.fsdecode(b"n\xff.safetensors"), LARGE)
     write(made / "shared.safetensors", SMALL)
     write(made / "other.safetensors", SMALL)
     (made / "damaged.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{no JSON}       ")
@@ -302,6 +303,7 @@ def test_the_memory_limit_is_divided_by_the_ranks_of_the_node(failing: Outcomes)
         ("no names", 0, "ArgumentTypeError"),
         ("no setting", 1, "ConfigError"),
         ("no timeout", 1, "ConfigError"),
+        ("closed", 2, "StateError"),
     ],
 )
 def test_a_call_that_fails_on_one_rank_is_told_by_it_to_the_others(
@@ -310,6 +312,36 @@ def test_a_call_that_fails_on_one_rank_is_told_by_it_to_the_others(
     assert failing[culprit][name]["error"] == kind
     for outcome in others(failing, name, culprit):
         assert f"rank {culprit} failed: {kind}: " in outcome["text"]
+
+
+def test_a_call_that_fails_on_every_rank_is_each_ranks_own_error(failing: Outcomes) -> None:
+    for rank in failing:
+        assert rank["closed on all"]["error"] == "StateError"
+        assert rank["closed on all"]["threads"] == []
+
+
+def test_a_forked_child_that_calls_its_parents_streamer_leaves_the_parents_connections_alone(folder: Path) -> None:
+    outcomes = run(folder, 3, "forked")
+    child = json.loads((folder / "child.json").read_text())
+    assert (child["error"], "made before a fork" in child["text"]) == ("StateError", True)
+    for rank in outcomes:
+        assert found(rank["forked"]) == expected(LARGE)
+        assert found(rank["afterwards"]) == expected(SMALL)
+
+
+def test_files_whose_names_are_no_unicode_are_shared_and_their_failures_told(failing: Outcomes) -> None:
+    for rank in failing:
+        assert found(rank["a name that is no Unicode"]) == expected(LARGE)
+    assert failing[1]["broken, of such a name"]["error"] == "ReadError"
+    for outcome in others(failing, "broken, of such a name", 1):
+        assert "ReadError" in outcome["text"]
+        assert "n\\udcff.safetensors" in outcome["text"]
+
+
+def test_a_rank_that_shares_nothing_waits_for_nobody_before_it_tells_of_its_settings(failing: Outcomes) -> None:
+    for number, rank in enumerate(failing):
+        outcome = rank["no timeout, where none is needed"]
+        assert outcome.get("error") == ("ConfigError" if number == 1 else None)
 
 
 def test_other_ranges_are_named(failing: Outcomes) -> None:
@@ -344,11 +376,11 @@ def test_a_rank_that_is_killed_is_named_by_the_others(folder: Path) -> None:
 def test_a_rank_that_stands_still_or_never_comes_is_waited_for_no_longer_than_the_timeout(folder: Path) -> None:
     outcomes = run(folder, 3, "standing")
     for outcome in others(outcomes, "stands still", 0):
-        assert "took no part for 2 s" in outcome["text"]
+        assert "took no part for 4 s" in outcome["text"]
     assert "rank 0 took no part" in outcomes[0]["stands still"]["text"]
     for rank in (0, 2):
         assert outcomes[rank]["never comes"]["error"] == "DistributedError"
-        assert "did not meet within 2 s" in outcomes[rank]["never comes"]["text"]
+        assert "did not meet within 4 s" in outcomes[rank]["never comes"]["text"]
 
 
 def test_the_ranks_of_a_node_share_the_reads_or_all_ranks_do(folder: Path) -> None:

@@ -28,6 +28,7 @@ from runai_model_streamer.errors import (
     WriteError,
 )
 from runai_model_streamer.io.s3 import PREFIX_BYTES
+from tests.checkpoints import PATIENCE, our_threads
 from tests.servers import Exchange, Fault, FaultServer, Request, change, drip, refuse, stall_after
 
 BIG = random.Random(1).randbytes(12_000_000)
@@ -63,7 +64,7 @@ def environment(server: FaultServer) -> dict[str, str]:
         "AWS_SECRET_ACCESS_KEY": "test-secret",
         "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0",
         "RUNAI_STREAMER_S3_MAX_RETRIES": "1",
-        "RUNAI_STREAMER_S3_TIMEOUT": "10",
+        "RUNAI_STREAMER_S3_TIMEOUT": "30",
     }
 
 
@@ -176,7 +177,7 @@ class TestPulling:
         self, server: FaultServer, dst: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("RUNAI_STREAMER_CHUNK_BYTESIZE", str(5 << 20))
-        together = threading.Barrier(3, timeout=20)
+        together = threading.Barrier(3, timeout=PATIENCE)
 
         def when_all_have_come(exchange: Exchange) -> None:
             together.wait()
@@ -372,7 +373,7 @@ class TestFailures:
     def test_a_store_that_stops_sending_is_an_error_in_bounded_time(
         self, server: FaultServer, dst: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("RUNAI_STREAMER_S3_TIMEOUT", "0.3")
+        monkeypatch.setenv("RUNAI_STREAMER_S3_TIMEOUT", "1")
         server.choose = lambda request: stall_after(1000) if "model.safetensors" in request.target else None
         with pytest.raises(StorageTimeoutError, match=r"model\.safetensors"):
             pull_files(URL, dst)
@@ -390,6 +391,32 @@ class TestFailures:
         with pytest.raises(PermissionError, match="config"):
             pull_files(URL, dst)
         assert not [name for name in tree(dst) if name.endswith(".part")]
+
+    def test_the_first_error_ends_those_too_that_wait_to_be_hashed(
+        self, server: FaultServer, dst: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RUNAI_STREAMER_VERIFY", "1")
+        monkeypatch.setenv("RUNAI_STREAMER_CHUNK_BYTESIZE", str(5 << 20))
+        others = threading.Semaphore(0)
+
+        def refuse_when_the_others_have_come(exchange: Exchange) -> None:
+            assert others.acquire(timeout=PATIENCE)
+            time.sleep(0.2)  # in which they come to the hash
+            exchange.refuse(403, "AccessDenied")
+
+        def come(exchange: Exchange) -> None:
+            exchange.right()
+            others.release()
+
+        def choose(request: Request) -> Fault | None:
+            if request.span is None or request.span[1] < PREFIX_BYTES:
+                return None
+            return refuse_when_the_others_have_come if request.span[0] < 5 << 20 else come
+
+        server.choose = choose
+        with pytest.raises(PermissionError, match=r"model\.safetensors"):
+            pull_files(URL, dst, ["*.safetensors"])
+        assert our_threads() == []
 
     def test_ctrl_c_ends_it_and_leaves_no_half_file(self, server: FaultServer, dst: Path) -> None:
         server.choose = lambda request: stall_after(1000) if "model.safetensors" in request.target else None

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,8 @@ from tests.checkpoints import PATIENCE, encode, numbered, our_threads, write
 from tests.servers import Fault, FaultServer, Request, stall_after
 
 ROOT = Path(__file__).parents[1]
-STALL = 30.0
-"""Seconds that a stalled source takes; a process that ends much earlier did not wait for it."""
+STALL = 10 * PATIENCE
+"""Seconds that a stalled source takes; a process that ends while the test has patience did not wait for it."""
 
 
 def script(source: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -97,11 +96,10 @@ finally:
 """
 
 
-def _interrupted(process: subprocess.Popen[str], started: float) -> None:
+def _interrupted(process: subprocess.Popen[str]) -> None:
     """The process has ended by the signal, with no traceback but the main thread's."""
     status, _, err = ended(process)
     assert status == -signal.SIGINT, err
-    assert time.monotonic() - started < STALL / 2
     assert err.count("Traceback") == 1, err
     assert err.rstrip().endswith("KeyboardInterrupt"), err
     assert not re.search("Exception (ignored )?in", err), err
@@ -111,9 +109,8 @@ def test_ctrl_c_ends_a_process_whose_reads_hang() -> None:
     process = script(_STALLED, str(STALL))
     assert process.stdout is not None
     assert process.stdout.readline() == "stalled\n"
-    started = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _interrupted(process, started)
+    _interrupted(process)
 
 
 _FROM_S3 = """
@@ -142,11 +139,11 @@ def test_ctrl_c_ends_a_process_that_waits_for_s3() -> None:
             AWS_SECRET_ACCESS_KEY="test",
             AWS_DEFAULT_REGION="us-east-1",
             RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING="0",
+            RUNAI_STREAMER_S3_TIMEOUT=str(STALL),
         )
         assert server.stalled.acquire(timeout=PATIENCE)
-        started = time.monotonic()
         process.send_signal(signal.SIGINT)
-        _interrupted(process, started)
+        _interrupted(process)
 
 
 # An interpreter that ends with a load in it.

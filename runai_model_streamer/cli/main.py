@@ -1,39 +1,24 @@
-"""The command `runai-streamer`: its arguments, its exit codes, and how errors are told.
+"""The command `runai-streamer`: its exit codes, and what ends it from outside.
 
 Exit codes: 0 it went well; 1 it did not (`error: ...` on stderr says what, and what to do); 2 the arguments cannot be
 used; 130 Ctrl-C; 141 whoever read the output has gone (`| head`), as shells say it of a command that SIGPIPE ended.
+
+Nothing that takes time is imported with this module: Ctrl-C would then end in a traceback.
 """
 
-import argparse
-import logging
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Final
-
-import runai_model_streamer
-from runai_model_streamer.cli import doctor, load, ls, pull, tune, verify
-from runai_model_streamer.cli.arguments import SIZES
-from runai_model_streamer.cli.output import prepare_stdout, write_error, write_json
-from runai_model_streamer.errors import StreamerError
-from runai_model_streamer.profiling.environment import environment
 
 INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
 
-_DEBUG: Final = {"RUNAI_STREAMER_LOG_LEVEL": "DEBUG", "RUNAI_STREAMER_LOG_TO_STDERR": "1"}
-
-_DETAILS: Final = f"""\
-{SIZES}
-Settings are those of the library: RUNAI_STREAMER_* and AWS_* in the environment.
-
-exit codes:
-  0    it went well
-  1    it did not; "error: ..." on stderr says what, and what to do
-  2    the arguments cannot be used
-  130  ended by Ctrl-C
-  141  whoever read the output has gone (| head)
-"""
+_TOLD: Final = "interrupted\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,63 +27,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: 2 for arguments that cannot be used; 0 for --help and --version.
     """
-    prepare_stdout()
     try:
-        arguments = _parser().parse_args(argv)
-        with environment(_DEBUG if arguments.debug else {}):
-            _show_warnings()
-            code = _run(arguments)
+        with _ended_by_ctrl_c():
+            from runai_model_streamer.cli.commands import run
+            from runai_model_streamer.cli.output import prepare_stdout
+        prepare_stdout()
+        code = run(argv)
         # Now, where it can be told, and not when the interpreter ends.
         sys.stdout.flush()
     except BrokenPipeError:
         _forget_stdout()
         return PIPE_CLOSED
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+        sys.stderr.write(_TOLD)
         return INTERRUPTED
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="runai-streamer",
-        description="Looks at, loads, tunes, verifies and copies safetensors checkpoints on file systems and S3.",
-        epilog=_DETAILS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {runai_model_streamer.__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for each in (ls, load, tune, verify, pull, doctor):
-        each.add(commands)
-    return parser
+@contextlib.contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """While torch is imported, Ctrl-C ends the process: an exception may be lost there, or turned into an ImportError.
 
-
-def _run(arguments: argparse.Namespace) -> int:
+    Nothing has begun yet that would have to be brought to an end. Where it is ignored, it stays so.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, _end)
     try:
-        code: int = arguments.run(arguments)
-    except StreamerError as error:
-        if arguments.debug:
-            logging.getLogger("runai_model_streamer.cli").exception("the command failed")
-        if arguments.json:
-            write_json({"error": {"type": type(error).__name__, "message": str(error)}})
-        write_error(str(error))
-        return 1
-    return code
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
-def _show_warnings() -> None:
-    """The package's warnings go to stderr, in the form of the command's errors."""
-    root = logging.getLogger()
-    if not any(isinstance(handler, _WarningHandler) for handler in root.handlers):
-        root.addHandler(_WarningHandler())
-
-
-class _WarningHandler(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(f"{record.levelname.lower()}: {record.getMessage()}\n")
+def _end(_signal: int, _frame: FrameType | None) -> None:
+    # Not sys.stderr, which may be at work right now.
+    with contextlib.suppress(OSError):
+        os.write(2, _TOLD.encode())
+    os._exit(INTERRUPTED)
 
 
 def _forget_stdout() -> None:

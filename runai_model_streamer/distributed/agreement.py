@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import orjson
 
+from runai_model_streamer.distributed.notices import sendable
 from runai_model_streamer.distributed.peers import Peers
 from runai_model_streamer.errors import DistributedError
 from runai_model_streamer.io.header_json import short
@@ -23,7 +24,8 @@ def agree(peers: Peers, facts: Facts) -> None:
     Raises:
         DistributedError: on all ranks, when they differ; it names those that differ from the first.
     """
-    said: list[dict[str, str]] = [orjson.loads(each) for each in peers.gather(orjson.dumps(dict(facts)))]
+    mine = orjson.dumps({sendable(what): sendable(fact) for what, fact in facts.items()})
+    said: list[dict[str, str]] = [orjson.loads(each) for each in peers.gather(mine)]
     differences: list[str] = []
     ranks: set[int] = set()
     for what in dict.fromkeys(what for theirs in said for what in theirs):

@@ -33,12 +33,17 @@ class Patience(NamedTuple):
     """For whom, the longest wait first."""
 
 
+def sendable(text: str) -> str:
+    """As UTF-8 can have it: names of files may be no Unicode."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def written(notice: Reason | Patience) -> torch.Tensor:
     """The message, cut short where it is too long."""
     if isinstance(notice, Patience):
         said = orjson.dumps({"waited": notice.waited[:_MOST_RANKS]})
     else:
-        text = notice.text
+        text = sendable(notice.text)
         while len(said := orjson.dumps({"rank": notice.rank, "text": text})) > NOTICE_BYTES:
             text = text[: len(text) * 3 // 4]
     return torch.frombuffer(bytearray(said.ljust(NOTICE_BYTES, b"\0")), dtype=torch.uint8)

@@ -12,7 +12,6 @@ from typing import Final
 from runai_model_streamer.config import S3Config
 from runai_model_streamer.errors import (
     ArgumentError,
-    InterruptedReadError,
     IsDirectoryError,
     TruncatedError,
 )
@@ -22,7 +21,7 @@ from runai_model_streamer.io.ranges import ByteRange
 from runai_model_streamer.io.s3_answers import total_size, verify
 from runai_model_streamer.io.s3_attempts import persist
 from runai_model_streamer.io.s3_connections import Flight, Flights
-from runai_model_streamer.io.s3_credentials import Access, S3Credentials, make_access
+from runai_model_streamer.io.s3_credentials import Access, CurrentAccess, S3Credentials, make_access
 from runai_model_streamer.io.s3_signing import sign
 from runai_model_streamer.io.source import Origin, SourceKind
 from runai_model_streamer.io.transport import BodyLengthError, Reply, SignedRequest
@@ -43,11 +42,8 @@ class S3Store:
     def __init__(self, config: S3Config, credentials: S3Credentials | None, connections: int) -> None:
         """`connections` is the number of reads at once for which connections are kept open."""
         self.config = config
-        self._credentials = credentials
-        self._connections = connections
         self._lock = threading.Lock()
-        self._access: Access | None = None
-        self._made: list[Access] = []
+        self._access = CurrentAccess(lambda: make_access(config, credentials, connections))
         self._flights: set[Flights] = set()
         self._stopped = False
         self.retries = 0
@@ -77,19 +73,11 @@ class S3Store:
 
     def access(self) -> Access:
         """The client in use. For sources."""
-        with self._lock:
-            if self._stopped:
-                raise InterruptedReadError("no request made: the streamer is closing")
-            if self._access is None:
-                self._access = make_access(self.config, self._credentials, self._connections)
-                self._made.append(self._access)
-            return self._access
+        return self._access.get()
 
     def renew(self, refused: Access) -> None:
         """Read the credentials anew with the next request, unless another thread has seen to that. For sources."""
-        with self._lock:
-            if self._access is refused:
-                self._access = None
+        self._access.renew(refused)
 
     def count_retry(self) -> None:
         """A request is made again. For sources."""
@@ -99,8 +87,7 @@ class S3Store:
     @property
     def transport(self) -> str | None:
         """What moves the bytes; None before the first request."""
-        access = self._access
-        return None if access is None else access.transport.name
+        return self._access.transport
 
     def forget(self, flights: Flights) -> None:
         """A source has closed. For sources."""
@@ -110,22 +97,20 @@ class S3Store:
     def interrupt(self) -> None:
         """Make all reads and openings, in flight and to come, raise `InterruptedReadError` soon. From any thread.
 
-        Within milliseconds, also while a request connects or waits for an answer. Only the resolution of a host's
-        name, and a credential provider's own requests, last until their timeouts.
+        Within milliseconds, also while a request connects or waits for an answer. Only reads that wait for a host's
+        name to be resolved, or for a credential provider, last until the timeouts of those.
         """
         with self._lock:
             self._stopped = True
             flights = list(self._flights)
+        self._access.stop()
         for each in flights:
             each.stop()
 
     def close(self) -> None:
         """Close all connections. What was opened here can no longer be read. Idempotent."""
         self.interrupt()
-        with self._lock:
-            made, self._made, self._access = self._made, [], None
-        for access in made:
-            access.close()
+        self._access.close()
 
 
 class S3Source:

@@ -1,13 +1,14 @@
 """Who reads from object storage, and the botocore client that signs for them."""
 
 import logging
-from collections.abc import Collection
+import threading
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from runai_model_streamer.config import S3Config
-from runai_model_streamer.errors import CredentialsError, MissingDependencyError
+from runai_model_streamer.errors import CredentialsError, InterruptedReadError, MissingDependencyError
 from runai_model_streamer.io.s3_connections import watch_connections
 from runai_model_streamer.io.s3_provenance import Provenance
 from runai_model_streamer.io.s3_signing import keep_requests
@@ -149,8 +150,81 @@ def make_access(config: S3Config, credentials: S3Credentials | None, connections
     secrets = frozenset(
         secret.strip() for secret in (*held, *given) if secret and len(secret.strip()) >= _SHORTEST_SECRET
     )
-    provenance = Provenance.of(config, explicit.endpoint, client.meta.endpoint_url, found, held[0] or "")
+    provenance = Provenance.of(
+        config, explicit.endpoint, client.meta.endpoint_url, found, session.profile, held[0] or ""
+    )
     return Access(client, transport, unsigned, provenance, secrets)
+
+
+class CurrentAccess:
+    """The access in use: made when it is first asked for, and anew when the store has refused it. Thread safe.
+
+    Args:
+        make: of `make_access`. It may ask a provider of credentials, for as long as that takes.
+    """
+
+    def __init__(self, make: Callable[[], Access]) -> None:
+        self._make = make
+        self._making = threading.Lock()
+        self._lock = threading.Lock()
+        """Held for no longer than a moment, so that whoever closes waits for no provider."""
+        self._access: Access | None = None
+        self._made: list[Access] = []
+        self._closed = False
+
+    def get(self) -> Access:
+        """The access.
+
+        Raises:
+            InterruptedReadError: `close` was called, perhaps meanwhile.
+            Exception: of `make_access`.
+        """
+        access = self._ready()
+        if access is not None:
+            return access
+        with self._making:
+            access = self._ready()
+            if access is not None:
+                return access
+            access = self._make()
+            with self._lock:
+                if not self._closed:
+                    self._access = access
+                    self._made.append(access)
+                    return access
+            access.close()
+            return self.get()  # raises
+
+    def _ready(self) -> Access | None:
+        with self._lock:
+            if self._closed:
+                raise InterruptedReadError("no request made: the streamer is closing")
+            return self._access
+
+    def renew(self, refused: Access) -> None:
+        """Read the credentials anew when it is next asked for, unless another thread has seen to that."""
+        with self._lock:
+            if self._access is refused:
+                self._access = None
+
+    @property
+    def transport(self) -> str | None:
+        """What moves the bytes; None before it was first asked for."""
+        access = self._access
+        return None if access is None else access.transport.name
+
+    def stop(self) -> None:
+        """Give out none any more. Waits for nothing."""
+        with self._lock:
+            self._closed = True
+
+    def close(self) -> None:
+        """Stop, and close all connections. Idempotent."""
+        self.stop()
+        with self._lock:
+            made, self._made, self._access = self._made, [], None
+        for access in made:
+            access.close()
 
 
 @cache

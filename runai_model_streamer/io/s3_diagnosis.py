@@ -14,20 +14,6 @@ from runai_model_streamer.io.s3_listing import has_keys
 from runai_model_streamer.io.s3_meaning import Circumstances
 from runai_model_streamer.io.s3_provenance import without_user
 
-_METHODS: Final = {
-    "assume-role": "a role assumed by {profile}",
-    "assume-role-with-web-identity": "a web identity (AWS_WEB_IDENTITY_TOKEN_FILE or {profile})",
-    "config-file": "{profile} in AWS's config file",
-    "container-role": "the container's role",
-    "custom-process": "the credential_process of {profile}",
-    "env": "the environment (AWS_ACCESS_KEY_ID)",
-    "iam-role": "the EC2 instance's role",
-    "login": "aws login, {profile}",
-    "shared-credentials-file": "{profile} in AWS's credentials file",
-    "sso": "AWS SSO, {profile}",
-}
-"""botocore's names for where credentials come from."""
-
 _PATIENCE: Final = 10.0
 """Seconds that a store has to answer in: longer than any that works takes, and less than people wait."""
 
@@ -80,8 +66,7 @@ def _identify(config: S3Config) -> Identity:
         if access.unsigned:
             origin = "nowhere: requests are anonymous (RUNAI_STREAMER_S3_UNSIGNED=1)"
         elif found is not None:
-            profile = f"profile {session.profile or 'default'!r}"
-            origin = _METHODS.get(found.method, f"{found.method} ({{profile}})").format(profile=profile)
+            origin = access.provenance.credentials_origin
             frozen = found.get_frozen_credentials()
             key_id, temporary = shorten(frozen.access_key), bool(frozen.token)
         client: Any = access.client

@@ -9,18 +9,18 @@ from runai_model_streamer.config import S3Config
 
 _AWS: Final = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 
-_SOURCES: Final[Mapping[str, str]] = {
-    "assume-role": "a role that the profile assumes",
-    "assume-role-with-web-identity": "a web identity (AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE, or the profile's)",
-    "config-file": "the file ~/.aws/config (AWS_PROFILE chooses the profile)",
+_ORIGINS: Final[Mapping[str, str]] = {
+    "assume-role": "a role that {profile} assumes",
+    "assume-role-with-web-identity": "a web identity (AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE, or of {profile})",
+    "config-file": "{profile} in AWS's config file",
     "container-role": "the container's role",
-    "custom-process": "the profile's credential_process",
+    "custom-process": "the credential_process of {profile}",
     "env": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "explicit": "S3Credentials(...)",
-    "iam-role": "the instance's role (EC2's metadata service)",
-    "login": "`aws login`",
-    "shared-credentials-file": "the file ~/.aws/credentials (AWS_PROFILE chooses the profile)",
-    "sso": "`aws sso login`",
+    "iam-role": "the role of the EC2 instance (its metadata service)",
+    "login": "`aws login`, {profile}",
+    "shared-credentials-file": "{profile} in AWS's credentials file",
+    "sso": "`aws sso login`, {profile}",
 }
 """What botocore calls the way in which it found credentials, and what users call it."""
 
@@ -35,11 +35,15 @@ class Provenance:
     """What set it; "" where it is botocore's or the profile's own choice."""
     credentials_from: str = ""
     """What botocore calls it; "" for none."""
+    profile: str = "default"
+    """Of AWS's files, which has them where they are from there."""
     padded: bool = False
     """White space stands around the secret key: a line break, most often, of a file that it was copied from."""
 
     @classmethod
-    def of(cls, config: S3Config, endpoint: str | None, resolved: str, found: object, secret: str) -> "Provenance":
+    def of(
+        cls, config: S3Config, endpoint: str | None, resolved: str, found: object, profile: str | None, secret: str
+    ) -> "Provenance":
         """From what was asked for and what botocore made of it.
 
         Args:
@@ -47,10 +51,12 @@ class Provenance:
             endpoint: of explicit credentials.
             resolved: URL that the client uses.
             found: botocore's credentials, or None.
+            profile: that somebody chose, or None.
             secret: their secret key, or "" where it is not known without asking somebody.
         """
         setting = "S3Credentials(endpoint=...)" if endpoint else "RUNAI_STREAMER_S3_ENDPOINT" if config.endpoint else ""
-        return cls(without_user(resolved), setting, str(getattr(found, "method", None) or ""), secret != secret.strip())
+        way = str(getattr(found, "method", None) or "")
+        return cls(without_user(resolved), setting, way, profile or "default", secret != secret.strip())
 
     @property
     def host(self) -> str:
@@ -75,11 +81,15 @@ class Provenance:
             return f"{self.host} is AWS itself: for another store, set AWS_ENDPOINT_URL to its URL."
         return f"The endpoint is {self.endpoint}, from {self.endpoint_from or 'AWS_ENDPOINT_URL or the profile'}."
 
+    @property
+    def credentials_origin(self) -> str:
+        """What users call the place that the credentials are from; "" for none."""
+        told = _ORIGINS.get(self.credentials_from, self.credentials_from)
+        return told.replace("{profile}", f"profile {self.profile!r} (AWS_PROFILE chooses it)")
+
     def credentials_told(self) -> str:
         """A sentence that says where the credentials are from; "" if nothing is known."""
-        if not self.credentials_from:
-            return ""
-        return f"The credentials are from {_SOURCES.get(self.credentials_from, self.credentials_from)}."
+        return f"The credentials are from {self.credentials_origin}." if self.credentials_from else ""
 
     def list_command(self, bucket: str) -> str:
         """The command with which AWS's own client lists a bucket of this store."""

@@ -4,6 +4,7 @@ Python takes and gives back the GIL for every piece that it reads, over TLS for 
 runs in the process. Here a range costs that once.
 """
 
+import contextlib
 import ctypes
 import os
 import socket
@@ -171,18 +172,26 @@ class _Connection:
             return self._easy.perform()
         # Ctrl-C arrives where the main thread runs Python, and would have to wait for libcurl.
         codes: list[int] = []
-        ended = threading.Event()
+        begun, ended = threading.Lock(), threading.Event()
 
         def perform() -> None:
-            codes.append(self._easy.perform())
-            ended.set()
+            if begun.acquire(blocking=False):
+                try:
+                    codes.append(self._easy.perform())
+                finally:
+                    ended.set()
 
-        threading.Thread(target=perform, name="runai-curl", daemon=True).start()
         try:
+            threading.Thread(target=perform, name="runai-curl", daemon=True).start()
             ended.wait()
         except BaseException:
-            cancellation.stop()
-            ended.wait()
+            # However often it is pressed: libcurl is at work on this connection, and writes into the caller's buffer.
+            while not ended.is_set():
+                with contextlib.suppress(KeyboardInterrupt):
+                    cancellation.stop()
+                    if begun.acquire(blocking=False):
+                        ended.set()  # the thread has not begun, and will not
+                    ended.wait()
             raise
         return codes[0]
 

@@ -183,6 +183,9 @@ class _Fetch:
             self._stopped, self._error = True, error
             self._changed.notify_all()
         self._storage.interrupt()
+        for file in list(self._open):
+            if file.source is not None:
+                file.source.interrupt()  # what waits there waits for no storage: to be hashed, for the bytes before
 
     def _copy(self, file: _File, span: ByteRange) -> None:
         with file.lock:

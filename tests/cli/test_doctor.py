@@ -76,7 +76,7 @@ class TestObjectStorage:
             assert "planted" not in done.everything.lower()
             assert KEY_ID not in done.everything
             assert "AKIA...0001" in done.out
-            assert "from the environment (AWS_ACCESS_KEY_ID)" in done.out
+            assert "from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in done.out
             assert "temporary" in done.out
             assert f"{server.endpoint} (region us-east-1)" in done.out
             assert "s3://models/llama answers" in done.out
@@ -89,7 +89,9 @@ class TestObjectStorage:
         monkeypatch.setenv("AWS_PROFILE", "work")
         done = streamer("doctor", "--json")
         names = found(done)
-        assert names["s3 credentials"][0].detail == ("from profile 'work' in AWS's credentials file, key AKIA...0001")
+        assert names["s3 credentials"][0].detail == (
+            "from profile 'work' (AWS_PROFILE chooses it) in AWS's credentials file, key AKIA...0001"
+        )
         assert names["s3 endpoint"][0].detail.endswith("(region eu-west-3)")
         assert "planted" not in done.everything
 

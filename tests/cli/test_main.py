@@ -100,9 +100,57 @@ def test_ctrl_c_ends_with_130(streamer: Command, server: FaultServer) -> None:
     assert (done.code, done.out, done.err) == (130, "", "interrupted\n")
 
 
+AS_A_MODULE = ("-m", "runai_model_streamer.cli")
+AS_A_SCRIPT = ("-c", "import sys; from runai_model_streamer.cli.main import main; sys.exit(main())")
+
+SLOW_TORCH = """
+import os, time
+os.write(1, b"importing")
+try:
+    time.sleep(600)
+except KeyboardInterrupt as error:
+    {then}
+"""
+
+
+@pytest.mark.parametrize("started", [AS_A_MODULE, AS_A_SCRIPT], ids=["module", "script"])
+@pytest.mark.parametrize("then", ["raise", "raise ImportError('initialization failed') from error", "pass"])
+def test_ctrl_c_ends_with_130_while_torch_is_imported(tmp_path: Path, started: tuple[str, ...], then: str) -> None:
+    # Extensions make an ImportError of what is raised while they begin, and some code swallows all that is raised.
+    (tmp_path / "torch.py").write_text(SLOW_TORCH.format(then=then))
+    with subprocess.Popen(
+        [sys.executable, *started, "ls", "x"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        assert command.stdout is not None
+        assert command.stdout.read(9) == "importing"
+        command.send_signal(signal.SIGINT)
+        assert command.communicate(timeout=300) == ("", "interrupted\n")
+    assert command.returncode == 130
+
+
+def test_an_interrupt_that_is_ignored_stays_so_while_torch_is_imported(tmp_path: Path) -> None:
+    torch = "import os, signal; os.kill(os.getpid(), signal.SIGINT); raise ImportError('on')"
+    (tmp_path / "torch.py").write_text(torch)
+    command = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {AS_A_SCRIPT[1]}"
+    done = subprocess.run(
+        [sys.executable, "-c", command],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.endswith("ImportError: on\n")
+
+
 def test_it_runs_as_a_module(tmp_path: Path) -> None:
     path = write(tmp_path / "m.safetensors", numbered([1]))
-    command = [sys.executable, "-m", "runai_model_streamer.cli", "ls", str(path)]
+    command = [sys.executable, *AS_A_MODULE, "ls", str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "1 file, 73 Bytes, 1 tensor, 1 elements"
     assert done.stderr == ""

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.checkpoints import PATIENCE
 from tests.cuda_emulator import Emulator, Mode
 from tests.cuda_emulator.driver import (
     ILLEGAL_ADDRESS,
@@ -204,7 +205,7 @@ def test_a_host_function_runs_once_and_holds_up_only_its_own_stream(emulator: Em
 
     def function() -> None:
         entered.set()
-        runs.append(go_on.wait(20))
+        runs.append(go_on.wait(PATIENCE))
 
     def wait_for_stream() -> bytes:
         cuda.synchronize_stream(stream)
@@ -215,7 +216,7 @@ def test_a_host_function_runs_once_and_holds_up_only_its_own_stream(emulator: Em
     cuda.fill(target, 1, 1, stream)
     with ThreadPoolExecutor(2) as threads:
         waiting = [threads.submit(wait_for_stream) for _ in range(2)]
-        assert entered.wait(30)
+        assert entered.wait(PATIENCE)
         emulator.set_mode("random")
         for _ in range(40):
             cuda.fill(target + 1, 1, 1, other)

@@ -23,6 +23,9 @@ T = TypeVar("T")
 STRANGER: Final = 65534
 """The user id of nobody in particular."""
 
+COLD_PAGES: Final = 64
+"""Of the fixture `cold_file`."""
+
 NO_SUCH_CALL: Final = 99_999
 """A system call number that no kernel knows: it answers ENOSYS, as an older one does to cachestat."""
 

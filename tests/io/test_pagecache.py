@@ -13,6 +13,7 @@ import pytest
 from runai_model_streamer.io import pagecache
 from runai_model_streamer.io.pagecache import PageCache
 from tests.io.local_files import (
+    COLD_PAGES,
     NO_SUCH_CALL,
     as_stranger,
     cache,
@@ -25,7 +26,7 @@ from tests.io.local_files import (
 )
 
 PAGE = mmap.PAGESIZE
-PAGES = 64
+PAGES = COLD_PAGES
 SIZE = PAGES * PAGE
 
 
@@ -40,15 +41,6 @@ def call(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return chosen
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    require_local_disk(tmp_path)
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(os.urandom(SIZE))
-    require_evicted(path)
-    return path
-
-
 def hide_cachestat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pagecache, "_CACHESTAT", NO_SUCH_CALL)
 
@@ -61,8 +53,8 @@ def has_cachestat() -> bool:
 
 
 @pytest.fixture
-def ask(file: Path, call: str) -> Iterator[Callable[[int, int], int | None]]:
-    fd = os.open(file, os.O_RDONLY)
+def ask(cold_file: Path, call: str) -> Iterator[Callable[[int, int], int | None]]:
+    fd = os.open(cold_file, os.O_RDONLY)
     yield PageCache(fd, os.fstat(fd)).cached_bytes
     os.close(fd)
 
@@ -74,53 +66,53 @@ def test_nothing_of_an_evicted_file_is_cached(ask: Ask) -> None:
     assert ask(0, SIZE) == 0
 
 
-def test_all_of_a_file_that_was_read_is_cached(ask: Ask, file: Path) -> None:
-    cache(file)
+def test_all_of_a_file_that_was_read_is_cached(ask: Ask, cold_file: Path) -> None:
+    cache(cold_file)
     assert ask(0, SIZE) == SIZE
 
 
-def test_of_a_file_half_read_half_is_cached(ask: Ask, file: Path) -> None:
-    cache(file, 0, SIZE // 2)
+def test_of_a_file_half_read_half_is_cached(ask: Ask, cold_file: Path) -> None:
+    cache(cold_file, 0, SIZE // 2)
     assert ask(0, SIZE) == SIZE // 2
 
 
-def test_only_the_range_asked_about_counts(ask: Ask, file: Path) -> None:
-    cache(file, 8 * PAGE, 4 * PAGE)
+def test_only_the_range_asked_about_counts(ask: Ask, cold_file: Path) -> None:
+    cache(cold_file, 8 * PAGE, 4 * PAGE)
     answers = [ask(start * PAGE, 4 * PAGE) for start in (0, 4, 6, 8, 10, 12)]
     assert answers == [0, 0, 2 * PAGE, 4 * PAGE, 2 * PAGE, 0]
 
 
-def test_a_range_within_a_page_counts_as_the_page(ask: Ask, file: Path) -> None:
-    cache(file, 3 * PAGE, 1)
+def test_a_range_within_a_page_counts_as_the_page(ask: Ask, cold_file: Path) -> None:
+    cache(cold_file, 3 * PAGE, 1)
     assert ask(3 * PAGE + 100, 1) == PAGE
 
 
-def test_a_range_across_two_pages_counts_both(ask: Ask, file: Path) -> None:
-    cache(file, 3 * PAGE, 2 * PAGE)
+def test_a_range_across_two_pages_counts_both(ask: Ask, cold_file: Path) -> None:
+    cache(cold_file, 3 * PAGE, 2 * PAGE)
     assert ask(4 * PAGE - 1, 2) == 2 * PAGE
 
 
 def test_a_last_page_that_is_not_full_counts_as_one(call: str, tmp_path: Path) -> None:
     require_local_disk(tmp_path)
-    file = tmp_path / "odd"
-    file.write_bytes(b"x" * (PAGE + 1))
-    evict(file)
-    cache(file)
-    with file.open("rb") as opened:
+    cold_file = tmp_path / "odd"
+    cold_file.write_bytes(b"x" * (PAGE + 1))
+    evict(cold_file)
+    cache(cold_file)
+    with cold_file.open("rb") as opened:
         page_cache = PageCache(opened.fileno(), os.fstat(opened.fileno()))
         assert page_cache.cached_bytes(PAGE, 1) == PAGE
 
 
-def test_what_is_not_yet_on_disk_is_cached(ask: Ask, file: Path) -> None:
-    with file.open("r+b") as opened:
+def test_what_is_not_yet_on_disk_is_cached(ask: Ask, cold_file: Path) -> None:
+    with cold_file.open("r+b") as opened:
         opened.write(os.urandom(SIZE))
     assert ask(0, SIZE) == SIZE
 
 
-def test_what_is_evicted_later_is_no_longer_cached(ask: Ask, file: Path) -> None:
-    cache(file)
+def test_what_is_evicted_later_is_no_longer_cached(ask: Ask, cold_file: Path) -> None:
+    cache(cold_file)
     before = ask(0, SIZE)
-    evict(file)
+    evict(cold_file)
     assert (before, ask(0, SIZE)) == (SIZE, 0)
 
 
@@ -130,14 +122,14 @@ def test_asking_brings_nothing_into_the_cache(ask: Ask) -> None:
     assert ask(0, SIZE) == 0
 
 
-def test_both_calls_agree_on_every_page(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_calls_agree_on_every_page(cold_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not has_cachestat():
         pytest.skip("this kernel has one of them only")
     for page in (0, 1, 5, 17, 18, 19, PAGES - 1):
-        cache(file, page * PAGE, PAGE)
+        cache(cold_file, page * PAGE, PAGE)
 
     def answers() -> list[int | None]:
-        with file.open("rb") as opened:
+        with cold_file.open("rb") as opened:
             page_cache = PageCache(opened.fileno(), os.fstat(opened.fileno()))
             return [page_cache.cached_bytes(page * PAGE, PAGE) for page in range(PAGES)]
 
@@ -149,57 +141,57 @@ def test_both_calls_agree_on_every_page(file: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_range_beyond_four_gib_is_found(call: str, tmp_path: Path) -> None:
     require_local_disk(tmp_path)
-    file, far = tmp_path / "sparse", (5 << 30) + 7 * PAGE
-    with file.open("wb") as opened:
+    cold_file, far = tmp_path / "sparse", (5 << 30) + 7 * PAGE
+    with cold_file.open("wb") as opened:
         opened.seek(far)
         opened.write(b"x" * PAGE)
-    evict(file)
-    cache(file, far, PAGE)
-    with file.open("rb") as opened:
+    evict(cold_file)
+    cache(cold_file, far, PAGE)
+    with cold_file.open("rb") as opened:
         page_cache = PageCache(opened.fileno(), os.fstat(opened.fileno()))
         assert [page_cache.cached_bytes(far + shift, PAGE) for shift in (-PAGE, 0)] == [0, PAGE]
 
 
 def test_a_file_larger_than_memory_gets_an_answer(call: str, tmp_path: Path) -> None:
     require_local_disk(tmp_path)
-    file = tmp_path / "sparse"
+    cold_file = tmp_path / "sparse"
     memory = os.sysconf("SC_PHYS_PAGES") * PAGE
-    file.touch()
+    cold_file.touch()
     try:
-        os.truncate(file, min(4 * memory, 15 << 40))
+        os.truncate(cold_file, min(4 * memory, 15 << 40))
     except OSError as error:
         pytest.skip(f"no file of that size here: {error}")
-    with file.open("rb") as opened:
+    with cold_file.open("rb") as opened:
         assert PageCache(opened.fileno(), os.fstat(opened.fileno())).cached_bytes(0, SIZE) == 0
 
 
 def test_mincore_gives_no_answer_on_an_empty_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hide_cachestat(monkeypatch)
-    file = tmp_path / "empty"
-    file.touch()
-    with file.open("rb") as opened:
+    cold_file = tmp_path / "empty"
+    cold_file.touch()
+    with cold_file.open("rb") as opened:
         assert PageCache(opened.fileno(), os.fstat(opened.fileno())).cached_bytes(0, 1) is None
 
 
-def test_mincore_counts_nothing_past_the_length_the_file_had(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mincore_counts_nothing_past_the_length_the_file_had(cold_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hide_cachestat(monkeypatch)
-    with file.open("rb") as opened:
+    with cold_file.open("rb") as opened:
         page_cache = PageCache(opened.fileno(), os.fstat(opened.fileno()))
-        os.truncate(file, 64 * SIZE)
+        os.truncate(cold_file, 64 * SIZE)
         assert [page_cache.cached_bytes(count * SIZE, SIZE) for count in range(64)] == [0] * 64
 
 
-def test_mincore_answers_for_a_file_that_was_cut_short(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mincore_answers_for_a_file_that_was_cut_short(cold_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hide_cachestat(monkeypatch)
-    cache(file)
-    with file.open("rb") as opened:
+    cache(cold_file)
+    with cold_file.open("rb") as opened:
         page_cache = PageCache(opened.fileno(), os.fstat(opened.fileno()))
-        os.truncate(file, PAGE)
+        os.truncate(cold_file, PAGE)
         assert page_cache.cached_bytes(0, SIZE) == PAGE
 
 
-def test_cachestat_gives_no_answer_when_the_file_is_closed(file: Path) -> None:
-    opened = os.open(file, os.O_RDONLY)
+def test_cachestat_gives_no_answer_when_the_file_is_closed(cold_file: Path) -> None:
+    opened = os.open(cold_file, os.O_RDONLY)
     page_cache = PageCache(opened, os.fstat(opened))
     os.close(opened)
     if not has_cachestat():
@@ -207,13 +199,13 @@ def test_cachestat_gives_no_answer_when_the_file_is_closed(file: Path) -> None:
     assert page_cache.cached_bytes(0, SIZE) is None
 
 
-def test_no_descriptor_is_left_when_it_goes(file: Path, call: str) -> None:
-    before = descriptors(file)
-    with file.open("rb") as opened:
+def test_no_descriptor_is_left_when_it_goes(cold_file: Path, call: str) -> None:
+    before = descriptors(cold_file)
+    with cold_file.open("rb") as opened:
         page_cache = PageCache(opened.fileno(), os.fstat(opened.fileno()))
         assert page_cache.cached_bytes(0, SIZE) == 0
         del page_cache
-    assert descriptors(file) == before
+    assert descriptors(cold_file) == before
 
 
 @pytest.fixture
@@ -258,10 +250,10 @@ def test_who_owns_a_read_only_file_gets_an_answer(public_file: Path, call: str) 
     assert (as_stranger(as_owner) if os.geteuid() == 0 else as_owner()) == 0
 
 
-def test_a_filter_that_forbids_cachestat_leaves_mincore(file: Path) -> None:
+def test_a_filter_that_forbids_cachestat_leaves_mincore(cold_file: Path) -> None:
     def behind_a_filter() -> tuple[bool, int | None]:
         forbid(451)
-        return has_cachestat(), asked_of(file)
+        return has_cachestat(), asked_of(cold_file)
 
     assert in_child(behind_a_filter) == (False, 0)
 

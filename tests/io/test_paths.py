@@ -20,7 +20,7 @@ from runai_model_streamer.io.paths import Storage, as_path, is_object, kind_of
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.source import Origin, SourceKind
 from tests.io.contract import make_buffer
-from tests.io.local_files import cached_bytes, require_evicted, require_local_disk
+from tests.io.local_files import cached_bytes
 from tests.servers import FaultServer
 
 
@@ -111,16 +111,6 @@ def test_only_urls_of_s3_are_objects(path: str, kind: SourceKind) -> None:
     assert (kind_of(path), is_object(path)) == (kind, kind is SourceKind.OBJECT)
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    """Some pages, of which nothing is cached."""
-    require_local_disk(tmp_path)
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(os.urandom(1 << 16))
-    require_evicted(path)
-    return path
-
-
 @pytest.mark.parametrize(
     ("direct", "shared", "origin"),
     [
@@ -130,18 +120,20 @@ def file(tmp_path: Path) -> Path:
         (DirectIO.ALWAYS, True, Origin.DISK),
     ],
 )
-def test_files_are_read_as_the_settings_say(file: Path, direct: DirectIO, shared: bool, origin: Origin) -> None:
-    with closing(Storage(StreamerConfig(direct_io=direct), None, shared=shared)) as storage:
-        buffer = make_buffer(1 << 16)
-        with closing(storage.open(str(file))) as source:
-            assert (source.path, source.read_into(0, buffer)) == (str(file), origin)
-    assert bytes(buffer) == file.read_bytes()
+def test_files_are_read_as_the_settings_say(cold_file: Path, direct: DirectIO, shared: bool, origin: Origin) -> None:
+    with (
+        closing(Storage(StreamerConfig(direct_io=direct), None, shared=shared)) as storage,
+        closing(storage.open(str(cold_file))) as source,
+    ):
+        buffer = make_buffer(source.size)
+        assert (source.path, source.read_into(0, buffer)) == (str(cold_file), origin)
+    assert bytes(buffer) == cold_file.read_bytes()
 
 
-def test_opening_a_file_reads_nothing_of_it(file: Path) -> None:
+def test_opening_a_file_reads_nothing_of_it(cold_file: Path) -> None:
     with closing(Storage(StreamerConfig(), None, shared=False)) as storage:
-        storage.open(str(file)).close()
-    assert cached_bytes(file) == 0
+        storage.open(str(cold_file)).close()
+    assert cached_bytes(cold_file) == 0
 
 
 @pytest.fixture
@@ -191,12 +183,12 @@ def test_it_can_be_closed_unused() -> None:
     Storage(StreamerConfig(), None, shared=False).close()
 
 
-def test_under_a_cap_reads_of_files_and_objects_stand_in_one_line(file: Path) -> None:
+def test_under_a_cap_reads_of_files_and_objects_stand_in_one_line(cold_file: Path) -> None:
     with FaultServer() as server:
         server.put("bucket", "key", b"object")
         config = StreamerConfig(max_bandwidth=1 << 30, s3=S3Config(server.endpoint, virtual_addressing=False))
         with closing(Storage(config, S3Credentials("key", "secret"), shared=False)) as storage:
-            sources = [storage.open(str(file)), storage.open("s3://bucket/key")]
+            sources = [storage.open(str(cold_file)), storage.open("s3://bucket/key")]
             storage.interrupt()
             for source in sources:
                 # Neither a file nor what an object's opening brought would be interrupted but for the line.

@@ -21,6 +21,7 @@ from runai_model_streamer.io import filesystems, pagecache
 from runai_model_streamer.io.posix import FileSource
 from runai_model_streamer.io.ranges import PAGE
 from runai_model_streamer.io.source import Origin
+from tests.checkpoints import PATIENCE
 from tests.io.contract import make_buffer
 from tests.io.local_files import (
     NO_SUCH_CALL,
@@ -600,7 +601,7 @@ def test_a_pipe_without_a_writer_is_refused_and_not_waited_for(tmp_path: Path) -
 
     thread = threading.Thread(target=open_it, daemon=True)
     thread.start()
-    thread.join(20)
+    thread.join(PATIENCE)
     waited = thread.is_alive()
     # Wakes the thread if it does wait.
     os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))

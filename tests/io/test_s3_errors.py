@@ -15,6 +15,7 @@ from runai_model_streamer import errors
 from runai_model_streamer.config import S3Config
 from runai_model_streamer.io.s3 import PREFIX_BYTES, S3Store
 from runai_model_streamer.io.s3_credentials import S3Credentials
+from runai_model_streamer.io.s3_diagnosis import identify
 from runai_model_streamer.io.s3_provenance import Provenance
 from tests.io.transports import URL, s3_config, store_of
 from tests.servers import (
@@ -256,11 +257,11 @@ class TestWhatIsNamed:
         assert f"The endpoint is {server.endpoint}, from AWS_ENDPOINT_URL or the profile." in told
 
     def test_aws_itself_where_no_endpoint_is_set(self) -> None:
-        known = Provenance.of(S3Config(), None, "https://s3.eu-west-1.amazonaws.com", None, "")
+        known = Provenance.of(S3Config(), None, "https://s3.eu-west-1.amazonaws.com", None, None, "")
         assert known.endpoint_told() == (
             "s3.eu-west-1.amazonaws.com is AWS itself: for another store, set AWS_ENDPOINT_URL to its URL."
         )
-        assert not Provenance.of(S3Config(), None, "https://amazonaws.com.example.org", None, "").is_aws
+        assert not Provenance.of(S3Config(), None, "https://amazonaws.com.example.org", None, None, "").is_aws
 
     def test_a_password_in_the_endpoint_is_not(self, server: FaultServer) -> None:
         error = failure(f"http://user:planted@127.0.0.1:{server.port}", "s3://other/key")
@@ -277,11 +278,28 @@ class TestWhatIsNamed:
             f"one of this store, and not swapped with the secret access key. The endpoint is {server.endpoint}" in told
         )
         aws_environment(tmp_path, credentials="[default]\naws_access_key_id = A\naws_secret_access_key = B\n")
-        assert "are from the file ~/.aws/credentials (AWS_PROFILE" in str(failure(server.endpoint, credentials=None))
+        told = str(failure(server.endpoint, credentials=None))
+        assert "are from profile 'default' (AWS_PROFILE chooses it) in AWS's credentials file." in told
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKID")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-key")
         told = str(failure(server.endpoint, credentials=None))
         assert "The credentials are from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY." in told
+
+    @pytest.mark.parametrize(
+        "variables",
+        [{}, {"AWS_PROFILE": "work"}, {"AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "a-secret-key"}],
+        ids=["default profile", "chosen profile", "environment"],
+    )
+    def test_the_doctor_says_where_they_are_from_in_the_same_words(
+        self, server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+    ) -> None:
+        server.choose = lambda request: refuse(403, "InvalidAccessKeyId")
+        keys = "aws_access_key_id = A\naws_secret_access_key = B\n"
+        aws_environment(tmp_path, credentials=f"[default]\n{keys}[work]\n{keys}")
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        origin = identify(s3_config(server.endpoint)).origin
+        assert f"The credentials are from {origin}." in str(failure(server.endpoint, credentials=None))
 
     def test_every_way_of_botocores_to_find_credentials_has_its_name(self) -> None:
         from botocore import credentials

@@ -11,6 +11,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,9 @@ from runai_model_streamer.errors import (
     StorageUnreachableError,
     StreamerError,
 )
+from runai_model_streamer.io import s3
+from runai_model_streamer.io.s3_credentials import Access, make_access
+from tests.checkpoints import PATIENCE
 from tests.io.transports import TIMEOUT, URL, store_of
 from tests.servers import (
     Certificate,
@@ -52,6 +56,8 @@ DATA = random.Random(1).randbytes(2_000_000)
 AT = 500_000
 """Where the tests read: beyond what the opening brings."""
 SIZE = 1_000_000
+FAR = 10 * PATIENCE
+"""Seconds; a wait of such a length has been ended by something else."""
 
 pytestmark = pytest.mark.usefixtures("aws_files", "transport", "waits")
 
@@ -101,12 +107,13 @@ class TestRecovered:
 
     @pytest.mark.parametrize("fault", [stall_before_headers(), stall_after(250_000)])
     def test_a_stall_is_cut_off_by_the_timeout_and_asked_again(self, server: FaultServer, fault: Fault) -> None:
-        assert read_after(server, fault, timeout=0.3) == DATA[AT : AT + SIZE]
+        # On a busy machine a right answer, too, may be later than the timeout.
+        assert read_after(server, fault, retries=20, timeout=0.3) == DATA[AT : AT + SIZE]
 
     def test_a_slow_body_is_no_stall_as_long_as_bytes_come(self, server: FaultServer) -> None:
         began = time.monotonic()
-        assert read_after(server, drip(50_000, 0.06), retries=0, timeout=1.0) == DATA[AT : AT + SIZE]
-        assert time.monotonic() - began > 1.0
+        assert read_after(server, drip(20_000, 0.05), retries=0, timeout=2.0) == DATA[AT : AT + SIZE]
+        assert time.monotonic() - began > 2.0
 
     def test_waits_grow_to_a_cap_and_are_drawn_from_their_whole_length(
         self, server: FaultServer, waits: list[tuple[float, float]]
@@ -174,8 +181,13 @@ class TestFailed:
 
     @pytest.mark.parametrize("fault", [stall_before_headers(), stall_after(1000)])
     def test_a_stall_that_stays_is_a_timeout(self, server: FaultServer, fault: Fault) -> None:
-        with pytest.raises(StorageTimeoutError, match=r"sent nothing for 0\.4 s \(bytes 500000-1500000, 2 attempts"):
-            read_after(server, fault, fault, retries=1, timeout=0.4)
+        server.script(fault, fault)
+        with store_of(server, retries=1, timeout=0.4) as store:
+            # Opened without a request, which on a busy machine may take longer than that.
+            source = store.open(URL, (len(DATA), None))
+            says = r"sent nothing for 0\.4 s \(bytes 500000-1500000, 2 attempts"
+            with pytest.raises(StorageTimeoutError, match=says):
+                source.read_into(AT, memoryview(bytearray(SIZE)))
 
     @pytest.mark.parametrize(
         ("fault", "kind", "says"),
@@ -278,12 +290,12 @@ class TestCredentialsAndRegions:
 
 
 class TestInterrupted:
-    """No read may outlive an interrupt by more than a second, though its timeout is thirty."""
+    """An interrupt ends a read, whose own end would be much further away than these tests have patience for."""
 
     def interrupted(
         self, endpoint: str, waiting: Callable[[], object], *, opening: bool = False, then: Callable[[], object] = bool
-    ) -> float:
-        """Interrupt a read, or an opening, when `waiting` returns; the seconds until it has ended."""
+    ) -> None:
+        """Interrupt a read, or an opening, when `waiting` returns."""
         ended: list[BaseException] = []
 
         def read() -> None:
@@ -292,18 +304,15 @@ class TestInterrupted:
             except BaseException as error:
                 ended.append(error)
 
-        with store_of(endpoint) as store:
+        with store_of(endpoint, timeout=FAR) as store:
             source = None if opening else store.open(URL)
             then()
             thread = threading.Thread(target=read, daemon=True)
             thread.start()
             waiting()
-            began = time.monotonic()
             (source or store).interrupt()
-            thread.join(5)
-            seconds = time.monotonic() - began
-        assert [type(error) for error in ended] == [InterruptedReadError]
-        return seconds
+            thread.join(PATIENCE)
+            assert [type(error) for error in ended] == [InterruptedReadError]
 
     @pytest.mark.parametrize(
         "fault",
@@ -312,38 +321,34 @@ class TestInterrupted:
     )
     @pytest.mark.parametrize("opening", [False, True])
     def test_while_the_server_stalls(self, server: FaultServer, fault: Fault, opening: bool) -> None:
-        seconds = self.interrupted(
+        self.interrupted(
             server.endpoint,
-            lambda: server.stalled.acquire(timeout=5),
+            lambda: server.stalled.acquire(timeout=PATIENCE),
             opening=opening,
             then=lambda: server.script(fault),
         )
-        assert seconds < 1
 
     def test_over_tls_while_the_server_stalls(self, monkeypatch: pytest.MonkeyPatch, certificate: Certificate) -> None:
         monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate.certificate))
         with FaultServer(certificate) as server:
             server.put("bucket", "model.safetensors", DATA)
             stall = stall_after(300_000)
-            assert (
-                self.interrupted(
-                    server.endpoint,
-                    lambda: server.stalled.acquire(timeout=5),
-                    then=lambda: server.script(stall),
-                )
-                < 1
+            self.interrupted(
+                server.endpoint,
+                lambda: server.stalled.acquire(timeout=PATIENCE),
+                then=lambda: server.script(stall),
             )
 
     def test_while_it_waits_to_try_again(self, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
         # The longest wait, and no luck.
-        monkeypatch.setattr(random, "uniform", lambda low, high: 30.0)
+        monkeypatch.setattr(random, "uniform", lambda low, high: FAR)
         refused = threading.Event()
 
         def refuse_once(exchange: Exchange) -> None:
             exchange.refuse(503, "SlowDown")
             refused.set()
 
-        assert self.interrupted(server.endpoint, lambda: refused.wait(5), then=lambda: server.script(refuse_once)) < 1
+        self.interrupted(server.endpoint, lambda: refused.wait(PATIENCE), then=lambda: server.script(refuse_once))
 
     @pytest.mark.parametrize("scheme", ["http", "https"])
     def test_while_nothing_answers_a_connection(self, scheme: str) -> None:
@@ -351,11 +356,8 @@ class TestInterrupted:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             arrived: list[socket.socket] = []
             port = listener.getsockname()[1]
-            seconds = self.interrupted(
-                f"{scheme}://127.0.0.1:{port}", lambda: arrived.append(listener.accept()[0]), opening=True
-            )
+            self.interrupted(f"{scheme}://127.0.0.1:{port}", lambda: arrived.append(listener.accept()[0]), opening=True)
             arrived[0].close()
-        assert seconds < 1
 
     def test_while_a_connection_is_not_even_established(self) -> None:
         # A full queue of connections that nobody accepts: the system drops what else asks to come in.
@@ -368,12 +370,49 @@ class TestInterrupted:
             asking = len(_connecting(port))
 
             def until_it_asks() -> None:
-                deadline = time.monotonic() + 5
+                deadline = time.monotonic() + PATIENCE
                 while len(_connecting(port)) == asking and time.monotonic() < deadline:
                     time.sleep(0.005)
                 assert len(_connecting(port)) > asking
 
-            assert self.interrupted(f"http://127.0.0.1:{port}", until_it_asks, opening=True) < 1
+            self.interrupted(f"http://127.0.0.1:{port}", until_it_asks, opening=True)
+
+    def test_while_a_provider_of_credentials_takes_its_time(
+        self, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked, answer = threading.Event(), threading.Event()
+        made: list[Access] = []
+
+        def slow(*arguments: Any) -> Access:
+            asked.set()
+            assert answer.wait(PATIENCE)
+            made.append(make_access(*arguments))
+            monkeypatch.setattr(made[0].transport, "close", lambda: closed.append("transport"))
+            return made[0]
+
+        closed: list[str] = []
+        ended: list[BaseException] = []
+
+        def open_it() -> None:
+            try:
+                store.open(URL)
+            except BaseException as error:
+                ended.append(error)
+
+        monkeypatch.setattr(s3, "make_access", slow)
+        with store_of(server) as store:
+            opener = threading.Thread(target=open_it, daemon=True)
+            opener.start()
+            assert asked.wait(PATIENCE)
+            closer = threading.Thread(target=store.close, daemon=True)
+            closer.start()
+            closer.join(PATIENCE / 2)
+            waited = closer.is_alive()
+            answer.set()
+            opener.join(PATIENCE)
+        assert not waited, "the streamer was not closed before the provider had answered"
+        assert [type(error) for error in ended] == [InterruptedReadError]
+        assert (len(made), closed, server.requests) == (1, ["transport"], [])
 
     def test_every_reader_of_a_store_at_once(self, server: FaultServer) -> None:
         ended: list[BaseException] = []
@@ -384,20 +423,18 @@ class TestInterrupted:
             except BaseException as error:
                 ended.append(error)
 
-        with store_of(server) as store:
+        with store_of(server, timeout=FAR) as store:
             source = store.open(URL)
             server.choose = lambda request: stall_after(1000)
             threads = [threading.Thread(target=read, daemon=True) for _ in range(8)]
             for thread in threads:
                 thread.start()
             for _ in threads:
-                assert server.stalled.acquire(timeout=5)
-            began = time.monotonic()
+                assert server.stalled.acquire(timeout=PATIENCE)
             store.interrupt()
             for thread in threads:
-                thread.join(5)
-            assert time.monotonic() - began < 1
-        assert [type(error) for error in ended] == [InterruptedReadError] * 8
+                thread.join(PATIENCE)
+            assert [type(error) for error in ended] == [InterruptedReadError] * 8
 
     def test_one_source_and_not_its_neighbour(self, server: FaultServer) -> None:
         buffer = bytearray(SIZE)

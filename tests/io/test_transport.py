@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 import weakref
 from pathlib import Path
@@ -18,9 +19,14 @@ import pytest
 from runai_model_streamer.config import S3Transport
 from runai_model_streamer.errors import MissingDependencyError, StreamerError
 from runai_model_streamer.io import libcurl
+from runai_model_streamer.io.libcurl import Easy
+from runai_model_streamer.io.ranges import ByteRange
 from runai_model_streamer.io.s3 import S3Store
+from runai_model_streamer.io.s3_connections import Flights
 from runai_model_streamer.io.s3_credentials import S3Credentials
+from runai_model_streamer.io.s3_signing import sign
 from runai_model_streamer.io.transport import SignedRequest, SlowBodyError, Window
+from tests.checkpoints import PATIENCE
 from tests.io import transports
 from tests.io.local_files import in_child
 from tests.io.transports import URL, store_of
@@ -216,7 +222,7 @@ class TestEnding:
             server.script(stall_after(1000))
 
             def press() -> None:
-                assert server.stalled.acquire(timeout=5)
+                assert server.stalled.acquire(timeout=PATIENCE)
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
             finger = threading.Thread(target=press)
@@ -224,6 +230,45 @@ class TestEnding:
             with pytest.raises(KeyboardInterrupt):
                 source.read_into(500_000, memoryview(bytearray(100_000)))
             finger.join()
+
+    def test_ctrl_c_pressed_twice_leaves_libcurl_nothing_at_work(
+        self, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        perform, entered, pressed = Easy.perform, threading.Event(), threading.Event()
+        working: list[Easy] = []
+
+        def slow(easy: Easy) -> int:
+            working.append(easy)
+            entered.set()
+            assert pressed.wait(PATIENCE)
+            code = perform(easy)
+            working.remove(easy)
+            return code
+
+        def press() -> None:
+            main = threading.main_thread().ident or 0
+            assert entered.wait(PATIENCE)
+            signal.pthread_kill(main, signal.SIGINT)
+            while not flight.cut:
+                time.sleep(0.001)
+            signal.pthread_kill(main, signal.SIGINT)
+            time.sleep(0.1)  # in which whoever does not wait is gone
+            pressed.set()
+
+        with store_of(server) as store:
+            store.open(URL).close()
+            if not store.transport or not store.transport.startswith("curl"):
+                pytest.skip("of libcurl's transport")
+            monkeypatch.setattr(Easy, "perform", slow)
+            with Flights().flight() as flight:
+                finger = threading.Thread(target=press)
+                finger.start()
+                request = sign(store.access().client, "bucket", "model.safetensors")
+                buffer = bytearray(100_000)
+                with pytest.raises(KeyboardInterrupt):
+                    store.access().transport.get(request, ByteRange(0, 100_000), None, memoryview(buffer), flight)
+                assert working == []
+                finger.join()
 
     def test_a_store_can_be_closed_in_a_child_process_without_harm_to_the_parents_connection(
         self, server: FaultServer

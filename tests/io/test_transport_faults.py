@@ -18,9 +18,9 @@ from runai_model_streamer.errors import (
     StreamerError,
 )
 from runai_model_streamer.io.s3 import PREFIX_BYTES
+from tests.checkpoints import PATIENCE
 from tests.io.transports import URL, store_of
 from tests.servers import (
-    Exchange,
     Fault,
     FaultServer,
     change,
@@ -46,8 +46,8 @@ pytestmark = pytest.mark.usefixtures("aws_files", "transport", "waits")
 
 DATA = random.Random(5).randbytes(PREFIX_BYTES + 200_000)
 REST = DATA[PREFIX_BYTES:]
-TIMEOUT = 0.4
-"""Seconds; what stalls is cut by it."""
+SHORT = 0.4
+"""Seconds."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class Case:
     """None: the load succeeds."""
     always: type[StreamerError] | None
     says: str = ""
+    timeout: float = PATIENCE
+    """Seconds; what stalls is cut by it."""
 
 
 OVERLOADED = "the store is failing or overloaded"
@@ -70,9 +72,16 @@ CASES = [
     Case("429", lambda: refuse(429, "TooManyRequests"), None, ReadError, OVERLOADED),
     Case("reset in place of an answer", reset_at_once, None, StorageUnreachableError, "broke: Connection reset"),
     Case("reset before the body", lambda: reset_after(0), None, StorageUnreachableError, "broke: Connection reset"),
-    Case("stall before the headers", stall_before_headers, None, StorageTimeoutError, "sent nothing for 0.4 s"),
-    Case("stall before the body", lambda: stall_after(0), None, StorageTimeoutError, "sent nothing for 0.4 s"),
-    Case("slow drip", lambda: drip(10, 0.05), None, StorageTimeoutError, "less than 1024 bytes per second for 0.4 s"),
+    Case("stall before the headers", stall_before_headers, None, StorageTimeoutError, "sent nothing for 0.4 s", SHORT),
+    Case("stall before the body", lambda: stall_after(0), None, StorageTimeoutError, "sent nothing for 0.4 s", SHORT),
+    Case(
+        "slow drip",
+        lambda: drip(10, 0.05),
+        None,
+        StorageTimeoutError,
+        "less than 1024 bytes per second for 0.4 s",
+        SHORT,
+    ),
     Case("cut short", lambda: cut_short(0), None, ReadError, "had 0 bytes instead of 200000, every time"),
     Case("short body, right length", lambda: shorter(7), ReadError, ReadError, "in a body of 199993 bytes"),
     Case("long body", lambda: longer(7), ReadError, ReadError, "in a body of 200007 bytes"),
@@ -102,15 +111,16 @@ CASES = [
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
-def load(server: FaultServer, fault: Callable[[Exchange], None] | None, *, always: bool) -> bytes:
+def load(server: FaultServer, fault: Fault, *, always: bool, timeout: float) -> bytes:
     """Open the object, and read what the opening did not bring while the fault happens."""
     buffer = bytearray(b"\xa5" * len(REST))
     # On a busy machine a right answer, too, may be later than the timeout.
-    with store_of(server, retries=1 if always else 4, timeout=TIMEOUT) as store:
-        source = store.open(URL)
-        if fault is not None and always:
+    with store_of(server) as patient, store_of(server, retries=1 if always else 20, timeout=timeout) as store:
+        opened = patient.open(URL)
+        source = store.open(URL, (opened.size, opened.etag))
+        if always:
             server.choose = lambda request: fault
-        elif fault is not None:
+        else:
             server.script(fault)
         source.read_into(PREFIX_BYTES, memoryview(buffer))
     return bytes(buffer)
@@ -119,10 +129,10 @@ def load(server: FaultServer, fault: Callable[[Exchange], None] | None, *, alway
 @each_case
 def test_a_fault_that_happens_once(server: FaultServer, case: Case) -> None:
     if case.once is None:
-        assert load(server, case.fault(), always=False) == REST
+        assert load(server, case.fault(), always=False, timeout=case.timeout) == REST
     else:
         with pytest.raises(case.once) as caught:
-            load(server, case.fault(), always=False)
+            load(server, case.fault(), always=False, timeout=case.timeout)
         assert case.says in str(caught.value)
     assert not server.faults
 
@@ -130,17 +140,17 @@ def test_a_fault_that_happens_once(server: FaultServer, case: Case) -> None:
 @each_case
 def test_a_fault_that_stays(server: FaultServer, case: Case) -> None:
     if case.always is None:
-        assert load(server, case.fault(), always=True) == REST
+        assert load(server, case.fault(), always=True, timeout=case.timeout) == REST
         return
     with pytest.raises(case.always) as caught:
-        load(server, case.fault(), always=True)
+        load(server, case.fault(), always=True, timeout=case.timeout)
     assert URL in str(caught.value)
     assert case.says in str(caught.value)
 
 
 def test_bytes_that_are_not_the_range_never_reach_the_buffer(server: FaultServer) -> None:
     buffer = bytearray(b"\xa5" * len(REST))
-    with store_of(server, retries=0, timeout=TIMEOUT) as store:
+    with store_of(server, retries=0) as store:
         source = store.open(URL)
         for fault in (refuse(503, "SlowDown", message="x" * 5000), whole_object(), other_range(-5), garbage()):
             server.script(fault)
@@ -150,7 +160,7 @@ def test_bytes_that_are_not_the_range_never_reach_the_buffer(server: FaultServer
 
 
 def test_a_slow_drip_goes_on_from_the_byte_already_landed(server: FaultServer) -> None:
-    assert load(server, drip(10, 0.05), always=False) == REST
+    assert load(server, drip(10, 0.05), always=False, timeout=SHORT) == REST
     spans = [request.span for request in server.requests]
     assert len(spans) >= 3
     assert spans[1] is not None
@@ -195,7 +205,7 @@ def draw(chance: random.Random) -> Fault:
 def test_two_hundred_random_schedules_of_faults_load_right_or_fail_cleanly(server: FaultServer, block: int) -> None:
     right_ones = 0
     piece = 50_000
-    with store_of(server, retries=4, timeout=TIMEOUT) as store, ThreadPoolExecutor(3) as readers:
+    with store_of(server, retries=4, timeout=SHORT) as store, ThreadPoolExecutor(3) as readers:
         for seed in range(25 * block, 25 * block + 25):
             chance = random.Random(seed)
             server.put("bucket", "model.safetensors", DATA)
@@ -234,7 +244,7 @@ def test_a_third_of_all_requests_failing_does_not_fail_a_load(server: FaultServe
     piece = 10_000
     buffer = bytearray(len(REST))
     view = memoryview(buffer)
-    with store_of(server, retries=20, timeout=TIMEOUT) as store, ThreadPoolExecutor(8) as readers:
+    with store_of(server, retries=20) as store, ThreadPoolExecutor(8) as readers:
         source = store.open(URL)
         list(
             readers.map(lambda at: source.read_into(PREFIX_BYTES + at, view[at : at + piece]), range(0, 200_000, piece))

@@ -7,41 +7,32 @@ import pytest
 
 from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.profiling import cached_fraction, evict, warm
-from tests.io.local_files import require_evicted, require_local_disk
+from tests.io.local_files import require_local_disk
 
 SIZE = 1 << 20
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    require_local_disk(tmp_path)
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(os.urandom(SIZE))
-    require_evicted(path)
-    return path
+def test_a_warm_file_is_cached_and_an_evicted_one_is_not(cold_file: Path) -> None:
+    assert cached_fraction(cold_file) == 0.0
+    warm([cold_file])
+    assert cached_fraction(cold_file) == 1.0
+    evict([cold_file])
+    assert cached_fraction(cold_file) == 0.0
 
 
-def test_a_warm_file_is_cached_and_an_evicted_one_is_not(file: Path) -> None:
-    assert cached_fraction(file) == 0.0
-    warm([file])
-    assert cached_fraction(file) == 1.0
-    evict([file])
-    assert cached_fraction(file) == 0.0
-
-
-def test_what_was_just_written_is_evicted_too(file: Path) -> None:
+def test_what_was_just_written_is_evicted_too(cold_file: Path) -> None:
     content = os.urandom(SIZE)
-    file.write_bytes(content)
-    evict([file])
-    assert cached_fraction(file) == 0.0
-    assert file.read_bytes() == content
+    cold_file.write_bytes(content)
+    evict([cold_file])
+    assert cached_fraction(cold_file) == 0.0
+    assert cold_file.read_bytes() == content
 
 
-def test_other_files_stay_where_they_are(file: Path, tmp_path: Path) -> None:
+def test_other_files_stay_where_they_are(cold_file: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_bytes(os.urandom(SIZE))
     warm([other])
-    evict([file])
+    evict([cold_file])
     assert cached_fraction(other) == 1.0
 
 

@@ -15,7 +15,7 @@ import pytest
 from runai_model_streamer import SafetensorsStreamer
 from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.profiling import S3Server, range_server
-from tests.checkpoints import numbered, raw, write
+from tests.checkpoints import PATIENCE, numbered, raw, write
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def get(url: str, **headers: str) -> tuple[int, bytes, Message]:
     request = urllib.request.Request(url, headers={name.replace("_", "-"): value for name, value in headers.items()})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=10) as answer:
+        with opener.open(request, timeout=PATIENCE) as answer:
             return answer.status, answer.read(), answer.headers
     except urllib.error.HTTPError as error:
         with error:

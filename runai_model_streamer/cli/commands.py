@@ -1,0 +1,78 @@
+"""The subcommands of `runai-streamer`: their arguments, and how errors are told."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import runai_model_streamer
+from runai_model_streamer.cli import doctor, load, ls, pull, tune, verify
+from runai_model_streamer.cli.arguments import SIZES
+from runai_model_streamer.cli.output import write_error, write_json
+from runai_model_streamer.errors import StreamerError
+from runai_model_streamer.profiling.environment import environment
+
+_DEBUG: Final = {"RUNAI_STREAMER_LOG_LEVEL": "DEBUG", "RUNAI_STREAMER_LOG_TO_STDERR": "1"}
+
+_DETAILS: Final = f"""\
+{SIZES}
+Settings are those of the library: RUNAI_STREAMER_* and AWS_* in the environment.
+
+exit codes:
+  0    it went well
+  1    it did not; "error: ..." on stderr says what, and what to do
+  2    the arguments cannot be used
+  130  ended by Ctrl-C
+  141  whoever read the output has gone (| head)
+"""
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """Run what these arguments ask for, or the process's own; see `main.main`."""
+    arguments = _parser().parse_args(argv)
+    with environment(_DEBUG if arguments.debug else {}):
+        _show_warnings()
+        return _run(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="runai-streamer",
+        description="Looks at, loads, tunes, verifies and copies safetensors checkpoints on file systems and S3.",
+        epilog=_DETAILS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {runai_model_streamer.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for each in (ls, load, tune, verify, pull, doctor):
+        each.add(commands)
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    try:
+        code: int = arguments.run(arguments)
+    except StreamerError as error:
+        if arguments.debug:
+            logging.getLogger("runai_model_streamer.cli").exception("the command failed")
+        if arguments.json:
+            write_json({"error": {"type": type(error).__name__, "message": str(error)}})
+        write_error(str(error))
+        return 1
+    return code
+
+
+def _show_warnings() -> None:
+    """The package's warnings go to stderr, in the form of the command's errors."""
+    root = logging.getLogger()
+    if not any(isinstance(handler, _WarningHandler) for handler in root.handlers):
+        root.addHandler(_WarningHandler())
+
+
+class _WarningHandler(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"{record.levelname.lower()}: {record.getMessage()}\n")
