@@ -188,7 +188,7 @@ def test_reads_and_their_bytes_are_counted(file: Path, monkeypatch: pytest.Monke
 
 
 def test_settings_are_those_in_force(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert loaded(file).settings == Settings(concurrency=16, chunk_bytesize=4 << 20)
+    assert loaded(file).settings == Settings(concurrency=16, chunk_bytesize=8 << 20)
     for name, value in {"CONCURRENCY": "3", "CHUNK_BYTESIZE": "5000000", "MEMORY_LIMIT": "0", "DIRECT_IO": "0"}.items():
         monkeypatch.setenv(f"RUNAI_STREAMER_{name}", value)
     monkeypatch.setenv("RUNAI_STREAMER_GDS", "0")

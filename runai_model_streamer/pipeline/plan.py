@@ -1,10 +1,10 @@
 """Headers and sizes in, groups and read steps out. Pure: no I/O, no threads, no memory of the tensors' size."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from runai_model_streamer.io.ranges import PAGE, ByteRange, round_down, round_up, widen
+from runai_model_streamer.io.ranges import PAGE, ByteRange, round_up, widen
 from runai_model_streamer.io.safetensors import TensorInfo
 from runai_model_streamer.io.source import SourceKind
 
@@ -19,15 +19,11 @@ storage about what 1 MiB does on a connection of 100 MB/s.
 """
 
 
-JOINED_BYTES: Final = 8 << 20
-"""Bytes up to which reads of a local file that are copies from memory are done as one.
-
-Each read takes Python, in turns. Warm 4 GB dropped on 2 CPUs, of what a bare preadv loop does: 0.74 with reads of
-4 MiB, 0.81 with 8 or 16, 0.77 with 24 (21 loads of each, in turns).
-"""
-
 REST_BYTES: Final = 64 << 10
-"""Where reads may be joined, the last one of a part goes with the one before if it is no longer than this."""
+"""Where reads may differ in size, the last of a part goes with the one before it if it is no longer than this.
+
+Widened to whole pages, a tensor of so many chunks is a page longer than they are.
+"""
 
 _KEPT: Final = {SourceKind.FILE: PAGE, SourceKind.OBJECT: 8}
 """A part's place in memory is its place in the file modulo this: what direct reads need, and what any dtype needs.
@@ -46,11 +42,11 @@ class PlannedFile(NamedTuple):
     alignment: int
     """Reads that start and end on multiples of this are fastest; divides `PAGE`."""
     chunk: int
-    """Most bytes of one read; a multiple of `PAGE`."""
+    """Most bytes of one read, `rest` left aside; a multiple of `PAGE`."""
     tensors: Sequence[TensorInfo]
     """The tensors wanted, in file order."""
-    joined: int = 0
-    """Bytes up to which neighbouring reads may be done as one; 0: each is done by itself."""
+    rest: int = 0
+    """The last read of a part goes with the one before it if it is no longer than this."""
 
 
 class Part(NamedTuple):
@@ -85,7 +81,7 @@ class Group:
     """Position in the plan."""
     parts: tuple[Part, ...]
     steps: int
-    """How many reads fill it, when none are joined; 0 when all its tensors are empty."""
+    """How many reads fill it; 0 when all its tensors are empty."""
     payload: int
     """Bytes from the first to the last of each part's tensors, empty ones left aside: what counts against the limit."""
     footprint: int
@@ -133,37 +129,26 @@ def plan_groups(files: Sequence[PlannedFile], limit: int | None = None, target: 
     yield from builder.finish()
 
 
-def steps_of(
-    group: Group, files: Sequence[PlannedFile], most: Callable[[PlannedFile], int] = lambda file: file.chunk
-) -> Iterator[Step]:
-    """The reads that fill a group, in file order.
-
-    Cut at multiples of the chunk in memory, not in the file: two readers whose reads meet within a huge page that is
-    fresh both clear one, and one of the two is thrown away (4 GB kept, 2 CPUs: 0.47 CPU seconds per GB, not 0.34).
-
-    Args:
-        most: bytes of the next read, at least a chunk; asked for each time.
-    """
+def steps_of(group: Group, files: Sequence[PlannedFile]) -> Iterator[Step]:
+    """The reads that fill a group, in file order."""
     for part in group.parts:
         file = files[part.file]
-        shift = part.offset - part.position
         start, end = part.position, part.position + part.length
-        while start < end:
-            cut = _cut(start, end, file.chunk, most(file))
-            if end - cut <= REST_BYTES and file.joined:
-                cut = end
-            yield Step(part.file, start + shift, cut - start, start)
-            start = cut
+        for cut in (*_cuts(start, end, file), end):
+            if cut > start:
+                yield Step(part.file, part.offset + start - part.position, cut - start, start)
+                start = cut
 
 
-def _cut(start: int, end: int, chunk: int, most: int) -> int:
-    """Where the read that begins at `start` ends."""
-    return end if end - start <= most else round_down(start + most, chunk)
+def _cuts(start: int, end: int, file: PlannedFile) -> range:
+    """Where in the group's memory reads meet.
 
-
-def _count(start: int, end: int, chunk: int) -> int:
-    """How many reads there are from `start` to `end`."""
-    return 1 if end - start <= chunk else (end - 1) // chunk - start // chunk + 1
+    At multiples of the chunk in memory, not in the file: two readers whose reads meet within a huge page that is
+    fresh both clear one, and one of the two is thrown away (4 GB kept, 2 CPUs: 0.47 CPU seconds per GB, not 0.34).
+    """
+    if end - start <= file.chunk:
+        return range(0)
+    return range(round_up(start + 1, file.chunk), end - file.rest, file.chunk)
 
 
 class _Builder:
@@ -231,7 +216,7 @@ class _Builder:
         self._payload += span.size
         if read.size:
             self._footprint = position + read.size
-            self._steps += _count(position, position + read.size, file.chunk)
+            self._steps += len(_cuts(position, self._footprint, file)) + 1
 
     def finish(self) -> Iterator[Group]:
         if self._parts:

@@ -24,7 +24,7 @@ from runai_model_streamer.pipeline.assembly import assembled
 from runai_model_streamer.pipeline.cast_plan import held, plan_cast, scratch_size, sources_of, target_name
 from runai_model_streamer.pipeline.limit import LIMIT, MemoryLimit
 from runai_model_streamer.pipeline.opening import Opened, open_files
-from runai_model_streamer.pipeline.plan import JOINED_BYTES, Grouping, PlannedFile, plan_groups
+from runai_model_streamer.pipeline.plan import REST_BYTES, Grouping, PlannedFile, plan_groups
 from runai_model_streamer.pipeline.pool import OtherMemory
 from runai_model_streamer.pipeline.selection import Select, Selected, select_parts
 from runai_model_streamer.pipeline.sharing import Sharing
@@ -181,7 +181,7 @@ def start_load(start: Start, config: StreamerConfig, device: torch.device, targe
         limit = allowed.bytes_for(paths, files, made)
         memory = _page_locked(config, limit)
     if device.type != "cuda" and not waits:
-        files = [file._replace(joined=JOINED_BYTES) if file.kind is SourceKind.FILE else file for file in files]
+        files = [file._replace(rest=REST_BYTES) for file in files]
     if sharing is not None:
         kind = Grouping(limit) if destination is None else destination.grouping
         sources = sharing.divide(files, tuple(plan_groups(files, kind.limit, kind.target)), sources, kind)

@@ -49,7 +49,7 @@ class Feed(Generic[LeaseT]):
         self._turn = threading.Lock()
         self._steps: Iterator[tuple[LeaseT, Step]] = self._all_steps(groups)
         self._counting = threading.Lock()
-        self._missing = [sum(part.length for part in group.parts) for group in groups]  # bytes
+        self._missing = [group.steps for group in groups]
         self._complete = [not group.steps for group in groups]
         self.leases: dict[int, LeaseT] = {}
         """Group index -> lease, from the first step taken until the consumer takes the group."""
@@ -65,11 +65,8 @@ class Feed(Generic[LeaseT]):
             if group.steps:
                 lease = self._landing.lease(group)
                 self.leases[group.index] = lease
-                for step in steps_of(group, self._files, self._most):
+                for step in steps_of(group, self._files):
                     yield lease, step
-
-    def _most(self, file: PlannedFile) -> int:
-        return file.chunk if self._storage_bound else max(file.joined, file.chunk)
 
     def next(self, reader: int, tally: ReaderTally | None = None) -> tuple[LeaseT, Step] | None:
         """The next step for reader number `reader`, whose tally this is; None when there are no more.
@@ -115,7 +112,7 @@ class Feed(Generic[LeaseT]):
         """The step's bytes have been read."""
         index = lease.group.index
         with self._counting:
-            self._missing[index] -= step.length
+            self._missing[index] -= 1
             last = not self._missing[index]
         if last:
             self._landing.ready(lease)

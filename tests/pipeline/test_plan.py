@@ -197,7 +197,7 @@ def _files(draw: st.DrawFn, alignments: Sequence[int]) -> PlannedFile:
         chunk=alignment * draw(st.integers(PAGE // alignment, 40 * PAGE // alignment)),
         kind=draw(st.sampled_from(SourceKind)),
         wanted=[index for index, (_, wanted) in enumerate(tensors) if wanted or all_wanted],
-    )
+    )._replace(rest=draw(st.sampled_from([0, PAGE, REST_BYTES])))
 
 
 @st.composite
@@ -272,10 +272,10 @@ def test_a_group_knows_how_many_reads_fill_it(case: Case) -> None:
 
 
 @given(cases())
-def test_no_read_is_larger_than_a_chunk(case: Case) -> None:
+def test_no_read_is_larger_than_a_chunk_and_a_rest(case: Case) -> None:
     for group in case.groups:
         for step in steps_of(group, case.files):
-            assert step.length <= case.files[step.file].chunk
+            assert step.length <= case.files[step.file].chunk + case.files[step.file].rest
 
 
 def _is_aligned(step: Step, files: Sequence[PlannedFile]) -> bool:
@@ -317,38 +317,20 @@ def test_objects_of_whole_chunks_take_no_request_more() -> None:
     assert reads_of(groups, files) == [(0, tensor.start, 2 * MIB) for tensor in files[0].tensors]
 
 
-def test_reads_may_be_joined_and_take_a_short_rest_along() -> None:
-    file = file_of([8 * MIB], data_start=2 * PAGE - 8, alignment=PAGE)._replace(joined=4 * MIB)
+def test_a_short_rest_goes_with_the_read_before_it() -> None:
+    file = file_of([8 * MIB], data_start=2 * PAGE - 8, alignment=PAGE)
     (group,) = plan_groups([file])
-    least = [step.length for step in steps_of(group, [file])]
-    assert least == [2 * MIB, 2 * MIB, 2 * MIB, 2 * MIB + PAGE - 8]
-    joined = [step.length for step in steps_of(group, [file], lambda file: file.joined)]
-    assert joined == [4 * MIB, 4 * MIB + PAGE - 8]
-
-
-def test_whether_reads_are_joined_is_asked_for_each() -> None:
-    file = file_of([8 * MIB])._replace(joined=4 * MIB)
+    assert [step.length for step in steps_of(group, [file])] == [2 * MIB] * 4 + [PAGE - 8]
+    file = file._replace(rest=REST_BYTES)
     (group,) = plan_groups([file])
-    answers = iter([2 * MIB, 4 * MIB, 2 * MIB])
-    steps = steps_of(group, [file], lambda _: next(answers))
-    cuts = [step.position for step in steps]
-    assert cuts == [100, 2 * MIB, 6 * MIB]
+    assert [step.length for step in steps_of(group, [file])] == [2 * MIB] * 3 + [2 * MIB + PAGE - 8]
 
 
-@given(cases(), st.data())
-def test_joined_reads_cover_the_same_and_are_cut_at_some_of_the_same_places(case: Case, data: st.DataObject) -> None:
-    files = [file._replace(joined=data.draw(st.integers(1, 4)) * file.chunk) for file in case.files]
-    for group in case.groups:
-        single = {(step.file, step.position, step.position - step.offset) for step in steps_of(group, case.files)}
-        end = {part.position: part.position + part.length for part in group.parts if part.length}
-        reached: dict[int, int] = {}
-        for step in steps_of(group, files, lambda file: data.draw(st.sampled_from([file.chunk, file.joined]))):
-            assert (step.file, step.position, step.position - step.offset) in single
-            part = max(position for position in end if position <= step.position)
-            assert step.position == reached.get(part, part)
-            assert step.length <= files[step.file].joined + REST_BYTES
-            reached[part] = step.position + step.length
-        assert reached == end
+@pytest.mark.parametrize(("rest", "reads"), [(REST_BYTES, 1), (REST_BYTES + 1, 2)])
+def test_a_longer_rest_does_not(rest: int, reads: int) -> None:
+    files = [file_of([2 * MIB + rest], data_start=PAGE)._replace(rest=REST_BYTES)]
+    (group,) = plan_groups(files)
+    assert group.steps == reads
 
 
 @given(cases())

@@ -45,10 +45,10 @@ class RecordingLanding(HostLanding):
 class Work:
     """Some tensors of bytes in one file, and all that reads them."""
 
-    def __init__(self, sizes: Sequence[int], kind: SourceKind = SourceKind.FILE, joined: int = 0) -> None:
+    def __init__(self, sizes: Sequence[int], kind: SourceKind = SourceKind.FILE) -> None:
         tensors = infos(sizes, data_start=0)
         self.size = sum(sizes)
-        self.files = [PlannedFile(self.size, kind, 1, CHUNK, tensors, joined)]
+        self.files = [PlannedFile(self.size, kind, 1, CHUNK, tensors)]
         # A limit so small that each tensor is a group of its own.
         self.groups = list(plan_groups(self.files, limit=max(sizes)))
         self.lifecycle = Lifecycle()
@@ -266,29 +266,6 @@ def test_a_short_buffered_read_is_no_wait_for_storage(one_cpu: None) -> None:
     work = Work([10, 10])
     work.land(work.take(), Origin.BUFFERED, seconds=50e-6)
     assert not work.feed.has_work_for(1)
-
-
-def test_reads_are_joined_while_they_are_copies_and_not_when_one_has_waited_for_storage() -> None:
-    work = Work([200_000], joined=3 * CHUNK)
-    lengths = []
-    for origin in (Origin.PAGE_CACHE, Origin.PAGE_CACHE, Origin.DISK, Origin.DISK):
-        taken = work.take()
-        lengths.append(taken[1].length)
-        work.land(taken, origin)
-    assert lengths == [3 * CHUNK, 3 * CHUNK, 3 * CHUNK, CHUNK]
-
-
-def test_joined_reads_complete_their_group() -> None:
-    work = Work([200_000, 70_000], joined=7 * CHUNK)
-    data = bytes(index * 7 % 251 for index in range(work.size))
-    source = MemorySource("m", data)
-    work.read_all(source)
-    assert len(source.reads) < 100
-    assert all(work.feed.is_complete(index) for index in (0, 1))
-    for index, group in enumerate(work.groups):
-        (part,) = group.parts
-        landed = work.feed.leases[index].memory[part.position : part.position + part.length]
-        assert landed == data[part.offset : part.offset + part.length]
 
 
 def test_readers_rest_again_when_reads_are_copies_again(one_cpu: None) -> None:
