@@ -21,7 +21,7 @@ UNLIMITED: Final = -1
 
 _DEFAULT_CONCURRENCY: Final = {SourceKind.FILE: 16, SourceKind.OBJECT: 8}
 _DEFAULT_CHUNK: Final = 8 * MIB
-"""Each read takes some Python, in turns. 4 GB of files on 2 CPUs, of what bare reads do with 4 / 8 MiB: warm and dropped
+"""Each read takes some Python, in turns. 4 GB of files on 2 CPUs, of what bare reads do with 4 / 8 MiB: warm, dropped
 0.78 / 0.81, kept 0.93 / 1.00, cold 0.98 / 0.99, cold and kept 0.77 / 0.90. 16 and 24 MiB are no faster."""
 _LEAST_CHUNK: Final = {SourceKind.FILE: 2 * MIB, SourceKind.OBJECT: 5 * MIB}
 _MOST_CONCURRENCY: Final = 1024
