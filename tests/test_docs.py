@@ -317,9 +317,9 @@ def test_the_tables_have_each_variables_type_and_default(name: str) -> None:
     for value in re.findall(r"`([^`]+)`", kind):  # every value that is listed
         StreamerConfig.from_environment({name: value})
     plain = StreamerConfig()
-    if match := re.fullmatch(r"(\d+) for files, (\d+) for objects", default):
+    if match := re.fullmatch(r"(\d+)(?: for files, (\d+) for objects)?", default):
         of = plain.concurrency_for if "CONCURRENCY" in name else plain.chunk_for
-        assert tuple(map(int, match.groups())) == (of(SourceKind.FILE), of(SourceKind.OBJECT))
+        assert (int(match[1]), int(match[2] or match[1])) == (of(SourceKind.FILE), of(SourceKind.OBJECT))
     elif match := re.match(r"`([^`]+)`|0\b", default):
         assert StreamerConfig.from_environment({name: match[1] or match[0]}) == plain
     else:
