@@ -82,13 +82,13 @@ class CastingLanding:
         """See `SlabPool.peak`; what tensors are cast from is left aside."""
         return self._pool.peak
 
-    def lease(self, group: Group) -> CastLease:
+    def lease(self, group: Group, hurry: bool) -> CastLease:
         """A slab for what the group becomes."""
         layout = cast_layout(group, self._plan.target)
         if layout is None:
-            return CastLease(group, self._plain.lease(group), None, [])
+            return CastLease(group, self._plain.lease(group, hurry), None, [])
         with nvtx_range("wait for memory"):
-            slab = self._pool.lease(layout.output)
+            slab = self._pool.lease(layout.output, hurry)
         return CastLease(group, slab, layout, [run.start for run in layout.runs])
 
     def read(self, lease: CastLease, step: Step, source: Source) -> Reading:

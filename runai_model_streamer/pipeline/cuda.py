@@ -152,7 +152,7 @@ class CudaLanding:
         """Bytes of pinned memory: slots are kept until the end."""
         return self._ring.made * self._slot_bytes
 
-    def lease(self, group: Group) -> CudaLease:
+    def lease(self, group: Group, hurry: bool) -> CudaLease:  # noqa: ARG002 - nothing else to be had
         """Device memory, when the caller has taken all but `GROUPS_AHEAD` of the groups before."""
         with nvtx_range("wait for the caller"), self.waits.waiting():
             self._lifecycle.wait_for(lambda: self._leased - self._taken < GROUPS_AHEAD)

@@ -61,8 +61,11 @@ class Landing(Protocol[LeaseT]):
         """Most bytes of host memory held at once, as they count against the limit. From any thread."""
         ...
 
-    def lease(self, group: Group) -> LeaseT:
-        """Memory for the group; waits for it. Raises `Stopped` when the load ends meanwhile."""
+    def lease(self, group: Group, hurry: bool) -> LeaseT:
+        """Memory for the group; waits for it. Raises `Stopped` when the load ends meanwhile.
+
+        In a hurry, storage has nothing to do while readers wait here.
+        """
         ...
 
     def read(self, lease: LeaseT, step: Step, source: Source) -> Reading:
@@ -124,10 +127,10 @@ class HostLanding:
         """See `SlabPool.peak`."""
         return self._pool.peak
 
-    def lease(self, group: Group) -> Lease:
+    def lease(self, group: Group, hurry: bool) -> Lease:
         """A slab."""
         with nvtx_range("wait for memory"):
-            lease = self._pool.lease(group)
+            lease = self._pool.lease(group, hurry)
         lease.hide_from_children(True)
         return lease
 

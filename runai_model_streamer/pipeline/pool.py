@@ -103,8 +103,8 @@ class SlabPool:
         lifecycle.on_stop(self._wake)
         _pools.add(self)
 
-    def lease(self, group: Group) -> Lease:
-        """Memory for `group`, as soon as the limit allows it.
+    def lease(self, group: Group, hurry: bool = False) -> Lease:
+        """Memory for `group`, as soon as the limit allows it; without one, in a hurry, fresh rather than waited for.
 
         Raises:
             Stopped: the load has ended meanwhile.
@@ -114,7 +114,7 @@ class SlabPool:
             self._lifecycle.check()
             with self._lock:
                 self._collect()
-                slab, wait = self._obtain(group)
+                slab, wait = self._obtain(group, hurry)
                 if slab is not None:
                     return self._grant(slab, group)
             # Waiting a moment for warm memory is no want of it.
@@ -200,11 +200,11 @@ class SlabPool:
             self._held -= slab.charge
             excess -= slab.charge
 
-    def _obtain(self, group: Group) -> tuple[GroupMemory | None, float | None]:
+    def _obtain(self, group: Group, hurry: bool) -> tuple[GroupMemory | None, float | None]:
         """Memory for the group; or none, and the seconds to wait for it, None for as long as it takes."""
         size = None if self._other is None else self._other.size_for(group)
         if self._other is not None and size is not None:
-            wait = self._wait_before_fresh(group, size, size)
+            wait = self._wait_before_fresh(group, size, size, hurry)
             slab = self._other.take(group, size) if wait == 0 else None
             if slab is not None or self._other.required:
                 self._machine.took(size)
@@ -212,7 +212,7 @@ class SlabPool:
         slab = self._reuse(group)
         if slab is not None:
             return slab, 0
-        wait = self._wait_before_fresh(group, group.payload, group.footprint)
+        wait = self._wait_before_fresh(group, group.payload, group.footprint, hurry)
         return self._fresh(group) if wait == 0 else None, wait
 
     def _reuse(self, group: Group) -> GroupMemory | None:
@@ -240,13 +240,14 @@ class SlabPool:
             held -= sum(slab.charge for slab in self._handed)
         return held
 
-    def _wait_before_fresh(self, group: Group, charge: int, size: int) -> float | None:
+    def _wait_before_fresh(self, group: Group, charge: int, size: int, hurry: bool) -> float | None:
         """Seconds to wait for a used slab, None for as long as it takes, 0 to take fresh memory now.
 
         Args:
             group: what for.
             charge: bytes that the memory would count for.
             size: bytes that it would take from the machine.
+            hurry: see `lease`.
         """
         soft = max(self._working_set, 3 * charge)
         budget = soft if self._limit is None else self._limit
@@ -256,7 +257,7 @@ class SlabPool:
             self._evict(in_use + idle + charge - budget)
         elif self._limit is not None:
             return None
-        elif self._hope and group.index != self._awaited:
+        elif self._hope and not hurry and group.index != self._awaited:
             return RECYCLE_WAIT
         if self._limit is None and self._machine.lacks(size):
             return None if in_use > 0 and group.index != self._awaited else 0

@@ -63,7 +63,7 @@ class Feed(Generic[LeaseT]):
     def _all_steps(self, groups: Sequence[Group]) -> Iterator[tuple[LeaseT, Step]]:
         for group in groups:
             if group.steps:
-                lease = self._landing.lease(group)
+                lease = self._landing.lease(group, self._storage_bound)
                 self.leases[group.index] = lease
                 for step in steps_of(group, self._files):
                     yield lease, step

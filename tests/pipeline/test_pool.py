@@ -68,9 +68,10 @@ class Consumer:
 class Asked:
     """A lease that another thread has asked for."""
 
-    def __init__(self, consumer: Consumer, index: int, size: int = MIB) -> None:
+    def __init__(self, consumer: Consumer, index: int, size: int = MIB, hurry: bool = False) -> None:
         self._consumer = consumer
         self._group = group_of(index, size)
+        self._hurry = hurry
         self.lease: Lease | None = None
         self.error: BaseException | None = None
         while consumer.lifecycle.looks.acquire(blocking=False):
@@ -80,7 +81,7 @@ class Asked:
 
     def _run(self) -> None:
         try:
-            self.lease = self._consumer.pool.lease(self._group)
+            self.lease = self._consumer.pool.lease(self._group, self._hurry)
         except BaseException as error:
             self.error = error
 
@@ -99,8 +100,8 @@ class Asked:
 class Waiting(Asked):
     """A lease that another thread waits for, from the moment it has to wait."""
 
-    def __init__(self, consumer: Consumer, index: int, size: int = MIB) -> None:
-        super().__init__(consumer, index, size)
+    def __init__(self, consumer: Consumer, index: int, size: int = MIB, hurry: bool = False) -> None:
+        super().__init__(consumer, index, size, hurry)
         assert consumer.lifecycle.looks.acquire(timeout=PATIENCE)
         self.still_waits()
 
@@ -415,6 +416,22 @@ def test_without_a_limit_a_used_slab_is_waited_for_before_much_fresh_memory_is_t
     waiting = Waiting(consumer, 3)
     del tensors[0]
     assert consumer.made(waiting.granted(), 3).data_ptr() == place
+
+
+def test_without_a_limit_no_used_slab_is_waited_for_in_a_hurry(eager: None) -> None:
+    consumer = dropping()
+    tensors = [consumer.tensor(index) for index in range(3)]
+    fresh = consumer.made(consumer.pool.lease(group_of(3), hurry=True), 3)
+    assert fresh.data_ptr() not in {tensor.data_ptr() for tensor in tensors}
+
+
+def test_a_limit_holds_in_a_hurry_too() -> None:
+    consumer = Consumer(limit=2 * MIB)
+    leases = [consumer.lease(0), consumer.lease(1)]
+    waiting = Waiting(consumer, 2, hurry=True)
+    waiting.still_waits()
+    del leases[0]
+    waiting.granted()
 
 
 def test_without_a_limit_a_lease_waits_for_used_slabs_once_not_for_each_group(

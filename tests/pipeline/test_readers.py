@@ -26,12 +26,14 @@ class RecordingLanding(HostLanding):
     def __init__(self, lifecycle: Lifecycle) -> None:
         super().__init__(SlabPool(None, lifecycle))
         self.leased: list[int] = []
+        self.hurries: list[bool] = []
         self.readied: list[int] = []
         self.on_ready: Callable[[], None] = lambda: None
 
-    def lease(self, group: Group) -> Lease:
+    def lease(self, group: Group, hurry: bool) -> Lease:
         self.leased.append(group.index)
-        return super().lease(group)
+        self.hurries.append(hurry)
+        return super().lease(group, hurry)
 
     def ready(self, lease: Lease) -> None:
         super().ready(lease)
@@ -266,6 +268,13 @@ def test_a_short_buffered_read_is_no_wait_for_storage(one_cpu: None) -> None:
     work = Work([10, 10])
     work.land(work.take(), Origin.BUFFERED, seconds=50e-6)
     assert not work.feed.has_work_for(1)
+
+
+def test_memory_is_leased_in_a_hurry_while_reads_wait_for_storage() -> None:
+    work = Work([10] * 3)
+    for origin in (Origin.PAGE_CACHE, Origin.DISK, Origin.DISK):
+        work.land(work.take(), origin)
+    assert work.landing.hurries == [False, False, True]
 
 
 def test_readers_rest_again_when_reads_are_copies_again(one_cpu: None) -> None:
