@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -24,8 +25,10 @@ import torch
 import torch.distributed as dist
 
 from runai_model_streamer import DistributedStreamer, FileChunks, SafetensorsStreamer, TensorShard, streamer
+from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.distributed import groups
-from runai_model_streamer.errors import StreamerError
+from runai_model_streamer.distributed.peers import Peers
+from runai_model_streamer.errors import DistributedError, StreamerError
 from runai_model_streamer.io.posix import FileSource
 from runai_model_streamer.io.source import Origin
 from runai_model_streamer.pipeline import cuda_load
@@ -48,7 +51,10 @@ EMULATOR: Final = "EMULATED_CUDA_DRIVER"
 """Environment variable: the emulated driver's library."""
 
 KILLED: Final = 1
-"""Rank that dies in the program "killed"."""
+"""Rank that dies in the programs "killed" and "half_..."."""
+
+HALF: Final = 128 << 20
+"""Bytes of a message that takes a while."""
 
 
 class Ranks:
@@ -350,6 +356,54 @@ def killed(me: Ranks) -> Iterator[tuple[str, Outcome]]:
         yield "killed", me.stream("large.safetensors", each=dying)
 
 
+def half_gathered(me: Ranks) -> Iterator[tuple[str, Outcome]]:
+    """A rank dies while what it has for all arrives."""
+    yield _cut_off(me, lambda peers: peers.gather(b"\1" * HALF if me.rank == KILLED else b""))
+
+
+def half_sent(me: Ranks) -> Iterator[tuple[str, Outcome]]:
+    """A rank dies while what another has for all arrives there."""
+    yield _cut_off(me, lambda peers: peers.gather(b"\1" * HALF if me.rank != KILLED else b""))
+
+
+def half_received(me: Ranks) -> Iterator[tuple[str, Outcome]]:
+    """A rank dies while what it has read for another arrives."""
+    buffer = memoryview(bytearray(b"\1" if me.rank == KILLED else b"\0") * HALF)
+    yield _cut_off(
+        me, lambda peers: peers.send(buffer, 0, [0]) if me.rank == KILLED else peers.receive(buffer, KILLED, 0)
+    )
+
+
+def _cut_off(me: Ranks, exchange: Callable[[Peers], object]) -> tuple[str, Outcome]:
+    """What a rank sees when another is killed as soon as the first bytes of a long message have come."""
+    (me.folder / f"{me.rank}.pid").write_text(str(os.getpid()))
+    real = dist.irecv
+
+    def kill_when_begun(data: torch.Tensor) -> None:
+        first = data.numpy()[:1]
+        while not first[0]:
+            pass
+        os.kill(int((me.folder / f"{KILLED}.pid").read_text()), signal.SIGKILL)
+
+    def receiving(data: torch.Tensor, *where: Any, **more: Any) -> Any:
+        if data.numel() == HALF:
+            data.zero_()
+            threading.Thread(target=kill_when_begun, args=(data,), daemon=True).start()
+        return real(data, *where, **more)
+
+    dist.irecv = receiving
+    with setting(RUNAI_STREAMER_DIST_TIMEOUT="8"):
+        membership = groups.join(StreamerConfig.from_environment())
+    assert membership is not None
+    with me.watched() as outcome:
+        try:
+            exchange(membership.peers)
+        except DistributedError as error:
+            outcome["cause"] = str(error.__cause__)
+            raise
+    return "cut off", outcome
+
+
 def standing(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     """One rank stands still for longer than the others' patience; one never comes."""
 
@@ -366,7 +420,7 @@ def standing(me: Ranks) -> Iterator[tuple[str, Outcome]]:
 PROGRAMS: Final = {
     program.__name__: program
     for program in (equal, failing, selecting, casting, page_locked, without_gloo, nodes, killed, standing, forked)
-}
+} | {program.__name__: program for program in (half_gathered, half_received, half_sent)}
 
 
 class _Lines(logging.Handler):

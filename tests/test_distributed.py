@@ -373,6 +373,14 @@ def test_a_rank_that_is_killed_is_named_by_the_others(folder: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("program", ["half_gathered", "half_received", "half_sent"])
+def test_a_rank_that_dies_while_a_message_is_half_way_is_named_at_once(folder: Path, program: str) -> None:
+    survivor, _ = run(folder, 2, program)
+    assert survivor["cut off"]["ranks"] == [KILLED]
+    assert "died" in survivor["cut off"]["text"]
+    assert "Timed out" not in survivor["cut off"]["cause"]
+
+
 def test_a_rank_that_stands_still_or_never_comes_is_waited_for_no_longer_than_the_timeout(folder: Path) -> None:
     outcomes = run(folder, 3, "standing")
     for outcome in others(outcomes, "stands still", 0):

@@ -16,6 +16,8 @@ _MOST_RANKS: Final = 200
 
 _LONG: Final = timedelta(days=1)
 
+_END_TAG: Final = 1
+
 
 class Reason(NamedTuple):
     """Why a load ended early."""
@@ -38,8 +40,18 @@ def sendable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def written(notice: Reason | Patience) -> torch.Tensor:
-    """The message, cut short where it is too long."""
+def nothing() -> torch.Tensor:
+    """An empty message, which says only that it is there."""
+    return torch.empty(0, dtype=torch.uint8, device="cpu")
+
+
+def tell(notice: Reason | Patience, rank: int, group: Any) -> list[Any]:
+    """Begin to send the message to a rank that listens: what to wait for."""
+    works = [dist.isend(_written(notice), rank, group=group), dist.isend(nothing(), rank, group=group, tag=_END_TAG)]
+    return [work for work in works if work is not None]
+
+
+def _written(notice: Reason | Patience) -> torch.Tensor:
     if isinstance(notice, Patience):
         said = orjson.dumps({"waited": notice.waited[:_MOST_RANKS]})
     else:
@@ -59,14 +71,18 @@ def _read(message: torch.Tensor) -> Reason | Patience:
 class Listener:
     """Receives the message of one rank, if it ever sends it.
 
-    The receive is posted at once. Only who asks makes a thread wait for it: a wait of limited time would, at its end,
-    close the connections of the whole group. The thread ends with the connection.
+    The receive is posted at once; an empty message follows, which alone is waited for (see `peers`). Only who asks
+    makes a thread wait: a wait of limited time would, at its end, close the connections of the whole group. The thread
+    ends with the connection.
     """
 
     def __init__(self, rank: int, group: Any) -> None:
         self._rank = rank
         self._notice = torch.zeros(NOTICE_BYTES, dtype=torch.uint8, device="cpu")
-        self._work: Any = dist.irecv(self._notice, rank, group=group)
+        self._works: list[Any] = [
+            dist.irecv(self._notice, rank, group=group),
+            dist.irecv(nothing(), rank, group=group, tag=_END_TAG),
+        ]
         self._heard = threading.Event()
         self._thread: threading.Thread | None = None
         self.said: Reason | Patience | None = None
@@ -83,7 +99,7 @@ class Listener:
 
     def _listen(self) -> None:
         try:
-            self._work.wait(_LONG)
+            self._works[-1].wait(_LONG)
             self.said = _read(self._notice)
         except RuntimeError:
             self.dead = True
