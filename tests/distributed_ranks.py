@@ -32,6 +32,7 @@ from runai_model_streamer.errors import DistributedError, StreamerError
 from runai_model_streamer.io.posix import FileSource
 from runai_model_streamer.io.source import Origin
 from runai_model_streamer.pipeline import cuda_load
+from runai_model_streamer.pipeline.readers import Feed
 from runai_model_streamer.profiling.environment import environment
 from tests.checkpoints import join_ours, our_threads, raw
 from tests.cuda_emulator import Emulator
@@ -148,6 +149,9 @@ def failing(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     with setting(RUNAI_STREAMER_MEMORY_LIMIT="0"):
         yield "raises", me.stream("large.safetensors", each=raising)
         yield "leaves", _left_by(me, 1)
+        yield "drops", _dropped_by(me, 3)
+    with _no_landing(me.rank == 2):
+        yield "lands nowhere", me.stream("large.safetensors")
     yield "another file", me.stream("shared.safetensors" if me.rank != 3 else "other.safetensors")
     with contextlib.chdir(me.folder / f"sized-{me.rank == 3}"):
         yield "another size", me.stream("./model.safetensors")
@@ -262,6 +266,19 @@ def _left_by(me: Ranks, rank: int) -> Outcome:
     return {"tensors": [], "threads": _threads_left()}
 
 
+def _dropped_by(me: Ranks, rank: int) -> Outcome:
+    """One rank drops its iterator, and closes its streamer only when the others have seen the end of the load."""
+    if me.rank != rank:
+        outcome = me.stream("large.safetensors")
+        dist.barrier()
+        return outcome
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_files([me.folder / "large.safetensors"], is_distributed=True)
+        next(streamer.get_tensors())
+        dist.barrier()
+    return {"tensors": [], "threads": _threads_left()}
+
+
 def _closed_streamer() -> SafetensorsStreamer:
     streamer = SafetensorsStreamer()
     streamer.close()
@@ -314,6 +331,22 @@ def _broken_reads(broken: bool) -> Iterator[None]:
         yield
     finally:
         FileSource._read = real  # type: ignore[method-assign]  # noqa: SLF001
+
+
+@contextlib.contextmanager
+def _no_landing(broken: bool) -> Iterator[None]:
+    """What has been read cannot land."""
+    real = Feed.landed
+
+    def landed(*_: object) -> None:
+        raise MemoryError("no room")
+
+    if broken:
+        Feed.landed = landed  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Feed.landed = real  # type: ignore[method-assign]
 
 
 def nodes(me: Ranks) -> Iterator[tuple[str, Outcome]]:

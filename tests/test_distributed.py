@@ -255,6 +255,17 @@ def test_a_rank_that_leaves_its_loop_ends_the_load_for_all(failing: Outcomes) ->
         assert "left before it had all tensors" in outcome["text"]
 
 
+def test_a_rank_that_drops_its_iterator_ends_the_load_for_all_before_it_closes_its_streamer(failing: Outcomes) -> None:
+    for outcome in others(failing, "drops", 3):
+        assert "left before it had all tensors" in outcome["text"]
+
+
+def test_a_rank_that_fails_in_what_is_no_read_tells_the_others_why(failing: Outcomes) -> None:
+    assert "MemoryError: no room" in failing[2]["lands nowhere"]["text"]
+    for outcome in others(failing, "lands nowhere", 2):
+        assert "failed: StreamerError: reading failed unexpectedly: MemoryError: no room" in outcome["text"]
+
+
 def test_other_paths_are_named(failing: Outcomes) -> None:
     for rank in failing:
         assert rank["another file"]["error"] == "DistributedError"
