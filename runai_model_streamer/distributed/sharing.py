@@ -141,7 +141,7 @@ class Sharing:
 
     def agree_on_terms(self, files: Sequence[PlannedFile], concurrency: int) -> Terms:
         """Find the ranks that read the same. All ranks that share the load have to call this, and `divide` then."""
-        wanted = digest_of([[tensor[:5] for tensor in file.tensors] for file in files]).encode()
+        wanted = digest_of([file.tensors for file in files]).encode()
         peers = self._peers
         found = zip(peers.ranks, peers.gather(wanted), strict=True)
         self._ranks = tuple(rank for rank, theirs in found if theirs == wanted)
