@@ -49,8 +49,9 @@ def listed(items: Collection[str]) -> str:
 
 
 def digest_of(planned: Sequence[object]) -> str:
-    """A short digest of what all ranks have planned: sequences, named tuples too, of text and numbers.
+    """A short digest of what all ranks have planned: sequences, named tuples too, of text and numbers, NumPy's too.
 
     50,000 tensors: 16 ms; made of their `repr`, 89 ms.
     """
-    return hashlib.sha256(orjson.dumps(planned, default=tuple)).hexdigest()[:16]
+    text = orjson.dumps(planned, default=tuple, option=orjson.OPT_SERIALIZE_NUMPY)
+    return hashlib.sha256(text).hexdigest()[:16]

@@ -1,5 +1,6 @@
 """What ranks compare before they share a load."""
 
+import numpy as np
 import pytest
 
 from runai_model_streamer.distributed.agreement import digest_of
@@ -16,6 +17,7 @@ class _Unwritten(TensorInfo):
 
 def test_ranks_that_plan_the_same_have_the_same_digest_which_makes_no_text_of_each_tensor() -> None:
     assert digest_of([[_Unwritten(*TENSOR)], []]) == digest_of(([_Unwritten(*TENSOR)], ()))
+    assert digest_of([[TENSOR._replace(end=np.int64(100))]]) == digest_of([[TENSOR]])
     assert digest_of([(None, 7), [[Share(0, 5, 1, 0)]]]) == digest_of([(None, 7), [[Share(0, 5, 1, 0)]]])
 
 
