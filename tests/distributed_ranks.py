@@ -338,11 +338,11 @@ def _no_landing(broken: bool) -> Iterator[None]:
     """What has been read cannot land."""
     real = Feed.landed
 
-    def landed(*_: object) -> None:
+    def landed(*_: Any) -> None:
         raise MemoryError("no room")
 
     if broken:
-        Feed.landed = landed  # type: ignore[method-assign]
+        Feed.landed = landed  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
@@ -424,7 +424,7 @@ def _cut_off(me: Ranks, exchange: Callable[[Peers], object]) -> tuple[str, Outco
             threading.Thread(target=kill_when_begun, args=(data,), daemon=True).start()
         return real(data, *where, **more)
 
-    dist.irecv = receiving
+    dist.irecv = receiving  # type: ignore[assignment]
     with setting(RUNAI_STREAMER_DIST_TIMEOUT="8"):
         membership = groups.join(StreamerConfig.from_environment())
     assert membership is not None
