@@ -27,6 +27,7 @@ import torch.distributed as dist
 from runai_model_streamer import DistributedStreamer, FileChunks, SafetensorsStreamer, TensorShard, streamer
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.distributed import groups
+from runai_model_streamer.distributed.notices import Reason
 from runai_model_streamer.distributed.peers import Peers
 from runai_model_streamer.errors import DistributedError, StreamerError
 from runai_model_streamer.io.posix import FileSource
@@ -407,6 +408,30 @@ def half_received(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     )
 
 
+def sends_forgotten(me: Ranks) -> Iterator[tuple[str, Outcome]]:
+    """A rank ends a load, to which gloo would not tell that a send of its own has failed."""
+    real = dist.isend
+    waited: list[int] = []
+
+    class _Forgotten:
+        def __init__(self, work: Any) -> None:
+            self.work = work
+
+        def wait(self, *_: Any) -> None:
+            waited.append(1)
+
+    if me.rank == 1:
+        dist.isend = lambda *where, **more: _Forgotten(real(*where, **more))  # type: ignore[assignment]
+    membership = groups.join(StreamerConfig.from_environment())
+    assert membership is not None
+    with me.watched() as outcome:
+        if me.rank == 1:
+            membership.peers.end(Reason(1, "failed: on purpose"))
+        else:
+            membership.peers.receive(memoryview(bytearray(9)), 1, 0)
+    yield "ends", outcome | {"waited": len(waited)}
+
+
 def _cut_off(me: Ranks, exchange: Callable[[Peers], object]) -> tuple[str, Outcome]:
     """What a rank sees when another is killed as soon as the first bytes of a long message have come."""
     (me.folder / f"{me.rank}.pid").write_text(str(os.getpid()))
@@ -453,7 +478,7 @@ def standing(me: Ranks) -> Iterator[tuple[str, Outcome]]:
 PROGRAMS: Final = {
     program.__name__: program
     for program in (equal, failing, selecting, casting, page_locked, without_gloo, nodes, killed, standing, forked)
-} | {program.__name__: program for program in (half_gathered, half_received, half_sent)}
+} | {program.__name__: program for program in (half_gathered, half_received, half_sent, sends_forgotten)}
 
 
 class _Lines(logging.Handler):

@@ -392,6 +392,12 @@ def test_a_rank_that_dies_while_a_message_is_half_way_is_named_at_once(folder: P
     assert "Timed out" not in survivor["cut off"]["cause"]
 
 
+def test_a_rank_that_ends_a_load_waits_for_no_send_of_what_it_tells_the_others(folder: Path) -> None:
+    told, teller = run(folder, 2, "sends_forgotten")
+    assert told["ends"]["text"] == "rank 1 failed: on purpose"
+    assert teller["ends"]["waited"] == 0
+
+
 def test_a_rank_that_stands_still_or_never_comes_is_waited_for_no_longer_than_the_timeout(folder: Path) -> None:
     outcomes = run(folder, 3, "standing")
     for outcome in others(outcomes, "stands still", 0):

@@ -26,7 +26,7 @@ from typing import Any, Final
 import torch
 import torch.distributed as dist
 
-from runai_model_streamer.distributed.notices import Listener, Patience, Reason, nothing, tell
+from runai_model_streamer.distributed.notices import Listener, Patience, Reason, nothing
 from runai_model_streamer.errors import DistributedError
 from runai_model_streamer.pipeline.lifecycle import Stopped
 
@@ -226,14 +226,10 @@ class Peers:
             self._ended = True
             # gloo may forget a message that begins while its connection closes.
             self._gate.wait_for(lambda: not self._beginning, NOTICE_SECONDS)
-        works: list[Any] = []
-        for rank in self._others:
-            if not self._listeners[rank].dead:
-                with contextlib.suppress(RuntimeError, ValueError):
-                    works += tell(notice, rank, self._control)
-        for work in works:
-            with contextlib.suppress(RuntimeError):  # who is gone needs no telling
-                work.wait(timedelta(seconds=NOTICE_SECONDS))
+        for listener in self._listeners.values():
+            listener.tell(notice)
+        for listener in self._listeners.values():
+            listener.wait_until_told(NOTICE_SECONDS)
         self._wake(self._data)
 
     def _wake(self, group: Any) -> None:
