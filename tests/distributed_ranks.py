@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -24,11 +25,15 @@ import torch
 import torch.distributed as dist
 
 from runai_model_streamer import DistributedStreamer, FileChunks, SafetensorsStreamer, TensorShard, streamer
+from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.distributed import groups
-from runai_model_streamer.errors import StreamerError
+from runai_model_streamer.distributed.notices import Reason
+from runai_model_streamer.distributed.peers import Peers
+from runai_model_streamer.errors import DistributedError, StreamerError
 from runai_model_streamer.io.posix import FileSource
 from runai_model_streamer.io.source import Origin
 from runai_model_streamer.pipeline import cuda_load
+from runai_model_streamer.pipeline.readers import Feed
 from runai_model_streamer.profiling.environment import environment
 from tests.checkpoints import join_ours, our_threads, raw
 from tests.cuda_emulator import Emulator
@@ -48,7 +53,10 @@ EMULATOR: Final = "EMULATED_CUDA_DRIVER"
 """Environment variable: the emulated driver's library."""
 
 KILLED: Final = 1
-"""Rank that dies in the program "killed"."""
+"""Rank that dies in the programs "killed" and "half_..."."""
+
+HALF: Final = 128 << 20
+"""Bytes of a message that takes a while."""
 
 
 class Ranks:
@@ -142,6 +150,9 @@ def failing(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     with setting(RUNAI_STREAMER_MEMORY_LIMIT="0"):
         yield "raises", me.stream("large.safetensors", each=raising)
         yield "leaves", _left_by(me, 1)
+        yield "drops", _dropped_by(me, 3)
+    with _no_landing(me.rank == 2):
+        yield "lands nowhere", me.stream("large.safetensors")
     yield "another file", me.stream("shared.safetensors" if me.rank != 3 else "other.safetensors")
     with contextlib.chdir(me.folder / f"sized-{me.rank == 3}"):
         yield "another size", me.stream("./model.safetensors")
@@ -256,6 +267,19 @@ def _left_by(me: Ranks, rank: int) -> Outcome:
     return {"tensors": [], "threads": _threads_left()}
 
 
+def _dropped_by(me: Ranks, rank: int) -> Outcome:
+    """One rank drops its iterator, and closes its streamer only when the others have seen the end of the load."""
+    if me.rank != rank:
+        outcome = me.stream("large.safetensors")
+        dist.barrier()
+        return outcome
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_files([me.folder / "large.safetensors"], is_distributed=True)
+        next(streamer.get_tensors())
+        dist.barrier()
+    return {"tensors": [], "threads": _threads_left()}
+
+
 def _closed_streamer() -> SafetensorsStreamer:
     streamer = SafetensorsStreamer()
     streamer.close()
@@ -310,6 +334,22 @@ def _broken_reads(broken: bool) -> Iterator[None]:
         FileSource._read = real  # type: ignore[method-assign]  # noqa: SLF001
 
 
+@contextlib.contextmanager
+def _no_landing(broken: bool) -> Iterator[None]:
+    """What has been read cannot land."""
+    real = Feed.landed
+
+    def landed(*_: Any) -> None:
+        raise MemoryError("no room")
+
+    if broken:
+        Feed.landed = landed  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        Feed.landed = real  # type: ignore[method-assign]
+
+
 def nodes(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     """Two nodes of two ranks and three, and one that has a single rank."""
     groups.node_name = lambda: f"node {min(me.rank // 2, 1)}"
@@ -350,6 +390,78 @@ def killed(me: Ranks) -> Iterator[tuple[str, Outcome]]:
         yield "killed", me.stream("large.safetensors", each=dying)
 
 
+def half_gathered(me: Ranks) -> Iterator[tuple[str, Outcome]]:
+    """A rank dies while what it has for all arrives."""
+    yield _cut_off(me, lambda peers: peers.gather(b"\1" * HALF if me.rank == KILLED else b""))
+
+
+def half_sent(me: Ranks) -> Iterator[tuple[str, Outcome]]:
+    """A rank dies while what another has for all arrives there."""
+    yield _cut_off(me, lambda peers: peers.gather(b"\1" * HALF if me.rank != KILLED else b""))
+
+
+def half_received(me: Ranks) -> Iterator[tuple[str, Outcome]]:
+    """A rank dies while what it has read for another arrives."""
+    buffer = memoryview(bytearray(b"\1" if me.rank == KILLED else b"\0") * HALF)
+    yield _cut_off(
+        me, lambda peers: peers.send(buffer, 0, [0]) if me.rank == KILLED else peers.receive(buffer, KILLED, 0)
+    )
+
+
+def sends_forgotten(me: Ranks) -> Iterator[tuple[str, Outcome]]:
+    """A rank ends a load, to which gloo would not tell that a send of its own has failed."""
+    real = dist.isend
+    waited: list[int] = []
+
+    class _Forgotten:
+        def __init__(self, work: Any) -> None:
+            self.work = work
+
+        def wait(self, *_: Any) -> None:
+            waited.append(1)
+
+    if me.rank == 1:
+        dist.isend = lambda *where, **more: _Forgotten(real(*where, **more))  # type: ignore[assignment]
+    membership = groups.join(StreamerConfig.from_environment())
+    assert membership is not None
+    with me.watched() as outcome:
+        if me.rank == 1:
+            membership.peers.end(Reason(1, "failed: on purpose"))
+        else:
+            membership.peers.receive(memoryview(bytearray(9)), 1, 0)
+    yield "ends", outcome | {"waited": len(waited)}
+
+
+def _cut_off(me: Ranks, exchange: Callable[[Peers], object]) -> tuple[str, Outcome]:
+    """What a rank sees when another is killed as soon as the first bytes of a long message have come."""
+    (me.folder / f"{me.rank}.pid").write_text(str(os.getpid()))
+    real = dist.irecv
+
+    def kill_when_begun(data: torch.Tensor) -> None:
+        first = data.numpy()[:1]
+        while not first[0]:
+            pass
+        os.kill(int((me.folder / f"{KILLED}.pid").read_text()), signal.SIGKILL)
+
+    def receiving(data: torch.Tensor, *where: Any, **more: Any) -> Any:
+        if data.numel() == HALF:
+            data.zero_()
+            threading.Thread(target=kill_when_begun, args=(data,), daemon=True).start()
+        return real(data, *where, **more)
+
+    dist.irecv = receiving  # type: ignore[assignment]
+    with setting(RUNAI_STREAMER_DIST_TIMEOUT="8"):
+        membership = groups.join(StreamerConfig.from_environment())
+    assert membership is not None
+    with me.watched() as outcome:
+        try:
+            exchange(membership.peers)
+        except DistributedError as error:
+            outcome["cause"] = str(error.__cause__)
+            raise
+    return "cut off", outcome
+
+
 def standing(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     """One rank stands still for longer than the others' patience; one never comes."""
 
@@ -366,7 +478,7 @@ def standing(me: Ranks) -> Iterator[tuple[str, Outcome]]:
 PROGRAMS: Final = {
     program.__name__: program
     for program in (equal, failing, selecting, casting, page_locked, without_gloo, nodes, killed, standing, forked)
-}
+} | {program.__name__: program for program in (half_gathered, half_received, half_sent, sends_forgotten)}
 
 
 class _Lines(logging.Handler):

@@ -255,6 +255,17 @@ def test_a_rank_that_leaves_its_loop_ends_the_load_for_all(failing: Outcomes) ->
         assert "left before it had all tensors" in outcome["text"]
 
 
+def test_a_rank_that_drops_its_iterator_ends_the_load_for_all_before_it_closes_its_streamer(failing: Outcomes) -> None:
+    for outcome in others(failing, "drops", 3):
+        assert "left before it had all tensors" in outcome["text"]
+
+
+def test_a_rank_that_fails_in_what_is_no_read_tells_the_others_why(failing: Outcomes) -> None:
+    assert "MemoryError: no room" in failing[2]["lands nowhere"]["text"]
+    for outcome in others(failing, "lands nowhere", 2):
+        assert "failed: StreamerError: reading failed unexpectedly: MemoryError: no room" in outcome["text"]
+
+
 def test_other_paths_are_named(failing: Outcomes) -> None:
     for rank in failing:
         assert rank["another file"]["error"] == "DistributedError"
@@ -371,6 +382,20 @@ def test_a_rank_that_is_killed_is_named_by_the_others(folder: Path) -> None:
             found(outcome | {"error": None} if False else {"tensors": outcome["tensors"]})
             == expected(LARGE)[: len(outcome["tensors"])]
         )
+
+
+@pytest.mark.parametrize("program", ["half_gathered", "half_received", "half_sent"])
+def test_a_rank_that_dies_while_a_message_is_half_way_is_named_at_once(folder: Path, program: str) -> None:
+    survivor, _ = run(folder, 2, program)
+    assert survivor["cut off"]["ranks"] == [KILLED]
+    assert "died" in survivor["cut off"]["text"]
+    assert "Timed out" not in survivor["cut off"]["cause"]
+
+
+def test_a_rank_that_ends_a_load_waits_for_no_send_of_what_it_tells_the_others(folder: Path) -> None:
+    told, teller = run(folder, 2, "sends_forgotten")
+    assert told["ends"]["text"] == "rank 1 failed: on purpose"
+    assert teller["ends"]["waited"] == 0
 
 
 def test_a_rank_that_stands_still_or_never_comes_is_waited_for_no_longer_than_the_timeout(folder: Path) -> None:

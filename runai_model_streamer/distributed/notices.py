@@ -1,5 +1,6 @@
 """The one message that a rank sends to another when it ends a load early."""
 
+import contextlib
 import threading
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
@@ -15,6 +16,10 @@ _MOST_RANKS: Final = 200
 """Named in one message."""
 
 _LONG: Final = timedelta(days=1)
+
+_NOTICE_TAG: Final = 0
+_END_TAG: Final = 1
+_READY_TAG: Final = 2
 
 
 class Reason(NamedTuple):
@@ -38,8 +43,12 @@ def sendable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def written(notice: Reason | Patience) -> torch.Tensor:
-    """The message, cut short where it is too long."""
+def nothing() -> torch.Tensor:
+    """An empty message, which says only that it is there."""
+    return torch.empty(0, dtype=torch.uint8, device="cpu")
+
+
+def _written(notice: Reason | Patience) -> torch.Tensor:
     if isinstance(notice, Patience):
         said = orjson.dumps({"waited": notice.waited[:_MOST_RANKS]})
     else:
@@ -57,22 +66,43 @@ def _read(message: torch.Tensor) -> Reason | Patience:
 
 
 class Listener:
-    """Receives the message of one rank, if it ever sends it.
+    """Receives the message of one rank, if it ever sends it, and sends it this rank's.
 
-    The receive is posted at once. Only who asks makes a thread wait for it: a wait of limited time would, at its end,
-    close the connections of the whole group. The thread ends with the connection.
+    The receive is posted at once; an empty message follows, which alone is waited for (see `peers`). Only who asks
+    makes a thread wait: a wait of limited time would, at its end, close the connections of the whole group. The thread
+    ends with the connection.
+
+    Each rank tells that it listens. What is sent to one that does is on its way when the call to send it returns.
     """
 
     def __init__(self, rank: int, group: Any) -> None:
         self._rank = rank
         self._notice = torch.zeros(NOTICE_BYTES, dtype=torch.uint8, device="cpu")
-        self._work: Any = dist.irecv(self._notice, rank, group=group)
+        self._group = group
+        self._bytes: Any = dist.irecv(self._notice, rank, group=group, tag=_NOTICE_TAG)
+        self._end: Any = dist.irecv(nothing(), rank, group=group, tag=_END_TAG)
+        self._ready: Any = dist.irecv(nothing(), rank, group=group, tag=_READY_TAG)
+        self._sent: list[Any] = [dist.isend(nothing(), rank, group=group, tag=_READY_TAG)]
         self._heard = threading.Event()
         self._thread: threading.Thread | None = None
         self.said: Reason | Patience | None = None
         """The message."""
         self.dead = False
         """Whether the connection has closed without one."""
+
+    def tell(self, notice: Reason | Patience) -> None:
+        """Send the message, unless the connection has closed."""
+        with contextlib.suppress(RuntimeError, ValueError):
+            for data, tag in ((_written(notice), _NOTICE_TAG), (nothing(), _END_TAG)):
+                self._sent.append(dist.isend(data, self._rank, group=self._group, tag=tag))
+
+    def wait_until_told(self, seconds: float) -> None:
+        """Wait until what `tell` has sent is on its way, or the connection has closed.
+
+        Not for the sends themselves: gloo would not tell that one has failed (see `peers`).
+        """
+        with contextlib.suppress(RuntimeError):
+            self._ready.wait(timedelta(seconds=seconds))
 
     def heard(self, seconds: float) -> bool:
         """Whether the message is there, or will never be. Not from two threads at once."""
@@ -83,7 +113,7 @@ class Listener:
 
     def _listen(self) -> None:
         try:
-            self._work.wait(_LONG)
+            self._end.wait(_LONG)
             self.said = _read(self._notice)
         except RuntimeError:
             self.dead = True

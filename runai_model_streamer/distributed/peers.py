@@ -1,10 +1,12 @@
 """Messages between the ranks of one load, and who is to blame when they end.
 
-Two gloo groups. The data group carries the bytes, straight from and into the memory they live in. A receiver asks for
-them, and says when it has them, so that a sender too only ever waits for something to arrive: gloo wakes a receive
-whose connection closes, and not every send. The control group carries one message from each rank to each other at
-most: why it ended early. A receive for it is posted from the beginning, so that it arrives even if its sender is gone
-a moment later.
+Two gloo groups. The data group carries the bytes, straight from and into the memory they live in. The control group
+carries one message from each rank to each other at most: why it ended early. A receive for it is posted from the
+beginning, so that it arrives even if its sender is gone a moment later.
+
+All that a rank ever waits for is the arrival of an empty message: one follows each message that has bytes, and one
+says that they have arrived. When a connection closes, gloo wakes a receive that has not begun, but neither one whose
+bytes have begun to arrive nor a send whose bytes have begun to go. An empty message arrives at once or not at all.
 
 When a message fails, its connection tells whether the other process has died: then the control connection is closed
 too. If it is alive, it has ended early, and its own message says why and on whose account. A rank that ends early
@@ -18,12 +20,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 
 import torch
 import torch.distributed as dist
 
-from runai_model_streamer.distributed.notices import Listener, Patience, Reason, written
+from runai_model_streamer.distributed.notices import Listener, Patience, Reason, nothing
 from runai_model_streamer.errors import DistributedError
 from runai_model_streamer.pipeline.lifecycle import Stopped
 
@@ -33,12 +36,13 @@ NOTICE_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 3.0
 """Seconds for a rank that was waited for to say that it has waited itself."""
 
-_LENGTH_TAG: Final = 1
-_GATHER_TAG: Final = 2
-_POISON_TAG: Final = 3
-_FIRST_TAG: Final = 16
 _TAGS: Final = 3
-"""Of a message: its bytes, the receiver's wish for them, its thanks."""
+"""Of a message: its bytes, their end, the receiver's thanks."""
+
+_POISON_TAG: Final = 0
+_LENGTH_TAG: Final = 1
+_GATHER_TAG: Final = _LENGTH_TAG + _TAGS
+_FIRST_TAG: Final = _GATHER_TAG + _TAGS
 
 _MOST_MESSAGES: Final = 1 << 29
 _KEPT: Final = 1024
@@ -74,8 +78,8 @@ class Peers:
         self._ours = False
         self._ended = False
         self._closed = False
-        # Sends that nobody waits for, kept until they have surely gone.
-        self._unanswered: deque[Any] = deque(maxlen=_KEPT)
+        # Nobody waits for them; kept until they have surely gone.
+        self._thanks: deque[Any] = deque(maxlen=_KEPT)
         self._listeners = {rank: Listener(rank, control) for rank in self._others}
 
     def send(self, buffer: memoryview, number: int, ranks: Sequence[int]) -> None:
@@ -85,43 +89,39 @@ class Peers:
             DistributedError: a rank has died, ended early, or not taken them in time.
             Stopped: this rank has ended the load itself.
         """
-        data, tag = torch.frombuffer(buffer, dtype=torch.uint8), _tag(number)
-        asked = [(rank, self._begin(dist.irecv, _flag(), rank, tag + 1)) for rank in ranks]
-        taken = [(rank, self._begin(dist.irecv, _flag(), rank, tag + 2)) for rank in ranks]
-        sending = []
-        for rank, work in asked:
-            self._wait(rank, work)
-            sending.append(self._begin(dist.isend, data, rank, tag))
-        for rank, work in taken:
-            self._wait(rank, work)
+        self._exchange(_tag(number), [], [(rank, torch.frombuffer(buffer, dtype=torch.uint8)) for rank in ranks])
 
     def receive(self, buffer: memoryview, rank: int, number: int) -> None:
         """Fill the buffer with message `number` of another rank. Raises as `send` does."""
-        tag = _tag(number)
-        work = self._begin(dist.irecv, torch.frombuffer(buffer, dtype=torch.uint8), rank, tag)
-        asking = self._begin(dist.isend, _flag(), rank, tag + 1)
-        self._wait(rank, work)
-        self._unanswered.append((asking, self._begin(dist.isend, _flag(), rank, tag + 2)))
+        self._exchange(_tag(number), [(rank, torch.frombuffer(buffer, dtype=torch.uint8))], [])
 
     def gather(self, data: bytes) -> list[bytes]:
         """What each rank passes here, in the order of `ranks`. Raises as `send` does."""
         mine = torch.frombuffer(bytearray(data or b"\0"), dtype=torch.uint8)
-        lengths = [torch.tensor([len(data)], device="cpu") for _ in self.ranks]
-        self._exchange(lengths[self.index], lengths, _LENGTH_TAG)
-        sizes = [int(length) for length in lengths]
-        found = [torch.empty(max(size, 1), dtype=torch.uint8, device="cpu") for size in sizes]
-        found[self.index] = mine
-        self._exchange(mine, found, _GATHER_TAG)
-        return [bytes(each.numpy()[:size]) for each, size in zip(found, sizes, strict=True)]
+        length = torch.tensor([len(data)], device="cpu")
+        lengths = {rank: torch.zeros_like(length) for rank in self._others}
+        self._exchange(_LENGTH_TAG, list(lengths.items()), [(rank, length) for rank in self._others])
+        found = {
+            rank: torch.empty(max(int(length), 1), dtype=torch.uint8, device="cpu") for rank, length in lengths.items()
+        }
+        self._exchange(_GATHER_TAG, list(found.items()), [(rank, mine) for rank in self._others])
+        return [data if rank == self.rank else bytes(found[rank].numpy()[: int(lengths[rank])]) for rank in self.ranks]
 
-    def _exchange(self, mine: torch.Tensor, others: Sequence[torch.Tensor], tag: int) -> None:
-        sent, received = [], []
-        for rank, theirs in zip(self.ranks, others, strict=True):
-            if rank != self.rank:
-                sent.append((rank, self._begin(dist.isend, mine, rank, tag)))
-                received.append((rank, self._begin(dist.irecv, theirs, rank, tag)))
-        for rank, work in received + sent:
-            self._wait(rank, work)
+    def _exchange(
+        self, tag: int, wanted: Sequence[tuple[int, torch.Tensor]], given: Sequence[tuple[int, torch.Tensor]]
+    ) -> None:
+        """Receive and send the bytes of one message; return when they are here, and there."""
+        receive, send = partial(self._begin, dist.irecv), partial(self._begin, dist.isend)
+        coming = [(rank, receive(data, rank, tag), receive(nothing(), rank, tag + 1)) for rank, data in wanted]
+        taken = [(rank, receive(nothing(), rank, tag + 2)) for rank, _ in given]
+        # Kept until the bytes are there: gloo forgets what nobody holds.
+        going = [(send(data, rank, tag), send(nothing(), rank, tag + 1)) for rank, data in given]
+        for rank, _, end in coming:
+            self._wait(rank, end)
+            self._thanks.append(send(nothing(), rank, tag + 2))
+        for rank, thanks in taken:
+            self._wait(rank, thanks)
+        del going
 
     def _begin(self, operation: Callable[..., Any], data: torch.Tensor, rank: int, tag: int) -> Any:
         with self._gate:
@@ -226,22 +226,17 @@ class Peers:
             self._ended = True
             # gloo may forget a message that begins while its connection closes.
             self._gate.wait_for(lambda: not self._beginning, NOTICE_SECONDS)
-        message = written(notice)
-        works: list[Any] = []
-        for rank in self._others:
-            if not self._listeners[rank].dead:
-                with contextlib.suppress(RuntimeError, ValueError):
-                    works.append(dist.isend(message, rank, group=self._control))
-        for work in works:
-            with contextlib.suppress(RuntimeError):  # who is gone needs no telling
-                work.wait(timedelta(seconds=NOTICE_SECONDS))
+        for listener in self._listeners.values():
+            listener.tell(notice)
+        for listener in self._listeners.values():
+            listener.wait_until_told(NOTICE_SECONDS)
         self._wake(self._data)
 
     def _wake(self, group: Any) -> None:
         """Close all connections of a group, as gloo does when a receive runs into its timeout."""
         for rank in self._others:
             with contextlib.suppress(RuntimeError, ValueError):
-                work: Any = dist.irecv(_flag(), rank, group=group, tag=_POISON_TAG)
+                work: Any = dist.irecv(nothing(), rank, group=group, tag=_POISON_TAG)
                 work.wait(timedelta(milliseconds=1))
 
     def close(self) -> None:
@@ -251,10 +246,9 @@ class Peers:
                 return
             self._closed = True
             if self._reason is None:
-                for works in self._unanswered:
-                    for work in works:
-                        with contextlib.suppress(RuntimeError):
-                            work.wait(timedelta(seconds=1))
+                with contextlib.suppress(RuntimeError):
+                    for work in self._thanks:
+                        work.wait(timedelta(seconds=1))
             else:
                 self._wake(self._control)
             for group in (self._data, self._control):
@@ -265,8 +259,3 @@ class Peers:
 def _tag(number: int) -> int:
     # Used again only long after the message that had it before: in flight are as many as there are readers.
     return _FIRST_TAG + _TAGS * (number % _MOST_MESSAGES)
-
-
-def _flag() -> torch.Tensor:
-    """A message that says only that it is there."""
-    return torch.zeros(1, dtype=torch.uint8, device="cpu")

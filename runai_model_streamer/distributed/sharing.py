@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,6 +35,9 @@ storage."""
 MOST_READERS: Final = 64
 """Threads of one rank: each has a read in flight, or waits for one of another rank."""
 
+CLOSING_SECONDS: Final = 1.0
+"""Between the end of an iterator that is dropped and that of its load, where the caller's code goes straight to it."""
+
 _LONGEST: Final = 1000
 """Characters of an error that the other ranks are told."""
 
@@ -61,6 +65,7 @@ class Sharing:
         self._beginnings: dict[int, bytes] = {}
         self._ranks: tuple[int, ...] = ()
         self._remaining: Remaining | None = None
+        self._left = threading.Event()
         self.ranks_of_node = membership.ranks_of_node
         """By which the node's memory limit is divided."""
         self.ranks = len(self._peers.ranks)
@@ -136,7 +141,7 @@ class Sharing:
 
     def agree_on_terms(self, files: Sequence[PlannedFile], concurrency: int) -> Terms:
         """Find the ranks that read the same. All ranks that share the load have to call this, and `divide` then."""
-        wanted = digest_of([[tensor[:5] for tensor in file.tensors] for file in files]).encode()
+        wanted = digest_of([file.tensors for file in files]).encode()
         peers = self._peers
         found = zip(peers.ranks, peers.gather(wanted), strict=True)
         self._ranks = tuple(rank for rank, theirs in found if theirs == wanted)
@@ -180,12 +185,25 @@ class Sharing:
             for index, source in enumerate(sources)
         ]
 
-    def leave(self) -> None:
-        """End the load for all ranks, unless all bytes are here. Idempotent."""
+    def reader_left(self, error: BaseException | None) -> None:
+        """See `Storage.reader_left`. An iterator that is dropped ends the load with nobody to tell the others but this.
+
+        Most often the streamer is closed at once then, which tells more: whether for an error of the caller's.
+        """
+        if error is not None or not self._left.wait(CLOSING_SECONDS):
+            self.leave(error)
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """End the load for all ranks, unless all bytes are here. Idempotent.
+
+        Args:
+            error: why; None for what is being handled, if anything is.
+        """
+        self._left.set()
         if self._remaining is not None and self._remaining.none:
             return
-        error = sys.exception()
-        text = "left before it had all tensors: it closed its streamer, or began another load"
+        error = sys.exception() if error is None else error
+        text = "left before it had all tensors: it closed its streamer, dropped its iterator, or began another load"
         if error is not None and not isinstance(error, GeneratorExit):
             text = f"failed: {type(error).__name__}: {error}"[:_LONGEST]
         self._peers.end(Reason(self._peers.rank, text))
@@ -209,6 +227,10 @@ class _SharedStorage(Storage):
         """Wake what waits for other ranks too."""
         self._sharing.leave()
         super().interrupt()
+
+    def reader_left(self, error: BaseException | None) -> None:
+        """See `Storage.reader_left`."""
+        self._sharing.reader_left(error)
 
     def close(self) -> None:
         """Leave the other ranks too."""

@@ -140,6 +140,9 @@ class Storage:
             self._bandwidth.stop()
         self._store.interrupt()
 
+    def reader_left(self, error: BaseException | None) -> None:
+        """A reader thread, which calls this, leaves before all is read: for an error, or since the load has ended."""
+
     def close(self) -> None:
         """Close the connections. Idempotent."""
         self._store.close()

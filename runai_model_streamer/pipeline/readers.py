@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Generic
 
 from runai_model_streamer.errors import ChecksumError, ReadError, StreamerError
@@ -164,17 +164,27 @@ class Readers:
         feed: what is to be read.
         sources: of the plan's files.
         lifecycle: of the load; none is started when it has ended.
+        left: told by a thread that ends before all is read of the error that it ends for, before anybody else is; None
+            where the load has ended.
 
     Raises:
         StreamerError: the system gives no thread.
     """
 
-    def __init__(self, count: int, feed: Feed[Any], sources: Sequence[Source], lifecycle: Lifecycle) -> None:
+    def __init__(
+        self,
+        count: int,
+        feed: Feed[Any],
+        sources: Sequence[Source],
+        lifecycle: Lifecycle,
+        left: Callable[[StreamerError | None], None] = lambda _: None,
+    ) -> None:
         self.threads: list[threading.Thread] = []
         self._count = count
         self._feed = feed
         self._sources = sources
         self._lifecycle = lifecycle
+        self._left = left
         self._starting = threading.Lock()
         self._numbered = 0
         if count:
@@ -219,6 +229,7 @@ class Readers:
         return [thread.name for thread in self.threads if thread.is_alive()]
 
     def _run(self, number: int, tally: ReaderTally) -> None:
+        stopped = False
         try:
             self.grow()
             tally.begin(self._feed.tally.trace)
@@ -227,15 +238,19 @@ class Readers:
                 if self.grow():
                     tally.mark()
         except Stopped:
-            pass
+            stopped = True
         except StreamerError as error:
+            self._left(error)
             self._lifecycle.fail(error)
         except BaseException as error:
             wrapped = StreamerError(f"reading failed unexpectedly: {type(error).__name__}: {error}")
             wrapped.__cause__ = error
+            self._left(wrapped)
             self._lifecycle.fail(wrapped)
         finally:
             tally.end()
+        if stopped:
+            self._left(None)
 
 
 def _read(feed: Feed[LeaseT], lease: LeaseT, step: Step, sources: Sequence[Source], tally: ReaderTally) -> None:

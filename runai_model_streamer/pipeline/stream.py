@@ -112,7 +112,7 @@ class Load:
         self.tally.plan(self._groups)
         map_code()
         try:
-            self._readers = Readers(min(concurrency, steps), self._feed, sources, self._lifecycle)
+            self._readers = Readers(min(concurrency, steps), self._feed, sources, self._lifecycle, storage.reader_left)
         except BaseException:
             self._closed = True
             self._landing.close()
