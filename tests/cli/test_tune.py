@@ -18,7 +18,7 @@ from tests.checkpoints import numbered, stored, write
 from tests.cli.conftest import Command
 from tests.servers import FaultServer
 
-DEFAULT = Setting(16, 4 << 20, -1)
+DEFAULT = Setting(16, 8 << 20, -1)
 
 
 @pytest.fixture

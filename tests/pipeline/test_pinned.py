@@ -207,7 +207,7 @@ def test_a_block_that_the_caller_visibly_keeps_does_not_count(memory: PinnedMemo
     lease = waiting.granted()
     del kept
     # Nor does its end make room twice.
-    Waiting(consumer, 2)
+    Waiting(consumer, 2).end()
     del lease
 
 
@@ -259,7 +259,7 @@ def test_auto_takes_a_slab_where_a_rounded_block_would_have_to_wait(memory: Pinn
     leases.append(Asked(consumer, 2, large).granted())  # more than torch has, or may lock, a block for
     leases.append(Asked(consumer, 3, small).granted())  # torch has a block, for which there is no room
     assert [type(lease.slab) for lease in leases] == [PinnedSlab, Slab, Slab]
-    Waiting(consumer, 4, small)
+    Waiting(consumer, 4, small).end()
 
 
 # The bound of auto.

@@ -96,6 +96,11 @@ class Asked:
         assert self.error is not None, "still waits"
         return self.error
 
+    def end(self) -> None:
+        """Not be granted after the test, when what it waits for is gone."""
+        self._consumer.lifecycle.close()
+        assert isinstance(self.refused(), Stopped)
+
 
 class Waiting(Asked):
     """A lease that another thread waits for, from the moment it has to wait."""
