@@ -5,6 +5,7 @@ import errno
 import logging
 import os
 import stat
+from typing import Final
 
 from runai_model_streamer import errors
 from runai_model_streamer.config import DirectIO
@@ -14,6 +15,9 @@ from runai_model_streamer.io.ranges import PAGE, ByteRange, round_down
 from runai_model_streamer.io.source import Origin, SourceKind
 
 _log = logging.getLogger(__name__)
+
+PIECE: Final = 2 << 20
+"""Bytes of a range that is cached in part for which it is decided at once whether they are read past the page cache."""
 
 
 class FileSource:
@@ -78,19 +82,36 @@ class FileSource:
 
     def read_into(self, offset: int, buffer: memoryview) -> Origin:
         """Fill `buffer` from `offset`; see `Source.read_into`."""
-        origin = self._origin(offset, len(buffer))
         try:
-            if origin is Origin.DISK:
-                landed = self._read_direct(offset, buffer)
-                origin = Origin.DISK if landed else Origin.BUFFERED
+            cached = self._cached_bytes(offset, len(buffer))
+            if len(buffer) > PIECE and cached is not None and 0 < cached < len(buffer):
+                origin = self._read_pieces(offset, buffer)
             else:
-                landed = 0
-            self._read(self._fd, offset + landed, buffer[landed:])
+                origin = self._read_alike(offset, buffer, cached)
             self.require_unchanged(ByteRange(offset, offset + len(buffer)))
         except OSError as error:
             if isinstance(error, errors.StreamerError):
                 raise
             raise _translated(error, self.path, ByteRange(offset, offset + len(buffer))) from error
+        return origin
+
+    def _read_pieces(self, offset: int, buffer: memoryview) -> Origin:
+        """Fill `buffer` from a range that is cached in part."""
+        origins = set()
+        for start in range(0, len(buffer), PIECE):
+            piece = buffer[start : start + PIECE]
+            cached = self._cached_bytes(offset + start, len(piece))
+            origins.add(self._read_alike(offset + start, piece, cached))
+        return Origin.DISK if Origin.DISK in origins else Origin.BUFFERED
+
+    def _read_alike(self, offset: int, buffer: memoryview, cached: int | None) -> Origin:
+        """Fill `buffer`, all of it in the same way, but for a tail that is shorter than a page."""
+        origin = self._origin(offset, len(buffer), cached)
+        landed = 0
+        if origin is Origin.DISK:
+            landed = self._read_direct(offset, buffer)
+            origin = Origin.DISK if landed else Origin.BUFFERED
+        self._read(self._fd, offset + landed, buffer[landed:])
         return origin
 
     def fileno(self) -> int:
@@ -105,7 +126,13 @@ class FileSource:
                 f"{self.path}: was written to while it was being streamed ({span}); load again once it is complete"
             )
 
-    def _origin(self, offset: int, length: int) -> Origin:
+    def _cached_bytes(self, offset: int, length: int) -> int | None:
+        """Bytes of the range that are in the page cache; None where that is not known, or makes no difference."""
+        if self._page_cache is None or self._direct_fd < 0 or self._direct_refused:
+            return None
+        return self._page_cache.cached_bytes(offset, length)
+
+    def _origin(self, offset: int, length: int, cached: int | None) -> Origin:
         if self._file_system in filesystems.IN_MEMORY:
             return Origin.PAGE_CACHE
         if self._direct_fd < 0 or self._direct_refused:
@@ -114,7 +141,6 @@ class FileSource:
         past_the_cache = Origin.BUFFERED if offset % PAGE or length < PAGE else Origin.DISK
         if self._page_cache is None:
             return past_the_cache
-        cached = self._page_cache.cached_bytes(offset, length)
         if cached is None:
             return Origin.BUFFERED
         return Origin.PAGE_CACHE if cached >= length else past_the_cache

@@ -17,7 +17,7 @@ import pytest
 
 from runai_model_streamer import errors
 from runai_model_streamer.config import DirectIO
-from runai_model_streamer.io import filesystems, pagecache
+from runai_model_streamer.io import filesystems, pagecache, posix
 from runai_model_streamer.io.posix import FileSource
 from runai_model_streamer.io.ranges import PAGE
 from runai_model_streamer.io.source import Origin
@@ -123,6 +123,23 @@ def test_each_range_of_a_half_cached_file_is_read_the_way_that_suits_it(file: Pa
         found = [read(source, start * PAGE, 16 * PAGE) for start in (0, 16, 32, 48)]
     assert [origin for _, origin in found] == [Origin.DISK, Origin.PAGE_CACHE, Origin.DISK, Origin.DISK]
     assert b"".join(data for data, _ in found) == file.read_bytes()
+
+
+def test_of_a_large_range_what_is_cached_is_copied_and_the_rest_read_direct(
+    odd_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(posix, "PIECE", 16 * PAGE)
+    cache(odd_file, 16 * PAGE, 16 * PAGE)
+    direct: list[tuple[int, int]] = []
+    read_direct = FileSource._read_direct  # noqa: SLF001 - which ranges it is asked for
+
+    def noted(source: FileSource, offset: int, buffer: memoryview) -> int:
+        direct.append((offset, len(buffer)))
+        return read_direct(source, offset, buffer)
+
+    monkeypatch.setattr(FileSource, "_read_direct", noted)
+    assert read_file(odd_file) == (odd_file.read_bytes(), Origin.DISK)
+    assert direct == [(0, 16 * PAGE), (32 * PAGE, 16 * PAGE), (48 * PAGE, 16 * PAGE)]
 
 
 def test_a_range_with_one_page_missing_is_read_direct(file: Path) -> None:
