@@ -1,17 +1,20 @@
 """What every test starts from: an environment with nothing in it that this package or boto3 would read."""
 
 import ctypes
+import gc
 import importlib.util
 import mmap
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from runai_model_streamer.config import S3Transport
+from tests.checkpoints import join_ours, our_threads
 from tests.cuda_emulator import Emulator, NoCompilerError, build
 from tests.io import local_files, transports
 from tests.servers import aws_environment
@@ -50,6 +53,22 @@ def aws_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """AWS's files, empty, in the test's own folder: `aws_environment(tmp_path, ...)` fills them."""
     for name, value in aws_environment(tmp_path).items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def no_thread_is_left() -> Iterator[None]:
+    """No thread of a load outlives a test."""
+    yield
+    join_ours()
+    assert our_threads() == []
+
+
+@pytest.fixture
+def no_cyclic_garbage() -> Iterator[None]:
+    """Memory comes back by reference counts alone, so the collector has to be of no help."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture

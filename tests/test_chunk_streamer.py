@@ -32,12 +32,7 @@ DATA = random.Random(1).randbytes(3_000_000)
 URL = "s3://bucket/folder/data.bin"
 
 
-@pytest.fixture(autouse=True)
-def _nothing_is_left() -> Iterator[None]:
-    """No thread outlives a test."""
-    yield
-    join_ours()
-    assert our_threads() == []
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from runai_model_streamer.errors import OutOfMemoryError, PinnedUnavailableError
 from runai_model_streamer.io.posix import FileSource
 from runai_model_streamer.io.source import Origin
 from runai_model_streamer.pipeline import pinned
-from tests.checkpoints import Stored, join_ours, our_threads, raw, stored, write
+from tests.checkpoints import Stored, join_ours, raw, stored, write
 from tests.pinned_memory import Copy, PinnedMemory, pinned_memory
 
 ROOT = Path(__file__).parents[1]
@@ -24,11 +24,7 @@ MIB = 1 << 20
 DTYPES = ("BF16", "F32", "U8", "F16", "F8_E4M3", "I64", "BOOL")
 
 
-@pytest.fixture(autouse=True)
-def _no_thread_is_left() -> Iterator[None]:
-    yield
-    join_ours()
-    assert our_threads() == []
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 @pytest.fixture

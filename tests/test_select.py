@@ -23,11 +23,7 @@ from tests.servers import FaultServer
 RANKS = 4
 
 
-@pytest.fixture(autouse=True)
-def _nothing_is_left() -> Iterator[None]:
-    yield
-    join_ours()
-    assert our_threads() == []
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 def streamed(*paths: Path | str, **arguments: Any) -> dict[str, torch.Tensor]:

@@ -126,16 +126,20 @@ class FileSource:
                 f"{self.path}: was written to while it was being streamed ({span}); load again once it is complete"
             )
 
+    @property
+    def _reads_direct(self) -> bool:
+        return self._direct_fd >= 0 and not self._direct_refused
+
     def _cached_bytes(self, offset: int, length: int) -> int | None:
         """Bytes of the range that are in the page cache; None where that is not known, or makes no difference."""
-        if self._page_cache is None or self._direct_fd < 0 or self._direct_refused:
+        if self._page_cache is None or not self._reads_direct:
             return None
         return self._page_cache.cached_bytes(offset, length)
 
     def _origin(self, offset: int, length: int, cached: int | None) -> Origin:
         if self._file_system in filesystems.IN_MEMORY:
             return Origin.PAGE_CACHE
-        if self._direct_fd < 0 or self._direct_refused:
+        if not self._reads_direct:
             return Origin.BUFFERED
         # A tail that is shorter than a block cannot be read past the page cache.
         past_the_cache = Origin.BUFFERED if offset % PAGE or length < PAGE else Origin.DISK

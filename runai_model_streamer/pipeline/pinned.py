@@ -224,10 +224,9 @@ class PageLocking:
             block = page_lock(group.footprint)
         except RuntimeError as error:
             if self.required:
-                first = next(part.tensors[0].name for part in group.parts if part.tensors)
                 raise OutOfMemoryError(
                     f"no page-locked memory for the {group.footprint} bytes of the group that begins with tensor "
-                    f"{first!r} (RUNAI_STREAMER_PINNED=1): {error}; drop tensors as they come, or set "
+                    f"{group.first_name!r} (RUNAI_STREAMER_PINNED=1): {error}; drop tensors as they come, or set "
                     "RUNAI_STREAMER_PINNED=auto"
                 ) from error
             self._end(f"torch gives no more: {error}")

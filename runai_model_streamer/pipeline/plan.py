@@ -87,6 +87,11 @@ class Group:
     footprint: int
     """Bytes of memory it needs, with what alignment adds to the payload."""
 
+    @property
+    def first_name(self) -> str:
+        """The name of its first tensor, by which messages call it. No group is without any."""
+        return self.parts[0].tensors[0].name
+
 
 class Grouping(NamedTuple):
     """How a load's groups are planned and read: what processes that share it have to do alike."""

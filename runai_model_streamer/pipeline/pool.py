@@ -268,9 +268,8 @@ class SlabPool:
         try:
             return Slab(max(round_up(group.footprint, CAPACITY_STEP), self._usual_capacity))
         except (OSError, MemoryError) as error:
-            first = next(part.tensors[0].name for part in group.parts if part.tensors)
             raise OutOfMemoryError(
-                f"no memory for the {group.footprint} bytes of the group that begins with tensor {first!r} "
+                f"no memory for the {group.footprint} bytes of the group that begins with tensor {group.first_name!r} "
                 f"({self._held} bytes are held): set RUNAI_STREAMER_MEMORY_LIMIT, or drop tensors as they come"
             ) from error
 

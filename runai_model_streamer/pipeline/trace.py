@@ -73,9 +73,13 @@ class Events:
     def caller(self, name: str, began: float, ended: float, group: Group | None) -> None:
         """Something of the caller's thread."""
         if group is not None:
-            first = next((tensor.name for part in group.parts for tensor in part.tensors), None)
             count = sum(len(part.tensors) for part in group.parts)
-            args = {"group": group.index, "tensors": count, "bytes": group.payload, "first tensor": first}
+            args = {
+                "group": group.index,
+                "tensors": count,
+                "bytes": group.payload,
+                "first tensor": group.first_name,
+            }
             self.add(name, "caller", began, ended, args)
         elif ended - began >= SHORTEST:
             self.add(name, "caller", began, ended, {})

@@ -22,16 +22,11 @@ from runai_model_streamer.pipeline.cuda_slots import Slot, SlotRing
 from runai_model_streamer.pipeline.cuda_stream import CopyStream
 from runai_model_streamer.pipeline.plan import Group
 from tests.casts import FLOATS, TARGETS, expected, finite
-from tests.checkpoints import Stored, encode, join_ours, numbered, our_threads, raw, stored
+from tests.checkpoints import Stored, encode, join_ours, numbered, raw, stored
 from tests.cuda_emulator import MODES, Emulator, Mode
 from tests.pipeline.cuda_world import Caching, CtypesApi, Tender, World
 
-
-@pytest.fixture(autouse=True)
-def _no_thread_is_left() -> Iterator[None]:
-    yield
-    join_ours()
-    assert our_threads() == []
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 def world_of(emulator: Emulator) -> World:

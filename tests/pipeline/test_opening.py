@@ -1,5 +1,5 @@
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import pytest
 
@@ -9,7 +9,7 @@ from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.source import Source, SourceKind
 from runai_model_streamer.pipeline import opening
 from runai_model_streamer.pipeline.opening import open_files
-from tests.checkpoints import PATIENCE, encode, join_ours, numbered, our_threads
+from tests.checkpoints import PATIENCE, encode, join_ours, numbered
 from tests.sources import MemorySource
 
 
@@ -35,11 +35,7 @@ class MemoryStorage(Storage):
         super().interrupt()
 
 
-@pytest.fixture(autouse=True)
-def _no_thread_is_left() -> Iterator[None]:
-    yield
-    join_ours()
-    assert our_threads() == []
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 def objects(count: int) -> dict[str, bytes]:

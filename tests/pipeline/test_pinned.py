@@ -1,6 +1,5 @@
 """Page-locked memory for groups on the host: what counts, what goes back to torch and when, and up to which bound."""
 
-import gc
 import logging
 import random
 import threading
@@ -22,19 +21,14 @@ from runai_model_streamer.pipeline.slabs import Lease, Slab
 from runai_model_streamer.pipeline.tensors import make_tensors
 from tests.checkpoints import PATIENCE, infos
 from tests.pinned_memory import POISON, Copy, PinnedMemory, pinned_memory
-from tests.pipeline.test_pool import Asked, Consumer, CountingLifecycle, Waiting
+from tests.pipeline.test_pool import Asked, Consumer, CountingLifecycle, Waiting, group_of
 
 MIB = 1 << 20
 TRY = 1
 """Bytes that each load locks once, to see whether it can."""
 
 
-@pytest.fixture(autouse=True)
-def _no_cyclic_garbage() -> Iterator[None]:
-    """Memory goes back by reference counts alone, so the collector has to be of no help."""
-    gc.disable()
-    yield
-    gc.enable()
+pytestmark = pytest.mark.usefixtures("no_cyclic_garbage")
 
 
 @pytest.fixture
@@ -48,11 +42,6 @@ def small_bound(monkeypatch: pytest.MonkeyPatch) -> int:
     """How much `auto` may lock: four groups of the size that these tests use."""
     monkeypatch.setattr(pinned, "AUTO_BYTES", 4 * MIB)
     return 4 * MIB
-
-
-def group_of(index: int, size: int = MIB) -> Group:
-    part = Part(0, 0, size, 0, infos([size], data_start=0))
-    return Group(index, (part,), 1, size, round_up(size, PAGE))
 
 
 class PinnedConsumer(Consumer):

@@ -1,9 +1,7 @@
 import errno
-import gc
 import logging
 import os
 import threading
-from collections.abc import Iterator
 from typing import NoReturn
 
 import numpy as np
@@ -116,12 +114,7 @@ class Waiting(Asked):
         assert self._consumer.lifecycle.looks.acquire(timeout=PATIENCE), "was given a lease, did not wait"
 
 
-@pytest.fixture(autouse=True)
-def _no_cyclic_garbage() -> Iterator[None]:
-    """Memory comes back by reference counts alone, so the collector has to be of no help."""
-    gc.disable()
-    yield
-    gc.enable()
+pytestmark = pytest.mark.usefixtures("no_cyclic_garbage")
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -35,11 +35,7 @@ from tests.sources import MemorySource
 MIB = 1 << 20
 
 
-@pytest.fixture(autouse=True)
-def _no_thread_is_left() -> Iterator[None]:
-    yield
-    join_ours()
-    assert our_threads() == []
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 def _watch(patch: pytest.MonkeyPatch) -> list[SlabPool]:
