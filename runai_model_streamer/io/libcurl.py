@@ -20,6 +20,7 @@ _SONAME: Final = "libcurl.so.4"
 # Options, from curl.h: numbers, pointers (10000 on) and functions (20000 on).
 BUFFERSIZE: Final = 98
 CAINFO: Final = 10065
+CAPATH: Final = 10097
 CLOSESOCKETFUNCTION: Final = 20208
 CONNECTTIMEOUT_MS: Final = 156
 ERRORBUFFER: Final = 10010
@@ -34,6 +35,8 @@ OPENSOCKETFUNCTION: Final = 20163
 PATH_AS_IS: Final = 234
 PROTOCOLS: Final = 181
 PROXY: Final = 10004
+PROXY_CAINFO: Final = 10246
+PROXY_CAPATH: Final = 10247
 SUPPRESS_CONNECT_HEADERS: Final = 265
 TCP_KEEPALIVE: Final = 213
 URL: Final = 10002

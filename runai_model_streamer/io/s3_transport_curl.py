@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from runai_model_streamer.io import libcurl
-from runai_model_streamer.io.libcurl import Code, Easy, Library
+from runai_model_streamer.io.libcurl import Code, Easy, Library, UnusableError
 from runai_model_streamer.io.ranges import ByteRange
 from runai_model_streamer.io.s3_curl_failures import failure_of
 from runai_model_streamer.io.transport import (
@@ -133,6 +133,15 @@ class _Connection:
             libcurl.CLOSESOCKETFUNCTION: closer,
         }.items():
             self._easy.set(option, value)
+        # Beside CAINFO, the folder that libcurl was built with stays in force. Where its TLS knows no folders, or it no
+        # proxies over TLS, it refuses the option, and has no use for it.
+        for option, certified in {
+            libcurl.CAPATH: None,
+            libcurl.PROXY_CAINFO: certificates,
+            libcurl.PROXY_CAPATH: None,
+        }.items():
+            with contextlib.suppress(UnusableError):
+                self._easy.set(option, certified)
 
     def get(
         self,
