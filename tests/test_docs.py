@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import botocore
 import pytest
 import torch
-from botocore.session import Session
 from safetensors.torch import save, save_file
 
 from runai_model_streamer import config
@@ -46,8 +45,6 @@ FENCE = re.compile(
 )
 NAME = re.compile(r"\bRUNAI_STREAMER_[A-Z0-9_]+\b")
 KNOWN = set(re.findall(r'"(RUNAI_STREAMER_[A-Z0-9_]+|LOCAL_WORLD_SIZE)"', Path(config.__file__).read_text("utf-8")))
-NOT_OF_BOTO3 = {"AWS_REGION"}
-"""Named so that nobody sets it in vain."""
 
 
 class Example(NamedTuple):
@@ -278,18 +275,9 @@ def test_the_variables_that_are_said_to_have_no_effect_have_none() -> None:
 def test_a_page_names_no_variable_of_aws_that_boto3_does_not_read(page: Path) -> None:
     sources = "".join(path.read_text("utf-8") for path in Path(botocore.__file__).parent.glob("*.py"))
     read = set(re.findall(r"\bAWS_[A-Z0-9_]+\b", sources))
-    named = set(re.findall(r"\bAWS_[A-Z0-9_]*[A-Z0-9]\b", TEXTS[page])) - NOT_OF_BOTO3
+    named = set(re.findall(r"\bAWS_[A-Z0-9_]*[A-Z0-9]\b", TEXTS[page]))
     # AWS_ENDPOINT_URL_S3 is put together from the service's name.
     assert {name.removesuffix("_S3") for name in named} <= read
-
-
-def test_boto3_does_not_take_the_region_from_where_pages_say_it_does_not(world: Path) -> None:
-    with pytest.MonkeyPatch.context() as environment:
-        for name in NOT_OF_BOTO3:
-            environment.setenv(name, "eu-west-1")
-        assert Session().get_config_variable("region") is None
-        environment.setenv("AWS_DEFAULT_REGION", "eu-west-2")
-        assert Session().get_config_variable("region") == "eu-west-2"
 
 
 @every_page

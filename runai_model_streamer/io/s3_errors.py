@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 
 from runai_model_streamer.io.s3_meaning import Circumstances
 from runai_model_streamer.io.s3_messages import EXPIRED, PASSING_CODES, PASSING_STATUSES, answer_of, meaning_of
-from runai_model_streamer.io.s3_network_messages import is_no_tls, root_of
+from runai_model_streamer.io.s3_network_messages import is_no_bundle, is_no_tls, root_of
 from runai_model_streamer.io.transport import BodyLengthError
 
 _LONGEST: Final = 300
@@ -51,6 +51,8 @@ def is_passing(error: Exception) -> bool:
         return answer.status in PASSING_STATUSES or answer.code.startswith(PASSING_CODES)
     root = root_of(error)
     if isinstance(root, ssl.SSLCertVerificationError | ValueError | FileNotFoundError) or is_no_tls(root):
+        return False
+    if is_no_bundle(error):
         return False
     connection = aws.ConnectionError | aws.HTTPClientError | HTTPError | OSError | http.client.HTTPException
     return isinstance(error, BodyLengthError | connection)

@@ -58,8 +58,6 @@ PASSING_CODES: Final = ("InternalError", "RequestTimeout", "ServiceUnavailable",
 
 _PROVIDERS: Final = (
     "CredentialRetrieval",
-    "Infinite",
-    "InvalidConfig",
     "Login",
     "Metadata",
     "RefreshWithMFA",
@@ -181,8 +179,10 @@ def _found_locally(error: Any, at: Circumstances) -> Meaning | None:
     if isinstance(error, aws.ConfigParseError | aws.ConfigNotFound):
         remedy = "Mend it, or name another with AWS_CONFIG_FILE or AWS_SHARED_CREDENTIALS_FILE."
         return Meaning(ConfigError, f"the file {given['path']} cannot be read", remedy)
+    if isinstance(error, aws.InvalidConfigError):
+        return Meaning(ConfigError, f"AWS's settings cannot be used: {error}", "Check AWS_PROFILE and ~/.aws/config.")
     if isinstance(error, aws.InvalidRegionError):
-        remedy = "Check AWS_DEFAULT_REGION, the profile's region, or S3Credentials(region_name=...)."
+        remedy = "Check AWS_DEFAULT_REGION, AWS_REGION, the profile's region, or S3Credentials(region_name=...)."
         return Meaning(ConfigError, f"{given['region_name']!r} is no name of a region", remedy)
     if isinstance(error, aws.ParamValidationError):
         remedy = "Write s3://bucket/key; the name has letters, digits, dots and hyphens."

@@ -39,7 +39,7 @@ def network_fault(error: Any, at: Circumstances) -> Meaning | None:
         what = str(error) if isinstance(error, SlowBodyError) else f"sent nothing for {at.timeout:g} s"
         return Meaning(StorageTimeoutError, f"{host} {what}", remedy)
     if isinstance(error, aws.SSLError):
-        return _tls_fault(root, host, check, at)
+        return _tls_fault(error, host, check, at)
     if isinstance(error, aws.ProxyConnectionError):
         remedy = "Check HTTPS_PROXY and HTTP_PROXY, or name the store's host in NO_PROXY."
         return Meaning(StorageUnreachableError, f"no connection through the proxy: {why}", remedy)
@@ -80,7 +80,8 @@ def _check_way(host: str, at: Circumstances) -> str:
     return check
 
 
-def _tls_fault(root: BaseException, host: str, check: str, at: Circumstances) -> Meaning:
+def _tls_fault(error: BaseException, host: str, check: str, at: Circumstances) -> Meaning:
+    root = root_of(error)
     if isinstance(root, ssl.SSLCertVerificationError):
         summary = f"the certificate of {host} is not trusted: {root.verify_message}"
         remedy = f"Set AWS_CA_BUNDLE to a file with the certificate of the authority that issued it. {check}"
@@ -89,8 +90,11 @@ def _tls_fault(root: BaseException, host: str, check: str, at: Circumstances) ->
         plain = at.provenance.with_scheme("http") or "http:// instead of https://"
         remedy = f"{at.provenance.endpoint_told()} Write {plain}, or the port at which it speaks TLS.".lstrip()
         return Meaning(StorageUnreachableError, f"{host} does not speak TLS", remedy)
-    if isinstance(root, FileNotFoundError) or "NO_CERTIFICATE" in str(root):
-        remedy = "Set AWS_CA_BUNDLE to a file of certificates in PEM form, or unset it."
+    if is_no_bundle(error):
+        remedy = (
+            "It is that of AWS_CA_BUNDLE, else of the profile's ca_bundle, else of REQUESTS_CA_BUNDLE: name a file of "
+            "certificates in PEM form there, or unset it."
+        )
         return Meaning(ConfigError, "the file of certificates to trust cannot be read", remedy)
     return Meaning(StorageUnreachableError, f"no TLS connection to {host}: {root}", check)
 
@@ -98,6 +102,15 @@ def _tls_fault(root: BaseException, host: str, check: str, at: Circumstances) ->
 def is_no_tls(root: BaseException) -> bool:
     """Whether the other side answers a TLS greeting with something else."""
     return isinstance(root, ssl.SSLError) and root.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST")
+
+
+def is_no_bundle(error: BaseException) -> bool:
+    """Whether the file of certificates to trust is none, or holds none."""
+    from botocore import exceptions as aws
+
+    root = root_of(error)
+    unreadable = isinstance(root, FileNotFoundError | IsADirectoryError | PermissionError)
+    return isinstance(error, aws.SSLError) and (unreadable or getattr(root, "library", "") == "X509")
 
 
 def root_of(error: BaseException) -> BaseException:

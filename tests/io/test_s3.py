@@ -301,19 +301,29 @@ class TestEndpoints:
         assert len(server.requests) == 1
 
     @pytest.mark.parametrize(
-        ("variable", "explicit", "region"),
-        [(None, None, "us-east-1"), ("eu-west-1", None, "eu-west-1"), ("eu-west-1", "ap-south-1", "ap-south-1")],
+        ("explicit", "variables", "profile", "region"),
+        [
+            ("ap-1", {"AWS_DEFAULT_REGION": "eu-1", "AWS_REGION": "us-1"}, "sa-1", "ap-1"),
+            (None, {"AWS_DEFAULT_REGION": "eu-1", "AWS_REGION": "us-1"}, "sa-1", "eu-1"),
+            (None, {"AWS_REGION": "us-1"}, "sa-1", "us-1"),
+            (None, {}, "sa-1", "sa-1"),
+            (None, {}, None, "us-east-1"),
+        ],
     )
-    def test_the_region_is_the_explicit_one_or_the_environments_or_a_default(
+    def test_the_region_is_the_explicit_one_or_the_environments_or_the_profiles_or_a_default(
         self,
         server: FaultServer,
         monkeypatch: pytest.MonkeyPatch,
-        variable: str | None,
+        tmp_path: Path,
         explicit: str | None,
+        variables: dict[str, str],
+        profile: str | None,
         region: str,
     ) -> None:
-        if variable:
-            monkeypatch.setenv("AWS_DEFAULT_REGION", variable)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        if profile:
+            aws_environment(tmp_path, configuration=f"[default]\nregion = {profile}\n")
         with store_of(server, S3Credentials("AKID", "secret", None, explicit)) as store:
             store.open(URL)
         assert f"/{region}/s3/aws4_request" in server.requests[0].headers["Authorization"]

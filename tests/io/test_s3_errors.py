@@ -16,6 +16,7 @@ from runai_model_streamer.config import S3Config
 from runai_model_streamer.io.s3 import PREFIX_BYTES, S3Store
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.s3_diagnosis import identify
+from runai_model_streamer.io.s3_listing import has_keys
 from runai_model_streamer.io.s3_provenance import Provenance
 from tests.io.transports import URL, s3_config, store_of
 from tests.servers import (
@@ -217,14 +218,22 @@ class TestTheWayToTheStore:
         assert "is not trusted: self-signed certificate" in str(error)
         assert "Set AWS_CA_BUNDLE" in str(error)
 
-    def test_a_missing_bundle_is_an_error_of_the_setting(
-        self, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
+    @pytest.mark.parametrize("name", ["missing.pem", "folder", "words.pem", "broken.pem"])
+    def test_a_bundle_that_is_none_is_an_error_of_the_setting_at_once(
+        self, certificate: Certificate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, name: str
     ) -> None:
-        monkeypatch.setenv("AWS_CA_BUNDLE", "/nonexistent/bundle.pem")
-        with FaultServer(certificate) as server:
-            error = failure(server.endpoint)
-        assert type(error) is errors.ConfigError
-        assert "AWS_CA_BUNDLE" in str(error)
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "words.pem").write_text("no certificates\n")
+        (tmp_path / "broken.pem").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+        monkeypatch.setenv(variable, str(tmp_path / name))
+        with FaultServer(certificate) as server, store_of(server) as store:
+            for ask in (store.open, lambda path: has_keys(store, path)):
+                with pytest.raises(errors.ConfigError) as caught:
+                    ask(URL)
+                assert "the file of certificates to trust cannot be read (" in str(caught.value)
+                assert "1 attempt in" in str(caught.value)
+                assert variable in str(caught.value)
 
     def test_https_to_a_server_without_tls_hints_at_http(self, server: FaultServer) -> None:
         error = failure(f"https://127.0.0.1:{server.port}")
@@ -439,6 +448,12 @@ class TestSettings:
         assert "is no URL of an endpoint" in str(error)
         assert "Write it as http://host:port or https://host, in AWS_ENDPOINT_URL, RUNAI_" in str(error)
         assert "planted" not in "".join(traceback.format_exception(error))
+
+    def test_a_setting_of_aws_that_cannot_be_used_is_told(self, tmp_path: Path) -> None:
+        aws_environment(tmp_path, configuration="[default]\nservices = mine\n")
+        error = failure(None)
+        assert type(error) is errors.ConfigError
+        assert "AWS's settings cannot be used: The profile is configured to use the services section" in str(error)
 
     def test_a_region_that_is_none_is_named(self) -> None:
         error = failure("http://127.0.0.1:1", credentials=S3Credentials("AKID", "secret", None, "us east"))
