@@ -11,11 +11,12 @@ from runai_model_streamer.errors import (
     NotFoundError,
     ReadError,
     SourceChangedError,
+    StorageUnreachableError,
     StreamerError,
 )
 from runai_model_streamer.io.s3_answers import RELOAD, Answer, AnswerError
 from runai_model_streamer.io.s3_meaning import Circumstances, Meaning
-from runai_model_streamer.io.s3_network_messages import EASE, network_fault, wants_tls
+from runai_model_streamer.io.s3_network_messages import CHECK_PROXY, EASE, network_fault, wants_tls
 
 _GIVE_KEYS: Final = (
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN for temporary credentials), choose a "
@@ -137,6 +138,9 @@ def _said_by_store(answer: Answer, response: Mapping[str, Any], at: Circumstance
         return Meaning(AccessDeniedError, "access denied", _UNSIGNED if at.unsigned else grant, answer, quote)
     if status == 404:
         return Meaning(NotFoundError, f"there is no such object in bucket {at.bucket}", _check_key(at), answer)
+    if status == 407:
+        summary = "no connection through the proxy: it does not accept the user and password"
+        return Meaning(StorageUnreachableError, summary, CHECK_PROXY, answer)
     if status in (412, 416):
         return Meaning(SourceChangedError, "the object was written to while it was being read", RELOAD, answer)
     if status in PASSING_STATUSES or code.startswith(PASSING_CODES):

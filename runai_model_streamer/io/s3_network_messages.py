@@ -2,6 +2,7 @@
 
 import http.client
 import ssl
+from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from runai_model_streamer.io.transport import BodyLengthError, SlowBodyError
 EASE: Final = (
     "Lower RUNAI_STREAMER_CONCURRENCY or raise RUNAI_STREAMER_S3_MAX_RETRIES; if it stays, ask who runs the store."
 )
+CHECK_PROXY: Final = "Check HTTPS_PROXY and HTTP_PROXY, or name the store's host in NO_PROXY."
 _CHECK_WAY: Final = "Check its host and port, the network, and HTTPS_PROXY, HTTP_PROXY and NO_PROXY."
 
 
@@ -41,8 +43,7 @@ def network_fault(error: Any, at: Circumstances) -> Meaning | None:
     if isinstance(error, aws.SSLError):
         return _tls_fault(error, host, check, at)
     if isinstance(error, aws.ProxyConnectionError):
-        remedy = "Check HTTPS_PROXY and HTTP_PROXY, or name the store's host in NO_PROXY."
-        return Meaning(StorageUnreachableError, f"no connection through the proxy: {why}", remedy)
+        return Meaning(StorageUnreachableError, f"no connection through the proxy: {why}", CHECK_PROXY)
     if isinstance(error, aws.ConnectionError):
         return Meaning(StorageUnreachableError, f"no connection to {host}: {why}", check)
     if isinstance(root, http.client.BadStatusLine) and not isinstance(root, http.client.RemoteDisconnected):
@@ -115,6 +116,13 @@ def is_no_bundle(error: BaseException) -> bool:
 
 def root_of(error: BaseException) -> BaseException:
     """The exception that the others were made from."""
-    while (deeper := error.__cause__ or error.__context__) is not None:
-        error = deeper
-    return error
+    *_, root = chain_of(error)
+    return root
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """The exception, what it was made from, and so on."""
+    each: BaseException | None = error
+    while each is not None:
+        yield each
+        each = each.__cause__ or each.__context__

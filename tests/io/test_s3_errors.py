@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ProxyConnectionError
 
 from runai_model_streamer import errors
 from runai_model_streamer.config import S3Config
 from runai_model_streamer.io.s3 import PREFIX_BYTES, S3Store
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.s3_diagnosis import identify
+from runai_model_streamer.io.s3_errors import raise_translated
 from runai_model_streamer.io.s3_listing import has_keys
+from runai_model_streamer.io.s3_meaning import Circumstances
 from runai_model_streamer.io.s3_provenance import Provenance
 from tests.io.transports import URL, s3_config, store_of
 from tests.servers import (
@@ -90,6 +93,7 @@ REFUSALS = [
     Refusal(400, "ExpiredToken", errors.CredentialsError, "the credentials have expired", "AWS_SESSION_TOKEN"),
     Refusal(400, "InvalidToken", errors.CredentialsError, "does not accept the session token", "AWS_SESSION_TOKEN"),
     Refusal(401, "", errors.CredentialsError, "does not accept the credentials", "AWS_ACCESS_KEY_ID"),
+    Refusal(407, "", errors.StorageUnreachableError, "no connection through the proxy: it does not", "HTTP_PROXY"),
     Refusal(412, "PreconditionFailed", errors.SourceChangedError, "was written to", "Load it again"),
     Refusal(429, "TooManyRequests", errors.ReadError, "failing or overloaded", "RUNAI_STREAMER_CONCURRENCY"),
     Refusal(500, "InternalError", errors.ReadError, "failing or overloaded", "RUNAI_STREAMER_S3_MAX_RETRIES"),
@@ -517,6 +521,14 @@ class TestSecrets:
         assert type(error) is errors.CredentialsError
         assert "Look for a line break" in str(error)
         self.assert_silent(error)
+
+    def test_what_an_error_was_made_from_is_not_shown_either_where_it_gives_one_away(self) -> None:
+        error = ProxyConnectionError(proxy_url="the proxy", error="it is none")
+        error.__cause__ = OSError("cannot use 'http://user:PLANTED-P@SSWORD@proxy:3128'")
+        with pytest.raises(errors.StorageUnreachableError) as caught:
+            raise_translated(error, Circumstances(URL, "bucket", None, 1, 0.0, 1.0))
+        self.assert_silent(caught.value)
+        assert "no connection through the proxy: cannot use 'http://***@proxy:3128'" in str(caught.value)
 
     def test_a_successful_load_logs_none(self, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
         config = s3_config(server.endpoint, virtual_addressing=False)

@@ -1,0 +1,42 @@
+"""The proxy on the way to a store, chosen as botocore's own connections choose theirs."""
+
+from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
+
+from runai_model_streamer.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """Its user apart from its URL, which messages quote."""
+
+    url: str = ""
+    """Scheme, host and port; "" for none."""
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+
+def proxy_for(url: str) -> Proxy:
+    """That of HTTP_PROXY or HTTPS_PROXY, unless NO_PROXY names the host.
+
+    Raises:
+        ConfigError: the variable holds no URL.
+    """
+    from botocore.utils import get_environ_proxies
+    from urllib3.util import parse_url
+
+    scheme = urlsplit(url).scheme
+    named: str = get_environ_proxies(url).get(scheme, "")
+    if not named:
+        return Proxy()
+    if "://" not in named:
+        named = f"http://{named}"
+    try:
+        user, bare = urlsplit(named), parse_url(named)._replace(auth=None, path=None, query=None, fragment=None)
+    except ValueError:
+        # Not with its words: they quote the password.
+        raise ConfigError(
+            f"{scheme.upper()}_PROXY holds no URL of a proxy: write it as http://user:password@host:port, with special "
+            "characters of the password percent-encoded (/ is %2F, # is %23, ? is %3F, @ is %40)"
+        ) from None
+    return Proxy(bare.url, *(unquote(text) if text else None for text in (user.username, user.password)))
