@@ -1,5 +1,6 @@
 """What each failure on the way to an object store means to the user: names, connections, proxies, TLS, time."""
 
+import errno
 import http.client
 import ssl
 from collections.abc import Iterator
@@ -31,6 +32,9 @@ def network_fault(error: Any, at: Circumstances) -> Meaning | None:
     if isinstance(error, BodyLengthError):
         return Meaning(ReadError, f"{error}, every time", EASE)
     root = root_of(error)
+    if getattr(root, "errno", None) in (errno.EMFILE, errno.ENFILE):
+        remedy = "Raise the limit with `ulimit -n`, or lower RUNAI_STREAMER_CONCURRENCY."
+        return Meaning(ReadError, "too many open files", remedy)
     why = getattr(root, "strerror", None) or str(root) or type(root).__name__
     host = urlsplit(getattr(error, "kwargs", {}).get("endpoint_url") or "").netloc.rpartition("@")[2] or "the store"
     check = _check_way(host, at)

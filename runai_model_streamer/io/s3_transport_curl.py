@@ -259,14 +259,15 @@ class _Connection:
             return libcurl.BAD_SOCKET
         wanted = address.contents
         try:
-            made = socket.socket(wanted.family, wanted.kind, wanted.protocol)
-        except OSError as error:
-            self._errno = error.errno or 0
+            with socket.socket(wanted.family, wanted.kind, wanted.protocol) as made:
+                cancellation.watch(made.fileno())
+                self._socket = made.detach()
+        except Exception as error:
+            # Out of this function ctypes would make 0: standard input.
+            self._errno = getattr(error, "errno", None) or 0
             return libcurl.BAD_SOCKET
-        cancellation.watch(made.fileno())
         # Connecting has its own limit, and the answer then as long again.
         self._fields[self._kernel.PATIENCE] = 2 * self._fields[self._kernel.TIMEOUT]
-        self._socket = made.detach()
         return self._socket
 
     def _close_socket(self, _: int, descriptor: int) -> int:

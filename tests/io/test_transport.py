@@ -189,6 +189,53 @@ class TestTrust:
             assert store.open(URL).size == len(DATA)
 
 
+@pytest.mark.usefixtures("transport")
+class TestLimitOfOpenFiles:
+    CHILD = """
+import fcntl, os, resource, sys
+from runai_model_streamer.config import S3Config, StreamerConfig
+from runai_model_streamer.errors import ReadError
+from runai_model_streamer.io.s3 import S3Store
+from runai_model_streamer.io.s3_credentials import S3Credentials
+from runai_model_streamer.io.s3_signing import sign
+
+url, endpoint, free = sys.argv[1], sys.argv[2], int(sys.argv[3])
+transport = StreamerConfig.from_environment().s3.transport
+store = S3Store(S3Config(endpoint, False, max_retries=0, transport=transport), S3Credentials("a", "secret-key"), 1)
+sign(store.access().client, "bucket", "key")
+before = os.fstat(0)[:3], fcntl.fcntl(0, fcntl.F_GETFL)
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+held = []
+try:
+    while True:
+        held.append(os.dup(2))
+except OSError:
+    for _ in range(free):
+        os.close(held.pop())
+try:
+    store.open(url)
+except ReadError as error:
+    print(error)
+for descriptor in held:
+    os.close(descriptor)
+print(before == (os.fstat(0)[:3], fcntl.fcntl(0, fcntl.F_GETFL)), store.open(url).size)
+store.close()
+"""
+
+    @pytest.mark.parametrize("free", [0, 1, 2, 3])
+    def test_it_is_told_and_nothing_else_is_taken_for_a_connection(self, server: FaultServer, free: int) -> None:
+        command = [sys.executable, "-c", self.CHILD, URL, server.endpoint, str(free)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+        *told, after = done.stdout.splitlines()
+        # A connection takes two: one is there to cut it short. libcurl takes some of its own.
+        assert told or free >= 2
+        for line in told:
+            assert line.startswith(f"{URL}: too many open files (")
+            assert "`ulimit -n`" in line
+        assert after == f"True {len(DATA)}"
+        assert done.stderr == ""
+
+
 def take_away(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     if what == "numba":
         monkeypatch.setitem(sys.modules, "numba", None)
