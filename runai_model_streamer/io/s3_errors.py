@@ -50,9 +50,9 @@ def is_passing(error: Exception) -> bool:
     if answer is not None:
         return answer.status in PASSING_STATUSES or answer.code.startswith(PASSING_CODES)
     root = root_of(error)
-    if isinstance(root, ssl.SSLCertVerificationError | ValueError | FileNotFoundError) or is_no_tls(root):
+    if isinstance(root, ssl.SSLCertVerificationError | ValueError) or getattr(root, "filename", None):
         return False
-    if is_no_bundle(error):
+    if is_no_tls(root) or is_no_bundle(error):
         return False
     connection = aws.ConnectionError | aws.HTTPClientError | HTTPError | OSError | http.client.HTTPException
     return isinstance(error, BodyLengthError | connection)

@@ -139,8 +139,8 @@ def _said_by_store(answer: Answer, response: Mapping[str, Any], at: Circumstance
     if status == 404:
         return Meaning(NotFoundError, f"there is no such object in bucket {at.bucket}", _check_key(at), answer)
     if status == 407:
-        summary = "no connection through the proxy: it does not accept the user and password"
-        return Meaning(StorageUnreachableError, summary, CHECK_PROXY, answer)
+        refused = "no connection through the proxy: it does not accept the user and password"
+        return Meaning(StorageUnreachableError, refused, CHECK_PROXY, answer)
     if status in (412, 416):
         return Meaning(SourceChangedError, "the object was written to while it was being read", RELOAD, answer)
     if status in PASSING_STATUSES or code.startswith(PASSING_CODES):
@@ -195,9 +195,14 @@ def _found_locally(error: Any, at: Circumstances) -> Meaning | None:
         url = str(error).partition(": ")[2]
         remedy = f"Write it as http://host:port or https://host, in {_ENDPOINTS}."
         return Meaning(ConfigError, f"{url!r} is no URL of an endpoint", remedy)
-    if isinstance(error, FileNotFoundError):
-        remedy = f"Check AWS_WEB_IDENTITY_TOKEN_FILE. {_GIVE_KEYS}"
-        return Meaning(CredentialsError, f"a file of the credentials is missing: {error.filename}", remedy)
+    if isinstance(error, OSError) and error.filename:
+        remedy = f"Check AWS_WEB_IDENTITY_TOKEN_FILE, and credential_process of the profile. {_GIVE_KEYS}"
+        unusable = f"a file of the credentials cannot be used: {error.filename}: {error.strerror}"
+        return Meaning(CredentialsError, unusable, remedy)
+    if isinstance(error, ValueError) and not at.provenance.endpoint:
+        # No client could be made, and botocore lets out what its parsers say.
+        remedy = "Check the variables that begin with AWS_, AWS's files, and what credential_process prints."
+        return Meaning(ConfigError, f"AWS's settings cannot be used: {error}", remedy)
     if isinstance(error, aws.BotoCoreError) and type(error).__name__.startswith(_PROVIDERS):
         # Its text may hold what a credential process printed: that is in the cause, not here.
         provider = given.get("provider", type(error).__name__)

@@ -438,12 +438,45 @@ class TestSettings:
         assert f"no credentials from {provider}" in str(error)
         assert "Log in again" in str(error)
 
-    def test_a_missing_file_of_a_web_identity_is_an_error_of_credentials(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/nonexistent/token")
+    @pytest.mark.parametrize(("name", "why"), [("missing", "No such file or directory"), ("", "Is a directory")])
+    def test_a_file_of_a_web_identity_that_cannot_be_read_is_an_error_of_credentials_at_once(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, why: str
+    ) -> None:
+        monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / name))
         monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/reader")
+        with store_of("http://127.0.0.1:1", None) as store:
+            with pytest.raises(errors.CredentialsError, match=f": {tmp_path / name}: {why}") as caught:
+                store.open(URL)
+            assert "AWS_WEB_IDENTITY_TOKEN_FILE" in str(caught.value)
+            assert store.retries == 0
+
+    def test_a_credential_process_that_is_no_program_is_an_error_of_credentials(self, tmp_path: Path) -> None:
+        (tmp_path / "program").write_text("not to be executed")
+        aws_environment(tmp_path, configuration=f"[default]\ncredential_process = {tmp_path}/program\n")
         error = failure("http://127.0.0.1:1", credentials=None)
         assert type(error) is errors.CredentialsError
-        assert "/nonexistent/token" in str(error)
+        assert f"cannot be used: {tmp_path}/program: Permission denied" in str(error)
+        assert "credential_process" in str(error)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "says"),
+        [
+            ("AWS_METADATA_SERVICE_TIMEOUT", "soon", "invalid literal for int"),
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://example.com/", "Unsupported host 'example.com'"),
+            ("credential_process", "echo Hello", "Expecting value: line 1 column 1"),
+            ("credential_process", "echo 'Hello", "No closing quotation"),
+        ],
+    )
+    def test_what_botocore_cannot_parse_is_an_error_of_settings(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str, says: str
+    ) -> None:
+        if name.isupper():
+            monkeypatch.setenv(name, value)
+        else:
+            aws_environment(tmp_path, configuration=f"[default]\n{name} = {value}\n")
+        error = failure("http://127.0.0.1:1", credentials=None)
+        assert type(error) is errors.ConfigError
+        assert f"AWS's settings cannot be used: {says}" in str(error)
 
     @pytest.mark.parametrize("endpoint", ["minio", "minio:9000", "http://user:planted@a b"])
     def test_an_endpoint_that_is_no_url_is_named(self, endpoint: str) -> None:
