@@ -12,7 +12,7 @@ class Proxy:
 
     url: str = ""
     """Scheme, host and port; "" for none."""
-    user: str | None = None
+    user: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
 
 
@@ -32,11 +32,15 @@ def proxy_for(url: str) -> Proxy:
     if "://" not in named:
         named = f"http://{named}"
     try:
-        user, bare = urlsplit(named), parse_url(named)._replace(auth=None, path=None, query=None, fragment=None)
+        parts = urlsplit(named), parse_url(named)
     except ValueError:
-        # Not with its words: they quote the password.
+        parts = None
+    # Where the beginning of a password looks like a port, what is behind its / or # is taken for a path.
+    if parts is None or "@" in parts[0]._replace(netloc="").geturl():
         raise ConfigError(
             f"{scheme.upper()}_PROXY holds no URL of a proxy: write it as http://user:password@host:port, with special "
             "characters of the password percent-encoded (/ is %2F, # is %23, ? is %3F, @ is %40)"
-        ) from None
-    return Proxy(bare.url, *(unquote(text) if text else None for text in (user.username, user.password)))
+        )
+    whole, bare = parts
+    user, password = (unquote(text) if text else None for text in (whole.username, whole.password))
+    return Proxy(bare._replace(auth=None, path=None, query=None, fragment=None).url, user, password)

@@ -19,6 +19,8 @@ UNREADABLE = (
     "http://user:p#PLANTED@127.0.0.1:9",
     "http://user:p?PLANTED@127.0.0.1:9",
     "user:pa/PLANTED@127.0.0.1:9",
+    "http://user:1/PLANTED@127.0.0.1:9",
+    "http://user:1#PLANTED@127.0.0.1:9",
     "http://user:PLANTED[@127.0.0.1:9",
     "http://user:PLANTED@127.0.0.1:99999",
 )
@@ -77,6 +79,7 @@ class TestPasswords:
                 ) as caught:
                     ask(URL)
                 assert "PLANTED" not in "".join(traceback.format_exception(caught.value))
+                assert caught.value.__context__ is None
 
     def test_a_scheme_that_is_none_of_a_proxys_shows_nothing_of_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HTTP_PROXY", "strange://user:PLANTED@127.0.0.1:9")
