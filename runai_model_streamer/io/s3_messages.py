@@ -183,12 +183,10 @@ def _found_locally(error: Any, at: Circumstances) -> Meaning | None:
     if isinstance(error, aws.ConfigParseError | aws.ConfigNotFound):
         remedy = "Mend it, or name another with AWS_CONFIG_FILE or AWS_SHARED_CREDENTIALS_FILE."
         return Meaning(ConfigError, f"the file {given['path']} cannot be read", remedy)
-    if isinstance(error, aws.InvalidConfigError):
-        return Meaning(ConfigError, f"AWS's settings cannot be used: {error}", "Check AWS_PROFILE and ~/.aws/config.")
     if isinstance(error, aws.InvalidRegionError):
         remedy = "Check AWS_DEFAULT_REGION, AWS_REGION, the profile's region, or S3Credentials(region_name=...)."
         return Meaning(ConfigError, f"{given['region_name']!r} is no name of a region", remedy)
-    if isinstance(error, aws.ParamValidationError):
+    if isinstance(error, aws.ParamValidationError) and "ucket" in str(error):
         remedy = "Write s3://bucket/key; the name has letters, digits, dots and hyphens."
         return Meaning(ArgumentError, f"{at.bucket!r} is no name of a bucket", remedy)
     if type(error) is ValueError and str(error).startswith("Invalid endpoint: "):
@@ -199,10 +197,16 @@ def _found_locally(error: Any, at: Circumstances) -> Meaning | None:
         remedy = f"Check AWS_WEB_IDENTITY_TOKEN_FILE, and credential_process of the profile. {_GIVE_KEYS}"
         unusable = f"a file of the credentials cannot be used: {error.filename}: {error.strerror}"
         return Meaning(CredentialsError, unusable, remedy)
-    if isinstance(error, ValueError) and not at.provenance.endpoint:
-        # No client could be made, and botocore lets out what its parsers say.
+    parsed = isinstance(error, ValueError) and not at.provenance.endpoint
+    if parsed or isinstance(error, aws.InvalidConfigError | aws.ParamValidationError):
+        # botocore lets out what its parsers say: no client could be made.
         remedy = "Check the variables that begin with AWS_, AWS's files, and what credential_process prints."
         return Meaning(ConfigError, f"AWS's settings cannot be used: {error}", remedy)
+    if isinstance(error, RuntimeError) and "still expired" in str(error):
+        remedy = f"Set this machine's clock (NTP). {_RENEW_KEYS}"
+        return Meaning(
+            CredentialsError, "the credentials have expired, and so have those that took their place", remedy
+        )
     if isinstance(error, aws.BotoCoreError) and type(error).__name__.startswith(_PROVIDERS):
         # Its text may hold what a credential process printed: that is in the cause, not here.
         provider = given.get("provider", type(error).__name__)

@@ -27,10 +27,15 @@ _CHECK_WAY: Final = "Check its host and port, the network, and HTTPS_PROXY, HTTP
 def network_fault(error: Any, at: Circumstances) -> Meaning | None:
     """None for an exception that is not of the network."""
     from botocore import exceptions as aws
+    from botocore.parsers import ResponseParserError
     from urllib3.exceptions import HTTPError, ReadTimeoutError
 
     if isinstance(error, BodyLengthError):
         return Meaning(ReadError, f"{error}, every time", EASE)
+    if isinstance(error, ResponseParserError):
+        # It quotes all of the answer, in which a provider of credentials may have sent some.
+        stranger = "what answered is neither a store nor one that gives credentials"
+        return Meaning(ReadError, stranger, _check_way("", at), telling=True)
     root = root_of(error)
     if getattr(root, "errno", None) in (errno.EMFILE, errno.ENFILE):
         remedy = "Raise the limit with `ulimit -n`, or lower RUNAI_STREAMER_CONCURRENCY."
