@@ -186,6 +186,7 @@ def _found_locally(error: Any, at: Circumstances) -> Meaning | None:
     if isinstance(error, aws.InvalidRegionError):
         remedy = "Check AWS_DEFAULT_REGION, AWS_REGION, the profile's region, or S3Credentials(region_name=...)."
         return Meaning(ConfigError, f"{given['region_name']!r} is no name of a region", remedy)
+    # What STS is asked with is checked alike.
     if isinstance(error, aws.ParamValidationError) and "ucket" in str(error):
         remedy = "Write s3://bucket/key; the name has letters, digits, dots and hyphens."
         return Meaning(ArgumentError, f"{at.bucket!r} is no name of a bucket", remedy)
