@@ -91,7 +91,7 @@ class FileStreamer(ChunkStreamer):
 
     def stream_files(
         self,
-        chunks: Sequence[FileChunks],
+        file_stream_requests: Sequence[FileChunks],
         credentials: S3Credentials | None = None,
         device: str | torch.device = "cpu",
         memory_limit: int | None = None,
@@ -105,7 +105,7 @@ class FileStreamer(ChunkStreamer):
         Bytes that lie in two ranges are read twice.
 
         Args:
-            chunks: the ranges of each file.
+            file_stream_requests: the ranges of each file.
             credentials: for object storage, instead of what the environment and boto3's own chain know.
             device: where the bytes are to be; see `SafetensorsStreamer.stream_files`.
             memory_limit: bytes to hold at most, -1 for no limit, 0 for as much as the largest range; None for
@@ -120,7 +120,7 @@ class FileStreamer(ChunkStreamer):
             CudaError, GdsUnavailableError: the GPU, or GPUDirect with RUNAI_STREAMER_GDS=1, cannot be used.
             ArgumentTypeError, ConfigError, StateError: what the message says. Nothing has been read.
         """
-        self._stream(chunks, credentials, device, memory_limit, progress, is_distributed=False)
+        self._stream(file_stream_requests, credentials, device, memory_limit, progress, is_distributed=False)
 
     def list_files(
         self,

@@ -103,7 +103,8 @@ def test_the_arguments_have_the_originals_names_order_and_defaults() -> None:
         for method in (FileStreamer.stream_files, FileStreamer.list_files, FileChunks.contiguous)
     }
     empty = inspect.Parameter.empty
-    assert found["stream_files"][2:] == [
+    assert found["stream_files"][1:] == [
+        ("file_stream_requests", empty),
         ("credentials", None),
         ("device", "cpu"),
         ("memory_limit", None),
