@@ -135,8 +135,10 @@ class FileStreamer(ChunkStreamer):
         Args:
             prefix: a local folder, or `s3://bucket/prefix`, with or without a slash behind it.
             is_recursive: whether to list folders below it, too.
-            allow_patterns: as for `pull_files`.
-            ignore_patterns: as for `pull_files`.
+            allow_patterns: patterns such as `["*.json"]`, one of which a file must match; all files for None, and here
+                also for an empty list. They are held against the path that is given back and against the part of it
+                from `prefix` on; one that matches either will do. `*` matches slashes too.
+            ignore_patterns: patterns, none of which a file may match.
             credentials: as for `stream_files`.
 
         Raises:
@@ -145,9 +147,11 @@ class FileStreamer(ChunkStreamer):
             ArgumentError, ArgumentTypeError, ConfigError, StateError, UnsupportedError: what the message says.
         """
         self._check_usable()
-        folder, patterns = as_path(prefix), Patterns.of(allow_patterns, ignore_patterns)
+        # An empty list as the original has it here; there, too, pull_files pulls nothing for one.
+        folder, patterns = as_path(prefix), Patterns.of(allow_patterns or None, ignore_patterns)
+        before = folder if folder.endswith("/") else f"{folder}/"
         with open_storage(credentials) as (storage, _):
-            found = storage.entries(folder, patterns.chooses, recursive=is_recursive)
+            found = storage.entries(folder, lambda name: patterns.chooses(name, before), recursive=is_recursive)
         return [(entry.path, entry.size) for entry in found]
 
 

@@ -72,8 +72,9 @@ def pull_files(
     Args:
         model_path: `s3://bucket/prefix`, or a local folder.
         dst: the folder to copy to, made if it is not there. No link below it is followed.
-        allow_pattern: patterns such as `["*.json"]`, one of which a file must match; None for all files. They are held
-            against the path from `model_path` on, where `*` matches slashes too.
+        allow_pattern: patterns such as `["*.json"]`, one of which a file must match; None for all files, [] for none.
+            They are held against the path from `model_path` on and, of an object, against its whole key; one that
+            matches either will do. `*` matches slashes too.
         ignore_pattern: patterns, none of which a file may match.
         s3_credentials: as for `list_safetensors`.
 

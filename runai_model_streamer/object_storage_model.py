@@ -117,7 +117,7 @@ class ObjectStorageModel:
                 said = json.load(file)
             model_path = said["model_path"]
             pulls = {
-                Patterns(tuple(pull["allow"]), tuple(pull["ignore"])): [Entry(*entry) for entry in pull["files"]]
+                Patterns.of(pull["allow"], pull["ignore"]): [Entry(*entry) for entry in pull["files"]]
                 for pull in said["pulls"]
             }
         except (OSError, ValueError, KeyError, TypeError):

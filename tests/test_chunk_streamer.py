@@ -435,6 +435,19 @@ def test_files_are_listed_with_their_sizes(folder: str) -> None:
         assert streamer.list_files(prefix=folder, is_recursive=True, ignore_patterns=["*.bin"]) == everything[::2]
 
 
+def test_patterns_may_be_of_whole_paths_as_the_original_has_them(folder: str) -> None:
+    with FileStreamer() as streamer:
+        everything = streamer.list_files(folder)
+        assert streamer.list_files(folder, allow_patterns=[f"{folder}/below/*"]) == everything[:1]
+        assert streamer.list_files(f"{folder}/", allow_patterns=["*/data.bin"]) == everything[1:2]
+        assert streamer.list_files(folder, ignore_patterns=[f"{folder}/*"]) == []
+
+
+def test_an_empty_list_of_patterns_is_none(folder: str) -> None:
+    with FileStreamer() as streamer:
+        assert streamer.list_files(folder, True, [], []) == streamer.list_files(folder)
+
+
 def test_a_missing_folder_is_an_error(folder: str) -> None:
     with FileStreamer() as streamer, pytest.raises(NotFoundError, match="nope"):
         streamer.list_files(f"{folder}/nope")

@@ -157,6 +157,21 @@ class TestPulling:
         pull_files(source, dst, allow_pattern=["*.json", "*.txt"], ignore_pattern=["tokenizer/*"])
         assert sorted(tree(dst)) == ["config.json", "empty.txt"]
 
+    @pytest.mark.parametrize("end", ["", "/"])
+    def test_patterns_may_be_of_whole_keys_as_the_original_has_them(self, dst: Path, end: str) -> None:
+        pull_files(URL + end, dst, allow_pattern=["llama/*.json"], ignore_pattern=["llama/tokenizer/*"])
+        assert sorted(tree(dst)) == ["config.json"]
+
+    def test_where_a_local_folder_lies_does_not_count(self, tmp_path: Path, dst: Path) -> None:
+        (tmp_path / "source").mkdir()
+        (tmp_path / "source" / "config.json").write_bytes(b"{}")
+        pull_files(tmp_path / "source", dst, ignore_pattern=["*/source/*"])
+        assert sorted(tree(dst)) == ["config.json"]
+
+    def test_an_empty_list_allows_nothing(self, source: str, dst: Path) -> None:
+        pull_files(source, dst, allow_pattern=[])
+        assert tree(dst) == {}
+
     def test_patterns_that_choose_nothing_make_an_empty_folder_and_a_warning(
         self, source: str, dst: Path, caplog: pytest.LogCaptureFixture
     ) -> None:

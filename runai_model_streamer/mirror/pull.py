@@ -49,7 +49,8 @@ def pull(
     """
     _check_target(source, target)
     started = time.perf_counter()
-    wanted = storage.entries(source, lambda name: name != COMPLETE and patterns.chooses(name), recursive=True)
+    before = _before(source)
+    wanted = storage.entries(source, lambda name: name != COMPLETE and patterns.chooses(name, before), recursive=True)
     if not wanted:
         _log.warning("[RunAI Streamer] None of the files of %s is to be pulled: %s", source, patterns)
     check_names(source, wanted)
@@ -72,6 +73,12 @@ def pull(
         len(wanted) - len(missing),
     )
     return wanted
+
+
+def _before(source: str) -> str:
+    """What objects' keys have in front of their names. Of a local file only its name counts for patterns."""
+    key = source.removeprefix("s3://").partition("/")[2] if is_object(source) else ""
+    return key if not key or key.endswith("/") else f"{key}/"
 
 
 def _check_target(source: str, target: str) -> None:
