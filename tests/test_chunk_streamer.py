@@ -12,7 +12,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runai_model_streamer import FileChunks, FileStreamer, RunaiStreamerMemoryLimitException, S3Credentials
+from runai_model_streamer import (
+    DistributedStreamer,
+    FileChunks,
+    FileStreamer,
+    RunaiStreamerMemoryLimitException,
+    S3Credentials,
+)
 from runai_model_streamer.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -332,8 +338,17 @@ def test_a_closed_streamer_is_refused(call: Callable[[FileStreamer], object]) ->
     streamer = FileStreamer()
     streamer.close()
     streamer.close()
-    with pytest.raises(StateError, match="closed: make a new one"):
+    with pytest.raises(StateError, match="closed: use it in another with statement"):
         call(streamer)
+
+
+@pytest.mark.parametrize("kind", [FileStreamer, DistributedStreamer])
+def test_it_streams_again_in_another_with_block(kind: type[FileStreamer | DistributedStreamer], file: str) -> None:
+    streamer, chunks = kind(), FileChunks(1, file, [5, 0], [10, 20])
+    for _ in range(2):
+        with streamer:
+            streamer.stream_files([chunks])
+            assert [(one, two, raw(tensor)) for one, two, tensor in streamer.get_chunks()] == expected(chunks)
 
 
 def test_there_is_nothing_to_get_before_stream_files_and_after_a_call_that_failed(file: str) -> None:
