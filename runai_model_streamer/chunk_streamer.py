@@ -33,7 +33,7 @@ class ChunkStreamer(Streamer):
         self,
         chunks: Sequence[FileChunks],
         credentials: S3Credentials | None,
-        device: str | torch.device,
+        device: str | torch.device | None,
         memory_limit: int | None,
         progress: Watch,
         *,
@@ -93,7 +93,7 @@ class FileStreamer(ChunkStreamer):
         self,
         file_stream_requests: Sequence[FileChunks],
         credentials: S3Credentials | None = None,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = "cpu",
         memory_limit: int | None = None,
         owned: bool = True,  # noqa: ARG002 - see the docstring
         *,
@@ -173,7 +173,7 @@ class DistributedStreamer(ChunkStreamer):
         self,
         file_stream_requests: Sequence[FileChunks],
         credentials: S3Credentials | None = None,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = "cpu",
         is_distributed: bool = True,
         owned: bool = True,  # noqa: ARG002 - see the docstring
         *,
