@@ -110,7 +110,7 @@ class NotDirectoryError(ReadError, NotADirectoryError):
 
 
 class UnsafeNameError(ReadError):
-    """A key that cannot be the name of a file, or would be one outside of the folder that it is pulled into."""
+    """A key that cannot be the name of a file of its own in the folder that it is pulled into."""
 
 
 class AccessDeniedError(ReadError, PermissionError):

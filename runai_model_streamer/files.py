@@ -80,7 +80,8 @@ def pull_files(
 
     Raises:
         NotFoundError: no such folder or bucket, or no key under the prefix.
-        UnsafeNameError: a key cannot be the name of a file in `dst`, such as one with `..`. Nothing has been copied.
+        UnsafeNameError: a key cannot be the name of a file in `dst`, such as one with `..`, or two would be the same
+            file, such as `a/b` and `a//b`. Nothing has been copied.
         WriteError, WriteDeniedError: a file cannot be written; the disk is full.
         SourceChangedError: a file or object was written to meanwhile.
         AccessDeniedError, ReadError: a file or object cannot be read.
