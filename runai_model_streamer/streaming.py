@@ -163,7 +163,7 @@ class Streamer:
         seconds = time.perf_counter() - self._started
         # Tools parse this line.
         _log.info(
-            "[RunAI Streamer] Overall time to stream %s of all files to %s: %.1fs, %s/s",
+            "[RunAI Streamer] Overall time to stream %s of all files to %s: %.2fs, %s/s",
             size_text(size),
             self._device,
             seconds,

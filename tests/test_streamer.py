@@ -623,7 +623,7 @@ def test_the_concurrency_is_the_number_of_readers(large: Path, monkeypatch: pyte
 # The log.
 
 _SIZE = r"(?:\d+ Bytes|\d+\.\d (?:[KMGT])iB)"
-LINE = re.compile(rf"\[RunAI Streamer\] Overall time to stream {_SIZE} of all files to cpu: \d+\.\ds, {_SIZE}/s")
+LINE = re.compile(rf"\[RunAI Streamer\] Overall time to stream {_SIZE} of all files to cpu: \d+\.\d\ds, {_SIZE}/s")
 
 
 def test_the_end_of_a_load_is_logged_in_the_form_that_tools_parse(
