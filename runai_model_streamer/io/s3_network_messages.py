@@ -11,6 +11,7 @@ from runai_model_streamer.errors import (
     ReadError,
     StorageTimeoutError,
     StorageUnreachableError,
+    StreamerError,
 )
 from runai_model_streamer.io.s3_meaning import Circumstances, Meaning
 from runai_model_streamer.io.transport import BodyLengthError, SlowBodyError
@@ -102,6 +103,7 @@ def is_no_tls(root: BaseException) -> bool:
 
 def root_of(error: BaseException) -> BaseException:
     """The exception that the others were made from."""
-    while (deeper := error.__cause__ or error.__context__) is not None:
+    # One of ours is what the caller was handling when it called.
+    while (deeper := error.__cause__ or error.__context__) is not None and not isinstance(deeper, StreamerError):
         error = deeper
     return error
