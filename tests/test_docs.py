@@ -16,6 +16,7 @@ import contextlib
 import re
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -268,7 +269,15 @@ def test_the_variables_that_are_said_to_have_no_effect_have_none() -> None:
     section = TEXTS[MOVING].split("## Variables without an effect", 1)[1].split("\n## ", 1)[0]
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     assert len(rows) > 3
-    assert {name for row in rows for name in NAME.findall(row)} & KNOWN == set()
+    said = [*rows, *(line for line in section.splitlines() if not line.startswith("|"))]
+    assert {name for text in said for name in NAME.findall(text)} & KNOWN == set()
+
+
+def test_what_is_said_to_be_needed_is_what_pyproject_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    (torch,) = [each for each in project["dependencies"] if each.startswith("torch>=")]
+    python, pytorch = project["requires-python"].removeprefix(">="), torch.removeprefix("torch>=")
+    assert f"| needs | Python {python} and PyTorch {pytorch}, or newer ones |" in TEXTS[MOVING]
 
 
 @every_page

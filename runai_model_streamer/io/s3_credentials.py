@@ -32,11 +32,11 @@ _POOL_MARGIN: Final = 4
 """Connections beyond the readers' own, for files that are opened while others are read."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # they may change, so each is equal to itself alone, and can be hashed
 class S3Credentials:
     """Explicit access to object storage; each field that is given wins over the environment and AWS's files.
 
-    `repr` shows neither the secret nor the token.
+    `repr` shows neither the secret nor the token. What is changed after a call does not matter to that call.
     """
 
     access_key_id: str | None = None

@@ -13,6 +13,7 @@ from runai_model_streamer.errors import (
     ReadError,
     StorageTimeoutError,
     StorageUnreachableError,
+    StreamerError,
 )
 from runai_model_streamer.io.s3_meaning import Circumstances, Meaning
 from runai_model_streamer.io.transport import BodyLengthError, SlowBodyError
@@ -131,7 +132,8 @@ def root_of(error: BaseException) -> BaseException:
 
 def chain_of(error: BaseException) -> Iterator[BaseException]:
     """The exception, what it was made from, and so on."""
-    each: BaseException | None = error
-    while each is not None:
-        yield each
-        each = each.__cause__ or each.__context__
+    yield error
+    deeper = error.__cause__ or error.__context__
+    # One of ours is what the caller was handling when it called.
+    if deeper is not None and not isinstance(deeper, StreamerError):
+        yield from chain_of(deeper)

@@ -20,9 +20,9 @@ from runai_model_streamer.pipeline.landing import HostLanding, Reading, timed_re
 from runai_model_streamer.pipeline.lifecycle import Lifecycle
 from runai_model_streamer.pipeline.nvtx import nvtx_range
 from runai_model_streamer.pipeline.plan import Group, PlannedFile, Step, group_target
-from runai_model_streamer.pipeline.pool import OtherMemory, SlabPool
+from runai_model_streamer.pipeline.pool import SlabPool
 from runai_model_streamer.pipeline.scratch import ScratchPool
-from runai_model_streamer.pipeline.slabs import Bytes, Lease
+from runai_model_streamer.pipeline.slabs import Bytes, Lease, OtherMemory
 from runai_model_streamer.pipeline.stream import Destination
 from runai_model_streamer.pipeline.tensors import make_tensors
 
@@ -67,6 +67,7 @@ class CastingLanding:
     """
 
     beside = "cast"
+    any_length = True
 
     def __init__(self, pool: SlabPool, plan: CastPlan, lifecycle: Lifecycle) -> None:
         self._kernels = _kernels(plan)

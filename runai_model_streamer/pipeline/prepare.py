@@ -25,9 +25,9 @@ from runai_model_streamer.pipeline.cast_plan import held, plan_cast, scratch_siz
 from runai_model_streamer.pipeline.limit import LIMIT, MemoryLimit
 from runai_model_streamer.pipeline.opening import Opened, open_files
 from runai_model_streamer.pipeline.plan import REST_BYTES, Grouping, PlannedFile, plan_groups
-from runai_model_streamer.pipeline.pool import OtherMemory
 from runai_model_streamer.pipeline.selection import Select, Selected, select_parts
 from runai_model_streamer.pipeline.sharing import Sharing
+from runai_model_streamer.pipeline.slabs import OtherMemory
 from runai_model_streamer.pipeline.stream import Load
 from runai_model_streamer.pipeline.tally import Tally
 from runai_model_streamer.pipeline.tensors import check_dtypes

@@ -433,6 +433,16 @@ class TestCredentials:
         )
         assert repr(S3Credentials()).count("None") == 5
 
+    def test_they_can_be_set_and_changed_field_by_field(self, server: FaultServer) -> None:
+        credentials = S3Credentials()
+        credentials.access_key_id, credentials.secret_access_key = "AKID", "the-secret"
+        credentials.endpoint = server.endpoint
+        assert "the-secret" not in repr(credentials)
+        assert len({credentials, S3Credentials()}) == 2
+        with store_of(None, credentials) as store:
+            store.open(URL).close()
+        assert access_key(server.requests[0]) == "AKID"
+
 
 def test_an_object_on_motos_server_is_read_in_threads() -> None:
     with moto_server() as moto:
