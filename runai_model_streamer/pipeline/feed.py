@@ -19,8 +19,7 @@ MEMORY_SPEED: Final = 1.5e9
 MEMORY_LATENCY: Final = 100e-6
 """Seconds that such a copy takes beside, however short it is; a local SSD takes about as long to begin."""
 
-
-COPIED_AT_ONCE: Final = 2
+COPIED_AT_ONCE: Final = 4
 """The plan's reads that are one while they are copies from memory: each has Python's turn behind it, in cold caches.
 
 Of two readers that copy 4 GB in 1.1 s together, 1 / 2 / 4 at once: 75 / 60 / 70 ms go elsewhere. The more, the longer

@@ -30,10 +30,10 @@ from runai_model_streamer.pipeline.slabs import GroupMemory, Lease, OtherMemory,
 from runai_model_streamer.pipeline.waiting import WaitClock
 
 WORKING_SET: Final = 128 << 20
-"""Without a limit: bytes of slabs up to which fresh memory is taken without first waiting for a used slab.
+"""Without a limit: bytes of slabs up to which copies from memory take fresh memory rather than wait for a used slab.
 
-At least twice what is being read at once, and `LIVE_GROUPS` groups of the sizes at hand. Warm 4 GB on 2 CPUs, CPU
-seconds against a bare preadv loop: 1.4 times with 128 MiB, 1.75 times with 384 MiB.
+At least `LIVE_GROUPS` groups of the sizes at hand. Warm 4 GB on 2 CPUs, CPU seconds against a bare preadv loop: 1.4
+times with 128 MiB, 1.75 times with 384 MiB.
 """
 
 LIVE_GROUPS: Final = 4
@@ -60,15 +60,11 @@ class SlabPool:
     Args:
         limit: bytes held at most, at least what the largest group counts for; None for no limit.
         lifecycle: of the load; a waiting `lease` ends with it.
-        in_flight: most bytes that are being read at once.
         other: what groups get instead of slabs where it has something for them; it counts in the same way.
     """
 
-    def __init__(
-        self, limit: int | None, lifecycle: Lifecycle, in_flight: int = 0, other: OtherMemory | None = None
-    ) -> None:
+    def __init__(self, limit: int | None, lifecycle: Lifecycle, other: OtherMemory | None = None) -> None:
         self._limit = limit
-        self._working_set = max(WORKING_SET, 2 * in_flight)
         # Most groups are a little smaller than they may be. What is mapped and not touched costs nothing.
         self._usual_capacity = round_up(group_target(limit), CAPACITY_STEP)
         self._lifecycle = lifecycle
@@ -238,7 +234,7 @@ class SlabPool:
             size: bytes that it would take from the machine.
             hurry: see `lease`.
         """
-        soft = max(self._working_set, sum(self._recent) + charge)
+        soft = max(WORKING_SET, sum(self._recent) + charge)
         budget = soft if self._limit is None else self._limit
         idle = sum(slab.charge for slab in self._idle)
         in_use = self._spoken_for(group) - idle

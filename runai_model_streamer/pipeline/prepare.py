@@ -176,7 +176,7 @@ def start_load(start: Start, config: StreamerConfig, device: torch.device, targe
         becoming = [file._replace(tensors=[held(tensor, target) for tensor in file.tensors]) for file in files]
         limit = allowed.bytes_for(paths, becoming, made, scratch_size(files))
         plan = plan_cast(files, target, to_cast, limit, concurrency)
-        destination = cast_destination(plan, files, concurrency, _page_locked(config, plan.slab_limit))
+        destination = cast_destination(plan, _page_locked(config, plan.slab_limit))
     elif destination is None:
         limit = allowed.bytes_for(paths, files, made)
         memory = _page_locked(config, limit)

@@ -97,7 +97,7 @@ class Load:
             self.device = torch.device("cpu")
             """Where the tensors are."""
             self._groups = tuple(plan_groups(files, limit))
-            self._landing = HostLanding(SlabPool(limit, self._lifecycle, concurrency * self.tally.chunk, memory))
+            self._landing = HostLanding(SlabPool(limit, self._lifecycle, memory))
         else:
             self.device = destination.device
             self._groups = tuple(plan_groups(files, destination.group_limit, destination.group_bytes))

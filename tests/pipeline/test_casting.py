@@ -49,7 +49,7 @@ def casting_load(
     files = planned(sources, chunk)
     plan = plan_cast(files, target, sources_of(files, target), limit, readers)
     storage = Storage(StreamerConfig(), None, shared=False)
-    return Load(storage, sources, files, None, readers, cast_destination(plan, files, readers))
+    return Load(storage, sources, files, None, readers, cast_destination(plan))
 
 
 def check(made: Iterable[tuple[str, torch.Tensor]], tensors: dict[str, Stored], target: torch.dtype) -> None:
