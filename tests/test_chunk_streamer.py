@@ -269,6 +269,11 @@ def test_ranges_that_cannot_be_are_refused(offsets: Any, sizes: Any, error: type
         FileChunks(1, "some/file", offsets, sizes)
 
 
+def test_the_first_of_contiguous_ranges_begins_at_a_whole_number() -> None:
+    with pytest.raises(ArgumentTypeError, match="^some/file: offset is a whole number, not 'x'$"):
+        FileChunks.contiguous(1, "some/file", "x", [1])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("chunks", [FileChunks(1, "f", [], []), "f", ["f"], 7, None], ids=repr)
 def test_what_is_no_list_of_chunks_is_refused(chunks: Any) -> None:
     with FileStreamer() as streamer, pytest.raises(ArgumentTypeError, match="stream_files takes a list of FileChunks"):

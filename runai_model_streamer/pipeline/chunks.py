@@ -55,7 +55,11 @@ class FileChunks:
     def contiguous(cls, id: int, path: str, offset: int, sizes: Sequence[int]) -> "FileChunks":  # noqa: A002
         """Ranges of the given sizes, each beginning where the one before ends, the first at `offset`."""
         numbers = _numbers(as_path(path), "sizes", sizes)
-        return cls(id, path, list(accumulate(numbers, initial=offset))[: len(numbers)], numbers)
+        try:
+            first = operator.index(offset)
+        except TypeError as error:
+            raise ArgumentTypeError(f"{path}: offset is a whole number, not {offset!r}") from error
+        return cls(id, path, list(accumulate(numbers, initial=first))[: len(numbers)], numbers)
 
     def total_size(self) -> int:
         """Bytes of all ranges."""
