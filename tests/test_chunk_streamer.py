@@ -270,7 +270,7 @@ def test_ranges_that_cannot_be_are_refused(offsets: Any, sizes: Any, error: type
 
 
 def test_the_first_of_contiguous_ranges_begins_at_a_whole_number() -> None:
-    with pytest.raises(ArgumentTypeError, match="^some/file: offset is a whole number, not 'x'$"):
+    with pytest.raises(ArgumentTypeError, match=r"^some/file: offset is a whole number, not 'x'$"):
         FileChunks.contiguous(1, "some/file", "x", [1])  # type: ignore[arg-type]
 
 

@@ -6,10 +6,10 @@ from typing import TypeAlias
 
 import orjson
 
-from runai_model_streamer.distributed.notices import sendable
 from runai_model_streamer.distributed.peers import Peers
 from runai_model_streamer.errors import DistributedError
 from runai_model_streamer.io.header_json import short
+from runai_model_streamer.io.paths import as_unicode
 
 Facts: TypeAlias = Mapping[str, str]
 """What it is about -> what this rank says."""
@@ -24,7 +24,7 @@ def agree(peers: Peers, facts: Facts) -> None:
     Raises:
         DistributedError: on all ranks, when they differ; it names those that differ from the first.
     """
-    mine = orjson.dumps({sendable(what): sendable(fact) for what, fact in facts.items()})
+    mine = orjson.dumps({as_unicode(what): as_unicode(fact) for what, fact in facts.items()})
     said: list[dict[str, str]] = [orjson.loads(each) for each in peers.gather(mine)]
     differences: list[str] = []
     ranks: set[int] = set()

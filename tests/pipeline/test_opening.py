@@ -232,7 +232,7 @@ def test_fewer_threads_than_wanted_have_to_do(monkeypatch: pytest.MonkeyPatch) -
 
 def test_no_thread_at_all_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     give_threads(0, monkeypatch)
-    with pytest.raises(StreamerError, match="no thread to open with: can't start new thread; .*ulimit -u"):
+    with pytest.raises(StreamerError, match=r"no thread to open with: can't start new thread; .*ulimit -u"):
         open_files(MemoryStorage(objects(20)), list(objects(20)), 8)
 
 
