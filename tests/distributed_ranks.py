@@ -214,6 +214,9 @@ def casting(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     with setting(RUNAI_STREAMER_MEMORY_LIMIT="0"):
         yield "least memory", me.stream("floats.safetensors", dtype=torch.bfloat16)
     yield "one of them", me.stream("floats.safetensors", dtype=torch.bfloat16 if me.rank else None)
+    with setting(RUNAI_STREAMER_CONCURRENCY="3" if me.rank else ""):
+        yield "another concurrency", me.stream("floats.safetensors", dtype=torch.bfloat16)
+        yield "another concurrency, as stored", me.stream("floats.safetensors")
 
 
 def page_locked(me: Ranks) -> Iterator[tuple[str, Outcome]]:
