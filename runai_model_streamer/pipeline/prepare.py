@@ -182,12 +182,13 @@ def start_load(start: Start, config: StreamerConfig, device: torch.device, targe
         memory = _page_locked(config, limit)
     if device.type != "cuda" and not waits:
         files = [file._replace(rest=REST_BYTES) for file in files]
+    kind = Grouping(limit) if destination is None else destination.grouping
     if sharing is not None:
-        kind = Grouping(limit) if destination is None else destination.grouping
         sources = sharing.divide(files, tuple(plan_groups(files, kind.limit, kind.target)), sources, kind)
-        if waits and kind.readers is not None:
-            # A reader that waits for another rank holds what one whom that rank waits for may need.
-            concurrency = min(concurrency, kind.readers)
+    in_order = any(isinstance(source, VerifiedSource) and source.in_order for source in sources)
+    if kind.readers is not None and (waits or in_order):
+        # A reader that waits for another rank, or for another reader, holds what one whom that waits for may need.
+        concurrency = min(concurrency, kind.readers)
     return Load(storage, sources, files, limit, concurrency, destination, finish, tally, memory)
 
 

@@ -16,14 +16,17 @@ from functools import partial
 from typing import Any, Final
 
 import numpy as np
+import pytest
 import torch
 
+from runai_model_streamer import streamer
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.ranges import round_up
 from runai_model_streamer.io.safetensors import read_header
 from runai_model_streamer.io.source import Origin, SourceKind
 from runai_model_streamer.kernels.bits import ITEM_SIZES
+from runai_model_streamer.pipeline import cuda_load
 from runai_model_streamer.pipeline.cuda import CudaLanding, DeviceFile
 from runai_model_streamer.pipeline.cuda_cast import DeviceCast
 from runai_model_streamer.pipeline.cuda_driver import CudaDriver
@@ -38,6 +41,8 @@ from tests.sources import MemorySource
 NON_BLOCKING: Final = 1
 OLD_WORK: Final = 0xDD
 """What kernels of the caller write into memory that it has freed before they ran."""
+
+GPU: Final = torch.device("cuda", 0)
 
 DEVICE: Final = torch.device("cpu")
 """What torch calls the emulator's device: its memory is host memory."""
@@ -222,6 +227,13 @@ class World:
         if int(error):
             raise RuntimeError(f"{name}: {error}")
         return values[0] if values else None
+
+    def stand_in(self, patch: pytest.MonkeyPatch) -> None:
+        """Be "cuda:0" to `SafetensorsStreamer`."""
+        patch.setattr(streamer, "resolve_device", lambda _: GPU)
+        patch.setattr(torch.version, "cuda", "13.0")
+        patch.setattr(cuda_load, "driver_api", lambda: self.faulty)
+        patch.setattr(cuda_load, "TorchMemory", lambda _: self.memory)
 
     @contextmanager
     def current(self) -> Iterator[None]:

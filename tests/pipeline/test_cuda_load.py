@@ -20,19 +20,14 @@ from runai_model_streamer.pipeline import assembly, cuda_driver, cuda_load, cuda
 from runai_model_streamer.pipeline.selection import Rows
 from tests.checkpoints import Stored, numbered, raw, stored, write
 from tests.cuda_emulator import Emulator
-from tests.pipeline.cuda_world import CtypesApi, World
-
-GPU = torch.device("cuda", 0)
+from tests.pipeline.cuda_world import GPU, CtypesApi, World
 
 
 @pytest.fixture
 def world(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> World:
     """A machine with a GPU, of whose tensors torch says that they are on the CPU."""
     world = World(emulator, CtypesApi(emulator))
-    monkeypatch.setattr(streamer, "resolve_device", lambda _: GPU)
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(cuda_load, "driver_api", lambda: world.faulty)
-    monkeypatch.setattr(cuda_load, "TorchMemory", lambda _: world.memory)
+    world.stand_in(monkeypatch)
     return world
 
 
