@@ -50,10 +50,10 @@ class Destination(NamedTuple):
 
 
 class Load:
-    """Tensors on their way.
+    """Tensors on their way, from `start` on: called by who holds the load already, and will close it.
 
-    Owns the sources, the storage's connections, the reader threads and the memory, from the moment it is made until
-    `close`, which every end goes through: the last tensor, an error, an abandoned iterator, Ctrl-C.
+    Owns the sources, the storage's connections, the reader threads and the memory until `close`, which every end goes
+    through: the last tensor, an error, an abandoned iterator, Ctrl-C.
 
     Args:
         storage: what the sources were opened from.
@@ -67,7 +67,7 @@ class Load:
         memory: other host memory than slabs; of no account with a destination.
 
     Raises:
-        StreamerError: the destination cannot be used, or no thread can be started. The sources are not closed.
+        StreamerError: the destination cannot be used. The sources are not closed.
     """
 
     def __init__(
@@ -109,14 +109,17 @@ class Load:
         self.total_bytes = sum(tensor.end - tensor.start for file in files for tensor in file.tensors)
         """Bytes of all that lands."""
         steps = sum(group.steps for group in self._groups)
+        self._readers = Readers(min(concurrency, steps), self._feed, sources, self._lifecycle, storage.reader_left)
+
+    def start(self) -> None:
+        """Start to read, once.
+
+        Raises:
+            StreamerError: no thread can be started.
+        """
         self.tally.plan(self._groups)
         map_code()
-        try:
-            self._readers = Readers(min(concurrency, steps), self._feed, sources, self._lifecycle, storage.reader_left)
-        except BaseException:
-            self._closed = True
-            self._landing.close()
-            raise
+        self._readers.start()
         self.tally.start()
 
     @property

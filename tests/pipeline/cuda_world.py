@@ -293,7 +293,9 @@ class World:
             return self.landing(lifecycle, limit=limit, chunk=chunk, concurrency=concurrency, files=direct, cast=cast)
 
         storage = Storage(StreamerConfig(), None, shared=False)
-        return Load(storage, sources, planned, None, concurrency, Destination(DEVICE, group_bytes, landing))
+        load = Load(storage, sources, planned, None, concurrency, Destination(DEVICE, group_bytes, landing))
+        load.start()
+        return load
 
     def work_on(self, name: str, tensor: torch.Tensor) -> None:
         """What a caller does: a kernel, on the current stream, that reads the tensor, which may then be dropped."""
