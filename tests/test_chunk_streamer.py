@@ -185,6 +185,16 @@ def test_files_come_in_the_order_given(file: str, objects: str) -> None:
     assert streamed(*chunks) == expected(*chunks)
 
 
+def test_an_iterator_that_is_dropped_before_its_first_range_ends_the_load(file: str) -> None:
+    with FileStreamer() as streamer:
+        streamer.stream_files([FileChunks.contiguous(1, file, 0, [500_000] * 6)], memory_limit=0)
+        streamer.get_chunks()
+        join_ours()
+        assert our_threads() == []
+        assert streamer.report is not None
+        assert streamer.report.outcome == "abandoned"
+
+
 def test_an_empty_file_has_empty_ranges(folder: str) -> None:
     assert streamed(FileChunks(1, f"{folder}/empty", [0, 0], [0, 0])) == [(1, 0, b""), (1, 1, b"")]
 

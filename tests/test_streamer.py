@@ -728,6 +728,19 @@ def test_an_exception_in_the_callers_loop_ends_them_too(large: Path) -> None:
     assert our_threads() == []
 
 
+@pytest.mark.parametrize("select", [None, {"t0": (0, 0, 5)}], ids=["whole", "parts"])
+def test_an_iterator_that_is_dropped_before_its_first_tensor_ends_the_load(select: Any, large: Path) -> None:
+    with SafetensorsStreamer() as opened:
+        opened.stream_file(large, select=select)
+        tensors = opened.get_tensors()
+        assert our_threads()
+        del tensors
+        join_ours()
+        assert our_threads() == []
+        assert opened.report is not None
+        assert opened.report.outcome == "abandoned"
+
+
 def test_a_load_without_a_thread_to_read_with_is_an_error_after_which_nothing_is_open(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
+from typing import Any, Final, NamedTuple, NoReturn, TypeAlias, cast
 
 import torch
 
@@ -140,12 +140,14 @@ class Load:
             )
         self._taken = True
         landed = self._yield_tensors()
+        next(landed)  # begun: else it would not notice that it is dropped before its first tensor
         return landed if self._finish is None else self._finish(landed)
 
     def _yield_tensors(self) -> Tensors:
         complete = False
         tally = self.tally
         try:
+            yield cast(Any, None)  # taken by `tensors`
             for group in self._groups:
                 tally.ask()
                 first = True

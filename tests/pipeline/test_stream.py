@@ -459,6 +459,15 @@ def test_dropping_the_iterator_stops_the_readers() -> None:
     load.close()
 
 
+def test_dropping_the_iterator_before_its_first_tensor_stops_them_too() -> None:
+    load = load_of([source_of(numbered([10_000] * 100))], limit=10_000, concurrency=2)
+    load.tensors()
+    join_ours()
+    assert our_threads() == []
+    assert load.tally.outcome == "abandoned"
+    load.close()
+
+
 def test_an_exception_in_the_callers_loop_leaves_it_to_close() -> None:
     load = load_of([source_of(numbered([10_000] * 100))], limit=10_000)
 
