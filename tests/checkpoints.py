@@ -99,13 +99,14 @@ def load_of(
     chunk: int = 1 << 20,
     concurrency: int = 4,
     names: Collection[str] | None = None,
+    storage: Storage | None = None,
 ) -> Load:
     """Start to load sources that are open already; `chunk` is a multiple of each one's alignment."""
     files = []
     for source in sources:
         tensors = [tensor for tensor in read_header(source).tensors if names is None or tensor.name in names]
         files.append(PlannedFile(source.size, source.kind, source.alignment, chunk, tensors))
-    load = Load(Storage(StreamerConfig(), None, shared=False), sources, files, limit, concurrency)
+    load = Load(storage or Storage(StreamerConfig(), None, shared=False), sources, files, limit, concurrency)
     load.start()
     return load
 

@@ -263,29 +263,32 @@ class Load:
         self._closed = True
         if self._pid != os.getpid():
             return
-        self.progress = None
-        self.tally.end("abandoned")
-        self.tally.closing()
-        self._lifecycle.close()
-        self._storage.interrupt()
-        for source in self._sources:
-            source.interrupt()
-        stuck = self._readers.join(JOIN_SECONDS)
         try:
-            self._landing.close()
-        finally:
-            if stuck:
-                # Its source and its memory are still in use: both go when its read ends.
-                _log.warning("%s still waits for a read; it ends by itself when the read does", ", ".join(stuck))
-            else:
-                for source in self._sources:
-                    source.close()
-            self._feed.close()
-            self.count()
-            self._storage.close()
-            self.tally.closed()
-            if self.tally.trace is not None:
-                self.tally.trace.write([source.path for source in self._sources])
+            self._lifecycle.close()
+            self.progress = None
+            self.tally.end("abandoned")
+            self.tally.closing()
+            self._storage.interrupt()
+            for source in self._sources:
+                source.interrupt()
+            self._readers.join(JOIN_SECONDS)
+        finally:  # all of it, also where a Ctrl-C has cut that short
+            stuck = self._readers.join(0)
+            try:
+                self._landing.close()
+            finally:
+                if stuck:
+                    # Its source and its memory are still in use: both go when its read ends.
+                    _log.warning("%s still waits for a read; it ends by itself when the read does", ", ".join(stuck))
+                else:
+                    for source in self._sources:
+                        source.close()
+                self._feed.close()
+                self.count()
+                self._storage.close()
+                self.tally.closed()
+                if self.tally.trace is not None:
+                    self.tally.trace.write([source.path for source in self._sources])
 
     def count(self) -> None:
         """Bring what others count into the tally."""
