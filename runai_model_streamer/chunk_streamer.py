@@ -33,7 +33,7 @@ class ChunkStreamer(Streamer):
         self,
         chunks: Sequence[FileChunks],
         credentials: S3Credentials | None,
-        device: str | torch.device,
+        device: str | torch.device | None,
         memory_limit: int | None,
         progress: Watch,
         *,
@@ -91,9 +91,9 @@ class FileStreamer(ChunkStreamer):
 
     def stream_files(
         self,
-        chunks: Sequence[FileChunks],
+        file_stream_requests: Sequence[FileChunks],
         credentials: S3Credentials | None = None,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = "cpu",
         memory_limit: int | None = None,
         owned: bool = True,  # noqa: ARG002 - see the docstring
         *,
@@ -105,7 +105,7 @@ class FileStreamer(ChunkStreamer):
         Bytes that lie in two ranges are read twice.
 
         Args:
-            chunks: the ranges of each file.
+            file_stream_requests: the ranges of each file.
             credentials: for object storage, instead of what the environment and boto3's own chain know.
             device: where the bytes are to be; see `SafetensorsStreamer.stream_files`.
             memory_limit: bytes to hold at most, -1 for no limit, 0 for as much as the largest range; None for
@@ -120,7 +120,7 @@ class FileStreamer(ChunkStreamer):
             CudaError, GdsUnavailableError: the GPU, or GPUDirect with RUNAI_STREAMER_GDS=1, cannot be used.
             ArgumentTypeError, ConfigError, StateError: what the message says. Nothing has been read.
         """
-        self._stream(chunks, credentials, device, memory_limit, progress, is_distributed=False)
+        self._stream(file_stream_requests, credentials, device, memory_limit, progress, is_distributed=False)
 
     def list_files(
         self,
@@ -135,8 +135,10 @@ class FileStreamer(ChunkStreamer):
         Args:
             prefix: a local folder, or `s3://bucket/prefix`, with or without a slash behind it.
             is_recursive: whether to list folders below it, too.
-            allow_patterns: as for `pull_files`.
-            ignore_patterns: as for `pull_files`.
+            allow_patterns: patterns such as `["*.json"]`, one of which a file must match; all files for None, and here
+                also for an empty list. They are held against the path that is given back and against the part of it
+                from `prefix` on; one that matches either will do. `*` matches slashes too.
+            ignore_patterns: patterns, none of which a file may match.
             credentials: as for `stream_files`.
 
         Raises:
@@ -145,9 +147,11 @@ class FileStreamer(ChunkStreamer):
             ArgumentError, ArgumentTypeError, ConfigError, StateError, UnsupportedError: what the message says.
         """
         self._check_usable()
-        folder, patterns = as_path(prefix), Patterns.of(allow_patterns, ignore_patterns)
+        # An empty list as the original has it here; there, too, pull_files pulls nothing for one.
+        folder, patterns = as_path(prefix), Patterns.of(allow_patterns or None, ignore_patterns)
+        before = folder if folder.endswith("/") else f"{folder}/"
         with open_storage(credentials) as (storage, _):
-            found = storage.entries(folder, patterns.chooses, recursive=is_recursive)
+            found = storage.entries(folder, lambda name: patterns.chooses(name, before), recursive=is_recursive)
         return [(entry.path, entry.size) for entry in found]
 
 
@@ -169,7 +173,7 @@ class DistributedStreamer(ChunkStreamer):
         self,
         file_stream_requests: Sequence[FileChunks],
         credentials: S3Credentials | None = None,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = "cpu",
         is_distributed: bool = True,
         owned: bool = True,  # noqa: ARG002 - see the docstring
         *,

@@ -98,6 +98,8 @@ class S3Config:
     timeout: float = _S3_TIMEOUT
     """Seconds without an answer, or without a byte, after which a request is given up and tried again."""
     transport: S3Transport = S3Transport.AUTO
+    ca_bundle: str | None = None
+    """File of certificates to trust where neither AWS_CA_BUNDLE nor the profile names one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,7 @@ class StreamerConfig:
                 max_retries=_whole(env, "RUNAI_STREAMER_S3_MAX_RETRIES", _S3_MAX_RETRIES, least=0),
                 timeout=_seconds(env, "RUNAI_STREAMER_S3_TIMEOUT", _S3_TIMEOUT),
                 transport=_s3_transport(env),
+                ca_bundle=env.get("REQUESTS_CA_BUNDLE", "").strip() or None,
             ),
             trace=_trace(env),
             log_level=_log_level(env),

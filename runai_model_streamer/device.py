@@ -5,15 +5,15 @@ import torch
 from runai_model_streamer.errors import ArgumentError, DeviceError
 
 
-def resolve_device(device: str | torch.device) -> torch.device:
-    """The device with its index: bare `cuda` is the current device.
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """The device with its index: bare `cuda` is the current device, None is the host.
 
     Raises:
         ArgumentError: no device of this name can hold tensors.
         DeviceError: this machine, or this torch, does not have it.
     """
     try:
-        found = torch.device(device)
+        found = torch.device("cpu" if device is None else device)
     except (RuntimeError, TypeError) as error:
         raise ArgumentError(f'device {device!r} is unknown to torch; use "cpu" or "cuda:0"') from error
     if found.type == "cpu":

@@ -3,6 +3,9 @@
 All derive from `StreamerError`, and each also from the built-in that existing code already catches
 (`ValueError`, `FileNotFoundError`, `PermissionError`, `TimeoutError`, `MemoryError` ...). A message says what
 happened, where (path, byte range, tensor) and what to do; none ever contains a secret.
+
+What goes wrong in reading is a `ValueError`, too, and so is an argument of the wrong type: the original has nothing
+else, and code written for it catches that.
 """
 
 
@@ -18,7 +21,7 @@ class ArgumentError(StreamerError, ValueError):
     """An argument of a call cannot be used: an unknown tensor name, an empty path, an unknown device."""
 
 
-class ArgumentTypeError(StreamerError, TypeError):
+class ArgumentTypeError(StreamerError, TypeError, ValueError):
     """An argument of a call has the wrong type."""
 
 
@@ -78,7 +81,7 @@ class OutOfMemoryError(StreamerError, MemoryError):
     """The operating system, or the GPU, refused memory for a tensor."""
 
 
-class ReadError(StreamerError, OSError):
+class ReadError(StreamerError, OSError, ValueError):
     """Bytes could not be read from a file or an object."""
 
 
@@ -106,8 +109,8 @@ class NotDirectoryError(ReadError, NotADirectoryError):
     """A file where a folder was expected."""
 
 
-class UnsafeNameError(ReadError, ValueError):
-    """A key that cannot be the name of a file, or would be one outside of the folder that it is pulled into."""
+class UnsafeNameError(ReadError):
+    """A key that cannot be the name of a file of its own in the folder that it is pulled into."""
 
 
 class AccessDeniedError(ReadError, PermissionError):

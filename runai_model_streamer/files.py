@@ -72,14 +72,16 @@ def pull_files(
     Args:
         model_path: `s3://bucket/prefix`, or a local folder.
         dst: the folder to copy to, made if it is not there. No link below it is followed.
-        allow_pattern: patterns such as `["*.json"]`, one of which a file must match; None for all files. They are held
-            against the path from `model_path` on, where `*` matches slashes too.
+        allow_pattern: patterns such as `["*.json"]`, one of which a file must match; None for all files, [] for none.
+            They are held against the path from `model_path` on and, of an object, against its whole key; one that
+            matches either will do. `*` matches slashes too.
         ignore_pattern: patterns, none of which a file may match.
         s3_credentials: as for `list_safetensors`.
 
     Raises:
         NotFoundError: no such folder or bucket, or no key under the prefix.
-        UnsafeNameError: a key cannot be the name of a file in `dst`, such as one with `..`. Nothing has been copied.
+        UnsafeNameError: a key cannot be the name of a file in `dst`, such as one with `..`, or two would be the same
+            file, such as `a/b` and `a//b`. Nothing has been copied.
         WriteError, WriteDeniedError: a file cannot be written; the disk is full.
         SourceChangedError: a file or object was written to meanwhile.
         AccessDeniedError, ReadError: a file or object cannot be read.

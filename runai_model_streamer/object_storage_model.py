@@ -31,8 +31,8 @@ class ObjectStorageModel:
 
     Of processes that pull at the same time one downloads, and the others wait and find the files there. When the
     `with` block ends without an error, a file `.runai_complete` in the folder says what was pulled: from then on the
-    same pulls only look whether all of it is still there, and ask the store nothing. To have files anew, delete the
-    folder.
+    same pulls only look whether all of it is still there, and ask the store nothing; of one that found nothing it says
+    nothing. To have files anew, delete the folder.
 
     The lock is the file `dst` + `.lock`, beside the folder. It is held during a pull and not longer, by a process that
     is alive. Nothing is ever deleted but what a killed pull has left unfinished.
@@ -71,10 +71,11 @@ class ObjectStorageModel:
         patterns = Patterns.of(allow_pattern, ignore_pattern)
         with self._alone():
             entries = self._complete().get(patterns)
-            if entries is None or not self._has(entries):
+            if not entries or not self._has(entries):
                 with open_storage(self._credentials) as (storage, config):
                     entries = pull(storage, self._model_path, self.dir, patterns, config)
-        self._pulled[patterns] = entries
+        if entries:  # else what comes into the store later would be held to be there for ever
+            self._pulled[patterns] = entries
 
     def __enter__(self) -> Self:
         return self
@@ -117,7 +118,7 @@ class ObjectStorageModel:
                 said = json.load(file)
             model_path = said["model_path"]
             pulls = {
-                Patterns(tuple(pull["allow"]), tuple(pull["ignore"])): [Entry(*entry) for entry in pull["files"]]
+                Patterns.of(pull["allow"], pull["ignore"]): [Entry(*entry) for entry in pull["files"]]
                 for pull in said["pulls"]
             }
         except (OSError, ValueError, KeyError, TypeError):

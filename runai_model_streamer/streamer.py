@@ -47,7 +47,7 @@ class SafetensorsStreamer(Streamer):
         self,
         path: str | os.PathLike[str],
         s3_credentials: S3Credentials | None = None,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = "cpu",
         is_distributed: bool = False,
         tensor_names: Collection[str] | None = None,
         owned: bool = True,
@@ -65,7 +65,7 @@ class SafetensorsStreamer(Streamer):
         self,
         paths: Sequence[str | os.PathLike[str]],
         s3_credentials: S3Credentials | None = None,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = "cpu",
         is_distributed: bool = False,
         tensor_names: Collection[str] | None = None,
         owned: bool = True,  # noqa: ARG002 - see the docstring
@@ -79,11 +79,12 @@ class SafetensorsStreamer(Streamer):
         Args:
             paths: local paths and `s3://bucket/key` URLs, mixed as you like.
             s3_credentials: for object storage, instead of what the environment and boto3's own chain know.
-            device: where tensors are to be. On "cuda" ("cuda:1" ...) they are staged in pinned memory and copied while
-                others are read; a tensor is ready for what you queue on the stream that is current when you get it.
-                It needs the package's [cuda12] or [cuda13] extra. Without that, and on other devices, each tensor is
-                copied as it is yielded. On "cpu", where CUDA is initialised already, they are in page-locked memory,
-                up to a bound (RUNAI_STREAMER_PINNED), and those of a group, tens of MiB, then share a storage.
+            device: where tensors are to be; None is "cpu". On "cuda" ("cuda:1" ...) they are staged in pinned memory
+                and copied while others are read; a tensor is ready for what you queue on the stream that is current
+                when you get it. It needs the package's [cuda12] or [cuda13] extra. Without that, and on other devices,
+                each tensor is copied as it is yielded. On "cpu", where CUDA is initialised already, they are in
+                page-locked memory, up to a bound (RUNAI_STREAMER_PINNED), and those of a group, tens of MiB, then share
+                a storage.
             is_distributed: share the reads with the other ranks of torch's default process group, which all have to
                 call this alike: each reads a part and sends it to the others, over gloo, and every rank gets every
                 tensor, in the same order. `RUNAI_STREAMER_MEMORY_LIMIT` is then divided by the ranks of a node.

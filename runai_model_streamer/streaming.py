@@ -63,7 +63,9 @@ class Streamer:
         return make_report(self._tally, self._asked)
 
     def __enter__(self) -> Self:
-        self._check_usable()
+        """Also of a streamer that has been closed: it can stream again."""
+        self._check_process()
+        self._closed = False
         return self
 
     def __exit__(
@@ -163,7 +165,7 @@ class Streamer:
         seconds = time.perf_counter() - self._started
         # Tools parse this line.
         _log.info(
-            "[RunAI Streamer] Overall time to stream %s of all files to %s: %.1fs, %s/s",
+            "[RunAI Streamer] Overall time to stream %s of all files to %s: %.2fs, %s/s",
             size_text(size),
             self._device,
             seconds,
@@ -173,7 +175,7 @@ class Streamer:
     def close(self) -> None:
         """End the load: stop reading, end the threads, free what the caller does not use. Idempotent.
 
-        A streamer that has been closed cannot stream again.
+        A streamer that has been closed can stream again in another `with` block.
         """
         self._closed = True
         if self._pid == os.getpid():
@@ -199,7 +201,7 @@ class Streamer:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise StateError("this streamer is closed: make a new one")
+            raise StateError("this streamer is closed: use it in another with statement, or make a new one")
 
     def __del__(self) -> None:
         load = getattr(self, "_load", None)

@@ -26,7 +26,7 @@ TOO_SHORT: Final = 0.05
 """Seconds below which a load tells nothing: threads start and stop in that."""
 
 MEMORY_SPEED: Final = 1.5e9
-"""Bytes per second of one reader above which buffered reads were copies from memory; as `pipeline.readers` has it."""
+"""Bytes per second of one reader above which buffered reads were copies from memory; as `pipeline.feed` has it."""
 
 _BOUNDS: Final[tuple[Bound, ...]] = ("storage", "network", "cpu", "copy", "memory", "caller")
 

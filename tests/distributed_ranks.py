@@ -32,7 +32,7 @@ from runai_model_streamer.distributed.peers import Peers
 from runai_model_streamer.errors import DistributedError, StreamerError
 from runai_model_streamer.io.posix import FileSource
 from runai_model_streamer.io.source import Origin
-from runai_model_streamer.pipeline.readers import Feed
+from runai_model_streamer.pipeline.feed import Feed
 from runai_model_streamer.profiling.environment import environment
 from tests.checkpoints import join_ours, our_threads, raw
 from tests.cuda_emulator import Emulator

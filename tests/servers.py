@@ -59,6 +59,7 @@ def aws_environment(folder: Path, *, configuration: str = "", credentials: str =
 AWS_VARIABLES: Final = (
     "AWS_",
     "BOTO_",
+    "REQUESTS_CA_BUNDLE",
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "NO_PROXY",

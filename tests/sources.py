@@ -47,6 +47,9 @@ class MemorySource:
     def alignment(self) -> int:
         return self._alignment
 
+    def origin(self, offset: int, length: int) -> Origin:
+        return Origin.BUFFERED if self._kind is SourceKind.FILE else Origin.OBJECT
+
     def read_into(self, offset: int, buffer: memoryview) -> Origin:
         if self.closed:
             raise AssertionError(f"{self._path} was read after it was closed")
@@ -58,7 +61,7 @@ class MemorySource:
         if len(found) < len(buffer):
             raise TruncatedError(f"{self._path}: bytes {offset}-{offset + len(buffer)}: ends after {len(self._data)}")
         buffer[:] = found
-        return Origin.BUFFERED if self._kind is SourceKind.FILE else Origin.OBJECT
+        return self.origin(offset, len(buffer))
 
     def interrupt(self) -> None:
         self._interrupted.set()

@@ -55,7 +55,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     # Where the original has its names.
     "s3_utils": ("io",),
     "distributed_streamer": ("chunk_streamer",),
-    "file_streamer": ("chunk_streamer", "pipeline.chunks"),
+    "file_streamer": ("chunk_streamer", "errors", "pipeline.chunks"),
     "safetensors_streamer": ("files", "object_storage_model", "streamer", "testing"),
     "__init__": (
         "errors",

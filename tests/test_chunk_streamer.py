@@ -12,7 +12,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runai_model_streamer import FileChunks, FileStreamer, RunaiStreamerMemoryLimitException, S3Credentials
+from runai_model_streamer import (
+    DistributedStreamer,
+    FileChunks,
+    FileStreamer,
+    RunaiStreamerMemoryLimitException,
+    S3Credentials,
+)
 from runai_model_streamer.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -103,7 +109,8 @@ def test_the_arguments_have_the_originals_names_order_and_defaults() -> None:
         for method in (FileStreamer.stream_files, FileStreamer.list_files, FileChunks.contiguous)
     }
     empty = inspect.Parameter.empty
-    assert found["stream_files"][2:] == [
+    assert found["stream_files"][1:] == [
+        ("file_stream_requests", empty),
         ("credentials", None),
         ("device", "cpu"),
         ("memory_limit", None),
@@ -346,8 +353,17 @@ def test_a_closed_streamer_is_refused(call: Callable[[FileStreamer], object]) ->
     streamer = FileStreamer()
     streamer.close()
     streamer.close()
-    with pytest.raises(StateError, match="closed: make a new one"):
+    with pytest.raises(StateError, match="closed: use it in another with statement"):
         call(streamer)
+
+
+@pytest.mark.parametrize("kind", [FileStreamer, DistributedStreamer])
+def test_it_streams_again_in_another_with_block(kind: type[FileStreamer | DistributedStreamer], file: str) -> None:
+    streamer, chunks = kind(), FileChunks(1, file, [5, 0], [10, 20])
+    for _ in range(2):
+        with streamer:
+            streamer.stream_files([chunks])
+            assert [(one, two, raw(tensor)) for one, two, tensor in streamer.get_chunks()] == expected(chunks)
 
 
 def test_there_is_nothing_to_get_before_stream_files_and_after_a_call_that_failed(file: str) -> None:
@@ -447,6 +463,19 @@ def test_files_are_listed_with_their_sizes(folder: str) -> None:
         assert streamer.list_files(folder, False) == everything[1:]
         assert streamer.list_files(folder, True, ["*.json", "*.bin"], ["below/*"]) == everything[1:2]
         assert streamer.list_files(prefix=folder, is_recursive=True, ignore_patterns=["*.bin"]) == everything[::2]
+
+
+def test_patterns_may_be_of_whole_paths_as_the_original_has_them(folder: str) -> None:
+    with FileStreamer() as streamer:
+        everything = streamer.list_files(folder)
+        assert streamer.list_files(folder, allow_patterns=[f"{folder}/below/*"]) == everything[:1]
+        assert streamer.list_files(f"{folder}/", allow_patterns=["*/data.bin"]) == everything[1:2]
+        assert streamer.list_files(folder, ignore_patterns=[f"{folder}/*"]) == []
+
+
+def test_an_empty_list_of_patterns_is_none(folder: str) -> None:
+    with FileStreamer() as streamer:
+        assert streamer.list_files(folder, True, [], []) == streamer.list_files(folder)
 
 
 def test_a_missing_folder_is_an_error(folder: str) -> None:

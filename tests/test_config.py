@@ -41,6 +41,7 @@ FIELDS = {
     "RUNAI_STREAMER_S3_MAX_RETRIES": "s3.max_retries",
     "RUNAI_STREAMER_S3_TIMEOUT": "s3.timeout",
     "RUNAI_STREAMER_S3_TRANSPORT": "s3.transport",
+    "REQUESTS_CA_BUNDLE": "s3.ca_bundle",
     "RUNAI_STREAMER_TRACE": "trace",
     "RUNAI_STREAMER_LOG_LEVEL": "log_level",
     "RUNAI_STREAMER_LOG_TO_STDERR": "log_to_stderr",
@@ -68,6 +69,7 @@ DEFAULTS: dict[str, object] = {
     "RUNAI_STREAMER_S3_MAX_RETRIES": 8,
     "RUNAI_STREAMER_S3_TIMEOUT": 30.0,
     "RUNAI_STREAMER_S3_TRANSPORT": S3Transport.AUTO,
+    "REQUESTS_CA_BUNDLE": None,
     "RUNAI_STREAMER_TRACE": None,
     "RUNAI_STREAMER_LOG_LEVEL": None,
     "RUNAI_STREAMER_LOG_TO_STDERR": False,
@@ -118,6 +120,7 @@ GOOD: list[tuple[str, str, object]] = [
     ("RUNAI_STREAMER_S3_TRANSPORT", "curl", S3Transport.CURL),
     ("RUNAI_STREAMER_S3_TRANSPORT", " Boto3 ", S3Transport.BOTO3),
     ("RUNAI_STREAMER_S3_TRANSPORT", "auto", S3Transport.AUTO),
+    ("REQUESTS_CA_BUNDLE", "/etc/ssl/ours.pem", "/etc/ssl/ours.pem"),
     ("RUNAI_STREAMER_S3_TIMEOUT", "0.5", 0.5),
     ("RUNAI_STREAMER_S3_TIMEOUT", "120", 120.0),
     ("RUNAI_STREAMER_S3_TIMEOUT", "1e2", 100.0),
@@ -293,7 +296,7 @@ def test_a_chunk_size_is_rounded_up_to_whole_pages(kind: SourceKind, size: int, 
 
 def test_messages_name_every_variable_there_is() -> None:
     # Else a new variable would go without a bad value above.
-    without = {"RUNAI_STREAMER_DIRECTIO", "RUNAI_STREAMER_S3_ENDPOINT"}
+    without = {"RUNAI_STREAMER_DIRECTIO", "RUNAI_STREAMER_S3_ENDPOINT", "REQUESTS_CA_BUNDLE"}
     assert REMEDIES.keys() == FIELDS.keys() - without
     assert all(re.fullmatch(r"[A-Z0-9_]+", name) for name in FIELDS)
 

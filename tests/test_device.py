@@ -9,14 +9,14 @@ from runai_model_streamer.errors import ArgumentError, DeviceError
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("device", ["cpu", "cpu:0", CPU, torch.device("cpu", 0)], ids=repr)
-def test_the_cpu_is_one_device(device: str | torch.device) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cpu:0", CPU, torch.device("cpu", 0), None], ids=repr)
+def test_the_cpu_is_one_device(device: str | torch.device | None) -> None:
     assert resolve_device(device) == CPU
 
 
 def test_the_cpu_is_the_cpu_whatever_the_callers_default_device() -> None:
     with torch.device("meta"):
-        assert resolve_device("cpu") == CPU
+        assert resolve_device("cpu") == resolve_device(None) == CPU
 
 
 @pytest.mark.parametrize("device", ["", "bogus", "cuda:", "cuda:x", "cuda:-1", "CPU", "0", "cpu cuda"])
@@ -26,7 +26,7 @@ def test_a_name_that_torch_does_not_know_is_refused_with_what_to_use(device: str
     assert str(caught.value) == f'device {device!r} is unknown to torch; use "cpu" or "cuda:0"'
 
 
-@pytest.mark.parametrize("device", [None, 1.5, []], ids=repr)
+@pytest.mark.parametrize("device", [1.5, []], ids=repr)
 def test_what_is_no_device_is_refused(device: object) -> None:
     with pytest.raises(ArgumentError, match="is unknown to torch"):
         resolve_device(device)  # type: ignore[arg-type]

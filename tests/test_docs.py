@@ -16,6 +16,7 @@ import contextlib
 import re
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,6 @@ from typing import Any, NamedTuple
 import botocore
 import pytest
 import torch
-from botocore.session import Session
 from safetensors.torch import save, save_file
 
 from runai_model_streamer import config
@@ -46,8 +46,6 @@ FENCE = re.compile(
 )
 NAME = re.compile(r"\bRUNAI_STREAMER_[A-Z0-9_]+\b")
 KNOWN = set(re.findall(r'"(RUNAI_STREAMER_[A-Z0-9_]+|LOCAL_WORLD_SIZE)"', Path(config.__file__).read_text("utf-8")))
-NOT_OF_BOTO3 = {"AWS_REGION"}
-"""Named so that nobody sets it in vain."""
 
 
 class Example(NamedTuple):
@@ -271,25 +269,24 @@ def test_the_variables_that_are_said_to_have_no_effect_have_none() -> None:
     section = TEXTS[MOVING].split("## Variables without an effect", 1)[1].split("\n## ", 1)[0]
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     assert len(rows) > 3
-    assert {name for row in rows for name in NAME.findall(row)} & KNOWN == set()
+    said = [*rows, *(line for line in section.splitlines() if not line.startswith("|"))]
+    assert {name for text in said for name in NAME.findall(text)} & KNOWN == set()
+
+
+def test_what_is_said_to_be_needed_is_what_pyproject_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    (torch,) = [each for each in project["dependencies"] if each.startswith("torch>=")]
+    python, pytorch = project["requires-python"].removeprefix(">="), torch.removeprefix("torch>=")
+    assert f"| needs | Python {python} and PyTorch {pytorch}, or newer ones |" in TEXTS[MOVING]
 
 
 @every_page
 def test_a_page_names_no_variable_of_aws_that_boto3_does_not_read(page: Path) -> None:
     sources = "".join(path.read_text("utf-8") for path in Path(botocore.__file__).parent.glob("*.py"))
     read = set(re.findall(r"\bAWS_[A-Z0-9_]+\b", sources))
-    named = set(re.findall(r"\bAWS_[A-Z0-9_]*[A-Z0-9]\b", TEXTS[page])) - NOT_OF_BOTO3
+    named = set(re.findall(r"\bAWS_[A-Z0-9_]*[A-Z0-9]\b", TEXTS[page]))
     # AWS_ENDPOINT_URL_S3 is put together from the service's name.
     assert {name.removesuffix("_S3") for name in named} <= read
-
-
-def test_boto3_does_not_take_the_region_from_where_pages_say_it_does_not(world: Path) -> None:
-    with pytest.MonkeyPatch.context() as environment:
-        for name in NOT_OF_BOTO3:
-            environment.setenv(name, "eu-west-1")
-        assert Session().get_config_variable("region") is None
-        environment.setenv("AWS_DEFAULT_REGION", "eu-west-2")
-        assert Session().get_config_variable("region") == "eu-west-2"
 
 
 @every_page

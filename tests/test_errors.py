@@ -62,6 +62,12 @@ def test_an_error_is_one_that_existing_code_catches(kind: type[Exception]) -> No
 
 
 @every_class
+def test_what_the_original_raises_as_a_value_error_is_one(kind: type[Exception]) -> None:
+    if issubclass(kind, errors.ReadError | errors.ArgumentTypeError):
+        assert issubclass(kind, ValueError)
+
+
+@every_class
 def test_an_error_made_with_a_message_says_that_message(kind: type[Exception]) -> None:
     with pytest.raises(kind) as caught:
         raise kind(MESSAGE)

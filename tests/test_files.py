@@ -157,6 +157,21 @@ class TestPulling:
         pull_files(source, dst, allow_pattern=["*.json", "*.txt"], ignore_pattern=["tokenizer/*"])
         assert sorted(tree(dst)) == ["config.json", "empty.txt"]
 
+    @pytest.mark.parametrize("end", ["", "/"])
+    def test_patterns_may_be_of_whole_keys_as_the_original_has_them(self, dst: Path, end: str) -> None:
+        pull_files(URL + end, dst, allow_pattern=["llama/*.json"], ignore_pattern=["llama/tokenizer/*"])
+        assert sorted(tree(dst)) == ["config.json"]
+
+    def test_where_a_local_folder_lies_does_not_count(self, tmp_path: Path, dst: Path) -> None:
+        (tmp_path / "source").mkdir()
+        (tmp_path / "source" / "config.json").write_bytes(b"{}")
+        pull_files(tmp_path / "source", dst, ignore_pattern=["*/source/*"])
+        assert sorted(tree(dst)) == ["config.json"]
+
+    def test_an_empty_list_allows_nothing(self, source: str, dst: Path) -> None:
+        pull_files(source, dst, allow_pattern=[])
+        assert tree(dst) == {}
+
     def test_patterns_that_choose_nothing_make_an_empty_folder_and_a_warning(
         self, source: str, dst: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -276,7 +291,10 @@ class TestPullingAgain:
 
 
 class TestNames:
-    @pytest.mark.parametrize("name", ["../up.json", "a/../../up.json", "/etc/up.json", "a//b.json", "./up.json", "a/."])
+    @pytest.mark.parametrize(
+        "name",
+        ["../up.json", "a/../../up.json", "/../up.json", "//..//up.json", "a//../..//../up.json", "./up.json", "a/."],
+    )
     def test_a_key_that_would_leave_the_folder_is_an_error_before_anything_is_written(
         self, server: FaultServer, dst: Path, name: str
     ) -> None:
@@ -286,6 +304,42 @@ class TestNames:
         assert f"{URL}/{name}" in str(caught.value)
         assert not dst.exists()
         assert not (dst.parent / "up.json").exists()
+
+    @pytest.mark.parametrize(
+        ("name", "file"),
+        [("/x.json", "x.json"), ("///x.json", "x.json"), ("/etc/x.json", "etc/x.json"), ("a//b/x.json", "a/b/x.json")],
+    )
+    def test_slashes_in_front_and_in_a_row_are_as_one_to_a_file_system(
+        self, server: FaultServer, dst: Path, name: str, file: str
+    ) -> None:
+        server.put("models", f"llama/{name}", b"odd")
+        pull_files(URL, dst)
+        assert tree(dst) == FILES | {file: b"odd"}
+        server.clear()
+        pull_files(URL, dst)
+        assert gets(server) == []
+
+    def test_two_keys_that_would_be_one_file_are_an_error_that_names_both(self, server: FaultServer, dst: Path) -> None:
+        server.put("models", "llama//config.json", b"other")
+        with pytest.raises(UnsafeNameError, match="would be the same file as") as caught:
+            pull_files(URL, dst)
+        assert f"{URL}/config.json" in str(caught.value)
+        assert f"{URL}//config.json" in str(caught.value)
+        assert not dst.exists()
+        pull_files(URL, dst, ignore_pattern=["*//*"])
+        assert tree(dst) == FILES
+
+    def test_a_key_that_is_also_a_folder_with_two_slashes_is_an_error(self, server: FaultServer, dst: Path) -> None:
+        server.put("models", "llama//tokenizer", b"both")
+        with pytest.raises(UnsafeNameError, match=r"llama//tokenizer: is an object, and .* under tokenizer/"):
+            pull_files(URL, dst)
+
+    def test_the_completion_file_is_not_pulled_under_a_name_with_two_slashes(
+        self, server: FaultServer, dst: Path
+    ) -> None:
+        server.put("models", "llama//.runai_complete", b"{}")
+        pull_files(URL, dst)
+        assert tree(dst) == FILES
 
     def test_a_key_that_is_ignored_may_have_any_name(self, server: FaultServer, dst: Path) -> None:
         server.put("models", "llama/../up.json", b"bad")

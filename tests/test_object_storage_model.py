@@ -92,6 +92,25 @@ def test_other_patterns_than_those_that_are_complete_are_pulled(server: FaultSer
     assert server.requests == []
 
 
+def test_a_pull_of_nothing_is_not_held_to_be_complete(server: FaultServer, dst: Path) -> None:
+    with ObjectStorageModel(URL, dst) as model:
+        model.pull_files(["*.model"])
+    assert tree(dst) == {}
+    server.put("models", "llama/tokenizer.model", b"late")
+    with ObjectStorageModel(URL, dst) as model:
+        model.pull_files(["*.model"])
+    assert pulled(dst) == {"tokenizer.model": b"late"}
+
+
+def test_a_pull_of_nothing_that_is_said_to_be_complete_is_looked_at_again(dst: Path) -> None:
+    dst.mkdir(parents=True)
+    said = {"model_path": f"{URL}/", "pulls": [{"allow": ["*.json"], "ignore": [], "files": []}]}
+    (dst / ".runai_complete").write_text(json.dumps(said))
+    with ObjectStorageModel(URL, dst) as model:
+        model.pull_files(["*.json"])
+    assert pulled(dst).keys() == {"config.json"}
+
+
 def test_a_file_that_has_gone_since_is_fetched(server: FaultServer, dst: Path) -> None:
     pull_all(dst)
     (dst / "config.json").unlink()

@@ -282,13 +282,12 @@ def test_tensors_are_given_out_once(file: Path) -> None:
         pytest.param(lambda opened, file: opened.stream_file(file), id="stream_file"),
         pytest.param(lambda opened, file: opened.stream_files([file]), id="stream_files"),
         pytest.param(lambda opened, file: opened.get_tensors(), id="get_tensors"),
-        pytest.param(lambda opened, file: opened.__enter__(), id="with"),
     ],
 )
 def test_a_closed_streamer_is_refused(file: Path, call: Callable[[SafetensorsStreamer, Path], object]) -> None:
     opened = SafetensorsStreamer()
     opened.close()
-    with pytest.raises(StateError, match="closed: make a new one"):
+    with pytest.raises(StateError, match="closed: use it in another with statement"):
         call(opened, file)
 
 
@@ -331,6 +330,32 @@ def test_it_streams_again_after_a_finished_load(file: Path, large: Path) -> None
         for path, count in ((file, 3), (large, 6), (file, 3)):
             opened.stream_file(path)
             assert len(list(opened.get_tensors())) == count
+
+
+def test_it_streams_again_in_another_with_block(file: Path) -> None:
+    opened = SafetensorsStreamer()
+    for _ in range(3):
+        with opened as entered:
+            assert entered is opened
+            opened.stream_file(file)
+            assert len(list(opened.get_tensors())) == 3
+        with pytest.raises(StateError, match="closed"):
+            opened.stream_file(file)
+
+
+def test_a_load_from_a_block_before_stays_ended(file: Path, large: Path) -> None:
+    opened = SafetensorsStreamer()
+    with opened:
+        opened.stream_file(large)
+        old = opened.get_tensors()
+        next(old)
+    with opened:
+        with pytest.raises(StateError, match="nothing to stream"):
+            opened.get_tensors()
+        opened.stream_file(file)
+        with pytest.raises(StateError, match="closed while its tensors were being read"):
+            next(old)
+        assert len(list(opened.get_tensors())) == 3
 
 
 def test_it_streams_again_after_an_abandoned_load(file: Path, large: Path) -> None:
@@ -600,7 +625,7 @@ def test_the_concurrency_is_the_number_of_readers(large: Path, monkeypatch: pyte
 # The log.
 
 _SIZE = r"(?:\d+ Bytes|\d+\.\d (?:[KMGT])iB)"
-LINE = re.compile(rf"\[RunAI Streamer\] Overall time to stream {_SIZE} of all files to cpu: \d+\.\ds, {_SIZE}/s")
+LINE = re.compile(rf"\[RunAI Streamer\] Overall time to stream {_SIZE} of all files to cpu: \d+\.\d\ds, {_SIZE}/s")
 
 
 def test_the_end_of_a_load_is_logged_in_the_form_that_tools_parse(

@@ -12,12 +12,13 @@ from runai_model_streamer import (
     FileChunks,
     FileStreamer,
     ObjectStorageModel,
+    RunaiStreamerMemoryLimitException,
     S3Credentials,
     SafetensorsStreamer,
     list_safetensors,
     pull_files,
 )
-from runai_model_streamer.errors import NotFoundError
+from runai_model_streamer.errors import ArgumentError, NotFoundError
 from runai_model_streamer.testing import StreamerPatcher
 from tests.checkpoints import raw, stored, write
 
@@ -91,8 +92,18 @@ def test_a_streamer_of_the_stand_in_is_one(patcher: StreamerPatcher, bucket: Pat
     [
         ("distributed_streamer", {"DistributedStreamer": DistributedStreamer}),
         ("distributed_streamer.distributed_streamer", {"DistributedStreamer": DistributedStreamer}),
-        ("file_streamer.file_streamer", {"FileStreamer": FileStreamer}),
-        ("file_streamer.requests_iterator", {"FileChunks": FileChunks}),
+        ("file_streamer", {"FileStreamer": FileStreamer, "FileChunks": FileChunks}),
+        (
+            "file_streamer.file_streamer",
+            {"FileStreamer": FileStreamer, "RunaiStreamerInvalidInputException": ArgumentError},
+        ),
+        (
+            "file_streamer.requests_iterator",
+            {
+                "FileChunks": FileChunks,
+                "RunaiStreamerMemoryLimitException": RunaiStreamerMemoryLimitException,
+            },
+        ),
         ("s3_utils.s3_utils", {"S3Credentials": S3Credentials}),
         ("safetensors_streamer.streamer_mock", {"StreamerPatcher": StreamerPatcher}),
         (

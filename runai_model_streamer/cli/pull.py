@@ -22,7 +22,8 @@ def add(commands: Subcommands) -> None:
         "pull",
         run,
         "copy a model's files to a local folder; what is there already is not fetched again",
-        "A PATTERN is held against the path below URL, and * matches slashes: --allow '*.json' --ignore 'original/*'.\n"
+        "A PATTERN is held against the path below URL, or an object's whole key, and * matches slashes:\n"
+        "--allow '*.json' --ignore 'original/*'.\n"
         "A pull that was ended goes on where it stopped.",
     )
     parser.add_argument("url", metavar="URL", help="s3://bucket/prefix, or a local folder")

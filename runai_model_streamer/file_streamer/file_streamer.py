@@ -2,4 +2,7 @@
 
 from runai_model_streamer.chunk_streamer import FileStreamer
 
-__all__ = ["FileStreamer"]
+# There an unknown device is one, and so are files of several kinds of storage in one call, which are none here.
+from runai_model_streamer.errors import ArgumentError as RunaiStreamerInvalidInputException
+
+__all__ = ["FileStreamer", "RunaiStreamerInvalidInputException"]

@@ -36,31 +36,37 @@ Wanted = Callable[[str], bool]
 class Patterns(NamedTuple):
     """Names chosen as by a shell, where `*` and `?` match slashes too and letters have their case.
 
-    A name is chosen if it matches one of `allow` (or there are none) and none of `ignore`.
+    A name is chosen if it matches one of `allow` (or that is None) and none of `ignore`.
     """
 
-    allow: tuple[str, ...] = ()
+    allow: tuple[str, ...] | None = None
     ignore: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, allow: Collection[str] | None, ignore: Collection[str] | None) -> "Patterns":
-        """From the arguments of a call, where None and an empty list leave everything as it is.
+        """From the arguments of a call, where None leaves everything as it is, and nothing is allowed by an empty list.
 
         Raises:
             ArgumentTypeError: not lists of str.
         """
-        return cls(_checked("allow_pattern", allow), _checked("ignore_pattern", ignore))
+        return cls(
+            None if allow is None else _checked("allow_pattern", allow),
+            () if ignore is None else _checked("ignore_pattern", ignore),
+        )
 
-    def chooses(self, name: str) -> bool:
-        """Whether a file of this name, from the listed folder on, is wanted."""
-        if self.allow and not any(fnmatchcase(name, pattern) for pattern in self.allow):
-            return False
-        return not any(fnmatchcase(name, pattern) for pattern in self.ignore)
+    def chooses(self, name: str, before: str = "") -> bool:
+        """Whether a file of this name, from the listed folder on, is wanted.
+
+        A pattern may match that name, or the whole one, with `before` in front of it: the original knows only those.
+        """
+
+        def matches(pattern: str) -> bool:
+            return fnmatchcase(name, pattern) or fnmatchcase(before + name, pattern)
+
+        return (self.allow is None or any(map(matches, self.allow))) and not any(map(matches, self.ignore))
 
 
-def _checked(argument: str, patterns: Collection[str] | None) -> tuple[str, ...]:
-    if patterns is None:
-        return ()
+def _checked(argument: str, patterns: Collection[str]) -> tuple[str, ...]:
     # Taken as a list, a str would be patterns of one letter each, and its `*` would match everything.
     if isinstance(patterns, str | bytes) or not isinstance(patterns, Collection):
         raise ArgumentTypeError(f'{argument} is a list of patterns, such as ["*.json"], not {patterns!r}')

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from copy import copy
 
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError, UnsupportedError
@@ -79,7 +80,8 @@ class Storage:
     def __init__(self, config: StreamerConfig, credentials: S3Credentials | None, *, shared: bool) -> None:
         self._config = config
         self._shared = shared
-        self._store = S3Store(config.s3, credentials, config.concurrency_for(SourceKind.OBJECT))
+        # A copy: the caller may change them, for another call, while this one's are still read anew.
+        self._store = S3Store(config.s3, copy(credentials), config.concurrency_for(SourceKind.OBJECT))
         self._bandwidth = Bandwidth(config.max_bandwidth) if config.max_bandwidth else None
 
     def open(self, path: str) -> Source:

@@ -80,6 +80,10 @@ class FileSource:
         reason = error.strerror
         _log.debug("%s: no direct reads on %s (%s); reading buffered", self.path, self._file_system, reason)
 
+    def origin(self, offset: int, length: int) -> Origin:
+        """Where a read of the range would come from now; see `Source.origin`."""
+        return self._origin(offset, length, self._cached_bytes(offset, length))
+
     def read_into(self, offset: int, buffer: memoryview) -> Origin:
         """Fill `buffer` from `offset`; see `Source.read_into`."""
         try:

@@ -153,6 +153,10 @@ class S3Source:
         """1: any read is as fast as any other."""
         return 1
 
+    def origin(self, offset: int, length: int) -> Origin:  # noqa: ARG002 - wherever in the object
+        """`Origin.OBJECT`."""
+        return Origin.OBJECT
+
     def read_into(self, offset: int, buffer: memoryview) -> Origin:
         """Fill `buffer` with the bytes from `offset` on, in one request and as many retries as it takes.
 

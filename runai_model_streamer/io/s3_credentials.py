@@ -32,11 +32,11 @@ _POOL_MARGIN: Final = 4
 """Connections beyond the readers' own, for files that are opened while others are read."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # they may change, so each is equal to itself alone, and can be hashed
 class S3Credentials:
     """Explicit access to object storage; each field that is given wins over the environment and AWS's files.
 
-    `repr` shows neither the secret nor the token.
+    `repr` shows neither the secret nor the token. What is changed after a call does not matter to that call.
     """
 
     access_key_id: str | None = None
@@ -109,20 +109,15 @@ def make_access(config: S3Config, credentials: S3Credentials | None, connections
     try:
         from botocore import UNSIGNED
         from botocore.config import Config
-        from botocore.session import Session
+        from botocore.httpsession import get_cert_path
     except ImportError as error:
         raise MissingDependencyError(
             'reading from s3:// needs boto3: pip install "runai-model-streamer-cuda[s3]"'
         ) from error
 
     unsigned = config.unsigned and not key
-    session = Session()
-    if key and secret:
-        if session.profile is not None and session.profile not in session.available_profiles:
-            # A profile that AWS_PROFILE names but nobody made is of no concern to explicit keys.
-            session = Session({"profile": (None, [], None, None)})
-        session.set_credentials(key, secret, explicit.session_token)
-    session.register_component("data_loader", _loader())
+    session = make_session(config, explicit)
+    bundle = session.get_config_variable("ca_bundle")
     client: Any = session.create_client(
         "s3",
         region_name=explicit.region_name or session.get_config_variable("region") or _DEFAULT_REGION,
@@ -143,7 +138,7 @@ def make_access(config: S3Config, credentials: S3Credentials | None, connections
     keep_requests(client)
     if not watch_connections(client):
         _log.debug("the connections of this botocore cannot be watched: interrupts wait for its timeouts")
-    transport = make_transport(config, client, session.get_config_variable("ca_bundle"))
+    transport = make_transport(config, client, str(get_cert_path(bundle)))
     found = None if unsigned else session.get_credentials()
     held = _held(found)
     given = (explicit.secret_access_key, explicit.session_token)
@@ -154,6 +149,28 @@ def make_access(config: S3Config, credentials: S3Credentials | None, connections
         config, explicit.endpoint, client.meta.endpoint_url, found, session.profile, held[0] or ""
     )
     return Access(client, transport, unsigned, provenance, secrets)
+
+
+def make_session(config: S3Config, explicit: S3Credentials | None = None) -> Any:
+    """A session of botocore's. What holds for its client of S3 holds for those that ask others for credentials.
+
+    Raises:
+        Exception: botocore's own, for a profile that there is not, or a file that cannot be read.
+    """
+    from botocore.session import Session
+
+    variables: dict[str, Any] = {"region": ("region", ["AWS_DEFAULT_REGION", "AWS_REGION"], None, None)}
+    session: Any = Session(variables)
+    if explicit and explicit.access_key_id:
+        if session.profile is not None and session.profile not in session.available_profiles:
+            # A profile that AWS_PROFILE names but nobody made is of no concern to explicit keys.
+            session = Session(variables | {"profile": (None, [], None, None)})
+        session.set_credentials(explicit.access_key_id, explicit.secret_access_key, explicit.session_token)
+    session.register_component("data_loader", _loader())
+    # Never empty: some versions of botocore refuse that, others then trust everybody.
+    named = session.get_config_variable("ca_bundle"), session.get_scoped_config().get("ca_bundle"), config.ca_bundle
+    session.set_config_variable("ca_bundle", next((path for path in named if path and path.strip()), True))
+    return session
 
 
 class CurrentAccess:

@@ -16,7 +16,7 @@ _NOT_HTTP: Final = (Code.UNSUPPORTED_PROTOCOL, Code.WEIRD_SERVER_REPLY, Code.OK)
 _UNTRUSTED: Final = re.compile(r"certificate problem: (.*)")
 
 
-def failure_of(code: int, says: str, errno: int, url: str, proxy: str, *, stalled: bool, proxied: int) -> Exception:
+def failure_of(code: int, says: str, errno: int, url: str, proxy: bool, *, stalled: bool, proxied: int) -> Exception:
     """The exception for a request that failed.
 
     Args:
@@ -24,7 +24,7 @@ def failure_of(code: int, says: str, errno: int, url: str, proxy: str, *, stalle
         says: its words.
         errno: of the system call that failed; 0 for none.
         url: asked for.
-        proxy: on the way, or "".
+        proxy: whether there is one on the way.
         stalled: it was ended since nothing came.
         proxied: status with which the proxy answered CONNECT; 0 if it was not asked or did not answer.
     """

@@ -9,7 +9,7 @@ from runai_model_streamer.config import S3Config
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.io import s3_errors
 from runai_model_streamer.io.s3 import S3Store
-from runai_model_streamer.io.s3_credentials import make_access
+from runai_model_streamer.io.s3_credentials import make_access, make_session
 from runai_model_streamer.io.s3_listing import has_keys
 from runai_model_streamer.io.s3_meaning import Circumstances
 from runai_model_streamer.io.s3_provenance import without_user
@@ -57,9 +57,7 @@ def identify(config: S3Config) -> Identity:
 def _identify(config: S3Config) -> Identity:
     access = make_access(config, None, 1)
     try:
-        from botocore.session import Session
-
-        session = Session()
+        session = make_session(config)
         origin = key_id = None
         temporary = False
         found: Any = None if access.unsigned else session.get_credentials()

@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 
 from runai_model_streamer.io.s3_meaning import Circumstances
 from runai_model_streamer.io.s3_messages import EXPIRED, PASSING_CODES, PASSING_STATUSES, answer_of, meaning_of
-from runai_model_streamer.io.s3_network_messages import is_no_tls, root_of
+from runai_model_streamer.io.s3_network_messages import chain_of, is_no_bundle, is_no_tls, root_of
 from runai_model_streamer.io.transport import BodyLengthError
 
 _LONGEST: Final = 300
@@ -22,7 +22,7 @@ _LONGEST: Final = 300
 _SECRET_PARTS: Final = re.compile(
     # Parameters of a signed URL, the same in a signed header, and a user in a URL.
     r"(?<=\bSignature=)[0-9a-f]+|(?<=X-Amz-Signature=)[^&\s\"'<]+|(?<=X-Amz-Credential=)[^&\s\"'<]+|(?<=X-Amz-Security-Token=)[^&\s\"'<]+"
-    r"|(?<=://)[^/@\s]+(?=@)",
+    r"|(?<=://)[^/\s]+(?=@)",
     re.IGNORECASE,
 )
 _KEY_OR_TOKEN: Final = re.compile(r"[A-Za-z0-9+/=]{40,}")
@@ -50,7 +50,9 @@ def is_passing(error: Exception) -> bool:
     if answer is not None:
         return answer.status in PASSING_STATUSES or answer.code.startswith(PASSING_CODES)
     root = root_of(error)
-    if isinstance(root, ssl.SSLCertVerificationError | ValueError | FileNotFoundError) or is_no_tls(root):
+    if isinstance(root, ssl.SSLCertVerificationError | ValueError) or getattr(root, "filename", None):
+        return False
+    if is_no_tls(root) or is_no_bundle(error):
         return False
     connection = aws.ConnectionError | aws.HTTPClientError | HTTPError | OSError | http.client.HTTPException
     return isinstance(error, BodyLengthError | connection)
@@ -71,7 +73,8 @@ def in_short(error: Exception) -> str:
 def raise_translated(error: Exception, at: Circumstances) -> NoReturn:
     """Raise our error from theirs, or theirs as it is where it is none of storage: a bug, to be seen.
 
-    Where their own text would give a secret away, a traceback must not show it: ours then has no cause.
+    Where their own text, or that of what they were made from, would give a secret away, a traceback must not show it:
+    ours then has no cause.
     """
     meaning = meaning_of(error, at)
     if meaning is None:
@@ -82,7 +85,7 @@ def raise_translated(error: Exception, at: Circumstances) -> NoReturn:
     quoted = f' The store says: "{quote}".' if quote else ""
     told = "" if meaning.local else f" ({facts})"
     text = _redact(f"{_one_line(meaning.summary)}{told}.{quoted} {meaning.remedy}", at.secrets)
-    theirs = str(error)
+    theirs = "\n".join(map(str, chain_of(error)))
     telling = meaning.telling or _redact(theirs, at.secrets) != theirs or quote != _one_line(meaning.quote)
     raise meaning.kind(f"{at.path}: {text}") from (None if telling else error)
 
@@ -92,9 +95,8 @@ def release_frames(error: BaseException) -> None:
 
     botocore's exceptions are in reference cycles: a slab would stay alive until some garbage collection.
     """
-    chain: BaseException | None = error
-    while chain is not None:
-        for frame, _ in traceback.walk_tb(chain.__traceback__):
+    for each in chain_of(error):
+        for frame, _ in traceback.walk_tb(each.__traceback__):
             finished: FrameType | None = frame
             try:
                 # The callers too: one that was handed the exception by a return is in no traceback.
@@ -104,7 +106,6 @@ def release_frames(error: BaseException) -> None:
             except RuntimeError:
                 # This frame is still at work, and so are its callers.
                 pass
-        chain = chain.__cause__ or chain.__context__
 
 
 def _one_line(text: str) -> str:

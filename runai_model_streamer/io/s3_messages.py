@@ -11,11 +11,12 @@ from runai_model_streamer.errors import (
     NotFoundError,
     ReadError,
     SourceChangedError,
+    StorageUnreachableError,
     StreamerError,
 )
 from runai_model_streamer.io.s3_answers import RELOAD, Answer, AnswerError
 from runai_model_streamer.io.s3_meaning import Circumstances, Meaning
-from runai_model_streamer.io.s3_network_messages import EASE, network_fault, wants_tls
+from runai_model_streamer.io.s3_network_messages import CHECK_PROXY, EASE, network_fault, wants_tls
 
 _GIVE_KEYS: Final = (
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN for temporary credentials), choose a "
@@ -58,8 +59,6 @@ PASSING_CODES: Final = ("InternalError", "RequestTimeout", "ServiceUnavailable",
 
 _PROVIDERS: Final = (
     "CredentialRetrieval",
-    "Infinite",
-    "InvalidConfig",
     "Login",
     "Metadata",
     "RefreshWithMFA",
@@ -139,6 +138,9 @@ def _said_by_store(answer: Answer, response: Mapping[str, Any], at: Circumstance
         return Meaning(AccessDeniedError, "access denied", _UNSIGNED if at.unsigned else grant, answer, quote)
     if status == 404:
         return Meaning(NotFoundError, f"there is no such object in bucket {at.bucket}", _check_key(at), answer)
+    if status == 407:
+        refused = "no connection through the proxy: it does not accept the user and password"
+        return Meaning(StorageUnreachableError, refused, CHECK_PROXY, answer)
     if status in (412, 416):
         return Meaning(SourceChangedError, "the object was written to while it was being read", RELOAD, answer)
     if status in PASSING_STATUSES or code.startswith(PASSING_CODES):
@@ -182,18 +184,30 @@ def _found_locally(error: Any, at: Circumstances) -> Meaning | None:
         remedy = "Mend it, or name another with AWS_CONFIG_FILE or AWS_SHARED_CREDENTIALS_FILE."
         return Meaning(ConfigError, f"the file {given['path']} cannot be read", remedy)
     if isinstance(error, aws.InvalidRegionError):
-        remedy = "Check AWS_DEFAULT_REGION, the profile's region, or S3Credentials(region_name=...)."
+        remedy = "Check AWS_DEFAULT_REGION, AWS_REGION, the profile's region, or S3Credentials(region_name=...)."
         return Meaning(ConfigError, f"{given['region_name']!r} is no name of a region", remedy)
-    if isinstance(error, aws.ParamValidationError):
+    # What STS is asked with is checked alike.
+    if isinstance(error, aws.ParamValidationError) and "ucket" in str(error):
         remedy = "Write s3://bucket/key; the name has letters, digits, dots and hyphens."
         return Meaning(ArgumentError, f"{at.bucket!r} is no name of a bucket", remedy)
     if type(error) is ValueError and str(error).startswith("Invalid endpoint: "):
         url = str(error).partition(": ")[2]
         remedy = f"Write it as http://host:port or https://host, in {_ENDPOINTS}."
         return Meaning(ConfigError, f"{url!r} is no URL of an endpoint", remedy)
-    if isinstance(error, FileNotFoundError):
-        remedy = f"Check AWS_WEB_IDENTITY_TOKEN_FILE. {_GIVE_KEYS}"
-        return Meaning(CredentialsError, f"a file of the credentials is missing: {error.filename}", remedy)
+    if isinstance(error, OSError) and error.filename:
+        remedy = f"Check AWS_WEB_IDENTITY_TOKEN_FILE, and credential_process of the profile. {_GIVE_KEYS}"
+        unusable = f"a file of the credentials cannot be used: {error.filename}: {error.strerror}"
+        return Meaning(CredentialsError, unusable, remedy)
+    parsed = isinstance(error, ValueError) and not at.provenance.endpoint
+    if parsed or isinstance(error, aws.InvalidConfigError | aws.ParamValidationError):
+        # botocore lets out what its parsers say: no client could be made.
+        remedy = "Check the variables that begin with AWS_, AWS's files, and what credential_process prints."
+        return Meaning(ConfigError, f"AWS's settings cannot be used: {error}", remedy)
+    if isinstance(error, RuntimeError) and "still expired" in str(error):
+        remedy = f"Set this machine's clock (NTP). {_RENEW_KEYS}"
+        return Meaning(
+            CredentialsError, "the credentials have expired, and so have those that took their place", remedy
+        )
     if isinstance(error, aws.BotoCoreError) and type(error).__name__.startswith(_PROVIDERS):
         # Its text may hold what a credential process printed: that is in the cause, not here.
         provider = given.get("provider", type(error).__name__)

@@ -1,7 +1,9 @@
 """What each failure on the way to an object store means to the user: names, connections, proxies, TLS, time."""
 
+import errno
 import http.client
 import ssl
+from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -11,6 +13,7 @@ from runai_model_streamer.errors import (
     ReadError,
     StorageTimeoutError,
     StorageUnreachableError,
+    StreamerError,
 )
 from runai_model_streamer.io.s3_meaning import Circumstances, Meaning
 from runai_model_streamer.io.transport import BodyLengthError, SlowBodyError
@@ -18,17 +21,26 @@ from runai_model_streamer.io.transport import BodyLengthError, SlowBodyError
 EASE: Final = (
     "Lower RUNAI_STREAMER_CONCURRENCY or raise RUNAI_STREAMER_S3_MAX_RETRIES; if it stays, ask who runs the store."
 )
+CHECK_PROXY: Final = "Check HTTPS_PROXY and HTTP_PROXY, or name the store's host in NO_PROXY."
 _CHECK_WAY: Final = "Check its host and port, the network, and HTTPS_PROXY, HTTP_PROXY and NO_PROXY."
 
 
 def network_fault(error: Any, at: Circumstances) -> Meaning | None:
     """None for an exception that is not of the network."""
     from botocore import exceptions as aws
+    from botocore.parsers import ResponseParserError
     from urllib3.exceptions import HTTPError, ReadTimeoutError
 
     if isinstance(error, BodyLengthError):
         return Meaning(ReadError, f"{error}, every time", EASE)
+    if isinstance(error, ResponseParserError):
+        # It quotes all of the answer, in which a provider of credentials may have sent some.
+        stranger = "what answered is neither a store nor one that gives credentials"
+        return Meaning(ReadError, stranger, _check_way("", at), telling=True)
     root = root_of(error)
+    if getattr(root, "errno", None) in (errno.EMFILE, errno.ENFILE):
+        remedy = "Raise the limit with `ulimit -n`, or lower RUNAI_STREAMER_CONCURRENCY."
+        return Meaning(ReadError, "too many open files", remedy)
     why = getattr(root, "strerror", None) or str(root) or type(root).__name__
     host = urlsplit(getattr(error, "kwargs", {}).get("endpoint_url") or "").netloc.rpartition("@")[2] or "the store"
     check = _check_way(host, at)
@@ -39,10 +51,9 @@ def network_fault(error: Any, at: Circumstances) -> Meaning | None:
         what = str(error) if isinstance(error, SlowBodyError) else f"sent nothing for {at.timeout:g} s"
         return Meaning(StorageTimeoutError, f"{host} {what}", remedy)
     if isinstance(error, aws.SSLError):
-        return _tls_fault(root, host, check, at)
+        return _tls_fault(error, host, check, at)
     if isinstance(error, aws.ProxyConnectionError):
-        remedy = "Check HTTPS_PROXY and HTTP_PROXY, or name the store's host in NO_PROXY."
-        return Meaning(StorageUnreachableError, f"no connection through the proxy: {why}", remedy)
+        return Meaning(StorageUnreachableError, f"no connection through the proxy: {why}", CHECK_PROXY)
     if isinstance(error, aws.ConnectionError):
         return Meaning(StorageUnreachableError, f"no connection to {host}: {why}", check)
     if isinstance(root, http.client.BadStatusLine) and not isinstance(root, http.client.RemoteDisconnected):
@@ -80,7 +91,8 @@ def _check_way(host: str, at: Circumstances) -> str:
     return check
 
 
-def _tls_fault(root: BaseException, host: str, check: str, at: Circumstances) -> Meaning:
+def _tls_fault(error: BaseException, host: str, check: str, at: Circumstances) -> Meaning:
+    root = root_of(error)
     if isinstance(root, ssl.SSLCertVerificationError):
         summary = f"the certificate of {host} is not trusted: {root.verify_message}"
         remedy = f"Set AWS_CA_BUNDLE to a file with the certificate of the authority that issued it. {check}"
@@ -89,8 +101,11 @@ def _tls_fault(root: BaseException, host: str, check: str, at: Circumstances) ->
         plain = at.provenance.with_scheme("http") or "http:// instead of https://"
         remedy = f"{at.provenance.endpoint_told()} Write {plain}, or the port at which it speaks TLS.".lstrip()
         return Meaning(StorageUnreachableError, f"{host} does not speak TLS", remedy)
-    if isinstance(root, FileNotFoundError) or "NO_CERTIFICATE" in str(root):
-        remedy = "Set AWS_CA_BUNDLE to a file of certificates in PEM form, or unset it."
+    if is_no_bundle(error):
+        remedy = (
+            "It is that of AWS_CA_BUNDLE, else of the profile's ca_bundle, else of REQUESTS_CA_BUNDLE: name a file of "
+            "certificates in PEM form there, or unset it."
+        )
         return Meaning(ConfigError, "the file of certificates to trust cannot be read", remedy)
     return Meaning(StorageUnreachableError, f"no TLS connection to {host}: {root}", check)
 
@@ -100,8 +115,25 @@ def is_no_tls(root: BaseException) -> bool:
     return isinstance(root, ssl.SSLError) and root.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST")
 
 
+def is_no_bundle(error: BaseException) -> bool:
+    """Whether the file of certificates to trust is none, or holds none."""
+    from botocore import exceptions as aws
+
+    root = root_of(error)
+    unreadable = isinstance(root, FileNotFoundError | IsADirectoryError | PermissionError)
+    return isinstance(error, aws.SSLError) and (unreadable or getattr(root, "library", "") == "X509")
+
+
 def root_of(error: BaseException) -> BaseException:
     """The exception that the others were made from."""
-    while (deeper := error.__cause__ or error.__context__) is not None:
-        error = deeper
-    return error
+    *_, root = chain_of(error)
+    return root
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """The exception, what it was made from, and so on."""
+    yield error
+    deeper = error.__cause__ or error.__context__
+    # One of ours is what the caller was handling when it called.
+    if deeper is not None and not isinstance(deeper, StreamerError):
+        yield from chain_of(deeper)

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from runai_model_streamer.io import libcurl
-from runai_model_streamer.io.libcurl import Code, Easy, Library
+from runai_model_streamer.io.libcurl import Code, Easy, Library, UnusableError
 from runai_model_streamer.io.ranges import ByteRange
 from runai_model_streamer.io.s3_curl_failures import failure_of
+from runai_model_streamer.io.s3_proxies import Proxy
 from runai_model_streamer.io.transport import (
     LEAST_SPEED,
     BodyLengthError,
@@ -41,11 +42,11 @@ class CurlTransport:
     """
 
     def __init__(
-        self, library: Library, kernel: Any, timeout: float, certificates: str, proxies: Callable[[str], str]
+        self, library: Library, kernel: Any, timeout: float, certificates: str, proxies: Callable[[str], Proxy]
     ) -> None:
         """`kernel` is `kernels.curl_sink`; `certificates` a file of authorities to trust.
 
-        `proxies` gives a URL's proxy, or "".
+        `proxies` gives a URL's proxy.
         """
         self.name = f"curl {library.version} ({library.path})"
         self._library = library
@@ -133,6 +134,15 @@ class _Connection:
             libcurl.CLOSESOCKETFUNCTION: closer,
         }.items():
             self._easy.set(option, value)
+        # Beside CAINFO, the folder that libcurl was built with stays in force. Where its TLS knows no folders, or it no
+        # proxies over TLS, it refuses the option, and has no use for it.
+        for option, certified in {
+            libcurl.CAPATH: None,
+            libcurl.PROXY_CAINFO: certificates,
+            libcurl.PROXY_CAPATH: None,
+        }.items():
+            with contextlib.suppress(UnusableError):
+                self._easy.set(option, certified)
 
     def get(
         self,
@@ -141,11 +151,13 @@ class _Connection:
         etag: str | None,
         view: memoryview,
         cancellation: Cancellation,
-        proxy: str,
+        proxy: Proxy,
     ) -> Reply:
         headers = {**request.headers, **range_headers(span, etag)}
         self._easy.set(libcurl.URL, request.url)
-        self._easy.set(libcurl.PROXY, proxy)
+        self._easy.set(libcurl.PROXY, proxy.url)
+        self._easy.set(libcurl.PROXYUSERNAME, proxy.user)
+        self._easy.set(libcurl.PROXYPASSWORD, proxy.password)
         self._easy.set_headers([f"{name}: {value}" for name, value in headers.items()])
         self._says.value = b""
         self._errno = 0
@@ -162,7 +174,7 @@ class _Connection:
             self._cancellation = None
             # The view's owner could not release it while this lived.
             del window
-        return self._reply(code, request.url, len(view), proxy)
+        return self._reply(code, request.url, len(view), bool(proxy.url))
 
     def close(self) -> None:
         self._easy.close()
@@ -207,7 +219,7 @@ class _Connection:
         fields[k.TIMEOUT] = fields[k.PATIENCE] = int(self._timeout * _SECOND)
         fields[k.LEAST] = int(self._timeout * LEAST_SPEED)
 
-    def _reply(self, code: int, url: str, length: int, proxy: str) -> Reply:
+    def _reply(self, code: int, url: str, length: int, proxy: bool) -> Reply:
         k, fields = self._kernel, self._fields
         status = fields[k.STATUS] if fields[k.ANSWERED] else None
         reply = Reply(status, self._headers() if status else None, fields[k.LANDED])
@@ -247,14 +259,15 @@ class _Connection:
             return libcurl.BAD_SOCKET
         wanted = address.contents
         try:
-            made = socket.socket(wanted.family, wanted.kind, wanted.protocol)
-        except OSError as error:
-            self._errno = error.errno or 0
+            with socket.socket(wanted.family, wanted.kind, wanted.protocol) as made:
+                cancellation.watch(made.fileno())
+                self._socket = made.detach()
+        except Exception as error:
+            # Out of this function ctypes would make 0: standard input.
+            self._errno = getattr(error, "errno", None) or 0
             return libcurl.BAD_SOCKET
-        cancellation.watch(made.fileno())
         # Connecting has its own limit, and the answer then as long again.
         self._fields[self._kernel.PATIENCE] = 2 * self._fields[self._kernel.TIMEOUT]
-        self._socket = made.detach()
         return self._socket
 
     def _close_socket(self, _: int, descriptor: int) -> int:

@@ -2,11 +2,11 @@
 
 import logging
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from runai_model_streamer.config import S3Config, S3Transport
 from runai_model_streamer.errors import MissingDependencyError
 from runai_model_streamer.io import libcurl
+from runai_model_streamer.io.s3_proxies import proxy_for
 from runai_model_streamer.io.s3_transport_boto3 import Boto3Transport
 from runai_model_streamer.io.s3_transport_curl import CurlTransport
 from runai_model_streamer.io.transport import Transport
@@ -19,18 +19,20 @@ _REMEDY: Final = (
 )
 
 
-def make_transport(config: S3Config, client: Any, ca_bundle: str | None) -> Transport:
+def make_transport(config: S3Config, client: Any, certificates: str) -> Transport:
     """The transport that the setting asks for, beside the botocore client that signs.
 
-    `ca_bundle` is a file of authorities to trust; None trusts those that botocore brings.
+    `certificates` is the file of authorities that the client trusts.
 
     Raises:
         MissingDependencyError: it is to be libcurl, and libcurl or numba is missing.
+        ConfigError: the proxy on the way to the client's endpoint cannot be used, with either.
     """
+    proxy_for(client.meta.endpoint_url)
     transport: Transport | None = None
     if config.transport is not S3Transport.BOTO3:
         try:
-            transport = _make_curl_transport(config.timeout, ca_bundle)
+            transport = _make_curl_transport(config.timeout, certificates)
         except (ImportError, libcurl.UnusableError) as error:
             if config.transport is S3Transport.CURL:
                 summary = f"RUNAI_STREAMER_S3_TRANSPORT=curl cannot be used: {error}. {_REMEDY}"
@@ -41,19 +43,9 @@ def make_transport(config: S3Config, client: Any, ca_bundle: str | None) -> Tran
     return transport
 
 
-def _make_curl_transport(timeout: float, ca_bundle: str | None) -> Transport:
-    from botocore.httpsession import get_cert_path
-
+def _make_curl_transport(timeout: float, certificates: str) -> Transport:
     # libcurl first: it is found at once, while numba takes most of a second.
     library = libcurl.load()
     from runai_model_streamer.kernels import curl_sink
 
-    certificates = ca_bundle or str(get_cert_path(True))
-    return CurlTransport(library, curl_sink, timeout, certificates, _proxy_for)
-
-
-def _proxy_for(url: str) -> str:
-    """As botocore's own connections choose theirs: from HTTP_PROXY, HTTPS_PROXY and NO_PROXY."""
-    from botocore.utils import get_environ_proxies
-
-    return str(get_environ_proxies(url).get(urlsplit(url).scheme, ""))
+    return CurlTransport(library, curl_sink, timeout, certificates, proxy_for)

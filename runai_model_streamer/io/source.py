@@ -55,6 +55,10 @@ class Source(Protocol):
         """
         ...
 
+    def origin(self, offset: int, length: int) -> Origin:
+        """Where a read of the range would come from now; told without reading, and in microseconds."""
+        ...
+
     def read_into(self, offset: int, buffer: memoryview) -> Origin:
         """Fill all of `buffer` with the bytes from `offset` on.
 
@@ -92,6 +96,10 @@ class SourceInFront:
     def __init__(self, source: Source) -> None:
         self._source = source
         self.path, self.kind, self.size, self.alignment = source.path, source.kind, source.size, source.alignment
+
+    def origin(self, offset: int, length: int) -> Origin:
+        """See `Source.origin`."""
+        return self._source.origin(offset, length)
 
     def interrupt(self) -> None:
         """See `Source.interrupt`."""

@@ -24,26 +24,40 @@ _GRANULARITIES: Final = (1, 100, 1_000, 1_000_000, 1_000_000_000)
 """Nanoseconds that file systems cut times to: ext4 and xfs 1, NTFS 100, some network file systems a whole second."""
 
 
-def check_names(path: str, entries: Iterable[Entry]) -> None:
-    """Make sure that every entry can be a file of its own in one folder.
+def file_name(name: str) -> str:
+    """The name of the file for an object of this name: as a file system takes slashes, none first and one at a time."""
+    return "/".join(filter(None, name.split("/")))
+
+
+def as_files(path: str, entries: Iterable[Entry]) -> list[Entry]:
+    """The entries with the names of their files, each of which can be one of its own in one folder.
 
     Raises:
-        UnsafeNameError: one cannot, or one would be a folder for another; `path` is the folder listed, for the message.
+        UnsafeNameError: one cannot, two would be the same, or one a folder for another; `path` is the folder listed,
+            for the message.
     """
-    names = {entry.name for entry in entries}
-    folders = {str(parent) for name in names for parent in PurePosixPath(name).parents}
+    files: dict[str, Entry] = {}
     for entry in entries:
-        # An empty part is a slash at the beginning, or two in a row.
-        if any(part in ("", ".", "..") for part in entry.name.split("/")) or "\0" in entry.name:
+        name = file_name(entry.name)
+        if any(part in ("", ".", "..") for part in name.split("/")) or "\0" in name:
             raise UnsafeNameError(
                 f"{entry.path}: {entry.name!r} cannot be the name of a file under the folder that it is pulled into; "
                 "leave it out with ignore_pattern"
             )
-        if entry.name in folders:
+        other = files.setdefault(name, entry)
+        if other is not entry:
             raise UnsafeNameError(
-                f"{entry.path}: is an object, and {path} has others under {entry.name}/; a file system can have only "
+                f"{entry.path}: would be the same file as {other.path}, {name}; leave one of them out with "
+                "ignore_pattern"
+            )
+    folders = {str(parent) for name in files for parent in PurePosixPath(name).parents}
+    for name, entry in files.items():
+        if name in folders:
+            raise UnsafeNameError(
+                f"{entry.path}: is an object, and {path} has others under {name}/; a file system can have only "
                 "one of them, so leave one out with ignore_pattern"
             )
+    return [entry._replace(name=name) for name, entry in files.items()]
 
 
 class Destination:

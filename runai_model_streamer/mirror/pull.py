@@ -12,7 +12,7 @@ from runai_model_streamer.io.listing import Entry, Patterns
 from runai_model_streamer.io.paths import Storage, is_object, kind_of
 from runai_model_streamer.io.source import SourceKind
 from runai_model_streamer.logs import size_text
-from runai_model_streamer.mirror.destination import COMPLETE, Destination, check_names
+from runai_model_streamer.mirror.destination import COMPLETE, Destination, as_files, file_name
 from runai_model_streamer.mirror.fetch import fetch
 from runai_model_streamer.mirror.locks import locked
 
@@ -49,10 +49,14 @@ def pull(
     """
     _check_target(source, target)
     started = time.perf_counter()
-    wanted = storage.entries(source, lambda name: name != COMPLETE and patterns.chooses(name), recursive=True)
+    before = _before(source)
+
+    def chosen(name: str) -> bool:
+        return file_name(name) != COMPLETE and patterns.chooses(name, before)
+
+    wanted = as_files(source, storage.entries(source, chosen, recursive=True))
     if not wanted:
         _log.warning("[RunAI Streamer] None of the files of %s is to be pulled: %s", source, patterns)
-    check_names(source, wanted)
     with Destination(target) as destination, locked(destination.fd, target) as alone:
         if alone:
             destination.sweep(entry.name for entry in wanted)
@@ -72,6 +76,12 @@ def pull(
         len(wanted) - len(missing),
     )
     return wanted
+
+
+def _before(source: str) -> str:
+    """What objects' keys have in front of their names. Of a local file only its name counts for patterns."""
+    key = source.removeprefix("s3://").partition("/")[2] if is_object(source) else ""
+    return key if not key or key.endswith("/") else f"{key}/"
 
 
 def _check_target(source: str, target: str) -> None:

@@ -62,8 +62,6 @@ class CastPlan(NamedTuple):
     """The format's name of the dtype that floating-point tensors get."""
     sources: frozenset[str]
     """The dtypes that are cast to it: never empty."""
-    growth: int
-    """Bytes in memory for one of a file, at most."""
     scratch_bytes: int
     """Bytes of a piece of memory that is read into, to be cast from."""
     scratch_count: int
@@ -129,12 +127,12 @@ def plan_cast(
     scratch = scratch_size(files)
     growth = max(1, *(ITEM_SIZES[target] // ITEM_SIZES[source] for source in sources))
     if limit is None:
-        return CastPlan(target, sources, growth, scratch, readers, None, None)
+        return CastPlan(target, sources, scratch, readers, None, None)
     largest = max(held(tensor, target).nbytes for file in files for tensor in file.tensors)
     # A quarter of it at most: what tensors are cast into is to have room for several groups.
     count = max(1, min(readers, limit // 4 // scratch, (limit - largest) // scratch))
     slab_limit = limit - count * scratch
-    return CastPlan(target, sources, growth, scratch, count, slab_limit, slab_limit // growth)
+    return CastPlan(target, sources, scratch, count, slab_limit, slab_limit // growth)
 
 
 def cast_layout(group: Group, target: str) -> CastLayout | None:

@@ -6,7 +6,7 @@ Groups without anything to cast land as ever, in place.
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,10 +19,10 @@ from runai_model_streamer.pipeline.cast_plan import CastLayout, CastPlan, Run, c
 from runai_model_streamer.pipeline.landing import HostLanding, Reading, timed_read
 from runai_model_streamer.pipeline.lifecycle import Lifecycle
 from runai_model_streamer.pipeline.nvtx import nvtx_range
-from runai_model_streamer.pipeline.plan import Group, PlannedFile, Step, group_target
-from runai_model_streamer.pipeline.pool import OtherMemory, SlabPool
+from runai_model_streamer.pipeline.plan import Group, Step, group_target
+from runai_model_streamer.pipeline.pool import SlabPool
 from runai_model_streamer.pipeline.scratch import ScratchPool
-from runai_model_streamer.pipeline.slabs import Bytes, Lease
+from runai_model_streamer.pipeline.slabs import Bytes, Lease, OtherMemory
 from runai_model_streamer.pipeline.stream import Destination
 from runai_model_streamer.pipeline.tensors import make_tensors
 
@@ -67,6 +67,7 @@ class CastingLanding:
     """
 
     beside = "cast"
+    any_length = True
 
     def __init__(self, pool: SlabPool, plan: CastPlan, lifecycle: Lifecycle) -> None:
         self._kernels = _kernels(plan)
@@ -182,21 +183,16 @@ class CastingLanding:
         self._pool.close()
 
 
-def cast_destination(
-    plan: CastPlan, files: Sequence[PlannedFile], readers: int, memory: OtherMemory | None = None
-) -> Destination:
+def cast_destination(plan: CastPlan, memory: OtherMemory | None = None) -> Destination:
     """Host memory, in another dtype.
 
     Args:
         plan: what to cast, and within which limits.
-        files: what is read.
-        readers: reads in flight at once.
         memory: other host memory than slabs.
     """
-    in_flight = readers * plan.growth * max(file.chunk for file in files)
 
     def landing(lifecycle: Lifecycle) -> CastingLanding:
-        return CastingLanding(SlabPool(plan.slab_limit, lifecycle, in_flight, memory), plan, lifecycle)
+        return CastingLanding(SlabPool(plan.slab_limit, lifecycle, memory), plan, lifecycle)
 
     return Destination(
         torch.device("cpu"), group_target(plan.group_limit), landing, plan.group_limit, plan.scratch_count

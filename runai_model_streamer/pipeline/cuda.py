@@ -115,6 +115,7 @@ class CudaLanding:
     """
 
     beside = "copy"
+    any_length = False
 
     def __init__(
         self,

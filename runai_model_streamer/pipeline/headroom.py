@@ -10,7 +10,10 @@ RESERVE: Final = 1 << 30
 """Bytes of the machine's or cgroup's memory that are left alone."""
 
 CHECK_EVERY: Final = 512 << 20
-"""Bytes of fresh memory after which the machine's is looked at again: asking takes as long as reading a megabyte."""
+"""Bytes of fresh memory after which the machine's is looked at again: asking takes a millisecond, all readers wait."""
+
+CHECK_SHARE: Final = 16
+"""Or this part of what is left, if that is more: several processes may take as much meanwhile."""
 
 _PROC: Final = Path("/proc")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
@@ -30,7 +33,7 @@ class Headroom:
         left = available_bytes()
         spare = CHECK_EVERY if left is None else left - RESERVE - size
         if spare >= 0:
-            self._allowance = size + min(spare, CHECK_EVERY)
+            self._allowance = size + min(spare, max(CHECK_EVERY, spare // CHECK_SHARE))
             return False
         if not self._said_low:
             self._said_low = True

@@ -195,7 +195,7 @@ def page_locking(mode: PinnedMode, limit: int | None) -> "PageLocking | None":
 
 
 class PageLocking:
-    """Page-locked memory for the groups of one load; see `pool.OtherMemory`.
+    """Page-locked memory for the groups of one load; see `slabs.OtherMemory`.
 
     Args:
         required: groups get no other; else they do beyond the bound, and once torch gives none.

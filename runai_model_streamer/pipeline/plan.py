@@ -1,6 +1,6 @@
 """Headers and sizes in, groups and read steps out. Pure: no I/O, no threads, no memory of the tensors' size."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -31,6 +31,10 @@ _KEPT: Final = {SourceKind.FILE: PAGE, SourceKind.OBJECT: 8}
 No more than that: reads are cut at multiples of the chunk in memory, and by as many bytes as the first is shorter,
 there would be one more request at the end.
 """
+
+
+ALIGNING: Final = 3 * PAGE
+"""Most bytes of memory that alignment adds to one part: in front of it, in front of its read, and behind that."""
 
 
 class PlannedFile(NamedTuple):
@@ -83,9 +87,17 @@ class Group:
     steps: int
     """How many reads fill it; 0 when all its tensors are empty."""
     payload: int
-    """Bytes from the first to the last of each part's tensors, empty ones left aside: what counts against the limit."""
+    """Bytes from the first to the last of each part's tensors, empty ones left aside."""
     footprint: int
     """Bytes of memory it needs, with what alignment adds to the payload."""
+
+    @property
+    def charge(self) -> int:
+        """Bytes that it counts for against the memory limit.
+
+        Those that it needs, but for what alignment adds to one part: so a limit of the largest tensor is enough.
+        """
+        return max(self.payload, self.footprint - ALIGNING)
 
     @property
     def first_name(self) -> str:
@@ -134,15 +146,23 @@ def plan_groups(files: Sequence[PlannedFile], limit: int | None = None, target: 
     yield from builder.finish()
 
 
-def steps_of(group: Group, files: Sequence[PlannedFile]) -> Iterator[Step]:
-    """The reads that fill a group, in file order."""
+def steps_of(group: Group, files: Sequence[PlannedFile], together: Callable[[], int] = lambda: 1) -> Iterator[Step]:
+    """The reads that fill a group, in file order.
+
+    Args:
+        together: how many of a part's reads the next step takes at once; asked when its turn comes.
+    """
     for part in group.parts:
-        file = files[part.file]
+        if not part.length:
+            continue
         start, end = part.position, part.position + part.length
-        for cut in (*_cuts(start, end, file), end):
-            if cut > start:
-                yield Step(part.file, part.offset + start - part.position, cut - start, start)
-                start = cut
+        ends = (*_cuts(start, end, files[part.file]), end)
+        index = 0
+        while index < len(ends):
+            index = min(index + together(), len(ends))
+            cut = ends[index - 1]
+            yield Step(part.file, part.offset + start - part.position, cut - start, start)
+            start = cut
 
 
 def _cuts(start: int, end: int, file: PlannedFile) -> range:
@@ -211,7 +231,8 @@ class _Builder:
             return True
         if tensor.nbytes <= self._target or before > self._target // 8:
             return False
-        return self._limit is None or self._payload + tensor.end - start <= self._limit
+        beside = self._footprint + PAGE if self._parts else 0
+        return self._limit is None or beside + tensor.end - start <= self._limit
 
     def _add(self, index: int, file: PlannedFile, span: ByteRange, tensors: Sequence[TensorInfo]) -> None:
         read = widen(span, file.alignment, file.size) if span.size else ByteRange(span.start, span.start)

@@ -25,9 +25,9 @@ from runai_model_streamer.pipeline.cast_plan import held, plan_cast, scratch_siz
 from runai_model_streamer.pipeline.limit import LIMIT, MemoryLimit
 from runai_model_streamer.pipeline.opening import Opened, open_files
 from runai_model_streamer.pipeline.plan import REST_BYTES, Grouping, PlannedFile, plan_groups
-from runai_model_streamer.pipeline.pool import OtherMemory
 from runai_model_streamer.pipeline.selection import Select, Selected, select_parts
 from runai_model_streamer.pipeline.sharing import Sharing
+from runai_model_streamer.pipeline.slabs import OtherMemory
 from runai_model_streamer.pipeline.stream import Load
 from runai_model_streamer.pipeline.tally import Tally
 from runai_model_streamer.pipeline.tensors import check_dtypes
@@ -176,7 +176,7 @@ def make_load(start: Start, config: StreamerConfig, device: torch.device, target
         becoming = [file._replace(tensors=[held(tensor, target) for tensor in file.tensors]) for file in files]
         limit = allowed.bytes_for(paths, becoming, made, scratch_size(files))
         plan = plan_cast(files, target, to_cast, limit, concurrency)
-        destination = cast_destination(plan, files, concurrency, _page_locked(config, plan.slab_limit))
+        destination = cast_destination(plan, _page_locked(config, plan.slab_limit))
     elif destination is None:
         limit = allowed.bytes_for(paths, files, made)
         memory = _page_locked(config, limit)

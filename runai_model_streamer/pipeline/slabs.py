@@ -6,7 +6,7 @@ import mmap
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, Final, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ class GroupMemory(ABC):
         self.capacity = capacity
         """Bytes that it can hold."""
         self.charge = charge
-        """Bytes that it counts for against the memory limit: at least the largest payload that has been in it."""
+        """Bytes that it counts for against the memory limit: at least for the largest group that has been in it."""
         self.charged = True
         """Whether it is counted: not while only the caller keeps it."""
         self.root_ref: weakref.ref[Any] | None = None
@@ -129,6 +129,25 @@ class Slab(GroupMemory):
     def _advise(self, advice: int, start: int = 0, length: int | None = None) -> None:
         with contextlib.suppress(OSError):  # a kernel built without it
             self._mapping.madvise(advice, start, len(self._mapping) if length is None else length)
+
+
+class OtherMemory(Protocol):
+    """Memory for groups that is not mapped by the pool, nor used again by it."""
+
+    required: bool
+    """Whether groups get no other."""
+
+    def size_for(self, group: Group) -> int | None:
+        """Bytes that it would take for the group; None where the group is to have a slab."""
+        ...
+
+    def take(self, group: Group, size: int) -> GroupMemory | None:
+        """So many bytes for the group; None, unless required, where there are none.
+
+        Raises:
+            OutOfMemoryError: there are none.
+        """
+        ...
 
 
 class Lease:

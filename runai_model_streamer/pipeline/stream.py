@@ -9,12 +9,14 @@ import torch
 
 from runai_model_streamer.errors import StateError, StreamerError
 from runai_model_streamer.io.paths import Storage
-from runai_model_streamer.io.source import Source
+from runai_model_streamer.io.source import Origin, Source
+from runai_model_streamer.pipeline.feed import Feed
 from runai_model_streamer.pipeline.landing import HostLanding, Landing
 from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
-from runai_model_streamer.pipeline.plan import Group, Grouping, PlannedFile, plan_groups
-from runai_model_streamer.pipeline.pool import OtherMemory, SlabPool
-from runai_model_streamer.pipeline.readers import Feed, Readers
+from runai_model_streamer.pipeline.plan import Group, Grouping, PlannedFile, plan_groups, steps_of
+from runai_model_streamer.pipeline.pool import SlabPool
+from runai_model_streamer.pipeline.readers import Readers
+from runai_model_streamer.pipeline.slabs import OtherMemory
 from runai_model_streamer.pipeline.tally import Tally
 from runai_model_streamer.pipeline.tensors import map_code
 
@@ -95,12 +97,14 @@ class Load:
             self.device = torch.device("cpu")
             """Where the tensors are."""
             self._groups = tuple(plan_groups(files, limit))
-            self._landing = HostLanding(SlabPool(limit, self._lifecycle, concurrency * self.tally.chunk, memory))
+            self._landing = HostLanding(SlabPool(limit, self._lifecycle, memory))
         else:
             self.device = destination.device
             self._groups = tuple(plan_groups(files, destination.group_limit, destination.group_bytes))
             self._landing = destination.landing(self._lifecycle)
-        self._feed = Feed(self._groups, files, self._landing, self._lifecycle, self.tally)
+        first = next((step for group in self._groups for step in steps_of(group, files)), None)
+        origin = Origin.BUFFERED if first is None else sources[first.file].origin(first.offset, first.length)
+        self._feed = Feed(self._groups, files, self._landing, self._lifecycle, self.tally, origin)
         self.progress: Callable[[], object] | None = None
         """Called in the caller's thread when it has been given a group, and when it has been given all."""
         self._taken = False

@@ -127,6 +127,10 @@ class SourceContract:
         assert (origin is Origin.OBJECT) == (self.kind is SourceKind.OBJECT)
         assert origin in Origin
 
+    def test_it_tells_where_a_read_would_come_from(self, source: Source) -> None:
+        told = source.origin(0, 16 * PAGE)
+        assert source.read_into(0, make_buffer(16 * PAGE)) is told
+
     def test_a_read_keeps_nothing_of_the_buffer(self, source: Source) -> None:
         memory = bytearray(100 * PAGE)
         with memoryview(memory) as buffer:

@@ -109,7 +109,8 @@ def test_a_folder_that_may_not_be_read_is_an_error(folder: Path) -> None:
     ("allow", "ignore", "chosen"),
     [
         (None, None, ["a.json", "A.JSON", "deep/b.json", "deep/c.bin"]),
-        ([], [], ["a.json", "A.JSON", "deep/b.json", "deep/c.bin"]),
+        (None, [], ["a.json", "A.JSON", "deep/b.json", "deep/c.bin"]),
+        ([], None, []),
         (["*.json"], None, ["a.json", "deep/b.json"]),
         (["*.json", "*.bin"], ["deep/b*"], ["a.json", "deep/c.bin"]),
         (None, ["*.json"], ["A.JSON", "deep/c.bin"]),
@@ -123,6 +124,25 @@ def test_a_folder_that_may_not_be_read_is_an_error(folder: Path) -> None:
 def test_patterns_choose(allow: list[str] | None, ignore: list[str] | None, chosen: list[str]) -> None:
     patterns = Patterns.of(allow, ignore)
     assert [name for name in ("a.json", "A.JSON", "deep/b.json", "deep/c.bin") if patterns.chooses(name)] == chosen
+
+
+@pytest.mark.parametrize(
+    ("allow", "ignore", "chosen"),
+    [
+        (["models/llama/*.json"], None, ["a.json", "deep/b.json"]),
+        (["models/llama/?.json"], None, ["a.json"]),
+        (["deep/*"], None, ["deep/b.json"]),
+        (["llama/*"], None, []),
+        (None, ["models/llama/deep/*"], ["a.json"]),
+        (None, ["deep/*"], ["a.json"]),
+        (["a.json"], ["models/*"], []),
+    ],
+)
+def test_a_pattern_may_match_the_whole_key(
+    allow: list[str] | None, ignore: list[str] | None, chosen: list[str]
+) -> None:
+    patterns = Patterns.of(allow, ignore)
+    assert [name for name in ("a.json", "deep/b.json") if patterns.chooses(name, "models/llama/")] == chosen
 
 
 @pytest.mark.parametrize("wrong", ["*.json", b"*.bin", [1], 7])

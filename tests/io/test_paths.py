@@ -153,6 +153,17 @@ def test_a_url_of_s3_opens_the_object(storage: Storage) -> None:
     assert bytes(buffer) == b"bytes of m"
 
 
+def test_credentials_that_are_changed_afterwards_are_those_of_before() -> None:
+    with FaultServer() as server:
+        server.put("models", "m", b"bytes of m")
+        credentials = S3Credentials("key", "secret", endpoint=server.endpoint)
+        config = StreamerConfig(s3=S3Config(virtual_addressing=False))
+        with closing(Storage(config, credentials, shared=False)) as storage:
+            credentials.endpoint = "http://127.0.0.1:1"
+            credentials.secret_access_key = None
+            storage.open("s3://models/m").close()
+
+
 @pytest.mark.parametrize("path", ["/nowhere/m", "s3://models/none", "s3://nowhere/m"])
 def test_what_is_not_there_is_not_found(storage: Storage, path: str) -> None:
     with pytest.raises(NotFoundError) as caught:

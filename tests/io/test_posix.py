@@ -117,6 +117,14 @@ def test_a_half_cached_range_is_read_right_and_direct(odd_file: Path) -> None:
     assert found == (odd_file.read_bytes(), Origin.DISK)
 
 
+def test_where_a_range_would_come_from_is_told_without_reading_it(file: Path) -> None:
+    cache(file, 16 * PAGE, 16 * PAGE)
+    with closing(FileSource(str(file))) as source:
+        told = [source.origin(start * PAGE, 16 * PAGE) for start in (0, 16, 8)]
+    assert told == [Origin.DISK, Origin.PAGE_CACHE, Origin.DISK]
+    assert cached_bytes(file) == 16 * PAGE
+
+
 def test_each_range_of_a_half_cached_file_is_read_the_way_that_suits_it(file: Path) -> None:
     cache(file, 16 * PAGE, 16 * PAGE)
     with closing(FileSource(str(file))) as source:

@@ -301,19 +301,29 @@ class TestEndpoints:
         assert len(server.requests) == 1
 
     @pytest.mark.parametrize(
-        ("variable", "explicit", "region"),
-        [(None, None, "us-east-1"), ("eu-west-1", None, "eu-west-1"), ("eu-west-1", "ap-south-1", "ap-south-1")],
+        ("explicit", "variables", "profile", "region"),
+        [
+            ("ap-1", {"AWS_DEFAULT_REGION": "eu-1", "AWS_REGION": "us-1"}, "sa-1", "ap-1"),
+            (None, {"AWS_DEFAULT_REGION": "eu-1", "AWS_REGION": "us-1"}, "sa-1", "eu-1"),
+            (None, {"AWS_REGION": "us-1"}, "sa-1", "us-1"),
+            (None, {}, "sa-1", "sa-1"),
+            (None, {}, None, "us-east-1"),
+        ],
     )
-    def test_the_region_is_the_explicit_one_or_the_environments_or_a_default(
+    def test_the_region_is_the_explicit_one_or_the_environments_or_the_profiles_or_a_default(
         self,
         server: FaultServer,
         monkeypatch: pytest.MonkeyPatch,
-        variable: str | None,
+        tmp_path: Path,
         explicit: str | None,
+        variables: dict[str, str],
+        profile: str | None,
         region: str,
     ) -> None:
-        if variable:
-            monkeypatch.setenv("AWS_DEFAULT_REGION", variable)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        if profile:
+            aws_environment(tmp_path, configuration=f"[default]\nregion = {profile}\n")
         with store_of(server, S3Credentials("AKID", "secret", None, explicit)) as store:
             store.open(URL)
         assert f"/{region}/s3/aws4_request" in server.requests[0].headers["Authorization"]
@@ -422,6 +432,16 @@ class TestCredentials:
             "region_name='eu-west-1', endpoint='http://minio:9000')"
         )
         assert repr(S3Credentials()).count("None") == 5
+
+    def test_they_can_be_set_and_changed_field_by_field(self, server: FaultServer) -> None:
+        credentials = S3Credentials()
+        credentials.access_key_id, credentials.secret_access_key = "AKID", "the-secret"
+        credentials.endpoint = server.endpoint
+        assert "the-secret" not in repr(credentials)
+        assert len({credentials, S3Credentials()}) == 2
+        with store_of(None, credentials) as store:
+            store.open(URL).close()
+        assert access_key(server.requests[0]) == "AKID"
 
 
 def test_an_object_on_motos_server_is_read_in_threads() -> None:

@@ -10,12 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ProxyConnectionError
 
 from runai_model_streamer import errors
 from runai_model_streamer.config import S3Config
 from runai_model_streamer.io.s3 import PREFIX_BYTES, S3Store
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.s3_diagnosis import identify
+from runai_model_streamer.io.s3_errors import raise_translated
+from runai_model_streamer.io.s3_listing import has_keys
+from runai_model_streamer.io.s3_meaning import Circumstances
 from runai_model_streamer.io.s3_provenance import Provenance
 from tests.io.transports import URL, s3_config, store_of
 from tests.servers import (
@@ -89,6 +93,7 @@ REFUSALS = [
     Refusal(400, "ExpiredToken", errors.CredentialsError, "the credentials have expired", "AWS_SESSION_TOKEN"),
     Refusal(400, "InvalidToken", errors.CredentialsError, "does not accept the session token", "AWS_SESSION_TOKEN"),
     Refusal(401, "", errors.CredentialsError, "does not accept the credentials", "AWS_ACCESS_KEY_ID"),
+    Refusal(407, "", errors.StorageUnreachableError, "no connection through the proxy: it does not", "HTTP_PROXY"),
     Refusal(412, "PreconditionFailed", errors.SourceChangedError, "was written to", "Load it again"),
     Refusal(429, "TooManyRequests", errors.ReadError, "failing or overloaded", "RUNAI_STREAMER_CONCURRENCY"),
     Refusal(500, "InternalError", errors.ReadError, "failing or overloaded", "RUNAI_STREAMER_S3_MAX_RETRIES"),
@@ -217,14 +222,22 @@ class TestTheWayToTheStore:
         assert "is not trusted: self-signed certificate" in str(error)
         assert "Set AWS_CA_BUNDLE" in str(error)
 
-    def test_a_missing_bundle_is_an_error_of_the_setting(
-        self, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
+    @pytest.mark.parametrize("name", ["missing.pem", "folder", "words.pem", "broken.pem"])
+    def test_a_bundle_that_is_none_is_an_error_of_the_setting_at_once(
+        self, certificate: Certificate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, name: str
     ) -> None:
-        monkeypatch.setenv("AWS_CA_BUNDLE", "/nonexistent/bundle.pem")
-        with FaultServer(certificate) as server:
-            error = failure(server.endpoint)
-        assert type(error) is errors.ConfigError
-        assert "AWS_CA_BUNDLE" in str(error)
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "words.pem").write_text("no certificates\n")
+        (tmp_path / "broken.pem").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+        monkeypatch.setenv(variable, str(tmp_path / name))
+        with FaultServer(certificate) as server, store_of(server) as store:
+            for ask in (store.open, lambda path: has_keys(store, path)):
+                with pytest.raises(errors.ConfigError) as caught:
+                    ask(URL)
+                assert "the file of certificates to trust cannot be read (" in str(caught.value)
+                assert "1 attempt in" in str(caught.value)
+                assert variable in str(caught.value)
 
     def test_https_to_a_server_without_tls_hints_at_http(self, server: FaultServer) -> None:
         error = failure(f"https://127.0.0.1:{server.port}")
@@ -425,12 +438,45 @@ class TestSettings:
         assert f"no credentials from {provider}" in str(error)
         assert "Log in again" in str(error)
 
-    def test_a_missing_file_of_a_web_identity_is_an_error_of_credentials(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/nonexistent/token")
+    @pytest.mark.parametrize(("name", "why"), [("missing", "No such file or directory"), ("", "Is a directory")])
+    def test_a_file_of_a_web_identity_that_cannot_be_read_is_an_error_of_credentials_at_once(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, why: str
+    ) -> None:
+        monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / name))
         monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/reader")
+        with store_of("http://127.0.0.1:1", None) as store:
+            with pytest.raises(errors.CredentialsError, match=f": {tmp_path / name}: {why}") as caught:
+                store.open(URL)
+            assert "AWS_WEB_IDENTITY_TOKEN_FILE" in str(caught.value)
+            assert store.retries == 0
+
+    def test_a_credential_process_that_is_no_program_is_an_error_of_credentials(self, tmp_path: Path) -> None:
+        (tmp_path / "program").write_text("not to be executed")
+        aws_environment(tmp_path, configuration=f"[default]\ncredential_process = {tmp_path}/program\n")
         error = failure("http://127.0.0.1:1", credentials=None)
         assert type(error) is errors.CredentialsError
-        assert "/nonexistent/token" in str(error)
+        assert f"cannot be used: {tmp_path}/program: Permission denied" in str(error)
+        assert "credential_process" in str(error)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "says"),
+        [
+            ("AWS_METADATA_SERVICE_TIMEOUT", "soon", "invalid literal for int"),
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://example.com/", "Unsupported host 'example.com'"),
+            ("credential_process", "echo Hello", "Expecting value: line 1 column 1"),
+            ("credential_process", "echo 'Hello", "No closing quotation"),
+        ],
+    )
+    def test_what_botocore_cannot_parse_is_an_error_of_settings(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str, says: str
+    ) -> None:
+        if name.isupper():
+            monkeypatch.setenv(name, value)
+        else:
+            aws_environment(tmp_path, configuration=f"[default]\n{name} = {value}\n")
+        error = failure("http://127.0.0.1:1", credentials=None)
+        assert type(error) is errors.ConfigError
+        assert f"AWS's settings cannot be used: {says}" in str(error)
 
     @pytest.mark.parametrize("endpoint", ["minio", "minio:9000", "http://user:planted@a b"])
     def test_an_endpoint_that_is_no_url_is_named(self, endpoint: str) -> None:
@@ -439,6 +485,12 @@ class TestSettings:
         assert "is no URL of an endpoint" in str(error)
         assert "Write it as http://host:port or https://host, in AWS_ENDPOINT_URL, RUNAI_" in str(error)
         assert "planted" not in "".join(traceback.format_exception(error))
+
+    def test_a_setting_of_aws_that_cannot_be_used_is_told(self, tmp_path: Path) -> None:
+        aws_environment(tmp_path, configuration="[default]\nservices = mine\n")
+        error = failure(None)
+        assert type(error) is errors.ConfigError
+        assert "AWS's settings cannot be used: The profile is configured to use the services section" in str(error)
 
     def test_a_region_that_is_none_is_named(self) -> None:
         error = failure("http://127.0.0.1:1", credentials=S3Credentials("AKID", "secret", None, "us east"))
@@ -502,6 +554,14 @@ class TestSecrets:
         assert type(error) is errors.CredentialsError
         assert "Look for a line break" in str(error)
         self.assert_silent(error)
+
+    def test_what_an_error_was_made_from_is_not_shown_either_where_it_gives_one_away(self) -> None:
+        error = ProxyConnectionError(proxy_url="the proxy", error="it is none")
+        error.__cause__ = OSError("cannot use 'http://user:PLANTED-P@SSWORD@proxy:3128'")
+        with pytest.raises(errors.StorageUnreachableError) as caught:
+            raise_translated(error, Circumstances(URL, "bucket", None, 1, 0.0, 1.0))
+        self.assert_silent(caught.value)
+        assert "no connection through the proxy: cannot use 'http://***@proxy:3128'" in str(caught.value)
 
     def test_a_successful_load_logs_none(self, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
         config = s3_config(server.endpoint, virtual_addressing=False)

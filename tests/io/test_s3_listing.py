@@ -119,6 +119,17 @@ def test_a_passing_fault_is_tried_again(server: FaultServer) -> None:
     assert len(server.requests) == 4
 
 
+def test_an_error_that_the_caller_is_handling_is_no_part_of_a_fault(server: FaultServer) -> None:
+    def list_after(elsewhere: str) -> list[str]:
+        try:
+            return names(server, elsewhere)
+        except NotFoundError:
+            server.script(reset_at_once())
+            return names(server, "s3://bucket/model")
+
+    assert list_after("s3://bucket/nope") == ["a", "b", "sub/c"]
+
+
 def test_a_fault_that_stays_is_told(server: FaultServer) -> None:
     server.script(*[refuse(503, "SlowDown")] * 3)
     with pytest.raises(ReadError, match=r"s3://bucket/model: the store is failing.*HTTP 503 SlowDown.*3 attempts"):

@@ -1,9 +1,11 @@
 """Which transport is chosen, what it keeps to itself, and how it ends."""
 
+import copy
 import gc
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,12 +14,14 @@ import time
 import traceback
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from botocore.httpsession import get_cert_path
 
 from runai_model_streamer.config import S3Transport
-from runai_model_streamer.errors import MissingDependencyError, StreamerError
+from runai_model_streamer.errors import MissingDependencyError, StorageUnreachableError, StreamerError
 from runai_model_streamer.io import libcurl
 from runai_model_streamer.io.libcurl import Easy
 from runai_model_streamer.io.ranges import ByteRange
@@ -30,7 +34,7 @@ from tests.checkpoints import PATIENCE
 from tests.io import transports
 from tests.io.local_files import in_child
 from tests.io.transports import URL, store_of
-from tests.servers import FaultServer, refuse, reset_after, stall_after
+from tests.servers import Certificate, FaultServer, refuse, reset_after, stall_after
 
 pytestmark = pytest.mark.usefixtures("aws_files")
 
@@ -119,6 +123,117 @@ class TestChoice:
         monkeypatch.setattr(sys, "prefix", str(tmp_path))
         assert libcurl.candidates()[0] == str(tmp_path / "lib" / "libcurl.so.4")
         assert libcurl.candidates()[-1] == "libcurl.so.4"
+
+
+@needs_curl
+class TestTrust:
+    """Whom libcurl trusts is what it is told, and nothing that it was built with."""
+
+    @pytest.fixture
+    def folder(self, certificate: Certificate, tmp_path: Path) -> Path:
+        """A folder of trusted certificates, as OpenSSL wants it, with the server's in it."""
+        command = ["openssl", "x509", "-noout", "-hash", "-in", str(certificate.certificate)]
+        name = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        (tmp_path / "trusted").mkdir()
+        shutil.copy(certificate.certificate, tmp_path / "trusted" / f"{name}.0")
+        return tmp_path / "trusted"
+
+    def test_a_bundle_takes_the_place_of_the_folder_that_libcurl_was_built_with(
+        self, certificate: Certificate, monkeypatch: pytest.MonkeyPatch, folder: Path
+    ) -> None:
+        library = copy.copy(libcurl.load())
+        make = library.init
+
+        def init() -> int:
+            # As a build's own folder: it is the option's value from the beginning.
+            handle: int = make()
+            assert library.set_pointer(handle, libcurl.CAPATH, str(folder).encode()) == 0
+            return handle
+
+        library.init = init
+        monkeypatch.setattr(libcurl, "load", lambda: library)
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(get_cert_path(True)))
+        with (
+            FaultServer(certificate) as server,
+            store_of(server, transport=S3Transport.CURL, retries=0) as store,
+            pytest.raises(StorageUnreachableError, match="is not trusted"),
+        ):
+            store.open(URL)
+
+    def test_a_proxy_over_tls_is_held_against_the_same_bundle(
+        self, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate.certificate))
+        with (
+            FaultServer(certificate) as server,
+            store_of("http://store.example.com", transport=S3Transport.CURL, retries=0) as store,
+        ):
+            server.put("bucket", "model.safetensors", DATA)
+            monkeypatch.setenv("HTTP_PROXY", server.endpoint)
+            assert store.open(URL).size == len(DATA)
+
+    def test_a_libcurl_without_such_options_serves_all_the_same(
+        self, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        library = copy.copy(libcurl.load())
+        setter = library.set_pointer
+        lacking = (libcurl.CAPATH, libcurl.PROXY_CAINFO, libcurl.PROXY_CAPATH)
+
+        def set_pointer(handle: int, option: int, value: Any) -> int:
+            code: int = 48 if option in lacking else setter(handle, option, value)
+            return code
+
+        library.set_pointer = set_pointer
+        monkeypatch.setattr(libcurl, "load", lambda: library)
+        with store_of(server, transport=S3Transport.CURL) as store:
+            assert store.open(URL).size == len(DATA)
+
+
+@pytest.mark.usefixtures("transport")
+class TestLimitOfOpenFiles:
+    CHILD = """
+import fcntl, os, resource, sys
+from runai_model_streamer.config import S3Config, StreamerConfig
+from runai_model_streamer.errors import ReadError
+from runai_model_streamer.io.s3 import S3Store
+from runai_model_streamer.io.s3_credentials import S3Credentials
+from runai_model_streamer.io.s3_signing import sign
+
+url, endpoint, free = sys.argv[1], sys.argv[2], int(sys.argv[3])
+transport = StreamerConfig.from_environment().s3.transport
+store = S3Store(S3Config(endpoint, False, max_retries=0, transport=transport), S3Credentials("a", "secret-key"), 1)
+sign(store.access().client, "bucket", "key")
+before = os.fstat(0)[:3], fcntl.fcntl(0, fcntl.F_GETFL)
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+held = []
+try:
+    while True:
+        held.append(os.dup(2))
+except OSError:
+    for _ in range(free):
+        os.close(held.pop())
+try:
+    store.open(url)
+except ReadError as error:
+    print(error)
+for descriptor in held:
+    os.close(descriptor)
+print(before == (os.fstat(0)[:3], fcntl.fcntl(0, fcntl.F_GETFL)), store.open(url).size)
+store.close()
+"""
+
+    @pytest.mark.parametrize("free", [0, 1, 2, 3])
+    def test_it_is_told_and_nothing_else_is_taken_for_a_connection(self, server: FaultServer, free: int) -> None:
+        command = [sys.executable, "-c", self.CHILD, URL, server.endpoint, str(free)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+        *told, after = done.stdout.splitlines()
+        # A connection takes two: one is there to cut it short. libcurl takes some of its own.
+        assert told or free >= 2
+        for line in told:
+            assert line.startswith(f"{URL}: too many open files (")
+            assert "`ulimit -n`" in line
+        assert after == f"True {len(DATA)}"
+        assert done.stderr == ""
 
 
 def take_away(monkeypatch: pytest.MonkeyPatch, what: str) -> None:

@@ -35,8 +35,9 @@ def missing(transport: S3Transport) -> str:
 
 
 def s3_config(*values: Any, **named: Any) -> S3Config:
-    """Settings as given, with the transport that RUNAI_STREAMER_S3_TRANSPORT names."""
-    return S3Config(*values, **{"transport": StreamerConfig.from_environment().s3.transport} | named)
+    """Settings as given, with the transport and the certificates that the environment names."""
+    environment = StreamerConfig.from_environment().s3
+    return S3Config(*values, **{"transport": environment.transport, "ca_bundle": environment.ca_bundle} | named)
 
 
 @contextlib.contextmanager

@@ -49,7 +49,7 @@ def casting_load(
     files = planned(sources, chunk)
     plan = plan_cast(files, target, sources_of(files, target), limit, readers)
     storage = Storage(StreamerConfig(), None, shared=False)
-    load = Load(storage, sources, files, None, readers, cast_destination(plan, files, readers))
+    load = Load(storage, sources, files, None, readers, cast_destination(plan))
     load.start()
     return load
 

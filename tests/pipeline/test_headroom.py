@@ -120,3 +120,21 @@ def test_this_machine_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     left = headroom.available_bytes()
     assert left is not None
     assert left > 0
+
+
+@pytest.mark.parametrize(("left", "asked"), [(2, 16), (17, 8), (65, 3)], ids=str)
+def test_the_more_is_left_the_more_may_be_taken_before_it_is_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch, left: int, asked: int
+) -> None:
+    looks = []
+
+    def look() -> int:
+        looks.append(1)
+        return left << 30
+
+    monkeypatch.setattr(headroom, "available_bytes", look)
+    room = headroom.Headroom()
+    for _ in range(64):
+        assert not room.lacks(128 * MIB)
+        room.took(128 * MIB)
+    assert len(looks) <= asked

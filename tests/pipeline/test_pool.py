@@ -409,17 +409,26 @@ def dropping() -> Consumer:
 
 def test_without_a_limit_a_used_slab_is_waited_for_before_much_fresh_memory_is_taken(eager: None) -> None:
     consumer = dropping()
-    tensors = [consumer.tensor(index) for index in range(3)]
+    tensors = [consumer.tensor(index) for index in range(4)]
     place = tensors[0].data_ptr()
-    waiting = Waiting(consumer, 3)
+    waiting = Waiting(consumer, 4)
     del tensors[0]
-    assert consumer.made(waiting.granted(), 3).data_ptr() == place
+    assert consumer.made(waiting.granted(), 4).data_ptr() == place
+
+
+def test_without_a_limit_four_groups_are_alive_before_any_is_waited_for(eager: None) -> None:
+    consumer = dropping()
+    sizes = [8 * MIB, 8 * MIB, 8 * MIB, 2 * MIB]
+    leases = [Asked(consumer, index, size).granted() for index, size in enumerate(sizes)]
+    waiting = Waiting(consumer, 4, 2 * MIB)
+    del leases[0]
+    waiting.granted()
 
 
 def test_without_a_limit_no_used_slab_is_waited_for_in_a_hurry(eager: None) -> None:
     consumer = dropping()
-    tensors = [consumer.tensor(index) for index in range(3)]
-    fresh = consumer.made(consumer.pool.lease(group_of(3), hurry=True), 3)
+    tensors = [consumer.tensor(index) for index in range(4)]
+    fresh = consumer.made(consumer.pool.lease(group_of(4), hurry=True), 4)
     assert fresh.data_ptr() not in {tensor.data_ptr() for tensor in tensors}
 
 
@@ -436,28 +445,28 @@ def test_without_a_limit_a_lease_waits_for_used_slabs_once_not_for_each_group(
     eager: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     consumer = dropping()
-    tensors = [consumer.tensor(index) for index in range(3)]
+    tensors = [consumer.tensor(index) for index in range(4)]
     monkeypatch.setattr(pool, "RECYCLE_WAIT", 0.001)
-    tensors.append(consumer.tensor(3))
+    tensors.append(consumer.tensor(4))
     monkeypatch.setattr(pool, "RECYCLE_WAIT", 10 * PATIENCE)
-    tensors.extend(consumer.made(Asked(consumer, index).granted(), index) for index in range(4, 10))
+    tensors.extend(consumer.made(Asked(consumer, index).granted(), index) for index in range(5, 10))
     assert [int(tensor[0]) for tensor in tensors] == list(range(10))
 
 
 def test_without_a_limit_a_caller_that_keeps_its_tensors_is_not_waited_for(eager: None) -> None:
     consumer = dropping()
-    kept = [consumer.tensor(index) for index in range(3)]
-    waiting = Waiting(consumer, 3)
-    consumer.pool.forgo(2)
+    kept = [consumer.tensor(index) for index in range(4)]
+    waiting = Waiting(consumer, 4)
+    consumer.pool.forgo(3)
     waiting.granted()
-    assert len(kept) == 3
+    assert len(kept) == 4
 
 
 def test_without_a_limit_the_group_that_the_caller_waits_for_is_served_at_once(eager: None) -> None:
     consumer = dropping()
-    kept = [consumer.tensor(index) for index in range(3)]
-    consumer.pool.await_group(3)
-    kept.append(consumer.made(Asked(consumer, 3).granted(), 3))
+    kept = [consumer.tensor(index) for index in range(4)]
+    consumer.pool.await_group(4)
+    kept.append(consumer.made(Asked(consumer, 4).granted(), 4))
 
 
 def test_without_a_limit_idle_memory_is_trimmed(monkeypatch: pytest.MonkeyPatch) -> None:

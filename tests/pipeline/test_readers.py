@@ -8,11 +8,13 @@ import torch
 
 from runai_model_streamer.errors import ReadError, SourceChangedError, StreamerError, TruncatedError
 from runai_model_streamer.io.source import Origin, SourceKind
+from runai_model_streamer.pipeline import feed
+from runai_model_streamer.pipeline.feed import Feed
 from runai_model_streamer.pipeline.landing import HostLanding
 from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.pipeline.plan import Group, PlannedFile, Step, plan_groups
 from runai_model_streamer.pipeline.pool import SlabPool
-from runai_model_streamer.pipeline.readers import Feed, Readers
+from runai_model_streamer.pipeline.readers import Readers
 from runai_model_streamer.pipeline.slabs import Lease
 from tests.checkpoints import PATIENCE, infos
 from tests.sources import MemorySource
@@ -53,7 +55,9 @@ def start_readers(count: int, feed: Feed[Lease], sources: Sequence[MemorySource]
 class Work:
     """Some tensors of bytes in one file, and all that reads them."""
 
-    def __init__(self, sizes: Sequence[int], kind: SourceKind = SourceKind.FILE) -> None:
+    def __init__(
+        self, sizes: Sequence[int], kind: SourceKind = SourceKind.FILE, first: Origin = Origin.BUFFERED
+    ) -> None:
         tensors = infos(sizes, data_start=0)
         self.size = sum(sizes)
         self.files = [PlannedFile(self.size, kind, 1, CHUNK, tensors)]
@@ -61,7 +65,7 @@ class Work:
         self.groups = list(plan_groups(self.files, limit=max(sizes)))
         self.lifecycle = Lifecycle()
         self.landing = RecordingLanding(self.lifecycle)
-        self.feed = Feed(self.groups, self.files, self.landing, self.lifecycle)
+        self.feed = Feed(self.groups, self.files, self.landing, self.lifecycle, first=first)
 
     def take(self, reader: int = 0) -> tuple[Lease, Step]:
         work = self.feed.next(reader)
@@ -81,6 +85,11 @@ class Work:
 @pytest.fixture
 def one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+
+
+@pytest.fixture
+def four_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "COPIED_AT_ONCE", 4)
 
 
 def test_steps_are_handed_out_in_plan_order() -> None:
@@ -138,9 +147,9 @@ def test_a_group_is_complete_when_its_last_step_has_landed_in_whatever_order() -
 def test_a_group_without_bytes_is_complete_from_the_start() -> None:
     files = [PlannedFile(0, SourceKind.FILE, 1, CHUNK, infos([0], data_start=0))]
     lifecycle = Lifecycle()
-    feed = Feed(list(plan_groups(files)), files, RecordingLanding(lifecycle), lifecycle)
-    assert feed.is_complete(0)
-    assert feed.next(0) is None
+    fed = Feed(list(plan_groups(files)), files, RecordingLanding(lifecycle), lifecycle)
+    assert fed.is_complete(0)
+    assert fed.next(0) is None
 
 
 def test_the_landing_readies_a_group_once_after_its_last_step() -> None:
@@ -191,13 +200,13 @@ class CopiedSource(MemorySource):
 
     def __init__(self, size: int, origin: Origin) -> None:
         super().__init__("m", bytes(size))
-        self.origin = origin
+        self.found = origin
         self.readers: set[str] = set()
 
     def read_into(self, offset: int, buffer: memoryview) -> Origin:
         super().read_into(offset, buffer)
         self.readers.add(threading.current_thread().name)
-        return self.origin
+        return self.found
 
 
 class MeetingSource(CopiedSource):
@@ -249,7 +258,7 @@ def test_the_others_join_in_when_a_read_waits_for_storage(one_cpu: None) -> None
 
 
 def test_all_readers_of_objects_are_at_work_from_the_start(one_cpu: None) -> None:
-    work = Work([100] * 8, SourceKind.OBJECT)
+    work = Work([100] * 8, SourceKind.OBJECT, Origin.OBJECT)
     source = MeetingSource(work.size, Origin.OBJECT, parties=4, kind=SourceKind.OBJECT)
     work.read_all(source, count=4)
     assert work.error() is None
@@ -317,6 +326,52 @@ def test_a_resting_reader_ends_with_the_load(one_cpu: None, end: str) -> None:
     assert ended.get(timeout=PATIENCE)
 
 
+def test_all_readers_are_at_work_from_the_start_where_the_first_read_would_wait_for_storage(one_cpu: None) -> None:
+    work = Work([100] * 8, first=Origin.DISK)
+    assert work.feed.has_work_for(7)
+    assert work.take(7)[1].offset == 0
+    assert work.landing.hurries == [True]
+
+
+def test_reads_are_joined_while_they_are_copies_from_memory(one_cpu: None, four_at_once: None) -> None:
+    work = Work([10 * CHUNK, 100, 3 * CHUNK], first=Origin.PAGE_CACHE)
+    taken = []
+    while (found := work.feed.next(0)) is not None:
+        taken.append((found[0].group.index, found[1].offset, found[1].length))
+        work.land(found)
+    assert taken == [
+        (0, 0, 4 * CHUNK),
+        (0, 4 * CHUNK, 4 * CHUNK),
+        (0, 8 * CHUNK, 2 * CHUNK),
+        (1, 10 * CHUNK, 100),
+        (2, 10 * CHUNK + 100, 3 * CHUNK),
+    ]
+    assert [work.feed.is_complete(index) for index in range(3)] == [True] * 3
+
+
+def test_reads_are_joined_once_one_was_a_copy_where_nothing_tells_before(one_cpu: None, four_at_once: None) -> None:
+    work = Work([10 * CHUNK])
+    first = work.take()
+    work.land(first, Origin.BUFFERED, seconds=50e-6)
+    assert (first[1].length, work.take()[1].length) == (CHUNK, 4 * CHUNK)
+
+
+def test_reads_that_wait_for_storage_are_not_joined(one_cpu: None, four_at_once: None) -> None:
+    work = Work([20 * CHUNK], first=Origin.PAGE_CACHE)
+    work.land(work.take(), Origin.DISK)
+    lengths = []
+    for _ in range(4):
+        lengths.append(work.take()[1].length)
+        work.land((work.feed.leases[0], Step(0, 0, lengths[-1], 0)), Origin.PAGE_CACHE)
+    assert lengths == [CHUNK, CHUNK, CHUNK, 4 * CHUNK]
+
+
+def test_reads_are_not_joined_where_they_land_in_pieces_of_one_size() -> None:
+    work = Work([10 * CHUNK], first=Origin.PAGE_CACHE)
+    work.landing.any_length = False
+    assert work.take()[1].length == CHUNK
+
+
 # What goes wrong.
 
 
@@ -350,9 +405,9 @@ def test_a_read_error_of_many_tensors_names_the_first_and_their_number() -> None
     files = [PlannedFile(30, SourceKind.FILE, 1, CHUNK, tensors)]
     groups = list(plan_groups(files))
     lifecycle = Lifecycle()
-    feed = Feed(groups, files, RecordingLanding(lifecycle), lifecycle)
+    fed = Feed(groups, files, RecordingLanding(lifecycle), lifecycle)
     source = FailingSource(30, 0, TruncatedError("m: ends"))
-    start_readers(1, feed, [source], lifecycle).join(PATIENCE)
+    start_readers(1, fed, [source], lifecycle).join(PATIENCE)
     assert str(lifecycle.forget_error()) == "m: ends (while reading tensor 't0' and 2 more)"
 
 
@@ -362,9 +417,9 @@ def test_only_tensors_of_the_read_that_failed_are_named() -> None:
     groups = list(plan_groups(files))
     assert len(groups) == 1
     lifecycle = Lifecycle()
-    feed = Feed(groups, files, RecordingLanding(lifecycle), lifecycle)
+    fed = Feed(groups, files, RecordingLanding(lifecycle), lifecycle)
     source = FailingSource(2 * CHUNK, CHUNK, TruncatedError("m: ends"))
-    start_readers(1, feed, [source], lifecycle).join(PATIENCE)
+    start_readers(1, fed, [source], lifecycle).join(PATIENCE)
     assert str(lifecycle.forget_error()) == "m: ends (while reading tensor 't1')"
 
 
@@ -385,7 +440,7 @@ def test_a_failure_ends_all_readers() -> None:
 
 
 def test_fewer_threads_than_wanted_have_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    work = Work([10] * 100, SourceKind.OBJECT)
+    work = Work([10] * 100, SourceKind.OBJECT, Origin.OBJECT)
     start = threading.Thread.start
     started: list[str] = []
 

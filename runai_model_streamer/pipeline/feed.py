@@ -1,0 +1,170 @@
+"""What is to be read next: steps in plan order, the memory for each, and how many readers are of use."""
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Final, Generic
+
+from runai_model_streamer.io.source import Origin, Source
+from runai_model_streamer.pipeline.landing import Landing, LeaseT, Reading
+from runai_model_streamer.pipeline.lifecycle import Lifecycle
+from runai_model_streamer.pipeline.plan import Group, PlannedFile, Step, steps_of
+from runai_model_streamer.pipeline.reader_tally import ReaderTally
+from runai_model_streamer.pipeline.tally import Tally
+from runai_model_streamer.pipeline.waiting import WaitClock
+
+MEMORY_SPEED: Final = 1.5e9
+"""Bytes per second of one read above which it was a copy from memory, where the source cannot tell."""
+
+MEMORY_LATENCY: Final = 100e-6
+"""Seconds that such a copy takes beside, however short it is; a local SSD takes about as long to begin."""
+
+COPIED_AT_ONCE: Final = 4
+"""The plan's reads that are one while they are copies from memory: each has Python's turn behind it, in cold caches.
+
+Of two readers that copy 4 GB in 1.1 s together, 1 / 2 / 4 at once: 75 / 60 / 70 ms go elsewhere. The more, the longer
+does one wait for the other where groups meet.
+"""
+
+_FROM_STORAGE: Final = (Origin.DISK, Origin.OBJECT, Origin.RANK)
+
+
+class Feed(Generic[LeaseT]):
+    """Hands out the steps of a plan, in order, and counts them in.
+
+    Memory for a group is leased here, by the reader that takes its first step, while the others wait for their turn:
+    so leases are granted in plan order, and no reader holds a connection while it waits for memory.
+
+    Copies from the page cache keep a CPU busy each, and more of them than CPUs only get in each other's way (16
+    threads on 2 CPUs: 8 GB/s, 2 threads: 13 GB/s, since a thread is suspended while it holds the GIL). So readers
+    beyond the number of CPUs rest while reads are such copies, and join in at the first that waits for storage.
+
+    Args:
+        groups: the plan's.
+        files: of the plan.
+        landing: gives memory.
+        lifecycle: of the load.
+        tally: where readers count.
+        first: where the plan's first read would come from.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        files: Sequence[PlannedFile],
+        landing: Landing[LeaseT],
+        lifecycle: Lifecycle,
+        tally: Tally | None = None,
+        first: Origin = Origin.BUFFERED,
+    ) -> None:
+        self.tally = Tally() if tally is None else tally
+        """Where readers count."""
+        self._files = files
+        self._landing = landing
+        self._lifecycle = lifecycle
+        self._turn = threading.Lock()
+        self._steps: Iterator[tuple[LeaseT, Step]] = self._all_steps(groups)
+        self._counting = threading.Lock()
+        self._missing = [sum(part.length for part in group.parts) for group in groups]
+        self._complete = [not group.steps for group in groups]
+        self.leases: dict[int, LeaseT] = {}
+        """Group index -> lease, from the first step taken until the consumer takes the group."""
+        self._cpus = len(os.sched_getaffinity(0))
+        self._resting = threading.Condition()
+        self._storage_bound = first in _FROM_STORAGE
+        self._copies = int(first is Origin.PAGE_CACHE)  # in a row, up to now
+        self._exhausted = False
+        lifecycle.on_stop(self._wake_all)
+
+    def _all_steps(self, groups: Sequence[Group]) -> Iterator[tuple[LeaseT, Step]]:
+        for group in groups:
+            if group.steps:
+                lease = self._landing.lease(group, self._storage_bound)
+                self.leases[group.index] = lease
+                for step in steps_of(group, self._files, self._together):
+                    yield lease, step
+
+    def _together(self) -> int:
+        copying = self._copies and not self._storage_bound
+        return COPIED_AT_ONCE if copying and self._landing.any_length else 1
+
+    def next(self, reader: int, tally: ReaderTally | None = None) -> tuple[LeaseT, Step] | None:
+        """The next step for reader number `reader`, whose tally this is; None when there are no more.
+
+        Raises:
+            Stopped: the load has ended meanwhile.
+        """
+        if reader >= self._cpus:
+            with self._resting:
+                while not self._storage_bound and self._lifecycle.running and not self._exhausted:
+                    self._resting.wait()
+            if tally is not None:
+                tally.rested()
+        with self._turn:
+            self._lifecycle.check()
+            work = next(self._steps, None)
+        if work is None and not self._exhausted:
+            self._exhausted = True
+            self._wake_all()
+        if tally is not None:
+            tally.took()
+        return work
+
+    def has_work_for(self, reader: int) -> bool:
+        """Whether that reader would not rest now."""
+        return (reader < self._cpus or self._storage_bound) and not self._exhausted
+
+    def read(self, lease: LeaseT, step: Step, source: Source) -> Reading:
+        """Read the step's bytes; see `Landing.read`."""
+        return self._landing.read(lease, step, source)
+
+    @property
+    def waits(self) -> WaitClock:
+        """See `Landing.waits`."""
+        return self._landing.waits
+
+    @property
+    def beside(self) -> str | None:
+        """See `Landing.beside`."""
+        return self._landing.beside
+
+    def landed(self, lease: LeaseT, step: Step, origin: Origin, seconds: float) -> None:
+        """The step's bytes have been read."""
+        index = lease.group.index
+        with self._counting:
+            self._missing[index] -= step.length
+            last = not self._missing[index]
+        if last:
+            self._landing.ready(lease)
+            # Not before it is ready: the consumer looks without being told.
+            self._complete[index] = True
+            self._lifecycle.notify()
+        self._adapt(origin, step.length, seconds)
+
+    def is_complete(self, index: int) -> bool:
+        """Whether all steps of the group have landed, and it may be taken."""
+        return self._complete[index]
+
+    def close(self) -> None:
+        """Let go of the memory of groups that nobody took."""
+        self.leases.clear()
+        self._steps = iter(())
+
+    def _adapt(self, origin: Origin, length: int, seconds: float) -> None:
+        copied = origin is Origin.PAGE_CACHE or (
+            origin is Origin.BUFFERED and seconds < MEMORY_LATENCY + length / MEMORY_SPEED
+        )
+        if not copied:
+            self._copies = 0
+            if not self._storage_bound:
+                self._storage_bound = True
+                self._wake_all()
+        else:
+            # Races between readers lose a count at worst; a few copies in a row are enough to tell.
+            self._copies += 1
+            if self._copies > 2 * self._cpus:
+                self._storage_bound = False
+
+    def _wake_all(self) -> None:
+        with self._resting:
+            self._resting.notify_all()
