@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, Final, NamedTuple, NoReturn, TypeAlias, cast
+from typing import Any, Final, NoReturn, TypeAlias, cast
 
 import torch
 
@@ -11,9 +11,9 @@ from runai_model_streamer.errors import StateError, StreamerError
 from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.source import Origin, Source
 from runai_model_streamer.pipeline.feed import Feed
-from runai_model_streamer.pipeline.landing import HostLanding, Landing
+from runai_model_streamer.pipeline.landing import Destination, HostLanding, Landing
 from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
-from runai_model_streamer.pipeline.plan import Group, Grouping, PlannedFile, plan_groups, steps_of
+from runai_model_streamer.pipeline.plan import Group, PlannedFile, plan_groups, steps_of
 from runai_model_streamer.pipeline.pool import SlabPool
 from runai_model_streamer.pipeline.readers import Readers
 from runai_model_streamer.pipeline.slabs import OtherMemory
@@ -30,25 +30,6 @@ Tensors: TypeAlias = Generator[tuple[str, torch.Tensor]]
 
 Finish: TypeAlias = Callable[[Tensors], Tensors]
 """Makes one iterator of another, whose end it goes on to, and which it closes with its own."""
-
-
-class Destination(NamedTuple):
-    """Where a load's tensors are to be, if that is not host memory, as they are in the files."""
-
-    device: torch.device
-    group_bytes: int
-    """Aim for the size of a group."""
-    landing: Callable[[Lifecycle], Landing[Any]]
-    """Makes the landing, once, in the thread that starts the load; which closes it."""
-    group_limit: int | None = None
-    """Most bytes of the files in a group, unless one tensor is larger."""
-    stages: int | None = None
-    """Reads that it has room to stage at once, where it stages them; None for any number."""
-
-    @property
-    def grouping(self) -> Grouping:
-        """How it wants its groups."""
-        return Grouping(self.group_limit, self.group_bytes, self.stages)
 
 
 class Load:

@@ -31,9 +31,10 @@ from runai_model_streamer.pipeline.cuda import CudaLanding, DeviceFile
 from runai_model_streamer.pipeline.cuda_cast import DeviceCast
 from runai_model_streamer.pipeline.cuda_driver import CudaDriver
 from runai_model_streamer.pipeline.cuda_slots import staging_for
+from runai_model_streamer.pipeline.landing import Destination
 from runai_model_streamer.pipeline.lifecycle import Lifecycle
 from runai_model_streamer.pipeline.plan import PlannedFile
-from runai_model_streamer.pipeline.stream import Destination, Load
+from runai_model_streamer.pipeline.stream import Load
 from tests.checkpoints import Stored, encode
 from tests.cuda_emulator import Emulator
 from tests.sources import MemorySource
