@@ -49,18 +49,18 @@ class ChunkStreamer(Streamer):
             config, limit_name = _limited(settings, memory_limit)
             self._device = resolve_device(device)
             load = prepare_chunks(chunks, config, credentials, self._device, limit_name, sharing, tally)
-        self._places = [(each.id, index) for each in chunks for index in range(len(each.sizes))]
-        self._follow(
-            load,
-            Asked(
-                config,
-                str(self._device),
-                files=len(chunks),
-                tensors=len(self._places),
-                bytes=sum(each.total_size() for each in chunks),
-                ranks=1 if sharing is None else sharing.ranks,
-            ),
-        )
+            self._places = [(each.id, index) for each in chunks for index in range(len(each.sizes))]
+            self._follow(
+                load,
+                Asked(
+                    config,
+                    str(self._device),
+                    files=len(chunks),
+                    tensors=len(self._places),
+                    bytes=sum(each.total_size() for each in chunks),
+                    ranks=1 if sharing is None else sharing.ranks,
+                ),
+            )
 
     def get_chunks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
         """Each range, as soon as its bytes are there: files in the order given, and the ranges of each as given.

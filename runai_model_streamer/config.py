@@ -227,7 +227,9 @@ def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
 def _bandwidth(env: Mapping[str, str]) -> int | None:
     name = "RUNAI_STREAMER_MAX_BANDWIDTH"
     text = env.get(name, "").strip() or "0"
-    value = int(text) if text.isdecimal() else -1
+    value = -1
+    with suppress(ValueError):  # more digits than Python reads
+        value = int(text) if text.isdecimal() else -1
     if value and value < _LEAST_BANDWIDTH:
         remedy = f"set it to a whole number of bytes per second, at least {_LEAST_BANDWIDTH}, or 0 for no bound"
         raise ConfigError(f"{name}={text!r} cannot be used: {remedy}")

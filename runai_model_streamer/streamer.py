@@ -135,19 +135,19 @@ class SafetensorsStreamer(Streamer):
             prepared = prepare_load(
                 checked, config, s3_credentials, tensor_names, self._device, dtype, select, sharing, tally
             )
-        self.files_to_tensors_metadata = prepared.metadata
-        self._follow(
-            prepared.load,
-            Asked(
-                config,
-                str(self._device),
-                files=len(checked),
-                tensors=sum(map(len, prepared.metadata.values())),
-                bytes=prepared.size,
-                dtype=None if dtype is None else str(dtype),
-                ranks=1 if sharing is None else sharing.ranks,
-            ),
-        )
+            self.files_to_tensors_metadata = prepared.metadata
+            self._follow(
+                prepared.load,
+                Asked(
+                    config,
+                    str(self._device),
+                    files=len(checked),
+                    tensors=sum(map(len, prepared.metadata.values())),
+                    bytes=prepared.size,
+                    dtype=None if dtype is None else str(dtype),
+                    ranks=1 if sharing is None else sharing.ranks,
+                ),
+            )
 
     def get_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Each tensor with its name, as soon as its bytes are there: in file order, files in the order given.

@@ -117,13 +117,15 @@ class Streamer:
                 yield config, sharing, tally
             except BaseException as error:
                 tally.fail(error)
+                self._end_load()
                 raise
 
     def _follow(self, load: Load, asked: Asked) -> None:
-        """Take on a load that has started."""
+        """Take on a load, and start it. In the context of `_beginning`, which ends it where that fails."""
         self._load, self.total_size, self._asked = load, asked.bytes, asked
         if self._display is not None:
             load.progress = _teller(self._display, load.tally, asked)
+        load.start()
 
     def _tensors(self, calls: str) -> Tensors:
         """The current load's tensors, on the device asked for. `calls`: what starts a load."""

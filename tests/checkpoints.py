@@ -3,6 +3,7 @@
 import json
 import random
 import threading
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -98,13 +99,16 @@ def load_of(
     chunk: int = 1 << 20,
     concurrency: int = 4,
     names: Collection[str] | None = None,
+    storage: Storage | None = None,
 ) -> Load:
     """Start to load sources that are open already; `chunk` is a multiple of each one's alignment."""
     files = []
     for source in sources:
         tensors = [tensor for tensor in read_header(source).tensors if names is None or tensor.name in names]
         files.append(PlannedFile(source.size, source.kind, source.alignment, chunk, tensors))
-    return Load(Storage(StreamerConfig(), None, shared=False), sources, files, limit, concurrency)
+    load = Load(storage or Storage(StreamerConfig(), None, shared=False), sources, files, limit, concurrency)
+    load.start()
+    return load
 
 
 class GatedSource(MemorySource):
@@ -137,8 +141,12 @@ def write(path: Path, tensors: Mapping[str, Stored]) -> Path:
 def join_ours() -> None:
     """Wait until the package's threads have ended, which on a busy machine may be after the close."""
     for thread in threading.enumerate():
-        if thread.name.startswith("runai-"):
+        if thread.name.startswith("runai-") and thread.is_alive():
             thread.join(PATIENCE)
+    # Of one whose start or whose `join` was interrupted, `is_alive` is False; in Python 3.11 and 3.12 until its end.
+    deadline = time.monotonic() + PATIENCE
+    while our_threads() and time.monotonic() < deadline:
+        time.sleep(0.001)
 
 
 def our_threads() -> list[str]:

@@ -24,7 +24,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from runai_model_streamer import DistributedStreamer, FileChunks, SafetensorsStreamer, TensorShard, streamer
+from runai_model_streamer import DistributedStreamer, FileChunks, SafetensorsStreamer, TensorShard
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.distributed import groups
 from runai_model_streamer.distributed.notices import Reason
@@ -32,7 +32,6 @@ from runai_model_streamer.distributed.peers import Peers
 from runai_model_streamer.errors import DistributedError, StreamerError
 from runai_model_streamer.io.posix import FileSource
 from runai_model_streamer.io.source import Origin
-from runai_model_streamer.pipeline import cuda_load
 from runai_model_streamer.pipeline.feed import Feed
 from runai_model_streamer.profiling.environment import environment
 from tests.checkpoints import join_ours, our_threads, raw
@@ -214,6 +213,9 @@ def casting(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     with setting(RUNAI_STREAMER_MEMORY_LIMIT="0"):
         yield "least memory", me.stream("floats.safetensors", dtype=torch.bfloat16)
     yield "one of them", me.stream("floats.safetensors", dtype=torch.bfloat16 if me.rank else None)
+    with setting(RUNAI_STREAMER_CONCURRENCY="3" if me.rank else ""):
+        yield "another concurrency", me.stream("floats.safetensors", dtype=torch.bfloat16)
+        yield "another concurrency, as stored", me.stream("floats.safetensors")
 
 
 def page_locked(me: Ranks) -> Iterator[tuple[str, Outcome]]:
@@ -231,11 +233,7 @@ def without_gloo(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     if library is None:
         return
     world = World(emulator := Emulator(ctypes.CDLL(library)), CtypesApi(emulator))
-    patch = pytest.MonkeyPatch()  # for the rest of the process
-    patch.setattr(streamer, "resolve_device", lambda _: torch.device("cuda", 0))
-    patch.setattr(torch.version, "cuda", "13.0")
-    patch.setattr(cuda_load, "driver_api", lambda: world.faulty)
-    patch.setattr(cuda_load, "TorchMemory", lambda _: world.memory)
+    world.stand_in(pytest.MonkeyPatch())  # for the rest of the process
     for name, limit in (("device", "-1"), ("least memory", "0")):
         with setting(RUNAI_STREAMER_MEMORY_LIMIT=limit), SafetensorsStreamer() as opened:
             opened.stream_files([me.path("large.safetensors")], device="cuda:0", is_distributed=True)

@@ -192,6 +192,16 @@ def test_files_come_in_the_order_given(file: str, objects: str) -> None:
     assert streamed(*chunks) == expected(*chunks)
 
 
+def test_an_iterator_that_is_dropped_before_its_first_range_ends_the_load(file: str) -> None:
+    with FileStreamer() as streamer:
+        streamer.stream_files([FileChunks.contiguous(1, file, 0, [500_000] * 6)], memory_limit=0)
+        streamer.get_chunks()
+        join_ours()
+        assert our_threads() == []
+        assert streamer.report is not None
+        assert streamer.report.outcome == "abandoned"
+
+
 def test_an_empty_file_has_empty_ranges(folder: str) -> None:
     assert streamed(FileChunks(1, f"{folder}/empty", [0, 0], [0, 0])) == [(1, 0, b""), (1, 1, b"")]
 
@@ -274,6 +284,11 @@ def test_a_range_beyond_the_end_is_an_error_before_anything_is_read(folder: str,
 def test_ranges_that_cannot_be_are_refused(offsets: Any, sizes: Any, error: type[StreamerError]) -> None:
     with pytest.raises(error, match="some/file: "):
         FileChunks(1, "some/file", offsets, sizes)
+
+
+def test_the_first_of_contiguous_ranges_begins_at_a_whole_number() -> None:
+    with pytest.raises(ArgumentTypeError, match=r"^some/file: offset is a whole number, not 'x'$"):
+        FileChunks.contiguous(1, "some/file", "x", [1])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("chunks", [FileChunks(1, "f", [], []), "f", ["f"], 7, None], ids=repr)

@@ -218,6 +218,12 @@ def test_a_bad_value_is_refused_with_variable_value_and_remedy(name: str, text: 
     assert str(caught.value) == f"{name}={text!r} cannot be used: {REMEDIES[name]}"
 
 
+@pytest.mark.parametrize("name", [*COUNTS, "RUNAI_STREAMER_MAX_BANDWIDTH"])
+def test_more_digits_than_python_reads_are_a_bad_value(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}='9999.*: {re.escape(REMEDIES[name])}$"):
+        StreamerConfig.from_environment({name: "9" * 5000})
+
+
 def test_every_setting_has_a_variable() -> None:
     settings = {field.name for field in dataclasses.fields(StreamerConfig)} - {"s3"}
     settings |= {f"s3.{field.name}" for field in dataclasses.fields(S3Config)}

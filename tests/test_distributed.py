@@ -493,6 +493,11 @@ def test_what_ranks_share_is_cast_while_it_lands(folder: Path) -> None:
         assert found(rank["unlimited"]) == found(rank["least memory"]) == wanted
         assert rank["one of them"]["error"] == "DistributedError"
         assert "dtype: " in rank["one of them"]["text"]
+        told = (
+            "the ranks do not stream the same: RUNAI_STREAMER_CONCURRENCY: None on rank 0, 3 on rank 1; plan of ranks "
+        )
+        assert rank["another concurrency"]["text"].startswith(told)
+        assert found(rank["another concurrency, as stored"]) == expected(FLOATS)
 
 
 def test_what_ranks_share_lands_in_page_locked_memory(folder: Path) -> None:

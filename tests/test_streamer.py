@@ -6,7 +6,9 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -749,6 +751,69 @@ def test_an_exception_in_the_callers_loop_ends_them_too(large: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         load()
     assert our_threads() == []
+
+
+@pytest.mark.parametrize("select", [None, {"t0": (0, 0, 5)}], ids=["whole", "parts"])
+def test_an_iterator_that_is_dropped_before_its_first_tensor_ends_the_load(select: Any, large: Path) -> None:
+    with SafetensorsStreamer() as opened:
+        opened.stream_file(large, select=select)
+        tensors = opened.get_tensors()
+        assert our_threads()
+        del tensors
+        join_ours()
+        assert our_threads() == []
+        assert opened.report is not None
+        assert opened.report.outcome == "abandoned"
+
+
+def test_a_load_without_a_thread_to_read_with_is_an_error_after_which_nothing_is_open(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    before = os.listdir("/proc/self/fd")
+    opened = SafetensorsStreamer()
+    with pytest.raises(StreamerError, match="no thread to read with: can't start new thread"):
+        opened.stream_file(file)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    with pytest.raises(StateError, match="nothing to stream"):
+        opened.get_tensors()
+    assert opened.report is not None
+    assert opened.report.outcome == "failed"
+
+
+def test_a_ctrl_c_at_any_moment_of_stream_file_leaves_nothing_behind(large: Path) -> None:
+    """Nothing of the load is left, be it while threads start, before the streamer has the load, or after."""
+    began = 0  # calls into the pipeline, and returns from there, until the interrupt
+    interrupted = True
+    while interrupted:
+        began += 1
+        left = began
+
+        def interrupt(frame: types.FrameType, event: str, _: object) -> None:
+            nonlocal left
+            code = frame.f_code
+            ours = re.search("/pipeline/|/stream", code.co_filename) or code.co_qualname == "Event.wait"
+            # What a generator raises that is dropped, nobody hears.
+            if event in ("call", "return") and ours and not code.co_flags & inspect.CO_GENERATOR:
+                left -= 1
+                if not left:
+                    raise KeyboardInterrupt
+
+        opened = SafetensorsStreamer()
+        try:
+            sys.setprofile(interrupt)
+            opened.stream_file(large)
+            interrupted = False
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+        opened.close()
+        join_ours()
+        assert our_threads() == [], f"interrupted at {began}"
 
 
 def test_tensors_are_right_after_the_streamer_is_closed(large: Path) -> None:

@@ -168,6 +168,22 @@ def test_a_file_that_cannot_be_written_in_the_end_is_a_warning(
     assert any(VARIABLE in record.message and record.levelname == "WARNING" for record in caplog.records)
 
 
+def test_a_file_whose_name_is_no_unicode_is_named_as_unicode_can_have_it(tmp_path: Path, trace: Path) -> None:
+    stream(write(tmp_path / os.fsdecode(b"n\xff"), numbered(SIZES)))
+    assert {event["args"]["file"] for event in events(trace) if event["name"] == "read"} == {f"{tmp_path}/n\\udcff"}
+
+
+def test_a_trace_that_cannot_be_made_is_a_warning(
+    file: Path, trace: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(threading.current_thread(), "name", "no Unicode: \udcff")
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_file(file)
+        assert len(list(streamer.get_tensors())) == len(SIZES)
+    (warning,) = (record.message for record in caplog.records if record.levelname == "WARNING")
+    assert warning.startswith(f"{VARIABLE}: no trace of the load in {trace}: ")
+
+
 def test_the_name_may_have_the_process_in_it(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path / "trace-{pid}.json"))
     stream(file)

@@ -13,7 +13,7 @@ from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.io.checksums import VerifiedSource
 from runai_model_streamer.io.safetensors import read_header
 from runai_model_streamer.logs import configure_logging
-from runai_model_streamer.pipeline.prepare import HOST, Start, opening, start_load
+from runai_model_streamer.pipeline.prepare import HOST, Start, make_load, opening
 from runai_model_streamer.profiling.environment import environment
 
 _VERIFY = "RUNAI_STREAMER_VERIFY"
@@ -73,8 +73,9 @@ def _verify(path: str, config: StreamerConfig) -> Verified:
             header = read_header(source)
             # Bytes, so that a dtype which torch cannot hold is read as well.
             pieces = [each._replace(dtype="U8", shape=(each.nbytes,)) for each in header.tensors]
-            load = start_load(Start(storage, [path], [source], [pieces]), config, HOST)
+            load = make_load(Start(storage, [path], [source], [pieces]), config, HOST)
             try:
+                load.start()
                 with progress(path, load.total_bytes) as advance:
                     for _, tensor in load.tensors():
                         advance(tensor.nbytes)

@@ -6,10 +6,10 @@ from typing import TypeAlias
 
 import orjson
 
-from runai_model_streamer.distributed.notices import sendable
 from runai_model_streamer.distributed.peers import Peers
 from runai_model_streamer.errors import DistributedError
 from runai_model_streamer.io.header_json import short
+from runai_model_streamer.io.paths import as_unicode
 
 Facts: TypeAlias = Mapping[str, str]
 """What it is about -> what this rank says."""
@@ -18,14 +18,29 @@ _SHOWN = 5
 """Differences told in one error."""
 
 
-def agree(peers: Peers, facts: Facts) -> None:
+def agree(peers: Peers, facts: Facts, causes: Facts | None = None) -> None:
     """Compare facts with all ranks; those that a rank does not give do not count.
 
+    Args:
+        peers: the ranks.
+        facts: what they have to say alike.
+        causes: what they need not: where it differs it is told, first, when facts do.
+
     Raises:
-        DistributedError: on all ranks, when they differ; it names those that differ from the first.
+        DistributedError: on all ranks, when facts differ; it names those that differ from the first.
     """
-    mine = orjson.dumps({sendable(what): sendable(fact) for what, fact in facts.items()})
-    said: list[dict[str, str]] = [orjson.loads(each) for each in peers.gather(mine)]
+    given = [{as_unicode(what): as_unicode(fact) for what, fact in each.items()} for each in (causes or {}, facts)]
+    said: list[list[dict[str, str]]] = [orjson.loads(each) for each in peers.gather(orjson.dumps(given))]
+    differences, ranks = _differences(peers, [theirs for _, theirs in said])
+    if differences:
+        differences = _differences(peers, [theirs for theirs, _ in said])[0] + differences
+        shown = "; ".join(differences[:_SHOWN])
+        more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+        raise DistributedError(f"the ranks do not stream the same: {shown}{more}", tuple(sorted(ranks)))
+
+
+def _differences(peers: Peers, said: Sequence[Facts]) -> tuple[list[str], set[int]]:
+    """What differs from what the first rank says that says it, in words, and the ranks that say so."""
     differences: list[str] = []
     ranks: set[int] = set()
     for what in dict.fromkeys(what for theirs in said for what in theirs):
@@ -35,10 +50,7 @@ def agree(peers: Peers, facts: Facts) -> None:
             if value != expected:
                 ranks.add(rank)
                 differences.append(f"{what}: {expected} on rank {reference}, {value} on rank {rank}")
-    if differences:
-        shown = "; ".join(differences[:_SHOWN])
-        more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
-        raise DistributedError(f"the ranks do not stream the same: {shown}{more}", tuple(sorted(ranks)))
+    return differences, ranks
 
 
 def listed(items: Collection[str]) -> str:

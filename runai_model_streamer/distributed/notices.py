@@ -9,6 +9,8 @@ import orjson
 import torch
 import torch.distributed as dist
 
+from runai_model_streamer.io.paths import as_unicode
+
 NOTICE_BYTES: Final = 2048
 """Of the message."""
 
@@ -38,11 +40,6 @@ class Patience(NamedTuple):
     """For whom, the longest wait first."""
 
 
-def sendable(text: str) -> str:
-    """As UTF-8 can have it: names of files may be no Unicode."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def nothing() -> torch.Tensor:
     """An empty message, which says only that it is there."""
     return torch.empty(0, dtype=torch.uint8, device="cpu")
@@ -52,7 +49,7 @@ def _written(notice: Reason | Patience) -> torch.Tensor:
     if isinstance(notice, Patience):
         said = orjson.dumps({"waited": notice.waited[:_MOST_RANKS]})
     else:
-        text = sendable(notice.text)
+        text = as_unicode(notice.text)
         while len(said := orjson.dumps({"rank": notice.rank, "text": text})) > NOTICE_BYTES:
             text = text[: len(text) * 3 // 4]
     return torch.frombuffer(bytearray(said.ljust(NOTICE_BYTES, b"\0")), dtype=torch.uint8)

@@ -60,6 +60,7 @@ class Sharing:
         self._peers = membership.peers
         self._node = membership.node
         self._facts: dict[str, str] = {}
+        self._causes: dict[str, str] = {}
         self._may_read_more = False
         self._files: dict[int, int] = {}
         self._beginnings: dict[int, bytes] = {}
@@ -80,6 +81,8 @@ class Sharing:
             "RUNAI_STREAMER_MEMORY_LIMIT": str(config.memory_limit),
             "RUNAI_STREAMER_CHUNK_BYTESIZE": str(config.chunk_bytesize),
         }
+        # Where reads are staged, for a GPU or to be cast, it may make another plan.
+        self._causes = {"RUNAI_STREAMER_CONCURRENCY": str(config.concurrency)}
         return _SharedStorage(config, credentials, self)
 
     def open_each(
@@ -177,7 +180,8 @@ class Sharing:
             if source.kind is SourceKind.OBJECT and opener in ranks:
                 beginnings[index] = Beginning(min(PREFIX_BYTES, source.size), ranks.index(opener))
         shares = deal_out(groups, files, len(ranks), beginnings)
-        agree(peers, {f"plan of ranks {self._named()}, with its device and dtype": digest_of([landing, shares])})
+        planned = {f"plan of ranks {self._named()}, with its device and dtype": digest_of([landing, shares])}
+        agree(peers, planned, self._causes)
         self._remaining = Remaining(sum(share.length for each in shares for share in each))
         party = Party(peers, ranks, self._remaining)
         return [

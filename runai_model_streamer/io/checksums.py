@@ -117,7 +117,8 @@ class CombinedDigest:
 class OrderedDigest:
     """A hash, which takes its bytes in order; see `Digest`.
 
-    Whoever adds a piece waits until all before it are in: reads are to be begun in order, none left out.
+    Whoever adds a piece waits until all before it are in: reads are to be begun in order, none left out, and none may
+    wait for what one behind it holds.
     """
 
     def __init__(self, hasher: "_Hash", size: int) -> None:
@@ -192,6 +193,11 @@ class VerifiedSource(SourceInFront):
     def algorithm(self) -> str:
         """Which checksum it is; one of `ALGORITHMS`."""
         return self._checksum.algorithm
+
+    @property
+    def in_order(self) -> bool:
+        """Whether a read waits, with its bytes in its buffer, until all before it have been read."""
+        return isinstance(self._digest, OrderedDigest)
 
     def forgo(self) -> None:
         """Verify nothing: not all of it will be read."""

@@ -55,6 +55,11 @@ def _is_encodable(text: str) -> bool:
     return True
 
 
+def as_unicode(text: str) -> str:
+    """`text`, which may have a path in it, as UTF-8 can have it: names of files may be no Unicode."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def is_object(path: str) -> bool:
     """Whether a path is an object's URL rather than a local file's."""
     return path.startswith("s3://")

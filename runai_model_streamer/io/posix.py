@@ -184,16 +184,22 @@ class FileSource:
 
     def close(self) -> None:
         """Close the file descriptors. No read may be in flight."""
-        for fd in (self._fd, self._direct_fd):
-            if fd >= 0:
-                with contextlib.suppress(OSError):
-                    os.close(fd)
-        self._fd = self._direct_fd = -1
         self._page_cache = None
+        # Each is let go of first: after a Ctrl-C in between, a number that is closed again may be another file's.
+        fd, self._fd = self._fd, -1
+        _close(fd)
+        fd, self._direct_fd = self._direct_fd, -1
+        _close(fd)
 
     def __del__(self) -> None:
         # A reader that was stuck in a read when its load was closed keeps the source; it goes when the thread ends.
         self.close()
+
+
+def _close(fd: int) -> None:
+    if fd >= 0:
+        with contextlib.suppress(OSError):
+            os.close(fd)
 
 
 def _translated(error: OSError, path: str, span: ByteRange | None = None) -> errors.StreamerError:

@@ -16,14 +16,13 @@ from runai_model_streamer.errors import MissingDependencyError
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.kernels.bits import ITEM_SIZES
 from runai_model_streamer.pipeline.cast_plan import CastLayout, CastPlan, Run, cast_layout
-from runai_model_streamer.pipeline.landing import HostLanding, Reading, timed_read
+from runai_model_streamer.pipeline.landing import Destination, HostLanding, Reading, timed_read
 from runai_model_streamer.pipeline.lifecycle import Lifecycle
 from runai_model_streamer.pipeline.nvtx import nvtx_range
 from runai_model_streamer.pipeline.plan import Group, Step, group_target
 from runai_model_streamer.pipeline.pool import SlabPool
 from runai_model_streamer.pipeline.scratch import ScratchPool
 from runai_model_streamer.pipeline.slabs import Bytes, Lease, OtherMemory
-from runai_model_streamer.pipeline.stream import Destination
 from runai_model_streamer.pipeline.tensors import make_tensors
 
 

@@ -17,7 +17,7 @@ from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.io.safetensors import TensorInfo
 from runai_model_streamer.io.source import Source, SourceKind
 from runai_model_streamer.pipeline.opening import open_each
-from runai_model_streamer.pipeline.prepare import Start, opening, start_load
+from runai_model_streamer.pipeline.prepare import Start, make_load, opening
 from runai_model_streamer.pipeline.sharing import Sharing
 from runai_model_streamer.pipeline.stream import Load
 from runai_model_streamer.pipeline.tally import Tally
@@ -55,7 +55,11 @@ class FileChunks:
     def contiguous(cls, id: int, path: str, offset: int, sizes: Sequence[int]) -> "FileChunks":  # noqa: A002
         """Ranges of the given sizes, each beginning where the one before ends, the first at `offset`."""
         numbers = _numbers(as_path(path), "sizes", sizes)
-        return cls(id, path, list(accumulate(numbers, initial=offset))[: len(numbers)], numbers)
+        try:
+            first = operator.index(offset)
+        except TypeError as error:
+            raise ArgumentTypeError(f"{path}: offset is a whole number, not {offset!r}") from error
+        return cls(id, path, list(accumulate(numbers, initial=first))[: len(numbers)], numbers)
 
     def total_size(self) -> int:
         """Bytes of all ranges."""
@@ -85,10 +89,10 @@ def prepare_chunks(
     sharing: Sharing | None = None,
     tally: Tally | None = None,
 ) -> Load:
-    """Open all files, hold the ranges against their sizes, and start to read.
+    """Open all files, hold the ranges against their sizes, and plan what to read.
 
     Returns:
-        A load of tensors of dtype uint8 and shape (1, size), in the order given.
+        A load, to be started, of tensors of dtype uint8 and shape (1, size), in the order given.
 
     Raises:
         StreamerError: what `FileStreamer.stream_files` says; nothing is left open.
@@ -113,7 +117,7 @@ def prepare_chunks(
                 sources.append(source)
                 runs.append(run)
         start = Start(storage, paths, sources, runs, limit_name=limit_name, sharing=sharing, tally=tally)
-        return start_load(start, config, device)
+        return make_load(start, config, device)
 
 
 def _nothing(_: Source) -> None:

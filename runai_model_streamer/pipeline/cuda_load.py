@@ -17,9 +17,9 @@ from runai_model_streamer.pipeline.cuda_cast import DeviceCast, device_cast
 from runai_model_streamer.pipeline.cuda_driver import CudaDriver, driver_api
 from runai_model_streamer.pipeline.cuda_memory import TorchMemory
 from runai_model_streamer.pipeline.cuda_slots import Staging, staging_for
+from runai_model_streamer.pipeline.landing import Destination
 from runai_model_streamer.pipeline.lifecycle import Lifecycle
 from runai_model_streamer.pipeline.plan import GROUP_BYTES, PlannedFile
-from runai_model_streamer.pipeline.stream import Destination
 
 _log = logging.getLogger(__name__)
 

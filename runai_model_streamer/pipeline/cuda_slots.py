@@ -24,7 +24,7 @@ LEAST: Final = 2
 """Slots that one of can be filled while the other is copied."""
 
 MOST_BYTES: Final = 256 << 20
-"""Without a limit: bytes of all slots, unless two of them are more."""
+"""Without a limit, and with 0: bytes of all slots. A chunk of more than half of it is cut."""
 
 
 class Staging(NamedTuple):
@@ -42,18 +42,18 @@ def staging_for(limit: int | None, chunk: int, concurrency: int) -> Staging:
     More would not be faster: a copy over PCIe takes less time than the read that it waits for, mostly.
 
     Args:
-        limit: bytes of all slots together; None for no limit, 0 for the least that double-buffers.
-        chunk: bytes of the largest read, whole pages. A limit below two of it makes reads smaller.
+        limit: bytes of all slots together; None for `MOST_BYTES`, 0 for the least that double-buffers.
+        chunk: bytes of the largest read, whole pages. Where two of it are more than that, reads are smaller.
 
     Raises:
         RunaiStreamerMemoryLimitException: the limit is less than two pages.
     """
     wanted = max(concurrency, 1) + 2
     if limit is None:
-        return Staging(chunk, max(LEAST, min(wanted, MOST_BYTES // chunk)))
-    if limit == 0:
-        return Staging(chunk, LEAST)
-    if limit < LEAST * PAGE:
+        limit = MOST_BYTES
+    elif limit == 0:
+        limit, wanted = MOST_BYTES, LEAST
+    elif limit < LEAST * PAGE:
         raise RunaiStreamerMemoryLimitException(
             f"RUNAI_STREAMER_MEMORY_LIMIT={limit} is too small to stage anything for the GPU in; "
             f"set it to {LEAST * PAGE} or more, or to 0 for what two reads need"

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 
 from runai_model_streamer.io.source import Origin, Source
+from runai_model_streamer.pipeline.lifecycle import Lifecycle
 from runai_model_streamer.pipeline.nvtx import nvtx_range
-from runai_model_streamer.pipeline.plan import Group, Step
+from runai_model_streamer.pipeline.plan import Group, Grouping, Step
 from runai_model_streamer.pipeline.pool import SlabPool
 from runai_model_streamer.pipeline.slabs import Lease
 from runai_model_streamer.pipeline.tensors import make_tensors
@@ -103,6 +104,25 @@ class Landing(Protocol[LeaseT]):
             StreamerError: something could not be released, or turned out to have failed. All the rest is released.
         """
         ...
+
+
+class Destination(NamedTuple):
+    """Where a load's tensors are to be, if that is not host memory, as they are in the files."""
+
+    device: torch.device
+    group_bytes: int
+    """Aim for the size of a group."""
+    landing: Callable[[Lifecycle], Landing[Any]]
+    """Makes the landing, once, in the thread that starts the load; which closes it."""
+    group_limit: int | None = None
+    """Most bytes of the files in a group, unless one tensor is larger."""
+    stages: int | None = None
+    """Reads that it has room to stage at once, where it stages them; None for any number."""
+
+    @property
+    def grouping(self) -> Grouping:
+        """How it wants its groups."""
+        return Grouping(self.group_limit, self.group_bytes, self.stages)
 
 
 def timed_read(source: Source, offset: int, buffer: memoryview) -> Reading:

@@ -24,8 +24,8 @@ class MemoryLimit(NamedTuple):
 
     @property
     def part(self) -> int:
-        """The setting, as this process has it for itself."""
-        return self.setting // self.processes if self.setting > 0 else self.setting
+        """The setting, as this process has it for itself. A number stays one: 0 has a meaning of its own."""
+        return max(self.setting // self.processes, 1) if self.setting > 0 else self.setting
 
     def bytes_for(self, paths: Sequence[str], files: Sequence[PlannedFile], made: int, scratch: int = 0) -> int | None:
         """Bytes that this process may hold at once, those left aside that it makes of what has been read.

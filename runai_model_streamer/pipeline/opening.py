@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol, TypeAlias, TypeVar
 
+from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.io.paths import is_object
 from runai_model_streamer.io.safetensors import Header, read_header
 from runai_model_streamer.io.source import Source
@@ -37,7 +38,7 @@ def open_files(storage: Opener, paths: Sequence[str], concurrency: int) -> list[
 def open_each(
     storage: Opener, paths: Sequence[str], concurrency: int, look: Callable[[Source], _T]
 ) -> list[tuple[Source, _T]]:
-    """Open every path.
+    """Open every path. Where the system gives fewer threads than wanted, those have to do.
 
     Args:
         concurrency: object storage requests in flight at once.
@@ -102,8 +103,13 @@ def _open_concurrently(
     # Daemons of our own, not an executor's threads, which the interpreter would wait for after a Ctrl-C.
     threads = [threading.Thread(target=work, name=f"runai-opener-{n}", daemon=True) for n in range(count)]
     try:
-        for thread in threads:
-            thread.start()
+        for number, thread in enumerate(threads):
+            try:
+                thread.start()
+            except RuntimeError as error:
+                if not number:
+                    raise StreamerError(f"no thread to open with: {error}; raise the limit with `ulimit -u`") from error
+                break  # those have to do
         for _ in indices:
             index, result = results.get()
             if isinstance(result, BaseException):
@@ -118,7 +124,7 @@ def _open_concurrently(
     finally:
         deadline = time.monotonic() + JOIN_SECONDS
         for thread in threads:
-            if thread.ident is not None:
+            if thread.is_alive():
                 thread.join(max(deadline - time.monotonic(), 0))
         for _, left in _drain(results):
             if not isinstance(left, BaseException):

@@ -38,7 +38,7 @@ HOST: Final = torch.device("cpu")
 
 
 class PreparedLoad(NamedTuple):
-    """A load that has started to read."""
+    """A load that is ready to start."""
 
     load: Load
     metadata: dict[int, list[TensorInfo]]
@@ -61,7 +61,7 @@ def prepare_load(
     sharing: Sharing | None = None,
     tally: Tally | None = None,
 ) -> PreparedLoad:
-    """Open all files, validate their headers and the request, and start to read.
+    """Open all files, validate their headers and the request, and plan what to read.
 
     Tensors reach a CUDA device on the way; for any other, and where CUDA's packages are missing (to cast, numba-cuda is
     one of them), they are in host memory (`Load.device` says which), for the caller to move.
@@ -91,7 +91,7 @@ def prepare_load(
             for path, tensors in zip(paths, wanted, strict=True):
                 check_dtypes(path, tensors)
         _forgo_verification(opened, read)
-        load = start_load(
+        load = make_load(
             Start(storage, paths, sources, read, parts, sharing=sharing, tally=tally), config, device, target
         )
     return PreparedLoad(load, dict(enumerate(wanted)))
@@ -101,7 +101,7 @@ def prepare_load(
 def opening(
     config: StreamerConfig, credentials: S3Credentials | None, sharing: Sharing | None = None
 ) -> Iterator[tuple[Storage, list[Source]]]:
-    """Storage to open sources from, and a list for those to be closed with it if the load does not start after all."""
+    """Storage to open sources from, and a list for those to be closed with it if no load comes of them after all."""
     if sharing is None:
         storage = Storage(config, credentials, shared=_is_shared(config))
     else:
@@ -117,7 +117,7 @@ def opening(
 
 
 class Start(NamedTuple):
-    """What to read, and from where."""
+    """What a load is made from: what to read, and from where."""
 
     storage: Storage
     paths: Sequence[str]
@@ -134,8 +134,8 @@ class Start(NamedTuple):
     """Where the load is counted and timed; None: in one of its own."""
 
 
-def start_load(start: Start, config: StreamerConfig, device: torch.device, target: str | None = None) -> Load:
-    """Start to read.
+def make_load(start: Start, config: StreamerConfig, device: torch.device, target: str | None = None) -> Load:
+    """Plan what to read.
 
     Args:
         device: where the tensors are to be; see `prepare_load`.
@@ -182,12 +182,13 @@ def start_load(start: Start, config: StreamerConfig, device: torch.device, targe
         memory = _page_locked(config, limit)
     if device.type != "cuda" and not waits:
         files = [file._replace(rest=REST_BYTES) for file in files]
+    kind = Grouping(limit) if destination is None else destination.grouping
     if sharing is not None:
-        kind = Grouping(limit) if destination is None else destination.grouping
         sources = sharing.divide(files, tuple(plan_groups(files, kind.limit, kind.target)), sources, kind)
-        if waits and kind.readers is not None:
-            # A reader that waits for another rank holds what one whom that rank waits for may need.
-            concurrency = min(concurrency, kind.readers)
+    in_order = any(isinstance(source, VerifiedSource) and source.in_order for source in sources)
+    if kind.readers is not None and (waits or in_order):
+        # A reader that waits for another rank, or for another reader, holds what one whom that waits for may need.
+        concurrency = min(concurrency, kind.readers)
     return Load(storage, sources, files, limit, concurrency, destination, finish, tally, memory)
 
 

@@ -15,7 +15,7 @@ from runai_model_streamer.pipeline.reader_tally import ReaderTally
 
 
 class Readers:
-    """The threads that read all of `feed`, and end by themselves; at first one, which starts the others.
+    """The threads that read all of `feed`, and end by themselves; `start` starts one, which starts the others.
 
     As long as reads are copies from memory there are no more than CPUs: a thread that would only rest is not started,
     until a read waits for storage.
@@ -30,9 +30,6 @@ class Readers:
         lifecycle: of the load; none is started when it has ended.
         left: told by a thread that ends before all is read of the error that it ends for, before anybody else is; None
             where the load has ended.
-
-    Raises:
-        StreamerError: the system gives no thread.
     """
 
     def __init__(
@@ -51,7 +48,14 @@ class Readers:
         self._left = left
         self._starting = threading.Lock()
         self._numbered = 0
-        if count:
+
+    def start(self) -> None:
+        """Start to read, once.
+
+        Raises:
+            StreamerError: the system gives no thread.
+        """
+        if self._count:
             self._start()
 
     def grow(self) -> bool:
@@ -75,22 +79,25 @@ class Readers:
         tally = self._feed.tally.reader(self._feed.waits)
         # Daemons: a read that hangs in the kernel must not keep the process from ending.
         thread = threading.Thread(target=self._run, args=(number, tally), name=f"runai-reader-{number}", daemon=True)
+        self.threads.append(thread)  # before it runs: a Ctrl-C may come while it is started
         try:
             thread.start()
         except RuntimeError as error:
+            self.threads.remove(thread)
             self._feed.tally.readers.remove(tally)
             self._count = number
             if not number:
                 raise StreamerError(f"no thread to read with: {error}; raise the limit with `ulimit -u`") from error
-        else:
-            self.threads.append(thread)
 
     def join(self, seconds: float) -> list[str]:
         """Wait until all have ended, but no longer than that; the names of those that have not."""
         deadline = time.monotonic() + seconds
         for thread in self.threads:  # one that has been joined has added those that it started
-            thread.join(max(deadline - time.monotonic(), 0))
-        return [thread.name for thread in self.threads if thread.is_alive()]
+            if thread.is_alive():
+                thread.join(max(deadline - time.monotonic(), 0))
+        # `is_alive` is False of one whose join was cut short by a Ctrl-C: Python 3.11 and 3.12 take it for ended.
+        alive = threading.enumerate()
+        return [thread.name for thread in self.threads if thread in alive]
 
     def _run(self, number: int, tally: ReaderTally) -> None:
         stopped = False

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias, cast
 
 import torch
 
@@ -11,9 +11,9 @@ from runai_model_streamer.errors import StateError, StreamerError
 from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.source import Origin, Source
 from runai_model_streamer.pipeline.feed import Feed
-from runai_model_streamer.pipeline.landing import HostLanding, Landing
+from runai_model_streamer.pipeline.landing import Destination, HostLanding, Landing
 from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
-from runai_model_streamer.pipeline.plan import Group, Grouping, PlannedFile, plan_groups, steps_of
+from runai_model_streamer.pipeline.plan import Group, PlannedFile, plan_groups, steps_of
 from runai_model_streamer.pipeline.pool import SlabPool
 from runai_model_streamer.pipeline.readers import Readers
 from runai_model_streamer.pipeline.slabs import OtherMemory
@@ -32,30 +32,11 @@ Finish: TypeAlias = Callable[[Tensors], Tensors]
 """Makes one iterator of another, whose end it goes on to, and which it closes with its own."""
 
 
-class Destination(NamedTuple):
-    """Where a load's tensors are to be, if that is not host memory, as they are in the files."""
-
-    device: torch.device
-    group_bytes: int
-    """Aim for the size of a group."""
-    landing: Callable[[Lifecycle], Landing[Any]]
-    """Makes the landing, once, in the thread that starts the load; which closes it."""
-    group_limit: int | None = None
-    """Most bytes of the files in a group, unless one tensor is larger."""
-    stages: int | None = None
-    """Reads that it has room to stage at once, where it stages them; None for any number."""
-
-    @property
-    def grouping(self) -> Grouping:
-        """How it wants its groups."""
-        return Grouping(self.group_limit, self.group_bytes, self.stages)
-
-
 class Load:
-    """Tensors on their way.
+    """Tensors on their way, from `start` on: called by who holds the load already, and will close it.
 
-    Owns the sources, the storage's connections, the reader threads and the memory, from the moment it is made until
-    `close`, which every end goes through: the last tensor, an error, an abandoned iterator, Ctrl-C.
+    Owns the sources, the storage's connections, the reader threads and the memory until `close`, which every end goes
+    through: the last tensor, an error, an abandoned iterator, Ctrl-C.
 
     Args:
         storage: what the sources were opened from.
@@ -69,7 +50,7 @@ class Load:
         memory: other host memory than slabs; of no account with a destination.
 
     Raises:
-        StreamerError: the destination cannot be used, or no thread can be started. The sources are not closed.
+        StreamerError: the destination cannot be used. The sources are not closed.
     """
 
     def __init__(
@@ -113,14 +94,17 @@ class Load:
         self.total_bytes = sum(tensor.end - tensor.start for file in files for tensor in file.tensors)
         """Bytes of all that lands."""
         steps = sum(group.steps for group in self._groups)
+        self._readers = Readers(min(concurrency, steps), self._feed, sources, self._lifecycle, storage.reader_left)
+
+    def start(self) -> None:
+        """Start to read, once.
+
+        Raises:
+            StreamerError: no thread can be started.
+        """
         self.tally.plan(self._groups)
         map_code()
-        try:
-            self._readers = Readers(min(concurrency, steps), self._feed, sources, self._lifecycle, storage.reader_left)
-        except BaseException:
-            self._closed = True
-            self._landing.close()
-            raise
+        self._readers.start()
         self.tally.start()
 
     @property
@@ -141,12 +125,14 @@ class Load:
             )
         self._taken = True
         landed = self._yield_tensors()
+        next(landed)  # begun: else it would not notice that it is dropped before its first tensor
         return landed if self._finish is None else self._finish(landed)
 
     def _yield_tensors(self) -> Tensors:
         complete = False
         tally = self.tally
         try:
+            yield cast(Any, None)  # taken by `tensors`
             for group in self._groups:
                 tally.ask()
                 first = True
@@ -262,29 +248,32 @@ class Load:
         self._closed = True
         if self._pid != os.getpid():
             return
-        self.progress = None
-        self.tally.end("abandoned")
-        self.tally.closing()
-        self._lifecycle.close()
-        self._storage.interrupt()
-        for source in self._sources:
-            source.interrupt()
-        stuck = self._readers.join(JOIN_SECONDS)
         try:
-            self._landing.close()
-        finally:
-            if stuck:
-                # Its source and its memory are still in use: both go when its read ends.
-                _log.warning("%s still waits for a read; it ends by itself when the read does", ", ".join(stuck))
-            else:
-                for source in self._sources:
-                    source.close()
-            self._feed.close()
-            self.count()
-            self._storage.close()
-            self.tally.closed()
-            if self.tally.trace is not None:
-                self.tally.trace.write([source.path for source in self._sources])
+            self._lifecycle.close()
+            self.progress = None
+            self.tally.end("abandoned")
+            self.tally.closing()
+            self._storage.interrupt()
+            for source in self._sources:
+                source.interrupt()
+            self._readers.join(JOIN_SECONDS)
+        finally:  # all of it, also where a Ctrl-C has cut that short
+            stuck = self._readers.join(0)
+            try:
+                self._landing.close()
+            finally:
+                if stuck:
+                    # Its source and its memory are still in use: both go when its read ends.
+                    _log.warning("%s still waits for a read; it ends by itself when the read does", ", ".join(stuck))
+                else:
+                    for source in self._sources:
+                        source.close()
+                self._feed.close()
+                self.count()
+                self._storage.close()
+                self.tally.closed()
+                if self.tally.trace is not None:
+                    self.tally.trace.write([source.path for source in self._sources])
 
     def count(self) -> None:
         """Bring what others count into the tally."""

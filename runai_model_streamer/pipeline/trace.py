@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 import orjson
 
 from runai_model_streamer.errors import ConfigError
+from runai_model_streamer.io.paths import as_unicode
 from runai_model_streamer.pipeline.landing import Reading
 from runai_model_streamer.pipeline.plan import Group, Step
 
@@ -117,7 +118,7 @@ class Trace:
         return events
 
     def write(self, paths: Sequence[str]) -> None:
-        """Write the file, once. One that can no longer be written is said in the log, and no error: the load is whole.
+        """Write the file, once. One that cannot be written is said in the log, and no error: the load is whole.
 
         Args:
             paths: of the files, by their number in the plan.
@@ -125,14 +126,15 @@ class Trace:
         if self._written:
             return
         self._written = True
-        document = {"traceEvents": list(self._events(paths)), "displayTimeUnit": "ms"}
         try:
+            document = {"traceEvents": list(self._events(paths)), "displayTimeUnit": "ms"}
             with open(self._path, "wb") as file:
                 file.write(orjson.dumps(document))
             for events in self._threads:
                 events.found.clear()
-        except OSError as error:
-            _log.warning("%s: no trace of the load in %s: %s", VARIABLE, self._path, error.strerror or error)
+        except Exception as error:
+            why = getattr(error, "strerror", None) or error
+            _log.warning("%s: no trace of the load in %s: %s", VARIABLE, self._path, why)
         else:
             _log.info("Trace of the load: %s (opens in ui.perfetto.dev)", self._path)
 
@@ -145,7 +147,7 @@ class Trace:
             yield sort | {"args": {"sort_index": order}}
             # A copy: a reader that hangs may go on writing.
             for name, category, began, ended, args in list(events.found):
-                shown = args | {"file": paths[args["file"]]} if "file" in args else args
+                shown = args | {"file": as_unicode(paths[args["file"]])} if "file" in args else args
                 event = {"name": name, "cat": category, "ph": "X", "pid": process, "tid": events.thread, "args": shown}
                 yield event | {"ts": round(began * 1e6, 3), "dur": round((ended - began) * 1e6, 3)}
 

@@ -748,6 +748,26 @@ def test_closing_twice_does_not_close_somebody_elses_file(any_file: Path) -> Non
             os.close(fd)
 
 
+def test_closing_again_after_a_ctrl_c_in_it_does_not_close_somebody_elses_file(
+    any_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = os.close
+    closed: list[int] = []
+
+    def interrupted(fd: int) -> None:
+        closed.append(fd)
+        close(fd)
+        if len(closed) == 1:
+            raise KeyboardInterrupt
+
+    source = FileSource(str(any_file), DirectIO.ALWAYS)
+    monkeypatch.setattr(os, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        source.close()
+    source.close()
+    assert len(set(closed)) == len(closed) == 2
+
+
 @pytest.mark.parametrize("direct", DirectIO)
 def test_reading_after_closing_is_an_error(any_file: Path, direct: DirectIO) -> None:
     source = FileSource(str(any_file), direct)

@@ -16,21 +16,25 @@ from functools import partial
 from typing import Any, Final
 
 import numpy as np
+import pytest
 import torch
 
+from runai_model_streamer import streamer
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.ranges import round_up
 from runai_model_streamer.io.safetensors import read_header
 from runai_model_streamer.io.source import Origin, SourceKind
 from runai_model_streamer.kernels.bits import ITEM_SIZES
+from runai_model_streamer.pipeline import cuda_load
 from runai_model_streamer.pipeline.cuda import CudaLanding, DeviceFile
 from runai_model_streamer.pipeline.cuda_cast import DeviceCast
 from runai_model_streamer.pipeline.cuda_driver import CudaDriver
 from runai_model_streamer.pipeline.cuda_slots import staging_for
+from runai_model_streamer.pipeline.landing import Destination
 from runai_model_streamer.pipeline.lifecycle import Lifecycle
 from runai_model_streamer.pipeline.plan import PlannedFile
-from runai_model_streamer.pipeline.stream import Destination, Load
+from runai_model_streamer.pipeline.stream import Load
 from tests.checkpoints import Stored, encode
 from tests.cuda_emulator import Emulator
 from tests.sources import MemorySource
@@ -38,6 +42,8 @@ from tests.sources import MemorySource
 NON_BLOCKING: Final = 1
 OLD_WORK: Final = 0xDD
 """What kernels of the caller write into memory that it has freed before they ran."""
+
+GPU: Final = torch.device("cuda", 0)
 
 DEVICE: Final = torch.device("cpu")
 """What torch calls the emulator's device: its memory is host memory."""
@@ -223,6 +229,13 @@ class World:
             raise RuntimeError(f"{name}: {error}")
         return values[0] if values else None
 
+    def stand_in(self, patch: pytest.MonkeyPatch) -> None:
+        """Be "cuda:0" to `SafetensorsStreamer`."""
+        patch.setattr(streamer, "resolve_device", lambda _: GPU)
+        patch.setattr(torch.version, "cuda", "13.0")
+        patch.setattr(cuda_load, "driver_api", lambda: self.faulty)
+        patch.setattr(cuda_load, "TorchMemory", lambda _: self.memory)
+
     @contextmanager
     def current(self) -> Iterator[None]:
         self.call("cuCtxPushCurrent", self._context)
@@ -281,7 +294,9 @@ class World:
             return self.landing(lifecycle, limit=limit, chunk=chunk, concurrency=concurrency, files=direct, cast=cast)
 
         storage = Storage(StreamerConfig(), None, shared=False)
-        return Load(storage, sources, planned, None, concurrency, Destination(DEVICE, group_bytes, landing))
+        load = Load(storage, sources, planned, None, concurrency, Destination(DEVICE, group_bytes, landing))
+        load.start()
+        return load
 
     def work_on(self, name: str, tensor: torch.Tensor) -> None:
         """What a caller does: a kernel, on the current stream, that reads the tensor, which may then be dropped."""

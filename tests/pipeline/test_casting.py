@@ -49,7 +49,9 @@ def casting_load(
     files = planned(sources, chunk)
     plan = plan_cast(files, target, sources_of(files, target), limit, readers)
     storage = Storage(StreamerConfig(), None, shared=False)
-    return Load(storage, sources, files, None, readers, cast_destination(plan))
+    load = Load(storage, sources, files, None, readers, cast_destination(plan))
+    load.start()
+    return load
 
 
 def check(made: Iterable[tuple[str, torch.Tensor]], tensors: dict[str, Stored], target: torch.dtype) -> None:

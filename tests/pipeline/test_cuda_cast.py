@@ -18,8 +18,8 @@ from runai_model_streamer.pipeline.cuda_image import Cast
 from tests.casts import expected, finite
 from tests.checkpoints import Stored, raw, stored, write
 from tests.kernels import oracle, samples
-from tests.pipeline.cuda_world import World
-from tests.pipeline.test_cuda_load import GPU, world
+from tests.pipeline.cuda_world import GPU, World
+from tests.pipeline.test_cuda_load import world
 
 __all__ = ["world"]  # a fixture
 

@@ -16,23 +16,18 @@ from runai_model_streamer import (
 )
 from runai_model_streamer.errors import GdsUnavailableError, MissingDependencyError
 from runai_model_streamer.io.source import SourceKind
-from runai_model_streamer.pipeline import assembly, cuda_driver, cuda_load, plan
+from runai_model_streamer.pipeline import assembly, cuda_driver, cuda_load, cuda_slots, plan
 from runai_model_streamer.pipeline.selection import Rows
 from tests.checkpoints import Stored, numbered, raw, stored, write
 from tests.cuda_emulator import Emulator
-from tests.pipeline.cuda_world import CtypesApi, World
-
-GPU = torch.device("cuda", 0)
+from tests.pipeline.cuda_world import GPU, CtypesApi, World
 
 
 @pytest.fixture
 def world(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> World:
     """A machine with a GPU, of whose tensors torch says that they are on the CPU."""
     world = World(emulator, CtypesApi(emulator))
-    monkeypatch.setattr(streamer, "resolve_device", lambda _: GPU)
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(cuda_load, "driver_api", lambda: world.faulty)
-    monkeypatch.setattr(cuda_load, "TorchMemory", lambda _: world.memory)
+    world.stand_in(monkeypatch)
     return world
 
 
@@ -70,6 +65,21 @@ def test_a_limit_below_the_largest_tensor_is_enough(
     assert [raw(tensor) for _, tensor in kept] == [each.data for each in tensors.values()]
     kept.clear()
     assert world.emulator.live("pinned_bytes_peak") <= (int(limit) or 8 << 20)  # two reads
+    assert world.close() == []
+
+
+@pytest.mark.parametrize("limit", ["-1", "0"])
+def test_without_a_limit_a_chunk_that_is_too_large_for_two_slots_is_cut(
+    limit: str, world: World, tensors: dict[str, Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_slots, "MOST_BYTES", 1 << 20)
+    monkeypatch.setenv("RUNAI_STREAMER_MEMORY_LIMIT", limit)
+    with SafetensorsStreamer() as opened:
+        opened.stream_file(write(tmp_path / "m", tensors), device="cuda:0")
+        kept = list(opened.get_tensors())
+    assert [raw(tensor) for _, tensor in kept] == [each.data for each in tensors.values()]
+    kept.clear()
+    assert world.emulator.live("pinned_bytes_peak") <= 1 << 20
     assert world.close() == []
 
 

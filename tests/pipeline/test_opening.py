@@ -4,7 +4,7 @@ from collections.abc import Mapping
 import pytest
 
 from runai_model_streamer.config import StreamerConfig
-from runai_model_streamer.errors import HeaderError, InterruptedReadError, NotFoundError
+from runai_model_streamer.errors import HeaderError, InterruptedReadError, NotFoundError, StreamerError
 from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.source import Source, SourceKind
 from runai_model_streamer.pipeline import opening
@@ -221,3 +221,30 @@ class BrokenStorage(MemoryStorage):
 def test_whatever_is_raised_in_an_opener_reaches_the_caller() -> None:
     with pytest.raises(SystemExit):
         open_files(BrokenStorage({}), ["s3://bucket/0", "s3://bucket/1"], 8)
+
+
+def test_fewer_threads_than_wanted_have_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_threads(2, monkeypatch)
+    storage = MemoryStorage(objects(20))
+    assert len(open_files(storage, list(objects(20)), 8)) == 20
+    assert set(storage.threads.values()) <= {"runai-opener-0", "runai-opener-1"}
+
+
+def test_no_thread_at_all_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_threads(0, monkeypatch)
+    with pytest.raises(StreamerError, match=r"no thread to open with: can't start new thread; .*ulimit -u"):
+        open_files(MemoryStorage(objects(20)), list(objects(20)), 8)
+
+
+def give_threads(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the system give no more threads than that."""
+    start = threading.Thread.start
+    started: list[str] = []
+
+    def limited(thread: threading.Thread) -> None:
+        if len(started) == count:
+            raise RuntimeError("can't start new thread")
+        started.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)

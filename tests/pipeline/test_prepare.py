@@ -14,6 +14,7 @@ from runai_model_streamer.errors import (
     HeaderError,
     NotFoundError,
     RunaiStreamerMemoryLimitException,
+    StreamerError,
     UnsupportedDtypeError,
 )
 from runai_model_streamer.io.paths import Storage
@@ -36,7 +37,9 @@ def _nothing_is_left_open() -> Iterator[None]:
 
 
 def start(*paths: Path, names: Collection[str] | None = None, config: StreamerConfig | None = None) -> PreparedLoad:
-    return prepare_load([str(path) for path in paths], config or StreamerConfig(), None, names)
+    prepared = prepare_load([str(path) for path in paths], config or StreamerConfig(), None, names)
+    prepared.load.start()
+    return prepared
 
 
 def streamed(prepared: PreparedLoad) -> dict[str, bytes]:
@@ -49,9 +52,15 @@ def two_files(tmp_path: Path) -> tuple[Path, Path]:
     return write(tmp_path / "a", numbered([10, 20], "a")), write(tmp_path / "b", numbered([30, 40], "b"))
 
 
-def test_a_load_is_running_when_it_is_returned(two_files: tuple[Path, Path]) -> None:
-    prepared = start(*two_files)
+def test_a_load_is_not_running_when_it_is_returned(two_files: tuple[Path, Path]) -> None:
+    prepared = prepare_load([str(path) for path in two_files], StreamerConfig(), None, None)
+    assert our_threads() == []
+    prepared.load.start()
     assert list(streamed(prepared)) == ["a0", "a1", "b0", "b1"]
+
+
+def test_a_load_that_was_never_started_leaves_nothing_open(two_files: tuple[Path, Path]) -> None:
+    prepare_load([str(path) for path in two_files], StreamerConfig(), None, None).load.close()
 
 
 def test_metadata_lists_each_files_tensors_by_its_index(two_files: tuple[Path, Path]) -> None:
@@ -228,8 +237,10 @@ def test_a_load_that_cannot_start_leaves_nothing_open(
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    with pytest.raises(Exception, match="ulimit -u"):
-        start(*two_files)
+    load = prepare_load([str(path) for path in two_files], StreamerConfig(), None, None).load
+    with pytest.raises(StreamerError, match="ulimit -u"):
+        load.start()
+    load.close()
 
 
 # Whether others load the same files.

@@ -46,6 +46,12 @@ class RecordingLanding(HostLanding):
         raise AssertionError("readers take nothing")
 
 
+def start_readers(count: int, feed: Feed[Lease], sources: Sequence[MemorySource], lifecycle: Lifecycle) -> Readers:
+    readers = Readers(count, feed, sources, lifecycle)
+    readers.start()
+    return readers
+
+
 class Work:
     """Some tensors of bytes in one file, and all that reads them."""
 
@@ -70,7 +76,7 @@ class Work:
         self.feed.landed(*work, origin, seconds)
 
     def read_all(self, source: MemorySource, count: int = 4) -> None:
-        assert Readers(count, self.feed, [source], self.lifecycle).join(PATIENCE) == []
+        assert start_readers(count, self.feed, [source], self.lifecycle).join(PATIENCE) == []
 
     def error(self) -> BaseException | None:
         return self.lifecycle.forget_error()
@@ -227,7 +233,7 @@ def test_copies_from_memory_are_made_by_no_more_readers_than_cpus(one_cpu: None)
 
 def test_readers_that_would_only_rest_are_not_started(one_cpu: None) -> None:
     work = Work([100] * 150)
-    readers = Readers(8, work.feed, [CopiedSource(work.size, Origin.PAGE_CACHE)], work.lifecycle)
+    readers = start_readers(8, work.feed, [CopiedSource(work.size, Origin.PAGE_CACHE)], work.lifecycle)
     assert readers.join(PATIENCE) == []
     assert len(readers.threads) == 1
 
@@ -235,7 +241,7 @@ def test_readers_that_would_only_rest_are_not_started(one_cpu: None) -> None:
 def test_no_reader_is_started_when_the_load_has_ended(one_cpu: None) -> None:
     work = Work([100] * 9)
     source = MeetingSource(work.size, Origin.DISK, parties=4)
-    readers = Readers(4, work.feed, [source], work.lifecycle)
+    readers = start_readers(4, work.feed, [source], work.lifecycle)
     assert readers.join(PATIENCE) == []
     started = list(readers.threads)
     work.lifecycle.close()
@@ -401,7 +407,7 @@ def test_a_read_error_of_many_tensors_names_the_first_and_their_number() -> None
     lifecycle = Lifecycle()
     fed = Feed(groups, files, RecordingLanding(lifecycle), lifecycle)
     source = FailingSource(30, 0, TruncatedError("m: ends"))
-    Readers(1, fed, [source], lifecycle).join(PATIENCE)
+    start_readers(1, fed, [source], lifecycle).join(PATIENCE)
     assert str(lifecycle.forget_error()) == "m: ends (while reading tensor 't0' and 2 more)"
 
 
@@ -413,7 +419,7 @@ def test_only_tensors_of_the_read_that_failed_are_named() -> None:
     lifecycle = Lifecycle()
     fed = Feed(groups, files, RecordingLanding(lifecycle), lifecycle)
     source = FailingSource(2 * CHUNK, CHUNK, TruncatedError("m: ends"))
-    Readers(1, fed, [source], lifecycle).join(PATIENCE)
+    start_readers(1, fed, [source], lifecycle).join(PATIENCE)
     assert str(lifecycle.forget_error()) == "m: ends (while reading tensor 't1')"
 
 
@@ -462,9 +468,26 @@ def test_no_thread_at_all_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         work.read_all(MemorySource("m", bytes(work.size)))
 
 
+def test_a_reader_whose_start_a_ctrl_c_has_cut_short_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Work([10])
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    source = MemorySource("m", bytes(work.size))
+    readers = Readers(1, work.feed, [source], work.lifecycle)
+    with pytest.raises(KeyboardInterrupt):
+        readers.start()
+    assert readers.join(PATIENCE) == []
+    assert len(source.reads) == 1
+
+
 def test_readers_are_daemons_so_that_a_stuck_read_does_not_keep_the_process() -> None:
     work = Work([100] * 3)
     source = MeetingSource(work.size, Origin.DISK, parties=2)
-    readers = Readers(2, work.feed, [source], work.lifecycle)
+    readers = start_readers(2, work.feed, [source], work.lifecycle)
     assert readers.join(PATIENCE) == []
     assert [thread.daemon for thread in readers.threads] == [True, True]

@@ -1,6 +1,7 @@
 """The pipeline as a whole: sources in memory, threads, slabs and the iterator."""
 
 import gc
+import signal
 import threading
 import weakref
 from collections.abc import Callable
@@ -12,9 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import ReadError, SourceChangedError, StateError, StreamerError, TruncatedError
+from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.ranges import PAGE
 from runai_model_streamer.io.source import Origin
+from runai_model_streamer.pipeline import stream
 from runai_model_streamer.pipeline.pool import SlabPool
 from runai_model_streamer.pipeline.stream import Load
 from tests.checkpoints import (
@@ -459,6 +463,15 @@ def test_dropping_the_iterator_stops_the_readers() -> None:
     load.close()
 
 
+def test_dropping_the_iterator_before_its_first_tensor_stops_them_too() -> None:
+    load = load_of([source_of(numbered([10_000] * 100))], limit=10_000, concurrency=2)
+    load.tensors()
+    join_ours()
+    assert our_threads() == []
+    assert load.tally.outcome == "abandoned"
+    load.close()
+
+
 def test_an_exception_in_the_callers_loop_leaves_it_to_close() -> None:
     load = load_of([source_of(numbered([10_000] * 100))], limit=10_000)
 
@@ -499,6 +512,54 @@ def test_a_reader_that_is_stuck_keeps_its_memory_and_its_source(caplog: pytest.L
     source.gate.set()
     join_ours()
     assert [int(tensor.max()) for tensor in fresh] == [0] * 20
+
+
+class ClosedStorage(Storage):
+    """Counts how often it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__(StreamerConfig(), None, shared=False)
+        self.closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class ImpatientSource(StuckSource):
+    """While the close waits for the read that hangs, the user presses Ctrl-C again."""
+
+    def interrupt(self) -> None:
+        main = threading.main_thread().ident
+        assert main is not None
+        threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
+
+
+def test_a_ctrl_c_while_it_waits_for_a_stuck_reader_closes_all_but_what_that_uses(
+    ended: list[SlabPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "JOIN_SECONDS", PATIENCE)
+    storage = ClosedStorage()
+    source = ImpatientSource("m", encode(numbered([100_000])), gated=PREFIX + 1)
+    load = load_of([source], storage=storage)
+    assert source.arrived.acquire(timeout=PATIENCE)
+    with pytest.raises(KeyboardInterrupt):
+        load.close()
+    assert (len(ended), storage.closed, source.closed) == (1, 1, 0)
+    source.gate.set()
+
+
+def test_a_ctrl_c_before_it_waits_for_readers_closes_all(ended: list[SlabPool]) -> None:
+    class InterruptedSource(MemorySource):
+        def interrupt(self) -> None:
+            join_ours()
+            raise KeyboardInterrupt
+
+    storage = ClosedStorage()
+    source = InterruptedSource("m", encode(numbered([100_000])))
+    load = load_of([source], storage=storage)
+    with pytest.raises(KeyboardInterrupt):
+        load.close()
+    assert (len(ended), storage.closed, source.closed) == (1, 1, 1)
 
 
 def test_tensors_outlive_the_load_and_its_sources() -> None:

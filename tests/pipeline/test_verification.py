@@ -2,14 +2,19 @@
 
 import base64
 import logging
+import threading
 from collections.abc import Generator, Iterator
 
 import pytest
+import torch
 
 from runai_model_streamer import SafetensorsStreamer
 from runai_model_streamer.errors import ChecksumError
 from runai_model_streamer.io.checksums import make_digest
-from tests.checkpoints import encode, join_ours, our_threads, raw, stored
+from tests.casts import expected, finite
+from tests.checkpoints import PATIENCE, encode, join_ours, our_threads, raw, stored
+from tests.cuda_emulator import Emulator
+from tests.pipeline.cuda_world import CtypesApi, World
 from tests.servers import Exchange, FaultServer
 
 MIB = 1 << 20
@@ -33,9 +38,9 @@ def _nothing_runs_on() -> Iterator[None]:
 class Store(FaultServer):
     """Has one object, its CRC64NVME if `crc`, and flips a bit of it at `damage` on the way."""
 
-    def __init__(self, *, crc: bool, damage: int | None = None) -> None:
+    def __init__(self, *, crc: bool, damage: int | None = None, data: bytes = OBJECT) -> None:
         super().__init__()
-        self.put("bucket", "model.safetensors", OBJECT)
+        self.put("bucket", "model.safetensors", data)
         self.crc = crc
         self.damage = damage
         self.choose = lambda request: self.describe if request.method == "HEAD" else self.send_range
@@ -131,3 +136,42 @@ def test_a_load_that_is_dropped_ends_while_readers_wait_to_hash(monkeypatch: pyt
         tensors.close()
         join_ours()
         assert our_threads() == []
+
+
+def within_patience(streamer: SafetensorsStreamer) -> Generator[tuple[str, torch.Tensor]]:
+    """Its tensors; a load that stands still is closed, which its caller hears of."""
+    ending = threading.Timer(PATIENCE, streamer.close)
+    ending.start()
+    try:
+        yield from streamer.get_tensors()
+    finally:
+        ending.cancel()
+
+
+def test_readers_that_wait_to_hash_leave_others_memory_to_cast_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    tensors = {f"t{index}": finite("BF16", [MIB // 32], index) for index in range(400)}
+    # One request's memory to cast from, and room for eight of the tensors, each of which is a request.
+    monkeypatch.setenv("RUNAI_STREAMER_MEMORY_LIMIT", str(5 * MIB + MIB))
+    monkeypatch.setenv("RUNAI_STREAMER_CHUNK_BYTESIZE", str(5 * MIB))
+    with Store(crc=False, data=encode(tensors)) as server, SafetensorsStreamer() as streamer:
+        monkeypatch.setenv("RUNAI_STREAMER_S3_ENDPOINT", server.endpoint)
+        streamer.stream_file(URL, dtype=torch.float32)
+        for name, tensor in within_patience(streamer):
+            assert raw(tensor) == raw(expected(tensors[name], torch.float32))
+
+
+def test_readers_that_wait_to_hash_leave_others_slots_to_stage_in(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(emulator, CtypesApi(emulator))
+    world.stand_in(monkeypatch)
+    monkeypatch.setenv("RUNAI_STREAMER_MEMORY_LIMIT", str(MIB // 4))
+    with Store(crc=False) as server, SafetensorsStreamer() as streamer:
+        monkeypatch.setenv("RUNAI_STREAMER_S3_ENDPOINT", server.endpoint)
+        streamer.stream_file(URL, device="cuda:0")
+        for name, tensor in within_patience(streamer):
+            world.work_on(name, tensor)
+            del tensor
+    assert world.results() == [(name, each.data) for name, each in TENSORS.items()]
+    assert world.close() == []
