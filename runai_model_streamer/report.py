@@ -69,8 +69,7 @@ class Settings:
     concurrency: int = 0
     """Reads in flight at once, at most (RUNAI_STREAMER_CONCURRENCY)."""
     chunk_bytesize: int = 0
-    """Bytes of one read, at most (RUNAI_STREAMER_CHUNK_BYTESIZE); the larger of those for files and for objects.
-    Copies from the page cache take several at once."""
+    """Bytes of one read, at most (RUNAI_STREAMER_CHUNK_BYTESIZE); the larger of those for files and for objects."""
     memory_limit: int | None = None
     """Bytes held at once, at most, as the load took RUNAI_STREAMER_MEMORY_LIMIT: 0 has become the largest tensor, a
     node's limit this rank's part. None: no limit. On CUDA, the setting: it bounds pinned memory there."""

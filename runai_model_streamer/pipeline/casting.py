@@ -66,7 +66,6 @@ class CastingLanding:
     """
 
     beside = "cast"
-    any_length = True
 
     def __init__(self, pool: SlabPool, plan: CastPlan, lifecycle: Lifecycle) -> None:
         self._kernels = _kernels(plan)

@@ -115,7 +115,6 @@ class CudaLanding:
     """
 
     beside = "copy"
-    any_length = False
 
     def __init__(
         self,

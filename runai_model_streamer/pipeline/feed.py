@@ -19,13 +19,6 @@ MEMORY_SPEED: Final = 1.5e9
 MEMORY_LATENCY: Final = 100e-6
 """Seconds that such a copy takes beside, however short it is; a local SSD takes about as long to begin."""
 
-COPIED_AT_ONCE: Final = 4
-"""The plan's reads that are one while they are copies from memory: each has Python's turn behind it, in cold caches.
-
-Of two readers that copy 4 GB in 1.1 s together, 1 / 2 / 4 at once: 75 / 60 / 70 ms go elsewhere. The more, the longer
-does one wait for the other where groups meet.
-"""
-
 _FROM_STORAGE: Final = (Origin.DISK, Origin.OBJECT, Origin.RANK)
 
 
@@ -65,14 +58,14 @@ class Feed(Generic[LeaseT]):
         self._turn = threading.Lock()
         self._steps: Iterator[tuple[LeaseT, Step]] = self._all_steps(groups)
         self._counting = threading.Lock()
-        self._missing = [sum(part.length for part in group.parts) for group in groups]
+        self._missing = [group.steps for group in groups]
         self._complete = [not group.steps for group in groups]
         self.leases: dict[int, LeaseT] = {}
         """Group index -> lease, from the first step taken until the consumer takes the group."""
         self._cpus = len(os.sched_getaffinity(0))
         self._resting = threading.Condition()
         self._storage_bound = first in _FROM_STORAGE
-        self._copies = int(first is Origin.PAGE_CACHE)  # in a row, up to now
+        self._copies = 0
         self._exhausted = False
         lifecycle.on_stop(self._wake_all)
 
@@ -81,12 +74,8 @@ class Feed(Generic[LeaseT]):
             if group.steps:
                 lease = self._landing.lease(group, self._storage_bound)
                 self.leases[group.index] = lease
-                for step in steps_of(group, self._files, self._together):
+                for step in steps_of(group, self._files):
                     yield lease, step
-
-    def _together(self) -> int:
-        copying = self._copies and not self._storage_bound
-        return COPIED_AT_ONCE if copying and self._landing.any_length else 1
 
     def next(self, reader: int, tally: ReaderTally | None = None) -> tuple[LeaseT, Step] | None:
         """The next step for reader number `reader`, whose tally this is; None when there are no more.
@@ -132,7 +121,7 @@ class Feed(Generic[LeaseT]):
         """The step's bytes have been read."""
         index = lease.group.index
         with self._counting:
-            self._missing[index] -= step.length
+            self._missing[index] -= 1
             last = not self._missing[index]
         if last:
             self._landing.ready(lease)
@@ -159,7 +148,7 @@ class Feed(Generic[LeaseT]):
             if not self._storage_bound:
                 self._storage_bound = True
                 self._wake_all()
-        else:
+        elif self._storage_bound:
             # Races between readers lose a count at worst; a few copies in a row are enough to tell.
             self._copies += 1
             if self._copies > 2 * self._cpus:

@@ -53,11 +53,6 @@ class Landing(Protocol[LeaseT]):
         ...
 
     @property
-    def any_length(self) -> bool:
-        """Whether a read may be longer than the plan's chunk."""
-        ...
-
-    @property
     def waits(self) -> WaitClock:
         """How long `lease` has waited for memory, or for the caller."""
         ...
@@ -142,7 +137,6 @@ class HostLanding:
     """Reads land in slabs, where the tensors then live: one copy, from the kernel or the socket."""
 
     beside = None
-    any_length = True
 
     def __init__(self, pool: SlabPool) -> None:
         self._pool = pool

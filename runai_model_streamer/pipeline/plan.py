@@ -1,6 +1,6 @@
 """Headers and sizes in, groups and read steps out. Pure: no I/O, no threads, no memory of the tensors' size."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -146,23 +146,15 @@ def plan_groups(files: Sequence[PlannedFile], limit: int | None = None, target: 
     yield from builder.finish()
 
 
-def steps_of(group: Group, files: Sequence[PlannedFile], together: Callable[[], int] = lambda: 1) -> Iterator[Step]:
-    """The reads that fill a group, in file order.
-
-    Args:
-        together: how many of a part's reads the next step takes at once; asked when its turn comes.
-    """
+def steps_of(group: Group, files: Sequence[PlannedFile]) -> Iterator[Step]:
+    """The reads that fill a group, in file order."""
     for part in group.parts:
-        if not part.length:
-            continue
+        file = files[part.file]
         start, end = part.position, part.position + part.length
-        ends = (*_cuts(start, end, files[part.file]), end)
-        index = 0
-        while index < len(ends):
-            index = min(index + together(), len(ends))
-            cut = ends[index - 1]
-            yield Step(part.file, part.offset + start - part.position, cut - start, start)
-            start = cut
+        for cut in (*_cuts(start, end, file), end):
+            if cut > start:
+                yield Step(part.file, part.offset + start - part.position, cut - start, start)
+                start = cut
 
 
 def _cuts(start: int, end: int, file: PlannedFile) -> range:

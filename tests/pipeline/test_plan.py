@@ -137,34 +137,6 @@ def test_a_tensor_larger_than_a_chunk_is_read_in_chunks() -> None:
     assert [group.steps for group in groups] == [3]
 
 
-@pytest.mark.parametrize(
-    ("together", "lengths"),
-    [
-        ([1, 1, 1, 1, 1], [2, 2, 2, 2, 1]),
-        ([2, 2, 2], [4, 4, 1]),
-        ([4, 4], [8, 1]),
-        ([100], [9]),
-        ([1, 3, 1], [2, 6, 1]),
-    ],
-)
-def test_a_read_takes_as_many_chunks_as_are_asked_for_when_its_turn_comes(
-    together: list[int], lengths: list[int]
-) -> None:
-    files = [file_of([9 * PAGE], data_start=PAGE, chunk=2 * PAGE)]
-    (group,) = plan_groups(files)
-    asked = iter(together)
-    steps = list(steps_of(group, files, lambda: next(asked)))
-    assert [step.length for step in steps] == [length * PAGE for length in lengths]
-    assert [step.position for step in steps] == [sum(lengths[:index]) * PAGE for index in range(len(lengths))]
-    assert next(asked, None) is None
-
-
-def test_a_read_of_several_chunks_stays_in_its_part() -> None:
-    files = [file_of([3 * PAGE, 100 * PAGE, 3 * PAGE], data_start=PAGE, wanted=(0, 2), chunk=PAGE)]
-    (group,) = plan_groups(files)
-    assert [step.length for step in steps_of(group, files, lambda: 4)] == [3 * PAGE, 3 * PAGE]
-
-
 def test_reads_meet_at_multiples_of_the_chunk_in_memory_wherever_the_file_is_cut() -> None:
     files = [file_of([5 * PAGE], data_start=3 * PAGE + 100, chunk=2 * PAGE)]
     (group,) = plan_groups(files)

@@ -8,7 +8,6 @@ import torch
 
 from runai_model_streamer.errors import ReadError, SourceChangedError, StreamerError, TruncatedError
 from runai_model_streamer.io.source import Origin, SourceKind
-from runai_model_streamer.pipeline import feed
 from runai_model_streamer.pipeline.feed import Feed
 from runai_model_streamer.pipeline.landing import HostLanding
 from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
@@ -85,11 +84,6 @@ class Work:
 @pytest.fixture
 def one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-
-
-@pytest.fixture
-def four_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "COPIED_AT_ONCE", 4)
 
 
 def test_steps_are_handed_out_in_plan_order() -> None:
@@ -331,45 +325,6 @@ def test_all_readers_are_at_work_from_the_start_where_the_first_read_would_wait_
     assert work.feed.has_work_for(7)
     assert work.take(7)[1].offset == 0
     assert work.landing.hurries == [True]
-
-
-def test_reads_are_joined_while_they_are_copies_from_memory(one_cpu: None, four_at_once: None) -> None:
-    work = Work([10 * CHUNK, 100, 3 * CHUNK], first=Origin.PAGE_CACHE)
-    taken = []
-    while (found := work.feed.next(0)) is not None:
-        taken.append((found[0].group.index, found[1].offset, found[1].length))
-        work.land(found)
-    assert taken == [
-        (0, 0, 4 * CHUNK),
-        (0, 4 * CHUNK, 4 * CHUNK),
-        (0, 8 * CHUNK, 2 * CHUNK),
-        (1, 10 * CHUNK, 100),
-        (2, 10 * CHUNK + 100, 3 * CHUNK),
-    ]
-    assert [work.feed.is_complete(index) for index in range(3)] == [True] * 3
-
-
-def test_reads_are_joined_once_one_was_a_copy_where_nothing_tells_before(one_cpu: None, four_at_once: None) -> None:
-    work = Work([10 * CHUNK])
-    first = work.take()
-    work.land(first, Origin.BUFFERED, seconds=50e-6)
-    assert (first[1].length, work.take()[1].length) == (CHUNK, 4 * CHUNK)
-
-
-def test_reads_that_wait_for_storage_are_not_joined(one_cpu: None, four_at_once: None) -> None:
-    work = Work([20 * CHUNK], first=Origin.PAGE_CACHE)
-    work.land(work.take(), Origin.DISK)
-    lengths = []
-    for _ in range(4):
-        lengths.append(work.take()[1].length)
-        work.land((work.feed.leases[0], Step(0, 0, lengths[-1], 0)), Origin.PAGE_CACHE)
-    assert lengths == [CHUNK, CHUNK, CHUNK, 4 * CHUNK]
-
-
-def test_reads_are_not_joined_where_they_land_in_pieces_of_one_size() -> None:
-    work = Work([10 * CHUNK], first=Origin.PAGE_CACHE)
-    work.landing.any_length = False
-    assert work.take()[1].length == CHUNK
 
 
 # What goes wrong.
