@@ -25,7 +25,9 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     try:
         torch.empty(0, device=found)
     except Exception as error:  # each backend of torch has its own
-        raise DeviceError(f'device "{found}" cannot be used: {error}') from error
+        # Some say it in a line, and list all that they do have in seventy more.
+        says = str(error).partition("\n")[0][:200]
+        raise DeviceError(f'device "{found}" cannot be used: {says}') from error
     return found
 
 

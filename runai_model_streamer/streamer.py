@@ -1,5 +1,6 @@
 """`SafetensorsStreamer`: the face of the package."""
 
+import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
 
@@ -15,6 +16,8 @@ from runai_model_streamer.pipeline.selection import Select
 from runai_model_streamer.progress import Watch
 from runai_model_streamer.reporting import Asked
 from runai_model_streamer.streaming import Streamer
+
+_log = logging.getLogger(__name__)
 
 
 class SafetensorsStreamer(Streamer):
@@ -132,6 +135,8 @@ class SafetensorsStreamer(Streamer):
                 raise ArgumentTypeError(f"stream_files takes a list of paths; for one, call stream_file({paths!r})")
             self._device = resolve_device(device)
             checked = [as_path(path) for path in paths]
+            if not checked:  # perhaps of a folder that has none: a model would keep the weights that it was made with
+                _log.warning("[RunAI Streamer] stream_files was given no file: no tensor will come")
             prepared = prepare_load(
                 checked, config, s3_credentials, tensor_names, self._device, dtype, select, sharing, tally
             )

@@ -184,6 +184,10 @@ def _cpu(report: LoadReport) -> tuple[str, str]:
         return f"went into work on the CPU, and threads had to wait {_seconds(delays)} for one ({cpus})", (
             "no setting of the streamer changes that: give the process more CPUs, or end what else runs on them"
         )
+    if report.settings.dtype is not None and report.plan_cpu_seconds > 0.5 * report.seconds:
+        return f"went into opening files and making ready to cast to {report.settings.dtype} ({cpus})", (
+            "numba is imported for that, and its kernels loaded, once in a process: a later load does without"
+        )
     if report.place_seconds + report.make_seconds + report.plan_cpu_seconds > 0.5 * report.seconds:
         return f"went into opening files and making {report.total_tensors} tensors, one after the other ({cpus})", (
             "no setting of the streamer changes that: fewer, larger tensors would"

@@ -42,6 +42,13 @@ def test_a_device_that_this_machine_lacks_is_a_device_error_that_names_it() -> N
         resolve_device("mps:0")
 
 
+def test_an_error_of_torchs_is_told_in_a_line() -> None:
+    with pytest.raises(DeviceError) as raised:
+        resolve_device("mps:0")
+    assert len(str(raised.value)) < 300
+    assert "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
 def test_without_cuda_in_torch_the_error_says_so(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)

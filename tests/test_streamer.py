@@ -207,11 +207,13 @@ def test_metadata_is_there_before_the_first_tensor_and_after_the_last(file: Path
 # Ordinary, and not the end.
 
 
-def test_no_files_give_no_tensors() -> None:
+def test_no_files_give_no_tensors_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with SafetensorsStreamer() as opened:
         opened.stream_files([])
         assert list(opened.get_tensors()) == []
         assert opened.files_to_tensors_metadata == {}
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "no file" in warning.getMessage()
 
 
 def test_a_file_without_tensors_gives_none(tmp_path: Path, file: Path) -> None:

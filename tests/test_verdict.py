@@ -67,6 +67,14 @@ def test_waiting_for_files_is_the_storages() -> None:
     )
 
 
+def test_what_is_imported_to_cast_is_told_from_opening_files() -> None:
+    report = waiting(ReaderSeconds(), plan_seconds=9.0, plan_cpu_seconds=9.0, settings=settings(dtype="torch.bfloat16"))
+    verdict = judge(dataclasses.replace(report, wait_seconds=0.5))
+    assert verdict.bound_by == "cpu"
+    assert "making ready to cast to torch.bfloat16" in verdict.sentence
+    assert "once in a process" in verdict.sentence
+
+
 def test_buffered_reads_that_are_slow_are_better_direct() -> None:
     verdict = judge(waiting(ReaderSeconds(buffered=144.0), bytes_from=BytesFrom(buffered=5000 * MB)))
     assert verdict.bound_by == "storage"
