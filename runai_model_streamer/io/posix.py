@@ -16,8 +16,13 @@ from runai_model_streamer.io.source import Origin, SourceKind
 
 _log = logging.getLogger(__name__)
 
-PIECE: Final = 2 << 20
-"""Bytes of a range that is cached in part for which it is decided at once whether they are read past the page cache."""
+PIECE: Final = 1 << 20
+"""Bytes asked of a local disk at once; in a range that is cached in part, it is decided for so many whether they are.
+
+Larger reads queue for longer and are no faster, on some disks slower: cold 4 GB by 16 readers, in whole chunks of 8 MiB
+0.86 of plain threads' direct reads, by 2 MiB 0.84, by 1 MiB 0.93, by 512 KiB 0.96 for a third more CPU time; the first
+tensor (262 MB) after 245 ms in whole chunks, 127 ms by 1 MiB (medians of 5 processes each, in turns).
+"""
 
 
 class FileSource:
@@ -156,8 +161,11 @@ class FileSource:
     def _read_direct(self, offset: int, buffer: memoryview) -> int:
         """Read the whole pages of the range past the page cache; the bytes landed, 0 when it is not possible."""
         whole = round_down(len(buffer), PAGE)
+        # Where this was asked for on a network file system, each read is a round trip.
+        most = PIECE if self._file_system in filesystems.DIRECT else len(buffer)
         try:
-            self._read(self._direct_fd, offset, buffer[:whole])
+            for start in range(0, whole, most):
+                self._read(self._direct_fd, offset + start, buffer[start : min(start + most, whole)])
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise

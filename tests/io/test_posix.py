@@ -150,6 +150,28 @@ def test_of_a_large_range_what_is_cached_is_copied_and_the_rest_read_direct(
     assert direct == [(0, 16 * PAGE), (32 * PAGE, 16 * PAGE), (48 * PAGE, 16 * PAGE)]
 
 
+@pytest.mark.parametrize(("local", "lengths"), [(True, [16, 16, 16, 13]), (False, [61])])
+def test_a_local_disk_is_asked_for_a_piece_at_a_time_and_a_server_for_the_whole_range(
+    odd_file: Path, monkeypatch: pytest.MonkeyPatch, local: bool, lengths: list[int]
+) -> None:
+    monkeypatch.setattr(posix, "PIECE", 16 * PAGE)
+    if not local:
+        monkeypatch.setattr(filesystems, "DIRECT", frozenset())
+    direct: list[int] = []
+    preadv = os.preadv
+
+    def noted(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            direct.append(len(buffers[0]) // PAGE)
+        return preadv(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", noted)
+    with closing(FileSource(str(odd_file), DirectIO.ALWAYS)) as source:
+        found = read(source, 3 * PAGE, 61 * PAGE + 5)
+    assert found.data == odd_file.read_bytes()[3 * PAGE : 64 * PAGE + 5]
+    assert direct == lengths
+
+
 def test_a_range_with_one_page_missing_is_read_direct(file: Path) -> None:
     cache(file, 0, 9 * PAGE)
     with closing(FileSource(str(file))) as source:
