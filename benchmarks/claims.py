@@ -62,6 +62,8 @@ def _warm(results: Results) -> Iterator[Claim]:
     ):
         ratios = results.ratios(scenario, "ours", other)
         yield least(1, text, results.ratio(scenario, "ours", other), wanted, spread(ratios))
+    ratio = results.ratio("warm-copied", "ours", "read-then-copy")
+    yield named(1, "warm, copied into parameters: of two threads that read, then copy", ratio)
 
 
 def _cold(results: Results) -> Iterator[Claim]:

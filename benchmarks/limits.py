@@ -3,6 +3,8 @@
 - `raw-direct`: O_DIRECT reads into one aligned buffer a thread: what the disk gives.
 - `preadv-loop`: two threads copy from the page cache round one buffer of huge pages that is already populated, as
   large as a loader's live slabs: what a loader that recycles its memory could reach.
+- `read-then-copy`: the same two threads fill that buffer, then copy it to memory that is populated too, and so on:
+  what a loader could reach whose caller copies each tensor, which has to be there as a whole, into a parameter.
 - `fresh-pages`: two threads read into huge-page memory that nothing has touched: what a loader whose caller keeps
   every tensor could reach.
 
@@ -17,6 +19,7 @@ import mmap
 import os
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +27,7 @@ MIB = 1 << 20
 HUGE_PAGE = 2 * MIB
 COPY_THREADS = 2
 
-NAMES = ("raw-direct", "preadv-loop", "fresh-pages")
+NAMES = ("raw-direct", "preadv-loop", "read-then-copy", "fresh-pages")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,13 @@ def prepare(name: str, files: Sequence[Path], shape: Shape) -> Callable[[], None
         _populate(ring)
         places = [ring[start : start + chunk] for start in range(0, len(ring) - chunk + 1, chunk)]
         return lambda: _read_all(files, chunk, COPY_THREADS, 0, lambda _, turn: places[turn % len(places)])
+    if name == "read-then-copy":
+        ring = huge_buffer(shape.loop_buffer)
+        # Parameters are PyTorch's: small pages.
+        copies = memoryview(mmap.mmap(-1, sum(path.stat().st_size for path in files), mmap.MAP_PRIVATE))
+        _populate(ring)
+        _populate(copies)
+        return lambda: _read_then_copy(files, chunk, ring, copies)
     if name == "fresh-pages":
         return lambda: _read_into_fresh_pages(files, chunk)
     raise ValueError(f"no limit named {name!r}: {', '.join(NAMES)}")
@@ -106,3 +116,27 @@ def prepare(name: str, files: Sequence[Path], shape: Shape) -> Callable[[], None
 def _read_into_fresh_pages(files: Sequence[Path], chunk: int) -> None:
     memory = huge_buffer(sum(-(-path.stat().st_size // chunk) for path in files) * chunk)
     _read_all(files, chunk, COPY_THREADS, 0, lambda _, turn: memory[turn * chunk : (turn + 1) * chunk])
+
+
+def _read_then_copy(files: Sequence[Path], chunk: int, ring: memoryview, copies: memoryview) -> None:
+    """File by file: fill the ring, wait for each other, copy it, wait for each other."""
+    address = ctypes.addressof(ctypes.c_char.from_buffer(ring))
+    target = ctypes.addressof(ctypes.c_char.from_buffer(copies))
+    waiting = threading.Barrier(COPY_THREADS, timeout=60)  # one that has failed is waited for no longer
+
+    def work(thread: int) -> None:
+        done = 0
+        for path in files:
+            with path.open("rb", buffering=0) as file:
+                size = path.stat().st_size
+                for start in range(0, size, len(ring)):
+                    mine = range(thread * chunk, min(len(ring), size - start), COPY_THREADS * chunk)
+                    lengths = [os.preadv(file.fileno(), [ring[at : at + chunk]], start + at) for at in mine]
+                    waiting.wait()
+                    for at, length in zip(mine, lengths, strict=True):
+                        ctypes.memmove(target + done + start + at, address + at, length)
+                    waiting.wait()
+                done += size
+
+    with ThreadPoolExecutor(COPY_THREADS) as pool:
+        list(pool.map(work, range(COPY_THREADS)))

@@ -13,7 +13,7 @@ machine's limits (limits.py), so that what drifts meets all of them. A first tur
 a few tensors with the file. Columns are medians over the counted rounds, but for the peaks:
 
 - GB/s: 1e9 bytes of files a second, from just before the loader is given the files to the last tensor. Not in it:
-  importing, a load of a file with one small tensor that makes lazy imports happen, and closing.
+  importing, loads of a file with one small tensor (lazy imports; see loaders.py), and closing.
 - ours / it: how many times as fast ours was, the median over rounds of that round's two.
 - CPU s/GB: user and system seconds of all threads of the process over the same span (getrusage).
 - peak RSS: the largest resident set of any round (the kernel's high-water mark, reset just before) above the one

@@ -12,6 +12,7 @@ from benchmarks.tables import cpu_s_per_gb, number
 LIMIT_TITLES = {
     "raw-direct": "*limit: raw direct reads*",
     "preadv-loop": "*limit: two-thread preadv loop*",
+    "read-then-copy": "*limit: two threads read, then copy*",
     "fresh-pages": "*limit: reads into fresh huge pages*",
 }
 

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from benchmarks.loaders import OPENERS, Check, Prepared, Span
+from benchmarks.loaders import OPENERS, Check, Prepared
+from benchmarks.span import Span
 
 PERIOD_S = 0.001
 

@@ -49,7 +49,7 @@ _COLD = Scenario("cold-dropped", "large", "cold", "dropped", (*COLD, "raw-direct
 
 SCENARIOS = (
     _WARM,
-    replace(_WARM, name="warm-copied", use="copied", loaders=EVERYONE),
+    replace(_WARM, name="warm-copied", use="copied", loaders=(*EVERYONE, "read-then-copy")),
     replace(_WARM, name="warm-kept", use="kept", loaders=(*EVERYONE, "fresh-pages")),
     # The default runs beside the limits: a comparison across scenarios would compare different minutes too.
     replace(_WARM, name="warm-dropped-256M", limit=256 * MIB, loaders=("ours", "ours@unlimited", "runai")),
