@@ -164,8 +164,7 @@ class FileSource:
         # Where this was asked for on a network file system, each read is a round trip.
         most = PIECE if self._file_system in filesystems.DIRECT else len(buffer)
         try:
-            for start in range(0, whole, most):
-                self._read(self._direct_fd, offset + start, buffer[start : min(start + most, whole)])
+            self._read(self._direct_fd, offset, buffer[:whole], most)
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
@@ -176,10 +175,12 @@ class FileSource:
             return 0
         return whole
 
-    def _read(self, fd: int, offset: int, buffer: memoryview) -> None:
+    def _read(self, fd: int, offset: int, buffer: memoryview, most: int | None = None) -> None:
+        """Fill `buffer`, by so many bytes at a time."""
         landed, length = 0, len(buffer)
+        step = length if most is None else most
         while landed < length:
-            count = os.preadv(fd, [buffer[landed:]], offset + landed)
+            count = os.preadv(fd, [buffer[landed : landed + step]], offset + landed)
             if not count:
                 raise errors.TruncatedError(
                     f"{self.path}: ends at byte {offset + landed}, but {ByteRange(offset, offset + length)} "
