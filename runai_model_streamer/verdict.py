@@ -146,10 +146,7 @@ def _storage(report: LoadReport) -> tuple[str, str]:
             "RUNAI_STREAMER_DIRECT_IO=1 reads past the page cache, which most file systems on local disks do faster; "
             f"for network mounts, raise RUNAI_STREAMER_CONCURRENCY (now {settings.concurrency})"
         )
-    return what, (
-        f"if the disk has more to give, raise RUNAI_STREAMER_CONCURRENCY (now {settings.concurrency}) or "
-        f"RUNAI_STREAMER_CHUNK_BYTESIZE (now {settings.chunk_bytesize})"
-    )
+    return what, f"if the disk has more to give, raise RUNAI_STREAMER_CONCURRENCY (now {settings.concurrency})"
 
 
 def _network(report: LoadReport) -> tuple[str, str]:

@@ -63,7 +63,7 @@ def test_waiting_for_files_is_the_storages() -> None:
     assert verdict.bound_by == "storage"
     assert verdict.sentence == (
         "Bound by the storage: 90% of 10.0 s went into waiting for files, read at 0.50 GB/s; if the disk has more to "
-        "give, raise RUNAI_STREAMER_CONCURRENCY (now 16) or RUNAI_STREAMER_CHUNK_BYTESIZE (now 4194304)."
+        "give, raise RUNAI_STREAMER_CONCURRENCY (now 16)."
     )
 
 
