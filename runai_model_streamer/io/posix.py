@@ -162,7 +162,7 @@ class FileSource:
         """Read the whole pages of the range past the page cache; the bytes landed, 0 when it is not possible."""
         whole = round_down(len(buffer), PAGE)
         # Where this was asked for on a network file system, each read is a round trip.
-        most = PIECE if self._file_system in filesystems.DIRECT else len(buffer)
+        most = PIECE if self._file_system in filesystems.DIRECT else None
         try:
             self._read(self._direct_fd, offset, buffer[:whole], most)
         except OSError as error:
@@ -176,11 +176,10 @@ class FileSource:
         return whole
 
     def _read(self, fd: int, offset: int, buffer: memoryview, most: int | None = None) -> None:
-        """Fill `buffer`, by so many bytes at a time."""
+        """Fill `buffer`; with at most `most` bytes a read, where that is given."""
         landed, length = 0, len(buffer)
-        step = length if most is None else most
         while landed < length:
-            count = os.preadv(fd, [buffer[landed : landed + step]], offset + landed)
+            count = os.preadv(fd, [buffer[landed:][:most]], offset + landed)
             if not count:
                 raise errors.TruncatedError(
                     f"{self.path}: ends at byte {offset + landed}, but {ByteRange(offset, offset + length)} "
