@@ -213,6 +213,13 @@ def _version(loader: str) -> str:
         return "unknown"
 
 
+def load_and_drop(opener: Opener, path: str) -> None:
+    """Load one file for the sake of what that imports, and wakes."""
+    with opener([path]) as stream:
+        for _ in stream:
+            pass
+
+
 def prepare(job: dict[str, Any]) -> Prepared:
     """Import the loader, load the tiny checkpoint, make what tensors are copied into."""
     started = time.perf_counter()
@@ -229,16 +236,11 @@ def prepare(job: dict[str, Any]) -> Prepared:
     importlib.import_module("torch")
     opener = OPENERS[job["loader"]]()
 
-    def load_tiny() -> None:
-        with opener([job["tiny"]]) as stream:
-            for _ in stream:
-                pass
-
     def run() -> dict[str, Any]:
-        load_tiny()
+        load_and_drop(opener, job["tiny"])
         return _load(job, opener, parameters)
 
-    load_tiny()
+    load_and_drop(opener, job["tiny"])
     ready = {"import_s": time.perf_counter() - started, "version": _version(job["loader"])}
     parameters = _parameters(job["files"]) if job["use"] == "copied" else {}
     return ready, run
