@@ -3,6 +3,7 @@
 - `large`: bfloat16, Llama-2-7B's shapes, nine layers, 3.9 GB in two shards; the embedding (250 MiB, the largest
   tensor) is in the first shard only.
 - `many`: 50,000 tensors of 2 KiB in one file.
+- `shards`: 163 files with 560 tensors of 1 KiB each, as many as DeepSeek-V3 has: what opening them takes.
 - `odd`: 1 GB whose data start at an odd offset, with odd-sized tensors between wider dtypes, so that most tensors
   lie at offsets that do not suit their dtype.
 - `tiny`: one small tensor, which each process loads untimed, so that lazy imports are outside the measured span.
@@ -33,6 +34,9 @@ PATTERN_BYTES = 16_777_259
 
 HIDDEN, INTERMEDIATE, VOCABULARY = 4096, 11008, 32000
 LAYERS_PER_SHARD = (4, 5)
+
+SMALL = ("many", "shards")
+"""Checkpoints whose time goes to tensors, not to bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,13 @@ def _many() -> list[list[Spec]]:
     return [[Spec(f"model.layers.{i // 500}.experts.{i % 500}.scale", "BF16", (16, 64)) for i in range(50_000)]]
 
 
+def _shards() -> list[list[Spec]]:
+    return [
+        [Spec(f"model.layers.{shard}.mlp.experts.{i}.down_proj.weight", "BF16", (8, 64)) for i in range(560)]
+        for shard in range(163)
+    ]
+
+
 def _odd() -> list[list[Spec]]:
     specs = []
     for index in range(32):
@@ -133,6 +144,7 @@ def _tiny() -> list[list[Spec]]:
 LAYOUTS = {
     "large": _large,
     "many": _many,
+    "shards": _shards,
     "odd": _odd,
     "tiny": _tiny,
 }

@@ -25,7 +25,7 @@ a few tensors with the file. Columns are medians over the counted rounds, but fo
 - import: seconds for what the span leaves out before a load, PyTorch and the tiny load included.
 
 'dropped' touches no tensor and lets go of each as the next one comes; safetensors, which then would have read
-nothing, has one byte of each page read ('mapped'), but for the 50,000 small tensors, where its bare loop is timed.
+nothing, has one byte of each page read ('mapped'), but for small tensors, where its bare loop is timed.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ def _workers(
         "tiny": str(checkpoints.make("tiny").files[0]),
         "use": scenario.use,
         # What maps files has read nothing yet; among small tensors its bare loop is what it is compared for.
-        "touch": loader == "safetensors" and scenario.use != "copied" and scenario.checkpoint != "many",
+        "touch": loader == "safetensors" and scenario.use != "copied" and scenario.checkpoint not in checkpoints.SMALL,
         "check": check,
         "shape": asdict(shape),
     }

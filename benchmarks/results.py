@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import limits, tables
-from benchmarks.checkpoints import read_header
+from benchmarks.checkpoints import SMALL, read_header
 from benchmarks.measure import Sample, files_of
 from benchmarks.peers import PEERS
 from benchmarks.scenarios import Scenario, variant
@@ -74,7 +74,7 @@ def _cells(results: Results, row: Row) -> list[str]:
         number(row.median(disk_ratio), 2),
         number(row.median(own_ratio), 2),
         number(row.median(lambda sample: sample.import_s), 1),
-        number(microseconds_per_tensor(row), 2) if row.scenario.checkpoint == "many" else "",
+        number(microseconds_per_tensor(row), 2) if row.scenario.checkpoint in SMALL else "",
     ]
 
 

@@ -13,7 +13,7 @@ from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.files import open_storage
 from runai_model_streamer.io.paths import Storage
-from runai_model_streamer.io.safetensors import Header, TensorInfo
+from runai_model_streamer.io.safetensors import Header, TensorInfo, nbytes_of
 from runai_model_streamer.io.source import SourceKind
 from runai_model_streamer.pipeline.opening import open_files
 
@@ -87,11 +87,7 @@ def _dtypes(tensors: Iterable[TensorInfo]) -> dict[str, list[TensorInfo]]:
     found: dict[str, list[TensorInfo]] = {}
     for tensor in tensors:
         found.setdefault(tensor.dtype, []).append(tensor)
-    return dict(sorted(found.items(), key=lambda item: -_bytes(item[1])))
-
-
-def _bytes(tensors: Iterable[TensorInfo]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
+    return dict(sorted(found.items(), key=lambda item: -nbytes_of(item[1])))
 
 
 def _elements(tensors: Iterable[TensorInfo]) -> int:
@@ -143,7 +139,7 @@ def _described(listed: Listed, *, with_tensors: bool) -> dict[str, Any]:
         "tensor_count": len(tensors),
         "elements": _elements(tensors),
         "dtypes": {
-            name: {"tensor_count": len(of_dtype), "bytes": _bytes(of_dtype)}
+            name: {"tensor_count": len(of_dtype), "bytes": nbytes_of(of_dtype)}
             for name, of_dtype in _dtypes(tensors).items()
         },
         "metadata": listed.header.metadata,

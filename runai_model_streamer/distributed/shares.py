@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from runai_model_streamer.io.ranges import PAGE, round_up
+from runai_model_streamer.io.safetensors import nbytes_of
 from runai_model_streamer.io.source import SourceKind
 from runai_model_streamer.pipeline.plan import Group, PlannedFile, steps_of
 
@@ -44,7 +45,7 @@ def even_reads(files: Sequence[PlannedFile], ranks: int) -> list[PlannedFile]:
 
     Reads widened to whole blocks would overlap where groups meet, and what is sent has one place only.
     """
-    total = sum(tensor.nbytes for file in files for tensor in file.tensors)
+    total = sum(nbytes_of(file.tensors) for file in files)
     even = round_up(max(total // (ranks * READS_PER_RANK), 1), PAGE)
     return [file._replace(alignment=1, chunk=min(file.chunk, max(even, LEAST_READ[file.kind]))) for file in files]
 

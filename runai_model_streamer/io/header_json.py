@@ -3,13 +3,11 @@
 orjson reads it, fast but leniently: of two equal keys it keeps the last. `count_strings` shows whether that happened.
 """
 
-import gc
 import json
 import re
 import sys
-from collections.abc import Callable
 from reprlib import Repr
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 import orjson
@@ -24,8 +22,6 @@ _REPR: Final = Repr()
 _REPR.maxstring, _REPR.maxlist, _REPR.maxdict = 96, 8, 4
 short: Final = _REPR.repr
 """`repr`, cut short: a name or value of a hostile header may be megabytes long."""
-
-_T = TypeVar("_T")
 
 
 def parse(path: str, raw: bytearray) -> dict[str, Any]:
@@ -102,19 +98,3 @@ def count_strings(raw: bytearray) -> int:
     if b"\\" in raw:
         quotes -= raw.replace(rb"\\", b"").count(rb"\"")  # those inside strings
     return int(quotes) // 2
-
-
-def uncollected(make: Callable[[], _T]) -> _T:
-    """Call `make` with the garbage collector paused.
-
-    A header makes objects by the hundred thousand, none of them garbage, and the collector looks at all of them
-    again and again: with torch imported, orjson takes 3.7 rather than 1.0 microseconds a tensor (50,000 of them).
-    Where two threads do this at once, the first to end starts the collector again, and the second is only slower.
-    """
-    if not gc.isenabled():
-        return make()
-    gc.disable()
-    try:
-        return make()
-    finally:
-        gc.enable()

@@ -4,11 +4,11 @@ The format: 8 bytes, little-endian, with the header's length; the header, one JS
 without gaps, to the end of the file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from math import prod
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from runai_model_streamer.errors import HeaderError
+from runai_model_streamer.io.collector import collector_paused
 from runai_model_streamer.io.foreign import recognise
-from runai_model_streamer.io.header_json import AGAIN, count_strings, parse, parse_every_key, short, uncollected
+from runai_model_streamer.io.header_json import AGAIN, count_strings, parse, parse_every_key, short
 from runai_model_streamer.io.source import Source
 
 MAX_HEADER_BYTES: Final = 100_000_000
@@ -84,6 +85,15 @@ class TensorInfo(NamedTuple):
         return self.end - self.start
 
 
+_START: Final[Callable[[TensorInfo], int]] = attrgetter("start")
+_END: Final[Callable[[TensorInfo], int]] = attrgetter("end")
+
+
+def nbytes_of(tensors: Sequence[TensorInfo]) -> int:
+    """Number of bytes of them all, without a Python frame for each."""
+    return sum(map(_END, tensors)) - sum(map(_START, tensors))
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """What a file holds; everything in it has been held against the format and the file's size."""
@@ -115,7 +125,8 @@ def read_header(source: Source) -> Header:
     """
     raw = bytearray(_header_length(source))
     source.read_into(_PREFIX, memoryview(raw))
-    return uncollected(lambda: _validated(source.path, raw, source.size))
+    with collector_paused():
+        return _validated(source.path, raw, source.size)
 
 
 def _validated(path: str, raw: bytearray, size: int) -> Header:

@@ -1,18 +1,30 @@
-"""Opens the files of a load and reads their headers, many at once where each costs a round trip."""
+"""Opens the files of a load and reads their headers: many at once where they are waited for, else one by one."""
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol, TypeAlias, TypeVar
 
 from runai_model_streamer.errors import StreamerError
+from runai_model_streamer.io.collector import collector_paused
 from runai_model_streamer.io.paths import is_object
 from runai_model_streamer.io.safetensors import Header, read_header
 from runai_model_streamer.io.source import Source
 
 _T = TypeVar("_T")
 Opened: TypeAlias = tuple[Source, Header]
+
+LONG_WAIT: Final = 1e-3
+"""Seconds of waiting for one file beyond which the rest are opened at once: those of a network or FUSE mount.
+
+Of 163 files with 560 tensors each, at 2 ms a call to open one, 420 rather than 1080 ms. Threads for files in the page
+cache would only take turns with the GIL: 345 rather than 230 ms.
+"""
+
+FILES_AT_ONCE: Final = 16
+"""Most files that are opened at once, as many as are read from at once by default."""
 
 JOIN_SECONDS: Final = 1.0
 """Most seconds that a failed opening waits for the others in flight; one that lasts longer is closed when it ends."""
@@ -40,6 +52,8 @@ def open_each(
 ) -> list[tuple[Source, _T]]:
     """Open every path. Where the system gives fewer threads than wanted, those have to do.
 
+    Objects are opened at once, files from the first on that has been waited for (`LONG_WAIT`).
+
     Args:
         concurrency: object storage requests in flight at once.
         look: reads what has to be known of each source, in the thread that has opened it.
@@ -55,9 +69,16 @@ def open_each(
         remote = [index for index, path in enumerate(paths) if is_object(path)]
         if len(remote) > 1:
             _open_concurrently(storage, paths, remote, look, opened, min(concurrency, len(remote)))
-        for index, path in enumerate(paths):
-            if index not in opened:
-                opened[index] = _open(storage, path, look)
+        left = deque(index for index in range(len(paths)) if index not in opened)
+        with collector_paused():
+            waited = False
+            while left and not (waited and len(left) > 1):
+                began, cpu = time.perf_counter(), time.thread_time()
+                index = left.popleft()
+                opened[index] = _open(storage, paths[index], look)
+                waited = time.perf_counter() - began - (time.thread_time() - cpu) > LONG_WAIT
+        if left:
+            _open_concurrently(storage, paths, left, look, opened, min(concurrency, FILES_AT_ONCE, len(left)))
     except BaseException:
         for source, _ in opened.values():
             source.close()
@@ -77,7 +98,7 @@ def _open(storage: Opener, path: str, look: Callable[[Source], _T]) -> tuple[Sou
 def _open_concurrently(
     storage: Opener,
     paths: Sequence[str],
-    indices: Sequence[int],
+    indices: Collection[int],
     look: Callable[[Source], _T],
     opened: dict[int, tuple[Source, _T]],
     count: int,

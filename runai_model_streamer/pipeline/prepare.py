@@ -1,7 +1,7 @@
 """From paths to a running load: opens, selects and checks everything before a byte of data is read."""
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,7 +18,7 @@ from runai_model_streamer.errors import (
 from runai_model_streamer.io.checksums import VerifiedSource
 from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.s3_credentials import S3Credentials
-from runai_model_streamer.io.safetensors import TensorInfo, read_header
+from runai_model_streamer.io.safetensors import TensorInfo, nbytes_of, read_header
 from runai_model_streamer.io.source import Source, SourceKind
 from runai_model_streamer.pipeline.assembly import assembled
 from runai_model_streamer.pipeline.cast_plan import held, plan_cast, scratch_size, sources_of, target_name
@@ -47,7 +47,7 @@ class PreparedLoad(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of all tensors, as they are in the files."""
-        return sum(tensor.nbytes for tensors in self.metadata.values() for tensor in tensors)
+        return sum(map(nbytes_of, self.metadata.values()))
 
 
 def prepare_load(
@@ -247,7 +247,7 @@ def _forgo_verification(opened: Sequence[Opened], read: Sequence[Sequence[Tensor
     partial_reads = 0
     for (source, header), tensors in zip(opened, read, strict=True):
         if isinstance(source, VerifiedSource) and (
-            len(tensors) < len(header.tensors) or _size(tensors) < _size(header.tensors)
+            len(tensors) < len(header.tensors) or nbytes_of(tensors) < nbytes_of(header.tensors)
         ):
             source.forgo()
             partial_reads += 1
@@ -258,10 +258,6 @@ def _forgo_verification(opened: Sequence[Opened], read: Sequence[Sequence[Tensor
             partial_reads,
             len(opened),
         )
-
-
-def _size(tensors: Iterable[TensorInfo]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import torch
 
 from runai_model_streamer.errors import StateError, StreamerError
 from runai_model_streamer.io.paths import Storage
+from runai_model_streamer.io.safetensors import nbytes_of
 from runai_model_streamer.io.source import Origin, Source
 from runai_model_streamer.pipeline.feed import Feed
 from runai_model_streamer.pipeline.landing import Destination, HostLanding, Landing
@@ -91,7 +92,7 @@ class Load:
         self._taken = False
         self._closed = False
         self._pid = os.getpid()
-        self.total_bytes = sum(tensor.end - tensor.start for file in files for tensor in file.tensors)
+        self.total_bytes = sum(nbytes_of(file.tensors) for file in files)
         """Bytes of all that lands."""
         steps = sum(group.steps for group in self._groups)
         self._readers = Readers(min(concurrency, steps), self._feed, sources, self._lifecycle, storage.reader_left)

@@ -1,4 +1,6 @@
+import gc
 import threading
+import time
 from collections.abc import Mapping
 
 import pytest
@@ -8,7 +10,7 @@ from runai_model_streamer.errors import HeaderError, InterruptedReadError, NotFo
 from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.source import Source, SourceKind
 from runai_model_streamer.pipeline import opening
-from runai_model_streamer.pipeline.opening import open_files
+from runai_model_streamer.pipeline.opening import FILES_AT_ONCE, open_files
 from tests.checkpoints import PATIENCE, encode, join_ours, numbered
 from tests.sources import MemorySource
 
@@ -96,13 +98,83 @@ def test_no_more_objects_at_once_than_the_concurrency() -> None:
 
 
 @pytest.mark.parametrize("paths", [["a", "b", "c"], ["s3://bucket/one"], ["a", "s3://bucket/one"]], ids=str)
-def test_files_and_a_single_object_need_no_threads(paths: list[str]) -> None:
+def test_files_and_a_single_object_need_no_threads(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "LONG_WAIT", PATIENCE)  # a busy machine may take a while
     storage = MemoryStorage({path: encode(numbered([1])) for path in paths})
     open_files(storage, paths, 8)
     assert set(storage.threads.values()) == {threading.current_thread().name}
 
 
+class WaitedForStorage(MemoryStorage):
+    """One file is waited for; of the others, each that is opened after it waits until so many are being opened."""
+
+    def __init__(self, stored: Mapping[str, bytes], slow: str, parties: int) -> None:
+        super().__init__(stored)
+        self.slow = slow
+        self.barrier = threading.Barrier(parties)
+        self.collecting: list[bool] = []
+
+    def open(self, path: str) -> Source:
+        if self.slow in self.threads:
+            self.collecting.append(gc.isenabled())
+            self.barrier.wait(PATIENCE)
+        elif path == self.slow:
+            time.sleep(0.05)
+        return super().open(path)
+
+
+@pytest.fixture
+def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait that is told from a machine that is merely busy, as a millisecond may not be."""
+    monkeypatch.setattr(opening, "LONG_WAIT", 0.04)
+
+
+@pytest.mark.usefixtures("short_wait")
+def test_files_are_opened_at_once_from_the_first_that_is_waited_for() -> None:
+    stored = {f"{index:02}": encode(numbered([1])) for index in range(18)}
+    storage = WaitedForStorage(stored, "01", FILES_AT_ONCE)
+    opened = open_files(storage, list(stored), 100)
+    assert [source.path for source, _ in opened] == list(stored)
+    here = threading.current_thread().name
+    assert [path for path, thread in storage.threads.items() if thread == here] == ["00", "01"]
+
+
+@pytest.mark.usefixtures("short_wait")
+def test_no_more_files_at_once_than_the_concurrency() -> None:
+    stored = {f"{index:02}": encode(numbered([1])) for index in range(6)}
+    storage = WaitedForStorage(stored, "00", 1)
+    open_files(storage, list(stored), 2)
+    assert set(storage.threads.values()) <= {threading.current_thread().name, "runai-opener-0", "runai-opener-1"}
+    assert storage.threads["05"].startswith("runai-opener")
+
+
+@pytest.mark.usefixtures("short_wait")
+def test_the_last_file_needs_no_thread_after_one_that_was_waited_for() -> None:
+    storage = WaitedForStorage({path: encode(numbered([1])) for path in "ab"}, "a", 1)
+    open_files(storage, ["a", "b"], 8)
+    assert set(storage.threads.values()) == {threading.current_thread().name}
+
+
+@pytest.mark.usefixtures("short_wait")
+def test_the_garbage_collector_is_off_for_no_longer_than_the_first_wait() -> None:
+    stored = {f"{index:02}": encode(numbered([1])) for index in range(6)}
+    storage = WaitedForStorage(stored, "02", 1)
+    open_files(storage, list(stored), 1)
+    assert gc.isenabled()
+    assert storage.collecting == [True] * 3
+
+
 # What goes wrong.
+
+
+@pytest.mark.usefixtures("short_wait")
+def test_a_file_that_is_missing_among_those_opened_at_once_closes_the_others() -> None:
+    stored = {f"{index:02}": encode(numbered([1])) for index in range(8)}
+    storage = WaitedForStorage(stored, "00", 1)
+    with pytest.raises(NotFoundError, match="missing: no such"):
+        open_files(storage, [*stored, "missing"], 8)
+    assert left_open(storage) == []
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize("missing", range(4))
