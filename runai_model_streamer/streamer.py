@@ -10,7 +10,7 @@ from runai_model_streamer.device import resolve_device
 from runai_model_streamer.errors import ArgumentTypeError
 from runai_model_streamer.io.paths import as_path
 from runai_model_streamer.io.s3_credentials import S3Credentials
-from runai_model_streamer.io.safetensors import TensorInfo
+from runai_model_streamer.io.tensor_info import TensorInfo
 from runai_model_streamer.pipeline.prepare import prepare_load
 from runai_model_streamer.pipeline.selection import Select
 from runai_model_streamer.progress import Watch

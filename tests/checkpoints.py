@@ -12,8 +12,9 @@ import torch
 
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.io.paths import Storage
-from runai_model_streamer.io.safetensors import DTYPE_BITS, TensorInfo, read_header
+from runai_model_streamer.io.safetensors import read_header
 from runai_model_streamer.io.source import Origin, Source
+from runai_model_streamer.io.tensor_info import DTYPE_BITS, TensorInfo
 from runai_model_streamer.pipeline.plan import PlannedFile
 from runai_model_streamer.pipeline.stream import Load
 from tests.sources import MemorySource

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from runai_model_streamer import RunaiStreamerMemoryLimitException, SafetensorsStreamer, TensorShard, TensorSlice
 from runai_model_streamer.errors import ArgumentError, UnsupportedDtypeError
-from runai_model_streamer.io.safetensors import DTYPE_BITS
 from runai_model_streamer.io.source import SourceKind
+from runai_model_streamer.io.tensor_info import DTYPE_BITS
 from runai_model_streamer.pipeline import plan
 from runai_model_streamer.pipeline.selection import Select
 from tests.checkpoints import Stored, encode, join_ours, numbered, our_threads, raw, stored, write

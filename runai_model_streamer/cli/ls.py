@@ -13,8 +13,9 @@ from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.files import open_storage
 from runai_model_streamer.io.paths import Storage
-from runai_model_streamer.io.safetensors import Header, TensorInfo, nbytes_of
+from runai_model_streamer.io.safetensors import Header
 from runai_model_streamer.io.source import SourceKind
+from runai_model_streamer.io.tensor_info import TensorInfo, nbytes_of
 from runai_model_streamer.pipeline.opening import open_files
 
 

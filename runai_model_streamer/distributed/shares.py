@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from runai_model_streamer.io.ranges import PAGE, round_up
-from runai_model_streamer.io.safetensors import nbytes_of
 from runai_model_streamer.io.source import SourceKind
+from runai_model_streamer.io.tensor_info import nbytes_of
 from runai_model_streamer.pipeline.plan import Group, PlannedFile, steps_of
 
 READS_PER_RANK: Final = 8

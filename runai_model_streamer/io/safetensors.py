@@ -4,12 +4,11 @@ The format: 8 bytes, little-endian, with the header's length; the header, one JS
 without gaps, to the end of the file.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from math import prod
-from operator import attrgetter, itemgetter
-from types import MappingProxyType
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -20,25 +19,10 @@ from runai_model_streamer.io.collector import collector_paused
 from runai_model_streamer.io.foreign import recognise
 from runai_model_streamer.io.header_json import AGAIN, count_strings, parse, parse_every_key, short
 from runai_model_streamer.io.source import Source
+from runai_model_streamer.io.tensor_info import DTYPE_BITS, TensorInfo
 
 MAX_HEADER_BYTES: Final = 100_000_000
 """The format's own cap on the header's length."""
-
-_BITS: Final = {
-    name: bits
-    for bits, names in (
-        (4, "F4"),
-        (6, "F6_E2M3 F6_E3M2"),
-        (8, "BOOL U8 I8 F8_E5M2 F8_E4M3 F8_E8M0 F8_E4M3FNUZ F8_E5M2FNUZ"),
-        (16, "I16 U16 F16 BF16"),
-        (32, "I32 U32 F32"),
-        (64, "C64 F64 I64 U64"),
-    )
-    for name in names.split()
-}
-
-DTYPE_BITS: Final[Mapping[str, int]] = MappingProxyType(_BITS)
-"""Bits of one element, for every dtype of the format (safetensors 0.8)."""
 
 _PREFIX: Final = 8
 _METADATA: Final = "__metadata__"
@@ -46,52 +30,6 @@ _FIELDS: Final = ("dtype", "shape", "data_offsets")
 _LARGEST: Final = 2**63 - 1  # what NumPy and torch can hold as a size
 _QUICK_DIMENSIONS: Final = 64  # the product of a thousand times more would be a number of megabytes
 _QUICK_ELEMENTS: Final = 2**56  # times 64 bits still fits an int64
-
-
-class Offsets(NamedTuple):
-    """Where a tensor's bytes lie, in bytes from the start of the data section, half-open."""
-
-    start: int
-    end: int
-
-    def get_diff(self) -> int:
-        """Number of bytes."""
-        return self.end - self.start
-
-
-class TensorInfo(NamedTuple):
-    """One tensor of a file."""
-
-    name: str
-    dtype: str
-    """The format's name of it, a key of `DTYPE_BITS`."""
-    shape: tuple[int, ...]
-    """In elements, for dtypes of less than a byte too."""
-    start: int
-    """Byte in the file where the tensor starts."""
-    end: int
-    """Byte in the file behind the tensor's last."""
-    data_start: int
-    """Byte in the file where the data section starts."""
-
-    @property
-    def offsets(self) -> Offsets:
-        """`start` and `end` as the header has them: from the start of the data section."""
-        return Offsets(self.start - self.data_start, self.end - self.data_start)
-
-    @property
-    def nbytes(self) -> int:
-        """Number of bytes in the file."""
-        return self.end - self.start
-
-
-_START: Final[Callable[[TensorInfo], int]] = attrgetter("start")
-_END: Final[Callable[[TensorInfo], int]] = attrgetter("end")
-
-
-def nbytes_of(tensors: Sequence[TensorInfo]) -> int:
-    """Number of bytes of them all, without a Python frame for each."""
-    return sum(map(_END, tensors)) - sum(map(_START, tensors))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +127,7 @@ def _columns(entries: dict[str, Any]) -> _Columns | None:
     rows = entries.values()
     try:
         dtypes, shapes, pairs = (list(map(itemgetter(field), rows)) for field in _FIELDS)
-        bits = np.fromiter(map(_BITS.__getitem__, dtypes), np.int64, len(dtypes))
+        bits = np.fromiter(map(DTYPE_BITS.__getitem__, dtypes), np.int64, len(dtypes))
         sizes, offsets = (list(chain.from_iterable(lists)) for lists in (shapes, pairs))
         if not (
             set(map(type, shapes)) <= {list}
@@ -228,8 +166,8 @@ def _fault(entry: Any) -> str | None:
     if missing:
         return f"its entry has no {' and no '.join(missing)}"
     dtype, shape, offsets = (entry[field] for field in _FIELDS)
-    if type(dtype) is not str or dtype not in _BITS:
-        return f"dtype {short(dtype)} is not one of the format's ({', '.join(_BITS)})"
+    if type(dtype) is not str or dtype not in DTYPE_BITS:
+        return f"dtype {short(dtype)} is not one of the format's ({', '.join(DTYPE_BITS)})"
     for field, numbers in (("shape", shape), ("data_offsets", offsets)):
         if type(numbers) is not list or not all(type(n) is int and 0 <= n <= _LARGEST for n in numbers):
             return f"{field} {short(numbers)} is not a list of whole numbers from 0 to 2**63 - 1"
@@ -238,9 +176,9 @@ def _fault(entry: Any) -> str | None:
     elements = _elements(shape)
     if elements is None:
         return f"shape {short(shape)} is larger than 2**63 - 1 elements"
-    size, odd_bits = divmod(elements * _BITS[dtype], 8)
+    size, odd_bits = divmod(elements * DTYPE_BITS[dtype], 8)
     if odd_bits:
-        return f"shape {short(shape)} of {dtype} ({_BITS[dtype]} bits each) does not end on a whole byte"
+        return f"shape {short(shape)} of {dtype} ({DTYPE_BITS[dtype]} bits each) does not end on a whole byte"
     if size != (held := offsets[1] - offsets[0]):
         return f"shape {short(shape)} of {dtype} takes {size} bytes, but data_offsets {offsets} hold {held}"
     return None

@@ -8,8 +8,8 @@ import torch
 
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError
 from runai_model_streamer.io.ranges import PAGE, round_up
-from runai_model_streamer.io.safetensors import TensorInfo
 from runai_model_streamer.io.source import SourceKind
+from runai_model_streamer.io.tensor_info import TensorInfo
 from runai_model_streamer.kernels.bits import ITEM_SIZES
 from runai_model_streamer.pipeline.plan import Group, Part, PlannedFile
 

@@ -14,8 +14,8 @@ from runai_model_streamer.io.checksums import VerifiedSource
 from runai_model_streamer.io.paths import as_path
 from runai_model_streamer.io.ranges import ByteRange
 from runai_model_streamer.io.s3_credentials import S3Credentials
-from runai_model_streamer.io.safetensors import TensorInfo
 from runai_model_streamer.io.source import Source, SourceKind
+from runai_model_streamer.io.tensor_info import TensorInfo
 from runai_model_streamer.pipeline.opening import open_each
 from runai_model_streamer.pipeline.prepare import Start, make_load, opening
 from runai_model_streamer.pipeline.sharing import Sharing

@@ -50,8 +50,8 @@ from typing import Final, Protocol
 import torch
 
 from runai_model_streamer.errors import CudaError, StateError
-from runai_model_streamer.io.safetensors import TensorInfo
 from runai_model_streamer.io.source import Origin, Source
+from runai_model_streamer.io.tensor_info import TensorInfo
 from runai_model_streamer.pipeline.cast_plan import held
 from runai_model_streamer.pipeline.cuda_cast import DeviceCast
 from runai_model_streamer.pipeline.cuda_driver import CudaDriver

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import torch
 
 from runai_model_streamer.io.ranges import round_up
-from runai_model_streamer.io.safetensors import TensorInfo
+from runai_model_streamer.io.tensor_info import TensorInfo
 from runai_model_streamer.kernels.bits import ITEM_SIZES
 from runai_model_streamer.pipeline.cast_plan import held, is_cast
 from runai_model_streamer.pipeline.plan import Group, Step

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from runai_model_streamer.io.ranges import PAGE, ByteRange, round_up, widen
-from runai_model_streamer.io.safetensors import TensorInfo
 from runai_model_streamer.io.source import SourceKind
+from runai_model_streamer.io.tensor_info import TensorInfo
 
 GROUP_BYTES: Final = 16 << 20
 """Aim for the size of a group, and of the slab that it lands in."""

@@ -18,8 +18,9 @@ from runai_model_streamer.errors import (
 from runai_model_streamer.io.checksums import VerifiedSource
 from runai_model_streamer.io.paths import Storage
 from runai_model_streamer.io.s3_credentials import S3Credentials
-from runai_model_streamer.io.safetensors import TensorInfo, nbytes_of, read_header
+from runai_model_streamer.io.safetensors import read_header
 from runai_model_streamer.io.source import Source, SourceKind
+from runai_model_streamer.io.tensor_info import TensorInfo, nbytes_of
 from runai_model_streamer.pipeline.assembly import assembled
 from runai_model_streamer.pipeline.cast_plan import held, plan_cast, scratch_size, sources_of, target_name
 from runai_model_streamer.pipeline.limit import LIMIT, MemoryLimit

@@ -7,8 +7,8 @@ from math import prod
 from typing import Final, NamedTuple, SupportsIndex, TypeAlias
 
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError
-from runai_model_streamer.io.safetensors import DTYPE_BITS, TensorInfo
 from runai_model_streamer.io.source import SourceKind
+from runai_model_streamer.io.tensor_info import DTYPE_BITS, TensorInfo
 from runai_model_streamer.pipeline.plan import MAX_GAP
 
 

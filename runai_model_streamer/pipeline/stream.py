@@ -9,8 +9,8 @@ import torch
 
 from runai_model_streamer.errors import StateError, StreamerError
 from runai_model_streamer.io.paths import Storage
-from runai_model_streamer.io.safetensors import nbytes_of
 from runai_model_streamer.io.source import Origin, Source
+from runai_model_streamer.io.tensor_info import nbytes_of
 from runai_model_streamer.pipeline.feed import Feed
 from runai_model_streamer.pipeline.landing import Destination, HostLanding, Landing
 from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from runai_model_streamer.errors import UnsupportedDtypeError
-from runai_model_streamer.io.safetensors import TensorInfo
+from runai_model_streamer.io.tensor_info import TensorInfo
 from runai_model_streamer.pipeline.plan import Group
 from runai_model_streamer.pipeline.slabs import Bytes, Root
 

@@ -5,7 +5,7 @@ import pytest
 
 from runai_model_streamer.distributed.agreement import digest_of
 from runai_model_streamer.distributed.shares import Share
-from runai_model_streamer.io.safetensors import TensorInfo
+from runai_model_streamer.io.tensor_info import TensorInfo
 
 TENSOR = TensorInfo("wéight", "BF16", (4, 0, 1 << 63), 100, 100, 60)
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from runai_model_streamer.errors import HeaderError, TruncatedError
-from runai_model_streamer.io.safetensors import DTYPE_BITS, MAX_HEADER_BYTES, Header, Offsets, read_header
+from runai_model_streamer.io.safetensors import MAX_HEADER_BYTES, Header, read_header
+from runai_model_streamer.io.tensor_info import DTYPE_BITS, Offsets
 from tests import fuzz_headers
 from tests.fuzz_headers import as_judged, deserialize, make, theirs
 from tests.sources import MemorySource

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError
-from runai_model_streamer.io.safetensors import DTYPE_BITS, TensorInfo
 from runai_model_streamer.io.source import SourceKind
+from runai_model_streamer.io.tensor_info import DTYPE_BITS, TensorInfo
 from runai_model_streamer.pipeline.selection import (
     Rows,
     Select,

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from runai_model_streamer.errors import UnsupportedDtypeError
-from runai_model_streamer.io.safetensors import DTYPE_BITS, read_header
+from runai_model_streamer.io.safetensors import read_header
 from runai_model_streamer.io.source import SourceKind
+from runai_model_streamer.io.tensor_info import DTYPE_BITS
 from runai_model_streamer.pipeline.plan import Group, PlannedFile, plan_groups, steps_of
 from runai_model_streamer.pipeline.slabs import Bytes, Slab
 from runai_model_streamer.pipeline.tensors import BATCH, check_dtypes, make_tensors
