@@ -11,6 +11,7 @@ from runai_model_streamer.io.paths import Storage, as_path
 from runai_model_streamer.io.s3_credentials import S3Credentials
 from runai_model_streamer.logs import configure_logging
 from runai_model_streamer.mirror.pull import pull
+from runai_model_streamer.variables import warn_of_misspelt
 
 
 @contextmanager
@@ -19,6 +20,7 @@ def open_storage(credentials: S3Credentials | None) -> Iterator[tuple[Storage, S
     config = StreamerConfig.from_environment()
     configure_logging(config)
     warn_of_original()
+    warn_of_misspelt()
     storage = Storage(config, credentials, shared=False)
     try:
         yield storage, config

@@ -22,6 +22,7 @@ from runai_model_streamer.pipeline.trace import Trace, trace_path
 from runai_model_streamer.progress import Display, Progress, Watch, display_of
 from runai_model_streamer.report import LoadReport
 from runai_model_streamer.reporting import Asked, given, make_report
+from runai_model_streamer.variables import warn_of_misspelt
 
 if TYPE_CHECKING:
     from runai_model_streamer.distributed.sharing import Sharing
@@ -108,6 +109,7 @@ class Streamer:
             raise
         configure_logging(config)
         warn_of_original()
+        warn_of_misspelt()
         self._asked = Asked(config)
         with _joined(config) if is_distributed else nullcontext() as sharing:
             self._reports = sharing is None or sharing.reports

@@ -18,6 +18,7 @@ from runai_model_streamer.config import GdsMode, StreamerConfig
 from runai_model_streamer.errors import ConfigError, MissingDependencyError
 from runai_model_streamer.io import gds
 from runai_model_streamer.io.pagecache import PageCache
+from runai_model_streamer.variables import settings_in_environment
 
 Status: TypeAlias = Literal["ok", "warning", "error"]
 
@@ -27,8 +28,6 @@ _FEW_FILES: Final = 1024
 HUGE_PAGES: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _DRIVERS: Final = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
 """One of them is there where NVIDIA's driver is; the last under WSL."""
-
-_OURS: Final = "RUNAI_STREAMER_"
 
 
 class Check(NamedTuple):
@@ -54,33 +53,19 @@ def python() -> Iterator[Check]:
         yield Check("clash", "ok", "no other package is imported as runai_model_streamer")
 
 
-class _Names(dict[str, str]):
-    """The environment, which keeps what it is asked for."""
-
-    def __init__(self) -> None:
-        super().__init__(os.environ)
-        self.asked: set[str] = set()
-
-    def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override]
-        self.asked.add(name)
-        return super().get(name, default)
-
-
 def settings() -> Iterator[Check]:
     """The library's variables in the environment."""
-    known = _Names()
     try:
-        StreamerConfig.from_environment(known)
+        given, unknown = settings_in_environment()
     except ConfigError as error:
         what, _, remedy = str(error).partition(": ")
         yield Check("settings", "error", what, remedy)
         return
-    given = {name: value for name, value in sorted(os.environ.items()) if name.startswith(_OURS)}
-    told = " ".join(f"{name}={_without_user(value)}" for name, value in given.items() if name in known.asked)
+    told = " ".join(f"{name}={_without_user(value)}" for name, value in given.items())
     yield Check("settings", "ok", told or "all at their defaults")
-    for name in given:
-        if name not in known.asked:
-            yield Check("settings", "warning", f"{name} is no setting of this version, and ignored", f"unset {name}")
+    for name, meant in unknown.items():
+        remedy = f"unset {name}" if meant is None else f"rename it to {meant}, or unset it"
+        yield Check("settings", "warning", f"{name} is no setting of this version, and ignored", remedy)
 
 
 def _without_user(value: str) -> str:

@@ -1,0 +1,74 @@
+"""Variables that are nearly settings are told; those of other programs, and of the original, are not."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runai_model_streamer import SafetensorsStreamer, list_safetensors, variables
+from runai_model_streamer.variables import settings_in_environment, warn_of_misspelt
+from tests.checkpoints import stored, write
+
+
+@pytest.fixture(autouse=True)
+def _afresh() -> Iterator[None]:
+    variables._warn.cache_clear()  # noqa: SLF001
+    yield
+    variables._warn.cache_clear()  # noqa: SLF001
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("RUNAI_STREAMER_MEMORY_LIMT", "RUNAI_STREAMER_MEMORY_LIMIT"),
+        ("RUNAI_STREAMER_MEMORYLIMIT", "RUNAI_STREAMER_MEMORY_LIMIT"),
+        ("runai_streamer_memory_limit", "RUNAI_STREAMER_MEMORY_LIMIT"),
+        ("RUNAI_STREAMER_CONCURENCY", "RUNAI_STREAMER_CONCURRENCY"),
+        ("RUNAI_STREAMER_CHUNK_SIZE", "RUNAI_STREAMER_CHUNK_BYTESIZE"),
+        ("RUNAI_STREAMER_S3_ENDPOINT_URL", "RUNAI_STREAMER_S3_ENDPOINT"),
+        # The original's, with nothing here that does the same.
+        ("RUNAI_STREAMER_FS_STRATEGY", None),
+        ("RUNAI_STREAMER_DIST_BUFFER_MIN_BYTESIZE", None),
+        ("RUNAI_STREAMER_", None),
+    ],
+)
+def test_what_is_no_setting_is_found_with_the_one_that_is_meant(
+    name: str, meant: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "1")
+    given, unknown = settings_in_environment()
+    assert unknown == {name: meant}
+    assert name not in given
+
+
+def test_settings_are_known_and_other_programs_variables_are_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", "7")
+    monkeypatch.setenv("RUNAI_STREAMER_DIRECTIO", "1")
+    monkeypatch.setenv("RUNAI_JOB", "train")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    given, unknown = settings_in_environment()
+    assert given == {"RUNAI_STREAMER_CONCURRENCY": "7", "RUNAI_STREAMER_DIRECTIO": "1"}
+    assert unknown == {}
+
+
+def test_a_load_and_a_listing_warn_once_of_a_misspelt_setting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "model.safetensors", {"a": stored("F32", [2])})
+    monkeypatch.setenv("RUNAI_STREAMER_MEMORY_LIMT", "1000")
+    for _ in range(2):
+        list_safetensors(tmp_path)
+        with SafetensorsStreamer() as streamer:
+            streamer.stream_file(path)
+            assert len(list(streamer.get_tensors())) == 1
+    (said,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert said == "RUNAI_STREAMER_MEMORY_LIMT is no setting, and ignored: is RUNAI_STREAMER_MEMORY_LIMIT meant?"
+
+
+def test_the_originals_settings_are_passed_over(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNAI_STREAMER_FS_STRATEGY", "sync_buffered")
+    warn_of_misspelt()
+    assert caplog.records == []
