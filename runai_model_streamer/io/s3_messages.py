@@ -41,6 +41,8 @@ _RENEW_KEYS: Final = (
 )
 _ENDPOINTS: Final = "AWS_ENDPOINT_URL, RUNAI_STREAMER_S3_ENDPOINT or S3Credentials(endpoint=...)"
 
+_CHECK_SETTINGS: Final = "Check the variables that begin with AWS_, AWS's files, and what credential_process prints."
+
 _GRANT: Final = (
     "Grant these credentials s3:GetObject (without s3:ListBucket a missing object looks like this, too). "
     "If the bucket is public, set RUNAI_STREAMER_S3_UNSIGNED=1."
@@ -168,6 +170,14 @@ def _check_key(at: Circumstances) -> str:
     )
 
 
+def _is_botocores(error: Exception) -> bool:
+    """Whether it was raised in botocore itself, not in what we call it with."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] == "botocore"
+
+
 def _found_locally(error: Any, at: Circumstances) -> Meaning | None:
     """Settings and credentials: no request for the object was made."""
     from botocore import exceptions as aws
@@ -198,11 +208,20 @@ def _found_locally(error: Any, at: Circumstances) -> Meaning | None:
         remedy = f"Check AWS_WEB_IDENTITY_TOKEN_FILE, and credential_process of the profile. {_GIVE_KEYS}"
         unusable = f"a file of the credentials cannot be used: {error.filename}: {error.strerror}"
         return Meaning(CredentialsError, unusable, remedy)
-    parsed = isinstance(error, ValueError) and not at.provenance.endpoint
+    has_client = bool(at.provenance.endpoint)
+    parsed = isinstance(error, ValueError) and not has_client
     if parsed or isinstance(error, aws.InvalidConfigError | aws.ParamValidationError):
         # botocore lets out what its parsers say: no client could be made.
-        remedy = "Check the variables that begin with AWS_, AWS's files, and what credential_process prints."
-        return Meaning(ConfigError, f"AWS's settings cannot be used: {error}", remedy)
+        return Meaning(ConfigError, f"AWS's settings cannot be used: {error}", _CHECK_SETTINGS)
+    if isinstance(error, AttributeError | LookupError | TypeError) and _is_botocores(error):
+        # It takes for granted that what it is given has the right shape.
+        says = f"{type(error).__name__}: {error}"
+        if has_client:
+            remedy = "See what AWS_ENDPOINT_URL_STS or AWS_CONTAINER_CREDENTIALS_FULL_URI leads to."
+            given_none = f"what was asked for credentials gave none that can be used: {says}"
+            return Meaning(CredentialsError, given_none, f"{remedy} {_GIVE_KEYS}")
+        remedy = f"{_CHECK_SETTINGS} Below a line like `s3 =`, settings are indented."
+        return Meaning(ConfigError, f"AWS's settings cannot be used: {says}", remedy)
     if isinstance(error, RuntimeError) and "still expired" in str(error):
         remedy = f"Set this machine's clock (NTP). {_RENEW_KEYS}"
         return Meaning(

@@ -169,6 +169,13 @@ class TestProviders:
         assert type(error) is ReadError
         assert "what answered is neither a store nor one that gives credentials" in str(error)
 
+    def test_an_answer_without_credentials_is_told(self, server: FaultServer, sts: Sts) -> None:
+        sts.says = granted("2100-01-01T00:00:00Z").replace("AssumeRoleWithWebIdentityResult", "Other")
+        error = self.failure(server)
+        assert type(error) is CredentialsError
+        assert "gave none that can be used: KeyError: 'AssumeRoleWithWebIdentityResult'" in str(error)
+        assert "AWS_ENDPOINT_URL_STS" in str(error)
+
     @pytest.mark.parametrize(("role", "token"), [("reader", "a token"), (None, "")])
     def test_what_it_cannot_be_asked_with_is_an_error_of_settings(
         self, server: FaultServer, sts: Sts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, role: str, token: str

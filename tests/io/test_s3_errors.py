@@ -465,6 +465,8 @@ class TestSettings:
             ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://example.com/", "Unsupported host 'example.com'"),
             ("credential_process", "echo Hello", "Expecting value: line 1 column 1"),
             ("credential_process", "echo 'Hello", "No closing quotation"),
+            ("credential_process", "echo [1]", "AttributeError: 'list' object has no attribute 'get'"),
+            ("s3", "path", "AttributeError: 'str' object has no attribute 'get'"),
         ],
     )
     def test_what_botocore_cannot_parse_is_an_error_of_settings(
