@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
-from runai_model_streamer.errors import ArgumentTypeError, MissingDependencyError
+from runai_model_streamer.errors import ArgumentTypeError
 
 _REDRAW: Final = 0.1
 """Seconds between two drawings of a bar, at least: one takes a millisecond or two."""
@@ -103,19 +103,18 @@ class _Bar:
 
 
 class _TerminalBar(_Bar):
-    """A line on stderr, by rich. What is printed meanwhile appears above it."""
+    """A line on stderr, by rich. What is printed meanwhile appears above it.
+
+    Raises:
+        ImportError: rich is not installed.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        try:
-            from rich.console import Console
-            from rich.progress import BarColumn, TextColumn
-            from rich.progress import Progress as Live
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"progress=True draws its bar with rich ({error}): pip install 'runai-model-streamer-cuda[cli]', or "
-                "give a function to call instead of True"
-            ) from error
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Live
+
         columns = (TextColumn("Loading"), BarColumn(bar_width=None), TextColumn("{task.fields[text]}"))
         # A bar on stderr must not take what goes to a file or a pipe along.
         redirect = sys.stdout is not None and sys.stdout.isatty()
@@ -132,6 +131,25 @@ class _TerminalBar(_Bar):
 
     def _end(self) -> None:
         self._live.stop()
+
+
+class _TerminalText(_Bar):
+    """A line on stderr without a bar, each over the one before; what is printed meanwhile goes on behind it."""
+
+    def _begin(self) -> None:
+        pass
+
+    def _draw(self, progress: Progress) -> None:
+        _to_stderr(f"\rLoading {summary(progress)}")
+
+    def _end(self) -> None:
+        _to_stderr("\n")
+
+
+def _to_stderr(text: str) -> None:
+    if sys.stderr is not None:
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 class _NotebookBar(_Bar):
@@ -161,14 +179,18 @@ def display_of(progress: Watch) -> Display | None:
 
     Raises:
         ArgumentTypeError: neither a bool nor something to call.
-        MissingDependencyError: a bar in a terminal, without rich.
     """
     if progress is False:
         return None
     if progress is True:
         if _in_notebook():
             return _NotebookBar()
-        return _TerminalBar() if sys.stderr is not None and sys.stderr.isatty() else None
+        if sys.stderr is None or not sys.stderr.isatty():
+            return None
+        try:
+            return _TerminalBar()
+        except ImportError:
+            return _TerminalText()
     if not callable(progress):
         raise ArgumentTypeError(f"progress is True, False or a function to call, not {progress!r}")
     return _Callback(progress)

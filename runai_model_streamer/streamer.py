@@ -111,10 +111,10 @@ class SafetensorsStreamer(Streamer):
                 1 MiB of an object, lie between two of them; else all bytes from the first piece to the last are read.
                 They are put together as the part is yielded, on its device; the memory limit counts what is read at
                 once of a tensor and, beside it, the largest part that is made so.
-            progress: True for a bar, on stderr if that is a terminal (with rich, of the package's [cli] extra), or in
-                a notebook; elsewhere it is silent. Or a function, which is called with a `Progress` in the caller's
-                thread: whenever all tensors of a group (tens of MiB of neighbours) have been given out, and once at the
-                end. What it raises ends the load.
+            progress: True for a bar, on stderr if that is a terminal (its figures alone without rich, of the package's
+                [cli] extra), or in a notebook; elsewhere it is silent. Or a function, which is called with a `Progress`
+                in the caller's thread: whenever all tensors of a group (tens of MiB of neighbours) have been given out,
+                and once at the end. What it raises ends the load.
 
         Raises:
             NotFoundError, AccessDeniedError, ReadError: a file or object cannot be opened.
@@ -122,8 +122,7 @@ class SafetensorsStreamer(Streamer):
             DistributedError: another rank failed, died, left its loop or wants something else; it names the rank.
             RunaiStreamerMemoryLimitException: a tensor is larger than `RUNAI_STREAMER_MEMORY_LIMIT`; on CUDA, where
                 the limit bounds the memory to stage in, it is below two pages.
-            MissingDependencyError: there is something to cast, and numba is not installed; a bar is to be drawn in a
-                terminal, and rich is not.
+            MissingDependencyError: there is something to cast, and numba is not installed.
             CudaError, GdsUnavailableError: the GPU, or GPUDirect with RUNAI_STREAMER_GDS=1, cannot be used.
             PinnedUnavailableError: RUNAI_STREAMER_PINNED=1, and torch cannot page-lock memory.
             ArgumentError, ArgumentTypeError, ConfigError, StateError: what the message says, such as a part that a

@@ -1,5 +1,6 @@
 """`progress=`: what a callback is told, and when there is a bar."""
 
+import contextlib
 import io
 import os
 import pty
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from runai_model_streamer import FileChunks, FileStreamer, Progress, SafetensorsStreamer
-from runai_model_streamer.errors import ArgumentTypeError, MissingDependencyError, NotFoundError
+from runai_model_streamer.errors import ArgumentTypeError, NotFoundError
 from runai_model_streamer.progress import summary
 from tests.checkpoints import numbered, our_threads, stored, write
 
@@ -213,13 +214,36 @@ def test_a_bar_is_not_begun_by_a_load_that_does_not_start(terminal: Callable[[],
     assert screen.getvalue() == ""
 
 
-def test_a_missing_rich_is_named_with_its_remedy(
-    file: Path, terminal: Callable[[], Terminal], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def plain_terminal(terminal: Callable[[], Terminal], monkeypatch: pytest.MonkeyPatch) -> Callable[[], Terminal]:
+    """One of a Python without rich."""
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    terminal()
-    with SafetensorsStreamer() as streamer, pytest.raises(MissingDependencyError, match=r"pip install .*\[cli\]"):
+    return terminal
+
+
+def test_without_rich_a_bar_is_a_line_of_text(file: Path, plain_terminal: Callable[[], Terminal]) -> None:
+    screen = plain_terminal()
+    with SafetensorsStreamer() as streamer:
         streamer.stream_file(file, progress=True)
+        for _ in streamer.get_tensors():
+            pass
+    written = screen.getvalue()
+    last = written.split("\r")[-1]
+    assert re.fullmatch(r"Loading 100% 60\.00/60\.00 MB +\d+\.\d\d GB/s 12/12 tensors\n", last), last
+    assert written.count("\n") == 1
+    assert "\x1b" not in written
+
+
+@pytest.mark.parametrize("end", [_break, _raise, _leave])
+def test_a_line_of_text_ends_with_the_load(
+    end: Callable[[SafetensorsStreamer], None], file: Path, plain_terminal: Callable[[], Terminal]
+) -> None:
+    screen = plain_terminal()
+    with contextlib.suppress(ZeroDivisionError), SafetensorsStreamer() as streamer:
+        streamer.stream_file(file, progress=True)
+        end(streamer)
+    assert screen.getvalue().endswith("\n")
+    assert screen.getvalue().count("\n") == 1
 
 
 class Notebook:

@@ -236,7 +236,8 @@ def _named(paths: Sequence[str], opened: Sequence[Opened], names: frozenset[str]
             places.setdefault(tensor.name, []).append(path)
     unknown = sorted(names - places.keys())
     if unknown:
-        raise ArgumentError(f"tensor_names has names that are in none of the {len(paths)} files: {_listed(unknown)}")
+        where = paths[0] if len(paths) == 1 else f"any of the {len(paths)} files"
+        raise ArgumentError(f"tensor_names has names that are not in {where}: {_listed(unknown)}")
     twice = [f"{name!r} in {' and '.join(found)}" for name, found in sorted(places.items()) if len(found) > 1]
     if twice:
         raise ArgumentError(f"tensor_names has names that are in more than one file: {'; '.join(twice[:10])}")

@@ -94,9 +94,14 @@ def test_a_name_given_twice_is_one_name(two_files: tuple[Path, Path]) -> None:
 
 
 def test_unknown_names_are_listed(two_files: tuple[Path, Path]) -> None:
-    with pytest.raises(ArgumentError, match=r"in none of the 2 files: 'nope', 'other'$") as raised:
+    with pytest.raises(ArgumentError, match=r"that are not in any of the 2 files: 'nope', 'other'$") as raised:
         start(*two_files, names=["other", "a0", "nope"])
     assert isinstance(raised.value, ValueError)
+
+
+def test_an_unknown_name_is_told_with_the_only_file(two_files: tuple[Path, Path]) -> None:
+    with pytest.raises(ArgumentError, match=f"that are not in {two_files[0]}: 'b1'$"):
+        start(two_files[0], names=["a0", "b1"])
 
 
 def test_very_many_unknown_names_are_counted(two_files: tuple[Path, Path]) -> None:
