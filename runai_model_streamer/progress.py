@@ -143,13 +143,15 @@ class _TerminalText(_Bar):
         _to_stderr(f"\rLoading {summary(progress)}")
 
     def _end(self) -> None:
-        _to_stderr("\n")
+        if self._drawn >= 0.0:
+            _to_stderr("\n")
 
 
 def _to_stderr(text: str) -> None:
     if sys.stderr is not None:
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        with contextlib.suppress(ValueError):  # it has been closed
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
 
 class _NotebookBar(_Bar):

@@ -13,14 +13,14 @@ _log = logging.getLogger(__name__)
 PREFIX: Final = "RUNAI_STREAMER_"
 
 _ALIKE: Final = 0.8
-"""From 0 to 1, as difflib counts it: MEMORY_LIMT and CHUNK_SIZE are meant to be settings, another version's are not."""
+"""From 0 to 1, as difflib counts it: MEMORY_LIMT and CHUNK_SIZE are this much like a setting."""
 
 
 class _Asked(dict[str, str]):
-    """The environment, which keeps the names that it is asked for."""
+    """An empty environment, which keeps the names that it is asked for."""
 
     def __init__(self) -> None:
-        super().__init__(os.environ)
+        super().__init__()
         self.names: set[str] = set()
 
     def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override]
@@ -28,25 +28,32 @@ class _Asked(dict[str, str]):
         return super().get(name, default)
 
 
-def settings_in_environment() -> tuple[dict[str, str], dict[str, str | None]]:
-    """The settings of this package that are set, with their values; and what is none, with the setting most like it.
-
-    Raises:
-        ConfigError: a value that cannot be used.
-    """
+@functools.cache
+def _settings() -> frozenset[str]:
+    """The names of all settings, without the prefix."""
     environment = _Asked()
     StreamerConfig.from_environment(environment)
-    given: dict[str, str] = {}
+    return frozenset(name.removeprefix(PREFIX) for name in environment.names if name.startswith(PREFIX))
+
+
+def settings_in_environment() -> dict[str, str]:
+    """The settings of this package that are set, with their values."""
+    given = ((name, os.environ.get(name)) for name in sorted(PREFIX + name for name in _settings()))
+    return {name: value for name, value in given if value is not None}
+
+
+def unknown_in_environment() -> dict[str, str | None]:
+    """What looks like a setting and is none, with the setting that it is most like."""
     unknown: dict[str, str | None] = {}
-    known = {name.removeprefix(PREFIX) for name in environment.names if name.startswith(PREFIX)}
-    for name, value in sorted(environment.items()):
-        if name in environment.names:
-            if name.startswith(PREFIX):
-                given[name] = value
-        elif name.upper().startswith(PREFIX):
-            alike = difflib.get_close_matches(name.upper().removeprefix(PREFIX), known, 1, _ALIKE)
+    for name in sorted(os.environ):
+        rest = name.upper().removeprefix(PREFIX)
+        if rest != name.upper() and name.removeprefix(PREFIX) not in _settings():
+            # Who misspells a name gets its beginning right; OBJ_CONCURRENCY is the original's.
+            alike = difflib.get_close_matches(
+                rest, [known for known in _settings() if known[:1] == rest[:1]], 1, _ALIKE
+            )
             unknown[name] = PREFIX + alike[0] if alike else None
-    return given, unknown
+    return unknown
 
 
 def warn_of_misspelt() -> None:
@@ -54,7 +61,7 @@ def warn_of_misspelt() -> None:
 
     Not for those that are like none: the original streamer has settings that this one has no use for.
     """
-    for name, meant in settings_in_environment()[1].items():
+    for name, meant in unknown_in_environment().items():
         if meant is not None:
             _warn(name, meant)
 

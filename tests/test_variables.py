@@ -1,14 +1,18 @@
 """Variables that are nearly settings are told; those of other programs, and of the original, are not."""
 
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from runai_model_streamer import SafetensorsStreamer, list_safetensors, variables
-from runai_model_streamer.variables import settings_in_environment, warn_of_misspelt
+from runai_model_streamer.variables import settings_in_environment, unknown_in_environment, warn_of_misspelt
 from tests.checkpoints import stored, write
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTED = (ROOT / "docs" / "environment.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +41,8 @@ def test_what_is_no_setting_is_found_with_the_one_that_is_meant(
     name: str, meant: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, "1")
-    given, unknown = settings_in_environment()
-    assert unknown == {name: meant}
-    assert name not in given
+    assert unknown_in_environment() == {name: meant}
+    assert settings_in_environment() == {}
 
 
 def test_settings_are_known_and_other_programs_variables_are_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,9 +50,8 @@ def test_settings_are_known_and_other_programs_variables_are_nothing(monkeypatch
     monkeypatch.setenv("RUNAI_STREAMER_DIRECTIO", "1")
     monkeypatch.setenv("RUNAI_JOB", "train")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-    given, unknown = settings_in_environment()
-    assert given == {"RUNAI_STREAMER_CONCURRENCY": "7", "RUNAI_STREAMER_DIRECTIO": "1"}
-    assert unknown == {}
+    assert settings_in_environment() == {"RUNAI_STREAMER_CONCURRENCY": "7", "RUNAI_STREAMER_DIRECTIO": "1"}
+    assert unknown_in_environment() == {}
 
 
 def test_a_load_and_a_listing_warn_once_of_a_misspelt_setting(
@@ -66,9 +68,19 @@ def test_a_load_and_a_listing_warn_once_of_a_misspelt_setting(
     assert said == "RUNAI_STREAMER_MEMORY_LIMT is no setting, and ignored: is RUNAI_STREAMER_MEMORY_LIMIT meant?"
 
 
+MOVING = (ROOT / "docs" / "moving.md").read_text(encoding="utf-8")
+WITHOUT_EFFECT = re.findall(r"\bRUNAI_STREAMER_[A-Z0-9_]+", MOVING.partition("## Variables without an effect")[2])
+
+
+@pytest.mark.parametrize("name", sorted({name for name in WITHOUT_EFFECT if name not in DOCUMENTED}))
 def test_the_originals_settings_are_passed_over(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RUNAI_STREAMER_FS_STRATEGY", "sync_buffered")
+    monkeypatch.setenv(name, "1")
+    assert unknown_in_environment() == {name: None}
     warn_of_misspelt()
     assert caplog.records == []
+
+
+def test_the_originals_settings_are_found_in_the_docs() -> None:
+    assert {"RUNAI_STREAMER_FS_CHUNK_BYTESIZE", "RUNAI_STREAMER_OBJ_CONCURRENCY"} <= set(WITHOUT_EFFECT)

@@ -18,7 +18,7 @@ from runai_model_streamer.config import GdsMode, StreamerConfig
 from runai_model_streamer.errors import ConfigError, MissingDependencyError
 from runai_model_streamer.io import gds
 from runai_model_streamer.io.pagecache import PageCache
-from runai_model_streamer.variables import settings_in_environment
+from runai_model_streamer.variables import settings_in_environment, unknown_in_environment
 
 Status: TypeAlias = Literal["ok", "warning", "error"]
 
@@ -56,14 +56,14 @@ def python() -> Iterator[Check]:
 def settings() -> Iterator[Check]:
     """The library's variables in the environment."""
     try:
-        given, unknown = settings_in_environment()
+        StreamerConfig.from_environment()
     except ConfigError as error:
         what, _, remedy = str(error).partition(": ")
         yield Check("settings", "error", what, remedy)
         return
-    told = " ".join(f"{name}={_without_user(value)}" for name, value in given.items())
+    told = " ".join(f"{name}={_without_user(value)}" for name, value in settings_in_environment().items())
     yield Check("settings", "ok", told or "all at their defaults")
-    for name, meant in unknown.items():
+    for name, meant in unknown_in_environment().items():
         remedy = f"unset {name}" if meant is None else f"rename it to {meant}, or unset it"
         yield Check("settings", "warning", f"{name} is no setting of this version, and ignored", remedy)
 

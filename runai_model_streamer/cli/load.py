@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -18,7 +17,7 @@ from runai_model_streamer.cli.arguments import (
     dtype,
     settings,
 )
-from runai_model_streamer.cli.output import counted, size, terminal, write_json, write_pairs
+from runai_model_streamer.cli.output import counted, size, write_json, write_pairs
 from runai_model_streamer.cli.targets import find_files
 from runai_model_streamer.profiling.environment import environment
 
@@ -50,9 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     variables = settings(arguments) | ({} if arguments.trace is None else {TRACE: arguments.trace})
     with environment(variables), SafetensorsStreamer() as streamer:
         paths = find_files(arguments.paths)
-        # Without rich there is no bar, and asking for one is an error.
-        bar = terminal(sys.stderr) is not None
-        streamer.stream_files(paths, device=arguments.device, dtype=target, progress=bar)
+        streamer.stream_files(paths, device=arguments.device, dtype=target, progress=True)
         for _ in streamer.get_tensors():
             pass
         report = streamer.report

@@ -170,12 +170,14 @@ def _check_key(at: Circumstances) -> str:
     )
 
 
-def _is_botocores(error: Exception) -> bool:
-    """Whether it was raised in botocore itself, not in what we call it with."""
+def _raised_in(error: Exception) -> list[str]:
+    """The modules on the way to where it was raised, which is the last."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    modules = []
+    while trace is not None:
+        modules.append(str(trace.tb_frame.f_globals.get("__name__")))
         trace = trace.tb_next
-    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] == "botocore"
+    return modules
 
 
 def _found_locally(error: Any, at: Circumstances) -> Meaning | None:
@@ -213,15 +215,17 @@ def _found_locally(error: Any, at: Circumstances) -> Meaning | None:
     if parsed or isinstance(error, aws.InvalidConfigError | aws.ParamValidationError):
         # botocore lets out what its parsers say: no client could be made.
         return Meaning(ConfigError, f"AWS's settings cannot be used: {error}", _CHECK_SETTINGS)
-    if isinstance(error, AttributeError | LookupError | TypeError) and _is_botocores(error):
+    modules = _raised_in(error)
+    if isinstance(error, AttributeError | LookupError | TypeError) and modules and modules[-1].startswith("botocore."):
         # It takes for granted that what it is given has the right shape.
         says = f"{type(error).__name__}: {error}"
-        if has_client:
+        if not has_client:
+            remedy = f"{_CHECK_SETTINGS} Below a line like `s3 =`, settings are indented."
+            return Meaning(ConfigError, f"AWS's settings cannot be used: {says}", remedy)
+        if "botocore.credentials" in modules:
             remedy = "See what AWS_ENDPOINT_URL_STS or AWS_CONTAINER_CREDENTIALS_FULL_URI leads to."
             given_none = f"what was asked for credentials gave none that can be used: {says}"
             return Meaning(CredentialsError, given_none, f"{remedy} {_GIVE_KEYS}")
-        remedy = f"{_CHECK_SETTINGS} Below a line like `s3 =`, settings are indented."
-        return Meaning(ConfigError, f"AWS's settings cannot be used: {says}", remedy)
     if isinstance(error, RuntimeError) and "still expired" in str(error):
         remedy = f"Set this machine's clock (NTP). {_RENEW_KEYS}"
         return Meaning(

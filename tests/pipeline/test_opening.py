@@ -1,16 +1,16 @@
 import gc
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pytest
 
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import HeaderError, InterruptedReadError, NotFoundError, StreamerError
-from runai_model_streamer.io.paths import Storage
+from runai_model_streamer.io.paths import Storage, is_object
 from runai_model_streamer.io.source import Source, SourceKind
 from runai_model_streamer.pipeline import opening
-from runai_model_streamer.pipeline.opening import FILES_AT_ONCE, open_files
+from runai_model_streamer.pipeline.opening import open_files
 from tests.checkpoints import PATIENCE, encode, join_ours, numbered
 from tests.sources import MemorySource
 
@@ -105,74 +105,102 @@ def test_files_and_a_single_object_need_no_threads(paths: list[str], monkeypatch
     assert set(storage.threads.values()) == {threading.current_thread().name}
 
 
-class WaitedForStorage(MemoryStorage):
-    """One file is waited for; of the others, each that is opened after it waits until so many are being opened."""
+class Clock:
+    """The opener's clock: time passes when a test says so."""
 
-    def __init__(self, stored: Mapping[str, bytes], slow: str, parties: int) -> None:
-        super().__init__(stored)
-        self.slow = slow
-        self.barrier = threading.Barrier(parties)
-        self.collecting: list[bool] = []
+    monotonic = staticmethod(time.monotonic)
+
+    def __init__(self) -> None:
+        self.wall = self.cpu = 0.0
+
+    def perf_counter(self) -> float:
+        return self.wall
+
+    def thread_time(self) -> float:
+        return self.cpu
+
+
+class TimedStorage(MemoryStorage):
+    """Files that take a second each to open: some waiting, the others computing.
+
+    Behind one that waits, each waits until so many are being opened.
+    """
+
+    def __init__(self, clock: Clock, count: int, waiting: Collection[str], parties: int = 1) -> None:
+        super().__init__({f"{index:02}": encode(numbered([1])) for index in range(count)})
+        self.paths = list(self._stored)
+        self._clock = clock
+        self._waiting = waiting
+        self._barrier = threading.Barrier(parties)
+        self.collected: dict[str, bool] = {}
+        """Whether the garbage collector was on while it was opened."""
 
     def open(self, path: str) -> Source:
-        if self.slow in self.threads:
-            self.collecting.append(gc.isenabled())
-            self.barrier.wait(PATIENCE)
-        elif path == self.slow:
-            time.sleep(0.05)
+        if threading.current_thread().name.startswith("runai-opener"):
+            self._barrier.wait(PATIENCE)
+        self.collected[path] = gc.isenabled()
+        self._clock.wall += 1
+        if path not in self._waiting:
+            self._clock.cpu += 1
         return super().open(path)
 
 
 @pytest.fixture
-def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wait that is told from a machine that is merely busy, as a millisecond may not be."""
-    monkeypatch.setattr(opening, "LONG_WAIT", 0.04)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(opening, "time", clock)
+    return clock
 
 
-@pytest.mark.usefixtures("short_wait")
-def test_files_are_opened_at_once_from_the_first_that_is_waited_for() -> None:
-    stored = {f"{index:02}": encode(numbered([1])) for index in range(18)}
-    storage = WaitedForStorage(stored, "01", FILES_AT_ONCE)
-    opened = open_files(storage, list(stored), 100)
-    assert [source.path for source, _ in opened] == list(stored)
+def openers(count: int) -> set[str]:
+    return {f"runai-opener-{number}" for number in range(count)}
+
+
+@pytest.mark.parametrize("concurrency", [2, 16])
+def test_files_are_opened_at_once_from_the_first_that_is_waited_for(clock: Clock, concurrency: int) -> None:
+    storage = TimedStorage(clock, 2 + 32, ["01"], concurrency)
+    opened = open_files(storage, storage.paths, concurrency)
+    assert [source.path for source, _ in opened] == storage.paths
     here = threading.current_thread().name
     assert [path for path, thread in storage.threads.items() if thread == here] == ["00", "01"]
+    assert set(storage.threads.values()) - {here} == openers(concurrency)
 
 
-@pytest.mark.usefixtures("short_wait")
-def test_no_more_files_at_once_than_the_concurrency() -> None:
-    stored = {f"{index:02}": encode(numbered([1])) for index in range(6)}
-    storage = WaitedForStorage(stored, "00", 1)
-    open_files(storage, list(stored), 2)
-    assert set(storage.threads.values()) <= {threading.current_thread().name, "runai-opener-0", "runai-opener-1"}
-    assert storage.threads["05"].startswith("runai-opener")
-
-
-@pytest.mark.usefixtures("short_wait")
-def test_the_last_file_needs_no_thread_after_one_that_was_waited_for() -> None:
-    storage = WaitedForStorage({path: encode(numbered([1])) for path in "ab"}, "a", 1)
-    open_files(storage, ["a", "b"], 8)
+def test_files_that_are_merely_computed_with_need_no_threads(clock: Clock) -> None:
+    storage = TimedStorage(clock, 8, [])
+    open_files(storage, storage.paths, 8)
     assert set(storage.threads.values()) == {threading.current_thread().name}
 
 
-@pytest.mark.usefixtures("short_wait")
-def test_the_garbage_collector_is_off_for_no_longer_than_the_first_wait() -> None:
-    stored = {f"{index:02}": encode(numbered([1])) for index in range(6)}
-    storage = WaitedForStorage(stored, "02", 1)
-    open_files(storage, list(stored), 1)
+def test_the_last_file_needs_no_thread_after_one_that_was_waited_for(clock: Clock) -> None:
+    storage = TimedStorage(clock, 2, ["00", "01"])
+    open_files(storage, storage.paths, 8)
+    assert set(storage.threads.values()) == {threading.current_thread().name}
+
+
+def test_the_garbage_collector_rests_until_a_file_is_waited_for(clock: Clock) -> None:
+    storage = TimedStorage(clock, 6, ["02"])
+    open_files(storage, storage.paths, 1)
+    assert list(storage.collected.values()) == [False] * 3 + [True] * 3
     assert gc.isenabled()
-    assert storage.collecting == [True] * 3
+
+
+def test_the_garbage_collector_does_not_rest_for_an_object() -> None:
+    class Observed(MemoryStorage):
+        def open(self, path: str) -> Source:
+            assert gc.isenabled() == is_object(path)
+            return super().open(path)
+
+    open_files(Observed({path: encode(numbered([1])) for path in ("a", "s3://b/c")}), ["a", "s3://b/c"], 8)
 
 
 # What goes wrong.
 
 
-@pytest.mark.usefixtures("short_wait")
-def test_a_file_that_is_missing_among_those_opened_at_once_closes_the_others() -> None:
-    stored = {f"{index:02}": encode(numbered([1])) for index in range(8)}
-    storage = WaitedForStorage(stored, "00", 1)
+def test_a_file_that_is_missing_among_those_opened_at_once_closes_the_others(clock: Clock) -> None:
+    storage = TimedStorage(clock, 8, ["00"])
     with pytest.raises(NotFoundError, match="missing: no such"):
-        open_files(storage, [*stored, "missing"], 8)
+        open_files(storage, [*storage.paths, "missing"], 8)
     assert left_open(storage) == []
     assert gc.isenabled()
 
