@@ -74,7 +74,9 @@ class Feed(Generic[LeaseT]):
             if group.steps:
                 lease = self._landing.lease(group, self._storage_bound)
                 self.leases[group.index] = lease
-                for step in steps_of(group, self._files):
+                steps = list(steps_of(group, self._files, None if self._storage_bound else self._cpus))
+                self._missing[group.index] = len(steps)  # before anybody reads one
+                for step in steps:
                     yield lease, step
 
     def next(self, reader: int, tally: ReaderTally | None = None) -> tuple[LeaseT, Step] | None:

@@ -25,6 +25,14 @@ REST_BYTES: Final = 64 << 10
 Widened to whole pages, a tensor of so many chunks is a page longer than they are.
 """
 
+MOST_COPIED: Final = 32 << 20
+"""Most bytes of one read that is a copy from memory: each takes some Python, out of caches that the last has emptied.
+
+Warm 4 GB on 2 CPUs, reads of up to this rather than of 8 MiB, in turns: 3 to 6% less CPU time, 0 to 5% faster.
+"""
+
+_HUGE_PAGE: Final = 2 << 20
+
 _KEPT: Final = {SourceKind.FILE: PAGE, SourceKind.OBJECT: 8}
 """A part's place in memory is its place in the file modulo this: what direct reads need, and what any dtype needs.
 
@@ -51,6 +59,8 @@ class PlannedFile(NamedTuple):
     """The tensors wanted, in file order."""
     rest: int = 0
     """The last read of a part goes with the one before it if it is no longer than this."""
+    copied: int = 0
+    """Most bytes of one read that is a copy from memory, where more than `chunk`."""
 
 
 class Part(NamedTuple):
@@ -146,26 +156,35 @@ def plan_groups(files: Sequence[PlannedFile], limit: int | None = None, target: 
     yield from builder.finish()
 
 
-def steps_of(group: Group, files: Sequence[PlannedFile]) -> Iterator[Step]:
-    """The reads that fill a group, in file order."""
+def steps_of(group: Group, files: Sequence[PlannedFile], copiers: int | None = None) -> Iterator[Step]:
+    """The reads that fill a group, in file order.
+
+    Args:
+        group: the group.
+        files: of the plan.
+        copiers: how many readers share the group, if what they read is in memory: then `PlannedFile.copied` counts.
+            None: it is not, and there are as many reads as `Group.steps` says.
+    """
+    even = 0 if copiers is None else round_up(-(-group.payload // copiers), _HUGE_PAGE)
     for part in group.parts:
         file = files[part.file]
+        chunk = max(file.chunk, min(even, file.copied))
         start, end = part.position, part.position + part.length
-        for cut in (*_cuts(start, end, file), end):
+        for cut in (*_cuts(start, end, chunk, file.rest), end):
             if cut > start:
                 yield Step(part.file, part.offset + start - part.position, cut - start, start)
                 start = cut
 
 
-def _cuts(start: int, end: int, file: PlannedFile) -> range:
+def _cuts(start: int, end: int, chunk: int, rest: int) -> range:
     """Where in the group's memory reads meet.
 
     At multiples of the chunk in memory, not in the file: two readers whose reads meet within a huge page that is
     fresh both clear one, and one of the two is thrown away (4 GB kept, 2 CPUs: 0.47 CPU seconds per GB, not 0.34).
     """
-    if end - start <= file.chunk:
+    if end - start <= chunk:
         return range(0)
-    return range(round_up(start + 1, file.chunk), end - file.rest, file.chunk)
+    return range(round_up(start + 1, chunk), end - rest, chunk)
 
 
 class _Builder:
@@ -234,7 +253,7 @@ class _Builder:
         self._payload += span.size
         if read.size:
             self._footprint = position + read.size
-            self._steps += len(_cuts(position, self._footprint, file)) + 1
+            self._steps += len(_cuts(position, self._footprint, file.chunk, file.rest)) + 1
 
     def finish(self) -> Iterator[Group]:
         if self._parts:

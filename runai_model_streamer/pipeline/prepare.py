@@ -25,7 +25,7 @@ from runai_model_streamer.pipeline.assembly import assembled
 from runai_model_streamer.pipeline.cast_plan import held, plan_cast, scratch_size, sources_of, target_name
 from runai_model_streamer.pipeline.limit import LIMIT, MemoryLimit
 from runai_model_streamer.pipeline.opening import Opened, open_files
-from runai_model_streamer.pipeline.plan import REST_BYTES, Grouping, PlannedFile, plan_groups
+from runai_model_streamer.pipeline.plan import MOST_COPIED, REST_BYTES, Grouping, PlannedFile, plan_groups
 from runai_model_streamer.pipeline.selection import Select, Selected, select_parts
 from runai_model_streamer.pipeline.sharing import Sharing
 from runai_model_streamer.pipeline.slabs import OtherMemory
@@ -183,6 +183,8 @@ def make_load(start: Start, config: StreamerConfig, device: torch.device, target
         memory = _page_locked(config, limit)
     if device.type != "cuda" and not waits:
         files = [file._replace(rest=REST_BYTES) for file in files]
+        if destination is None:  # reads land in place, of any size
+            files = [file._replace(copied=MOST_COPIED if file.kind is SourceKind.FILE else 0) for file in files]
     kind = Grouping(limit) if destination is None else destination.grouping
     if sharing is not None:
         sources = sharing.divide(files, tuple(plan_groups(files, kind.limit, kind.target)), sources, kind)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import MIB, DirectIO, StreamerConfig
 from runai_model_streamer.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -18,8 +18,9 @@ from runai_model_streamer.errors import (
     UnsupportedDtypeError,
 )
 from runai_model_streamer.io.paths import Storage
+from runai_model_streamer.io.posix import FileSource
 from runai_model_streamer.io.s3_credentials import S3Credentials
-from runai_model_streamer.io.source import Source
+from runai_model_streamer.io.source import Origin, Source
 from runai_model_streamer.pipeline import prepare
 from runai_model_streamer.pipeline.plan import PlannedFile
 from runai_model_streamer.pipeline.prepare import PreparedLoad, prepare_load
@@ -50,6 +51,27 @@ def streamed(prepared: PreparedLoad) -> dict[str, bytes]:
 def two_files(tmp_path: Path) -> tuple[Path, Path]:
     """a0, a1 of 10 and 20 bytes, and b0, b1 of 30 and 40."""
     return write(tmp_path / "a", numbered([10, 20], "a")), write(tmp_path / "b", numbered([30, 40], "b"))
+
+
+@pytest.mark.parametrize(("cpus", "reads"), [(1, [20]), (2, [10, 10])])
+def test_a_file_in_memory_is_copied_by_large_reads_where_cpus_are_few(
+    tmp_path: Path, cpus: int, reads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
+    path = write(tmp_path / "m", numbered([20 * MIB]))
+    lengths: list[int] = []
+
+    def read_into(source: FileSource, offset: int, buffer: memoryview) -> Origin:
+        lengths.append(len(buffer))
+        return found(source, offset, buffer)
+
+    found = FileSource.read_into
+    prepared = prepare_load([str(path)], StreamerConfig(direct_io=DirectIO.NEVER), None, None)
+    monkeypatch.setattr(FileSource, "read_into", read_into)
+    prepared.load.start()
+    assert list(streamed(prepared)) == ["t0"]
+    # And the page that its first and its last bytes are on.
+    assert [round(length / MIB) for length in sorted(lengths)] == reads
 
 
 def test_a_load_is_not_running_when_it_is_returned(two_files: tuple[Path, Path]) -> None:

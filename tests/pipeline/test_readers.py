@@ -55,11 +55,15 @@ class Work:
     """Some tensors of bytes in one file, and all that reads them."""
 
     def __init__(
-        self, sizes: Sequence[int], kind: SourceKind = SourceKind.FILE, first: Origin = Origin.BUFFERED
+        self,
+        sizes: Sequence[int],
+        kind: SourceKind = SourceKind.FILE,
+        first: Origin = Origin.BUFFERED,
+        copied: int = 0,
     ) -> None:
         tensors = infos(sizes, data_start=0)
         self.size = sum(sizes)
-        self.files = [PlannedFile(self.size, kind, 1, CHUNK, tensors)]
+        self.files = [PlannedFile(self.size, kind, 1, CHUNK, tensors, copied=copied)]
         # A limit so small that each tensor is a group of its own.
         self.groups = list(plan_groups(self.files, limit=max(sizes)))
         self.lifecycle = Lifecycle()
@@ -73,6 +77,10 @@ class Work:
 
     def land(self, work: tuple[Lease, Step], origin: Origin = Origin.PAGE_CACHE, seconds: float = 0.0) -> None:
         self.feed.landed(*work, origin, seconds)
+
+    def lengths(self, count: int) -> list[tuple[int, int]]:
+        """Of the next steps: the group's index, and the bytes."""
+        return [(lease.group.index, step.length) for lease, step in (self.take() for _ in range(count))]
 
     def read_all(self, source: MemorySource, count: int = 4) -> None:
         assert start_readers(count, self.feed, [source], self.lifecycle).join(PATIENCE) == []
@@ -116,8 +124,9 @@ def test_many_readers_lease_in_plan_order() -> None:
     assert work.landing.leased == list(range(100))
 
 
-def test_every_step_is_read_once_into_its_place() -> None:
-    work = Work([4000, 1, 0, 999, 12_345])
+@pytest.mark.parametrize("copied", [0, 4000])
+def test_every_step_is_read_once_into_its_place(copied: int) -> None:
+    work = Work([4000, 1, 0, 999, 12_345], first=Origin.PAGE_CACHE, copied=copied)
     data = bytes(index * 7 % 251 for index in range(work.size))
     source = MemorySource("m", data)
     work.read_all(source)
@@ -277,6 +286,28 @@ def test_a_short_buffered_read_is_no_wait_for_storage(one_cpu: None) -> None:
     work = Work([10, 10])
     work.land(work.take(), Origin.BUFFERED, seconds=50e-6)
     assert not work.feed.has_work_for(1)
+
+
+def test_copies_from_memory_may_be_larger_than_a_chunk() -> None:
+    work = Work([6500, 10], first=Origin.PAGE_CACHE, copied=4000)
+    first, second = work.take(), work.take()
+    assert [first[1].length, second[1].length] == [4000, 2500]
+    work.land(second)
+    assert not work.feed.is_complete(0)
+    work.land(first)
+    assert work.feed.is_complete(0)
+
+
+def test_reads_from_storage_are_of_a_chunk() -> None:
+    work = Work([2500], first=Origin.DISK, copied=4000)
+    assert work.lengths(3) == [(0, 1000), (0, 1000), (0, 500)]
+
+
+def test_groups_behind_a_read_that_waited_are_read_by_chunks() -> None:
+    work = Work([6500, 1500], first=Origin.PAGE_CACHE, copied=4000)
+    work.land(work.take(), Origin.DISK)
+    # They meet at multiples of a chunk in memory.
+    assert work.lengths(3) == [(0, 2500), (1, 596), (1, 904)]
 
 
 def test_memory_is_leased_in_a_hurry_while_reads_wait_for_storage() -> None:
