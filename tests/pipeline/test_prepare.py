@@ -53,9 +53,11 @@ def two_files(tmp_path: Path) -> tuple[Path, Path]:
     return write(tmp_path / "a", numbered([10, 20], "a")), write(tmp_path / "b", numbered([30, 40], "b"))
 
 
-@pytest.mark.parametrize(("cpus", "reads"), [(1, [20]), (2, [10, 10])])
-def test_a_file_in_memory_is_copied_by_large_reads_where_cpus_are_few(
-    tmp_path: Path, cpus: int, reads: list[int], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("cpus", "limit", "reads"), [(1, -1, [20]), (2, -1, [10, 10]), (1, 40 * MIB, [4, 8, 8]), (1, 0, [4, 8, 8])]
+)
+def test_a_file_in_memory_is_copied_by_large_reads_where_cpus_are_few_and_memory_is_not_limited(
+    tmp_path: Path, cpus: int, limit: int, reads: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
     path = write(tmp_path / "m", numbered([20 * MIB]))
@@ -66,7 +68,7 @@ def test_a_file_in_memory_is_copied_by_large_reads_where_cpus_are_few(
         return found(source, offset, buffer)
 
     found = FileSource.read_into
-    prepared = prepare_load([str(path)], StreamerConfig(direct_io=DirectIO.NEVER), None, None)
+    prepared = prepare_load([str(path)], StreamerConfig(direct_io=DirectIO.NEVER, memory_limit=limit), None, None)
     monkeypatch.setattr(FileSource, "read_into", read_into)
     prepared.load.start()
     assert list(streamed(prepared)) == ["t0"]
