@@ -65,6 +65,7 @@ class Feed(Generic[LeaseT]):
         self._cpus = len(os.sched_getaffinity(0))
         self._resting = threading.Condition()
         self._storage_bound = first in _FROM_STORAGE
+        self._copying = first is Origin.PAGE_CACHE  # known, where not being bound by storage may be a hope
         self._copies = 0
         self._exhausted = False
         lifecycle.on_stop(self._wake_all)
@@ -74,7 +75,7 @@ class Feed(Generic[LeaseT]):
             if group.steps:
                 lease = self._landing.lease(group, self._storage_bound)
                 self.leases[group.index] = lease
-                steps = list(steps_of(group, self._files, None if self._storage_bound else self._cpus))
+                steps = list(steps_of(group, self._files, self._cpus if self._copying else None))
                 self._missing[group.index] = len(steps)  # before anybody reads one
                 for step in steps:
                     yield lease, step
@@ -145,6 +146,7 @@ class Feed(Generic[LeaseT]):
         copied = origin is Origin.PAGE_CACHE or (
             origin is Origin.BUFFERED and seconds < MEMORY_LATENCY + length / MEMORY_SPEED
         )
+        self._copying = copied
         if not copied:
             self._copies = 0
             if not self._storage_bound:

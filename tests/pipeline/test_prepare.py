@@ -68,6 +68,7 @@ def test_a_file_in_memory_is_copied_by_large_reads_where_cpus_are_few_and_memory
         return found(source, offset, buffer)
 
     found = FileSource.read_into
+    monkeypatch.setattr(FileSource, "origin", lambda *_: Origin.PAGE_CACHE)
     prepared = prepare_load([str(path)], StreamerConfig(direct_io=DirectIO.NEVER, memory_limit=limit), None, None)
     monkeypatch.setattr(FileSource, "read_into", read_into)
     prepared.load.start()

@@ -303,6 +303,15 @@ def test_reads_from_storage_are_of_a_chunk() -> None:
     assert work.lengths(3) == [(0, 1000), (0, 1000), (0, 500)]
 
 
+def test_reads_of_which_nobody_knows_are_of_a_chunk_until_one_was_a_copy() -> None:
+    work = Work([1500, 6500], first=Origin.BUFFERED, copied=4000)
+    first = work.take()
+    assert first[1].length == 1000
+    work.land(first, Origin.BUFFERED)
+    assert work.lengths(1) == [(0, 500)]
+    assert work.take()[1].length > 1000
+
+
 def test_groups_behind_a_read_that_waited_are_read_by_chunks() -> None:
     work = Work([6500, 1500], first=Origin.PAGE_CACHE, copied=4000)
     work.land(work.take(), Origin.DISK)
