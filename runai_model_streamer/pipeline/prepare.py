@@ -183,9 +183,9 @@ def make_load(start: Start, config: StreamerConfig, device: torch.device, target
         memory = _page_locked(config, limit)
     if device.type != "cuda" and not waits:
         files = [file._replace(rest=REST_BYTES) for file in files]
-        # Reads land in place, of any size. But within a limit the reader that has no more of a group often waits for
-        # the next one's memory until another is done with this one.
-        if destination is None and limit is None:
+        # Reads land in place, of any size, if none is asked for. But within a limit the reader that has no more of a
+        # group often waits for the next one's memory until another is done with this one.
+        if destination is None and limit is None and config.chunk_bytesize is None:
             files = [file._replace(copied=MOST_COPIED if file.kind is SourceKind.FILE else 0) for file in files]
     kind = Grouping(limit) if destination is None else destination.grouping
     if sharing is not None:
