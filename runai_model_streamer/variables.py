@@ -38,16 +38,16 @@ def _settings() -> frozenset[str]:
 
 def settings_in_environment() -> dict[str, str]:
     """The settings of this package that are set, with their values."""
-    given = ((name, os.environ.get(name)) for name in sorted(PREFIX + name for name in _settings()))
-    return {name: value for name, value in given if value is not None}
+    names = (PREFIX + name for name in sorted(_settings()))
+    return {name: value for name in names if (value := os.environ.get(name)) is not None}
 
 
 def unknown_in_environment() -> dict[str, str | None]:
     """What looks like a setting and is none, with the setting that it is most like."""
     unknown: dict[str, str | None] = {}
     for name in sorted(os.environ):
-        rest = name.upper().removeprefix(PREFIX)
-        if rest != name.upper() and name.removeprefix(PREFIX) not in _settings():
+        if name.upper().startswith(PREFIX) and name.removeprefix(PREFIX) not in _settings():
+            rest = name.upper().removeprefix(PREFIX)
             # Who misspells a name gets its beginning right; OBJ_CONCURRENCY is the original's.
             alike = difflib.get_close_matches(
                 rest, [known for known in _settings() if known[:1] == rest[:1]], 1, _ALIKE

@@ -6,6 +6,9 @@ from typing import Final, NamedTuple
 PAGE: Final = 4096
 """Bytes; direct reads start, end and land on multiples of it (the largest block size of common file systems)."""
 
+HUGE_PAGE: Final = 2 << 20
+"""Bytes of a transparent huge page on x86-64 and, with 4 KiB pages, on arm64."""
+
 
 class ByteRange(NamedTuple):
     """The bytes `start <= i < end` of a file or object."""

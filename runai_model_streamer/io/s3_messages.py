@@ -215,8 +215,8 @@ def _found_locally(error: Any, at: Circumstances) -> Meaning | None:
     if parsed or isinstance(error, aws.InvalidConfigError | aws.ParamValidationError):
         # botocore lets out what its parsers say: no client could be made.
         return Meaning(ConfigError, f"AWS's settings cannot be used: {error}", _CHECK_SETTINGS)
-    modules = _raised_in(error)
-    if isinstance(error, AttributeError | LookupError | TypeError) and modules and modules[-1].startswith("botocore."):
+    modules = _raised_in(error) if isinstance(error, AttributeError | LookupError | TypeError) else []
+    if modules and modules[-1].startswith("botocore."):
         # It takes for granted that what it is given has the right shape.
         says = f"{type(error).__name__}: {error}"
         if not has_client:

@@ -58,7 +58,7 @@ class Feed(Generic[LeaseT]):
         self._turn = threading.Lock()
         self._steps: Iterator[tuple[LeaseT, Step]] = self._all_steps(groups)
         self._counting = threading.Lock()
-        self._missing = [group.steps for group in groups]
+        self._missing: dict[int, int] = {}  # group index -> its steps that have not landed, from its lease on
         self._complete = [not group.steps for group in groups]
         self.leases: dict[int, LeaseT] = {}
         """Group index -> lease, from the first step taken until the consumer takes the group."""
@@ -76,7 +76,7 @@ class Feed(Generic[LeaseT]):
                 lease = self._landing.lease(group, self._storage_bound)
                 self.leases[group.index] = lease
                 steps = list(steps_of(group, self._files, self._cpus if self._copying else None))
-                self._missing[group.index] = len(steps)  # before anybody reads one
+                self._missing[group.index] = len(steps)
                 for step in steps:
                     yield lease, step
 

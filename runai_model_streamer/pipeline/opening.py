@@ -2,8 +2,7 @@
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol, TypeAlias, TypeVar
 
@@ -63,15 +62,15 @@ def open_each(
     """
     opened: dict[int, tuple[Source, _T]] = {}
     objects = [index for index, path in enumerate(paths) if is_object(path)]
-    files = deque(index for index, path in enumerate(paths) if not is_object(path))
+    files = [index for index, path in enumerate(paths) if not is_object(path)]
     try:
         if len(objects) > 1:
-            _open_concurrently(storage, paths, objects, look, opened, min(concurrency, len(objects)))
+            _open_concurrently(storage, paths, objects, look, opened, concurrency)
         elif objects:
             opened[objects[0]] = _open(storage, paths[objects[0]], look)
-        _open_one_by_one(storage, paths, files, look, opened)
-        if files:
-            _open_concurrently(storage, paths, files, look, opened, min(concurrency, len(files)))
+        left = _open_one_by_one(storage, paths, files, look, opened)
+        if left:
+            _open_concurrently(storage, paths, left, look, opened, concurrency)
     except BaseException:
         for source, _ in opened.values():
             source.close()
@@ -91,28 +90,28 @@ def _open(storage: Opener, path: str, look: Callable[[Source], _T]) -> tuple[Sou
 def _open_one_by_one(
     storage: Opener,
     paths: Sequence[str],
-    indices: deque[int],
+    indices: Sequence[int],
     look: Callable[[Source], _T],
     opened: dict[int, tuple[Source, _T]],
-) -> None:
-    """Open the files, and take them out of `indices`; several behind one that was waited for are left there."""
+) -> Sequence[int]:
+    """Open the files; those behind one that was waited for, if there are several, are left and returned."""
     with collector_paused():
-        while indices:
+        for done, index in enumerate(indices, 1):
             began, cpu = time.perf_counter(), time.thread_time()
-            index = indices.popleft()
             opened[index] = _open(storage, paths[index], look)
             waited = time.perf_counter() - began - (time.thread_time() - cpu)
-            if waited > LONG_WAIT and len(indices) > 1:
-                return
+            if waited > LONG_WAIT and len(indices) - done > 1:
+                return indices[done:]
+    return ()
 
 
 def _open_concurrently(
     storage: Opener,
     paths: Sequence[str],
-    indices: Collection[int],
+    indices: Sequence[int],
     look: Callable[[Source], _T],
     opened: dict[int, tuple[Source, _T]],
-    count: int,
+    concurrency: int,
 ) -> None:
     waiting: SimpleQueue[int] = SimpleQueue()
     results: SimpleQueue[tuple[int, tuple[Source, _T] | BaseException]] = SimpleQueue()
@@ -132,6 +131,7 @@ def _open_concurrently(
                 else:
                     results.put((index, result))
 
+    count = min(concurrency, len(indices))
     # Daemons of our own, not an executor's threads, which the interpreter would wait for after a Ctrl-C.
     threads = [threading.Thread(target=work, name=f"runai-opener-{n}", daemon=True) for n in range(count)]
     try:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from runai_model_streamer.io.ranges import PAGE, ByteRange, round_up, widen
+from runai_model_streamer.io.ranges import HUGE_PAGE, PAGE, ByteRange, round_up, widen
 from runai_model_streamer.io.source import SourceKind
 from runai_model_streamer.io.tensor_info import TensorInfo
 
@@ -30,8 +30,6 @@ MOST_COPIED: Final = 32 << 20
 
 Warm 4 GB on 2 CPUs, in turns with reads of 8 MiB: 2% less CPU time, and as fast where kept, 2% faster where dropped.
 """
-
-_HUGE_PAGE: Final = 2 << 20
 
 _KEPT: Final = {SourceKind.FILE: PAGE, SourceKind.OBJECT: 8}
 """A part's place in memory is its place in the file modulo this: what direct reads need, and what any dtype needs.
@@ -165,7 +163,7 @@ def steps_of(group: Group, files: Sequence[PlannedFile], copiers: int | None = N
         copiers: how many readers share the group, if what they read is in memory: then `PlannedFile.copied` counts.
             None: it is not, and there are as many reads as `Group.steps` says.
     """
-    even = 0 if copiers is None else round_up(-(-group.payload // copiers), _HUGE_PAGE)
+    even = 0 if copiers is None else round_up(-(-group.payload // copiers), HUGE_PAGE)
     for part in group.parts:
         file = files[part.file]
         chunk = max(file.chunk, min(even, file.copied))

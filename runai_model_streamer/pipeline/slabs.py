@@ -12,10 +12,8 @@ import numpy as np
 import torch
 
 from runai_model_streamer.io.libc import kernel_release
+from runai_model_streamer.io.ranges import HUGE_PAGE
 from runai_model_streamer.pipeline.plan import Group
-
-HUGE_PAGE: Final = 2 << 20
-"""Bytes of a transparent huge page on x86-64 and, with 4 KiB pages, on arm64."""
 
 FORKS_COPY_MORE: Final = kernel_release() < (5, 19)
 """Whether a fork while direct reads fill a slab can lose bytes of it.

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runai_model_streamer.io.ranges import HUGE_PAGE
 from runai_model_streamer.pipeline import slabs
-from runai_model_streamer.pipeline.slabs import HUGE_PAGE, Slab
+from runai_model_streamer.pipeline.slabs import Slab
 
 
 def _flags(slab: Slab) -> list[str]:
