@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runai_model_streamer import LoadReport, SafetensorsStreamer
-from runai_model_streamer.io.source import Origin, SourceKind
-from runai_model_streamer.pipeline.landing import Reading
-from runai_model_streamer.pipeline.plan import PlannedFile, Step, plan_groups
-from runai_model_streamer.pipeline.reader_tally import ReaderTally
-from runai_model_streamer.pipeline.tally import Tally
-from runai_model_streamer.pipeline.trace import Trace
-from runai_model_streamer.pipeline.waiting import WaitClock
+from runai_model_streamer.origins import Origin, SourceKind
+from runai_model_streamer.pipeline.plan.groups import PlannedFile, Step, plan_groups
+from runai_model_streamer.pipeline.tally.load import Tally
+from runai_model_streamer.pipeline.tally.reader import ReaderTally
+from runai_model_streamer.pipeline.tally.reading import Reading
+from runai_model_streamer.pipeline.tally.trace import Trace
+from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
 from tests.checkpoints import infos, stored, write
 
 ROUNDS = 20_000

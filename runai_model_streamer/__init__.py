@@ -5,29 +5,29 @@ import typing
 from runai_model_streamer.errors import RunaiStreamerMemoryLimitException, StreamerError
 
 if typing.TYPE_CHECKING:
-    from runai_model_streamer.chunk_streamer import DistributedStreamer, FileStreamer
     from runai_model_streamer.files import list_safetensors, pull_files
-    from runai_model_streamer.io.s3_credentials import S3Credentials
+    from runai_model_streamer.io.s3.credentials import S3Credentials
     from runai_model_streamer.object_storage_model import ObjectStorageModel
-    from runai_model_streamer.pipeline.chunks import FileChunks
-    from runai_model_streamer.pipeline.selection import TensorShard, TensorSlice
-    from runai_model_streamer.progress import Progress
-    from runai_model_streamer.report import LoadReport
+    from runai_model_streamer.pipeline.plan.ranges import FileChunks
+    from runai_model_streamer.pipeline.plan.selection import TensorShard, TensorSlice
+    from runai_model_streamer.range_streamer import DistributedStreamer, FileStreamer
+    from runai_model_streamer.report.load_report import LoadReport
+    from runai_model_streamer.report.progress import Progress
     from runai_model_streamer.streamer import SafetensorsStreamer
 else:
     # The rest comes with its first use: torch takes a second or two, in which Ctrl-C must already find the command's
     # own code at work, and that is in this package too.
     _HOMES = {
-        "DistributedStreamer": "chunk_streamer",
-        "FileChunks": "pipeline.chunks",
-        "FileStreamer": "chunk_streamer",
-        "LoadReport": "report",
+        "DistributedStreamer": "range_streamer",
+        "FileChunks": "pipeline.plan.ranges",
+        "FileStreamer": "range_streamer",
+        "LoadReport": "report.load_report",
         "ObjectStorageModel": "object_storage_model",
-        "Progress": "progress",
-        "S3Credentials": "io.s3_credentials",
+        "Progress": "report.progress",
+        "S3Credentials": "io.s3.credentials",
         "SafetensorsStreamer": "streamer",
-        "TensorShard": "pipeline.selection",
-        "TensorSlice": "pipeline.selection",
+        "TensorShard": "pipeline.plan.selection",
+        "TensorSlice": "pipeline.plan.selection",
         "list_safetensors": "files",
         "pull_files": "files",
     }

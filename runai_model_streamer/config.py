@@ -11,8 +11,8 @@ from enum import Enum
 from typing import Final, TypeVar
 
 from runai_model_streamer.errors import ConfigError
-from runai_model_streamer.io.ranges import PAGE, round_up
-from runai_model_streamer.io.source import SourceKind
+from runai_model_streamer.origins import SourceKind
+from runai_model_streamer.ranges import PAGE, round_up
 
 MIB: Final = 1 << 20
 

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from runai_model_streamer.clash import warn_of_original
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.io.listing import Patterns
-from runai_model_streamer.io.paths import Storage, as_path
-from runai_model_streamer.io.s3_credentials import S3Credentials
+from runai_model_streamer.io.paths import as_path
+from runai_model_streamer.io.s3.credentials import S3Credentials
+from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.logs import configure_logging
 from runai_model_streamer.mirror.pull import pull
 from runai_model_streamer.variables import warn_of_misspelt

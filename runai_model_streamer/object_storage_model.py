@@ -11,7 +11,7 @@ from runai_model_streamer.errors import ArgumentError, WriteError
 from runai_model_streamer.files import open_storage
 from runai_model_streamer.io.listing import Entry, Patterns
 from runai_model_streamer.io.paths import as_path
-from runai_model_streamer.io.s3_credentials import S3Credentials
+from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.mirror.destination import COMPLETE, Destination
 from runai_model_streamer.mirror.locks import locked
 from runai_model_streamer.mirror.pull import pull

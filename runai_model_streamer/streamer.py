@@ -6,16 +6,16 @@ from collections.abc import Collection, Iterator, Sequence
 
 import torch
 
+from runai_model_streamer.base_streamer import Streamer
+from runai_model_streamer.checkpoint.tensor_info import TensorInfo
 from runai_model_streamer.device import resolve_device
 from runai_model_streamer.errors import ArgumentTypeError
 from runai_model_streamer.io.paths import as_path
-from runai_model_streamer.io.s3_credentials import S3Credentials
-from runai_model_streamer.io.tensor_info import TensorInfo
+from runai_model_streamer.io.s3.credentials import S3Credentials
+from runai_model_streamer.pipeline.plan.selection import Select
 from runai_model_streamer.pipeline.prepare import prepare_load
-from runai_model_streamer.pipeline.selection import Select
-from runai_model_streamer.progress import Watch
-from runai_model_streamer.reporting import Asked
-from runai_model_streamer.streaming import Streamer
+from runai_model_streamer.report.make import Asked
+from runai_model_streamer.report.progress import Watch
 
 _log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from runai_model_streamer.files import list_safetensors, pull_files
-from runai_model_streamer.io.s3_credentials import S3Credentials
+from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.streamer import SafetensorsStreamer
 
 _REMOTE: Final = re.compile(r"^(?:s3|gs|az)://[^/]+/*", re.IGNORECASE)

@@ -10,13 +10,14 @@ from typing import Final, NamedTuple
 
 import torch
 
+from runai_model_streamer.checkpoint.header import read_header
+from runai_model_streamer.checkpoint.tensor_info import DTYPE_BITS, TensorInfo
 from runai_model_streamer.config import StreamerConfig
-from runai_model_streamer.io.paths import Storage
-from runai_model_streamer.io.safetensors import read_header
-from runai_model_streamer.io.source import Origin, Source
-from runai_model_streamer.io.tensor_info import DTYPE_BITS, TensorInfo
-from runai_model_streamer.pipeline.plan import PlannedFile
-from runai_model_streamer.pipeline.stream import Load
+from runai_model_streamer.io.source import Source
+from runai_model_streamer.io.storage import Storage
+from runai_model_streamer.origins import Origin
+from runai_model_streamer.pipeline.load import Load
+from runai_model_streamer.pipeline.plan.groups import PlannedFile
 from tests.sources import MemorySource
 
 PREFIX: Final = 8

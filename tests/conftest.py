@@ -16,7 +16,8 @@ from hypothesis import settings
 from runai_model_streamer.config import S3Transport
 from tests.checkpoints import join_ours, our_threads
 from tests.cuda_emulator import Emulator, NoCompilerError, build
-from tests.io import local_files, transports
+from tests.io import transports
+from tests.io.files import local_files
 from tests.servers import aws_environment
 
 pytest.register_assert_rewrite("tests.io.contract")

@@ -30,14 +30,14 @@ from runai_model_streamer.distributed import groups
 from runai_model_streamer.distributed.notices import Reason
 from runai_model_streamer.distributed.peers import Peers
 from runai_model_streamer.errors import DistributedError, StreamerError
-from runai_model_streamer.io.posix import FileSource
-from runai_model_streamer.io.source import Origin
+from runai_model_streamer.io.files.posix import FileSource
+from runai_model_streamer.origins import Origin
 from runai_model_streamer.pipeline.feed import Feed
 from runai_model_streamer.profiling.environment import environment
 from tests.checkpoints import join_ours, our_threads, raw
 from tests.cuda_emulator import Emulator
 from tests.pinned_memory import pinned_memory
-from tests.pipeline.cuda_world import CtypesApi, World
+from tests.pipeline.cuda.world import CtypesApi, World
 
 Outcome = dict[str, Any]
 

@@ -22,9 +22,9 @@ if not __package__:
 
 import safetensors
 
+from runai_model_streamer.checkpoint.header import MAX_HEADER_BYTES, Header, read_header
+from runai_model_streamer.checkpoint.tensor_info import DTYPE_BITS
 from runai_model_streamer.errors import HeaderError
-from runai_model_streamer.io.safetensors import MAX_HEADER_BYTES, Header, read_header
-from runai_model_streamer.io.tensor_info import DTYPE_BITS
 from tests.sources import MemorySource
 
 Judged = dict[str, tuple[str, tuple[int, ...], bytes]]

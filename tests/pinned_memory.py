@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from runai_model_streamer.pipeline import pinned
+from runai_model_streamer.pipeline.memory import pinned
 
 POISON: Final = 0xDD
 

@@ -3,7 +3,7 @@
 import threading
 
 from runai_model_streamer.errors import InterruptedReadError, TruncatedError
-from runai_model_streamer.io.source import Origin, SourceKind
+from runai_model_streamer.origins import Origin, SourceKind
 
 
 class MemorySource:

@@ -4,7 +4,7 @@ import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,97 +13,215 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "runai_model_streamer"
 LONGEST_MODULE = 300
+LARGEST_FOLDER = 15
 
-# Imports run one way. Each part of the package, and what it may import of ours: parts, or single modules of one.
-# A new module at the top of the package gets its line here.
+# Imports run one way. Each room of the house, and what its modules may import of ours beside their own room: rooms with
+# all that is in them, or single modules. A room is a folder, or one module; the longest name that fits a module is its
+# room, so `io.s3` says nothing of `io.s3.errors`.
 MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "errors": (),
-    "logs": ("config",),
-    "config": ("errors", "io.ranges", "io.source"),
-    "device": ("errors",),
-    "kernels": (),
-    "io": ("errors", "config", "kernels"),
-    "pipeline": ("errors", "config", "io", "kernels"),
-    "mirror": ("errors", "config", "logs", "io"),
+    "ranges": (),
+    "origins": (),
     "clash": (),
+    "config": ("errors", "origins", "ranges"),
     "variables": ("config",),
-    "files": ("clash", "config", "logs", "io", "mirror", "variables"),
-    "object_storage_model": ("errors", "files", "io", "mirror"),
-    "distributed": ("errors", "config", "io", "pipeline"),
-    "report": (),
-    "verdict": ("report",),
-    "reporting": ("config", "pipeline", "report", "verdict"),
-    "progress": ("errors",),
-    "streaming": (
-        "clash",
+    "logs": ("config",),
+    "device": ("errors",),
+    "lifecycle": ("errors",),
+    "kernels": (),
+    # What a file says of itself: bytes and sources, no settings.
+    "checkpoint": ("errors", "io.source"),
+    # Where bytes come from. No room of `io` knows of tensors.
+    "io": (),
+    "io.source": ("origins",),
+    "io.libc": (),
+    "io.paths": ("errors", "origins"),
+    "io.listing": ("errors",),
+    "io.bandwidth": ("errors", "io.source", "origins", "ranges"),
+    "io.checksums": ("errors", "io.source", "origins"),
+    "io.files": (
+        "config",
         "errors",
+        "io.bandwidth",
+        "io.libc",
+        "io.listing",
+        "io.source",
+        "origins",
+        "ranges",
+    ),
+    "io.http": ("config", "errors", "io.libc", "kernels", "ranges"),
+    "io.s3.errors": ("config", "errors", "io.http", "ranges"),
+    "io.s3": (
+        "config",
+        "errors",
+        "io.checksums",
+        "io.http",
+        "io.listing",
+        "io.s3.errors",
+        "io.source",
+        "origins",
+        "ranges",
+    ),
+    "io.storage": (
+        "config",
+        "io.bandwidth",
+        "io.checksums",
+        "io.files",
+        "io.listing",
+        "io.paths",
+        "io.s3",
+        "io.source",
+        "origins",
+    ),
+    # The engine, over what lands on a GPU, what lands at all, its memory, and the plan.
+    "pipeline.plan": ("checkpoint", "config", "errors", "io.paths", "kernels.bits", "origins", "ranges"),
+    "pipeline.tally": ("errors", "io.paths", "io.source", "origins", "pipeline.plan"),
+    "pipeline.memory": ("config", "errors", "io.libc", "lifecycle", "pipeline.plan", "pipeline.tally", "ranges"),
+    "pipeline.landing": (
+        "checkpoint",
+        "errors",
+        "io.source",
+        "kernels",
+        "lifecycle",
+        "pipeline.memory",
+        "pipeline.plan",
+        "pipeline.tally",
+    ),
+    "pipeline.cuda": (
+        "checkpoint",
+        "config",
+        "errors",
+        "io.files.gds",
+        "io.source",
+        "kernels",
+        "lifecycle",
+        "origins",
+        "pipeline.landing",
+        "pipeline.memory",
+        "pipeline.plan",
+        "pipeline.tally",
+        "ranges",
+    ),
+    "pipeline": (
+        "checkpoint",
+        "config",
+        "errors",
+        "io",
+        "lifecycle",
+        "origins",
+        "pipeline.cuda",
+        "pipeline.landing",
+        "pipeline.memory",
+        "pipeline.plan",
+        "pipeline.tally",
+    ),
+    "mirror": ("config", "errors", "io", "logs", "origins", "ranges"),
+    "files": ("clash", "config", "io", "logs", "mirror", "variables"),
+    "object_storage_model": ("errors", "files", "io", "mirror"),
+    "distributed": ("checkpoint", "config", "errors", "io", "lifecycle", "origins", "pipeline", "ranges"),
+    "report.load_report": (),
+    "report.verdict": ("report.load_report",),
+    "report.progress": ("errors",),
+    "report.make": ("config", "pipeline.tally", "report.load_report", "report.verdict"),
+    "report": ("report.load_report",),
+    "base_streamer": (
+        "clash",
         "config",
         "distributed",
+        "errors",
         "logs",
         "pipeline",
-        "progress",
         "report",
-        "reporting",
         "variables",
     ),
-    "streamer": ("errors", "device", "pipeline", "io", "progress", "reporting", "streaming"),
-    "chunk_streamer": ("config", "errors", "device", "files", "io", "pipeline", "progress", "reporting", "streaming"),
+    "streamer": ("base_streamer", "checkpoint.tensor_info", "device", "errors", "io", "pipeline", "report"),
+    "range_streamer": ("base_streamer", "config", "device", "errors", "files", "io", "pipeline", "report"),
     "testing": ("files", "io", "streamer"),
-    "cli": (
+    "profiling": ("errors", "io", "report.load_report", "streamer"),
+    "plots": ("errors", "origins", "profiling", "report.load_report"),
+    "cli.doctor": (
         "__init__",
         "clash",
+        "cli.arguments",
+        "cli.output",
+        "config",
+        "errors",
+        "io",
+        "origins",
+        "pipeline.cuda.driver",
+        "ranges",
+        "variables",
+    ),
+    "cli.tune": (
+        "__init__",
+        "cli.arguments",
+        "cli.output",
+        "cli.progress",
+        "cli.targets",
+        "config",
+        "errors",
+        "files",
+        "io",
+        "origins",
+        "pipeline.opening",
+        "profiling",
+        "ranges",
+        "report.load_report",
+    ),
+    "cli": (
+        "__init__",
+        "checkpoint",
+        "cli.doctor.command",
+        "cli.tune.command",
         "config",
         "errors",
         "files",
         "io",
         "logs",
         "mirror",
-        "pipeline",
+        "origins",
+        "pipeline.opening",
+        "pipeline.prepare",
         "profiling",
-        "report",
-        "variables",
     ),
-    "profiling": ("errors", "io", "report", "streamer"),
-    "plots": ("errors", "io.source", "profiling", "report"),
     # Where the original has its names.
-    "s3_utils": ("io",),
-    "distributed_streamer": ("chunk_streamer",),
-    "file_streamer": ("chunk_streamer", "errors", "pipeline.chunks"),
+    "s3_utils": ("io.s3.credentials",),
+    "distributed_streamer": ("range_streamer",),
+    "file_streamer": ("errors", "pipeline.plan.ranges", "range_streamer"),
     "safetensors_streamer": ("files", "object_storage_model", "streamer", "testing"),
     "__init__": (
         "errors",
         "files",
+        "io.s3.credentials",
         "object_storage_model",
-        "chunk_streamer",
-        "streamer",
-        "io",
-        "pipeline.chunks",
-        "pipeline.selection",
-        "progress",
+        "pipeline.plan.ranges",
+        "pipeline.plan.selection",
+        "range_streamer",
         "report",
+        "streamer",
     ),
 }
 
-# Packages that only some modules may know of, whatever the place of the import; prefixes of modules, without ours.
+# Packages that only some modules may know of, whatever the place of the import: rooms or modules, without ours.
 ONLY_IN = {
     "torch": (
+        "base_streamer",
         "cli",
-        "pipeline",
-        "profiling",
-        "streaming",
-        "streamer",
-        "chunk_streamer",
         "device",
         "distributed",
         "kernels",
+        "pipeline",
+        "profiling",
+        "range_streamer",
+        "streamer",
     ),
     "matplotlib": ("plots",),
     "PIL": ("plots",),
     "boto3": ("io.s3",),
-    "botocore": ("io.s3",),
+    "botocore": ("io.s3", "io.http.failures", "io.http.proxies"),
     "mypy_boto3_s3": ("io.s3",),
     "awscrt": ("io.checksums",),
-    "kvikio": ("io.gds",),
+    "kvikio": ("io.files.gds",),
     "llvmlite": ("kernels",),
     "numba": ("kernels",),
 }
@@ -156,9 +274,9 @@ def violations(sources: Mapping[str, str]) -> list[str]:
     known = frozenset(f"{PACKAGE}.{name}" for name in sources)
     found = []
     for module, source in sources.items():
-        part = module.partition(".")[0]
-        if part not in MAY_IMPORT:
-            found.append(f"{module}: has no line in MAY_IMPORT")
+        room = room_of(module)
+        if room is None:
+            found.append(f"{module}: has no row in MAY_IMPORT")
             continue
         for imported in imports_of(source, known):
             where = f"{module}:{imported.line}"
@@ -167,13 +285,59 @@ def violations(sources: Mapping[str, str]) -> list[str]:
                 found.append(f"{where}: relative import")
             elif top == PACKAGE:
                 ours = imported.name.removeprefix(PACKAGE).lstrip(".") or "__init__"
-                if not _is_under(ours, (part, *MAY_IMPORT[part])):
-                    found.append(f"{where}: {part} may not import {ours}")
-            elif top in ONLY_IN and not module.startswith(ONLY_IN[top]):
+                if room_of(ours) != room and not _is_under(ours, MAY_IMPORT[room]):
+                    found.append(f"{where}: {room} may not import {ours}")
+            elif top in ONLY_IN and not _is_under(module, ONLY_IN[top]):
                 found.append(f"{where}: may not know {top}")
             elif top in LAZY and not imported.lazy:
                 found.append(f"{where}: {top} is imported before it is needed")
     return found
+
+
+def room_of(module: str) -> str | None:
+    """The longest name of `MAY_IMPORT` that is the module or a folder that it is in."""
+    while module not in MAY_IMPORT:
+        module = module.rpartition(".")[0]
+        if not module:
+            return None
+    return module
+
+
+def circles(sources: Mapping[str, str]) -> list[str]:
+    """Modules that import each other, directly or through others, each circle once."""
+    known = frozenset(f"{PACKAGE}.{name}" for name in sources)
+    edges = {
+        module: sorted(
+            {
+                imported.name.removeprefix(PACKAGE + ".")
+                for imported in imports_of(source, known)
+                if imported.name in known and imported.name != f"{PACKAGE}.{module}"
+            }
+        )
+        for module, source in sources.items()
+    }
+    found: set[str] = set()
+    finished: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        if module in way:
+            circle = way[way.index(module) :]
+            first = circle.index(min(circle))
+            found.add(" -> ".join((*circle[first:], *circle[:first], circle[first])))
+        elif module not in finished:
+            for target in edges[module]:
+                visit(target, (*way, module))
+            finished.add(module)
+
+    for module in sorted(edges):
+        visit(module, ())
+    return sorted(found)
+
+
+def folders(modules: Collection[str]) -> dict[str, int]:
+    """How many modules each folder of the package has, `__init__` aside."""
+    packages = {module.rpartition(".")[0] for module in modules}
+    return {folder: sum(m.rpartition(".")[0] == folder and m not in packages for m in modules) for folder in packages}
 
 
 def _is_under(module: str, parts: tuple[str, ...]) -> bool:
@@ -200,50 +364,95 @@ def test_the_package_keeps_its_import_rules() -> None:
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("io.posix", "from runai_model_streamer.pipeline.plan import Group"),
-        ("io.posix", "from runai_model_streamer import pipeline"),
-        ("io.posix", "import runai_model_streamer.streamer"),
-        ("io.posix", "from runai_model_streamer import SafetensorsStreamer"),
-        ("io.posix", "from ..pipeline import plan"),
-        ("io.posix", "import torch"),
-        ("io.posix", "def f():\n    from torch.cuda import Stream"),
-        ("io.posix", "if TYPE_CHECKING:\n    import torch"),
-        ("io.posix", "def f():\n    import boto3"),
-        ("io.posix", "def f():\n    importlib.import_module('botocore.session')"),
-        ("io.posix", "def f():\n    import kvikio"),
-        ("io.gds", "from kvikio import CuFile"),
-        ("io.s3", "import boto3"),
-        ("io.s3", "from botocore.exceptions import ClientError"),
-        ("io.s3", "if not TYPE_CHECKING:\n    import boto3"),
-        ("io.s3", "if TYPE_CHECKING:\n    pass\nelse:\n    import boto3"),
-        ("io.s3", "class C:\n    import boto3"),
-        ("pipeline.plan", "from runai_model_streamer.streamer import SafetensorsStreamer"),
-        ("pipeline.plan", "def f():\n    import botocore"),
+        ("io.files.posix", "from runai_model_streamer.pipeline.plan.groups import Group"),
+        ("io.files.posix", "from runai_model_streamer import pipeline"),
+        ("io.files.posix", "import runai_model_streamer.streamer"),
+        ("io.files.posix", "from runai_model_streamer import SafetensorsStreamer"),
+        ("io.files.posix", "from ..pipeline import plan"),
+        ("io.files.posix", "import torch"),
+        ("io.files.posix", "def f():\n    from torch.cuda import Stream"),
+        ("io.files.posix", "if TYPE_CHECKING:\n    import torch"),
+        ("io.files.posix", "def f():\n    import boto3"),
+        ("io.files.posix", "def f():\n    importlib.import_module('botocore.session')"),
+        ("io.files.posix", "def f():\n    import kvikio"),
+        ("io.files.gds", "from kvikio import CuFile"),
+        ("io.s3.store", "import boto3"),
+        ("io.s3.store", "from botocore.exceptions import ClientError"),
+        ("io.s3.store", "if not TYPE_CHECKING:\n    import boto3"),
+        ("io.s3.store", "if TYPE_CHECKING:\n    pass\nelse:\n    import boto3"),
+        ("io.s3.store", "class C:\n    import boto3"),
+        ("pipeline.plan.groups", "from runai_model_streamer.streamer import SafetensorsStreamer"),
+        ("pipeline.plan.groups", "def f():\n    import botocore"),
         ("kernels.cast", "from runai_model_streamer.errors import StreamerError"),
         ("errors", "from runai_model_streamer.config import StreamerConfig"),
-        ("config", "from runai_model_streamer.io.posix import LocalFile"),
+        ("config", "from runai_model_streamer.io.files.posix import LocalFile"),
         ("helpers", "import os"),
+        # One row for each direction of the house.
+        ("config", "from runai_model_streamer.io.source import Source"),
+        ("checkpoint.header", "from runai_model_streamer.config import StreamerConfig"),
+        ("io.http.retries", "from runai_model_streamer.io.s3.store import S3Store"),
+        ("io.s3.errors.translation", "from runai_model_streamer.io.s3.access import Access"),
+        ("io.files.posix", "from runai_model_streamer.io.storage import Storage"),
+        ("io.http.curl", "import botocore"),
+        ("pipeline.plan.groups", "from runai_model_streamer.pipeline.tally.load import Tally"),
+        ("pipeline.plan.groups", "from runai_model_streamer.pipeline import load"),
+        ("pipeline.tally.load", "from runai_model_streamer.pipeline.memory.pool import SlabPool"),
+        ("pipeline.memory.pool", "from runai_model_streamer.pipeline.landing.tensors import make_tensors"),
+        ("pipeline.landing.host", "from runai_model_streamer.pipeline.cuda.landing import CudaLanding"),
+        ("pipeline.cuda.landing", "from runai_model_streamer.pipeline.load import Load"),
+        ("report.verdict", "from runai_model_streamer.pipeline.tally.load import Tally"),
+        ("cli.doctor.machine", "from runai_model_streamer.cli.tune.search import Trial"),
     ],
 )
 def test_an_import_that_breaks_a_rule_is_found(module: str, line: str) -> None:
-    package = dict.fromkeys(("__init__", "io", "pipeline", "pipeline.plan", "streamer", "kernels"), "")
+    package = dict.fromkeys(
+        ("__init__", "io", "pipeline", "pipeline.load", "pipeline.plan.groups", "streamer", "kernels"), ""
+    )
     assert len(violations(package | {module: line})) == 1
 
 
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("io.posix", "from runai_model_streamer.errors import ReadError"),
-        ("io.posix", "from runai_model_streamer.io import ranges"),
-        ("io.s3", "def f():\n    import boto3"),
-        ("io.s3_errors", "if TYPE_CHECKING:\n    from botocore.exceptions import ClientError"),
-        ("io.transport", "def f():\n    from runai_model_streamer.kernels.curl import copy"),
-        ("pipeline.tensors", "import torch"),
-        ("config", "from runai_model_streamer.io.source import SourceKind"),
+        ("io.files.posix", "from runai_model_streamer.errors import ReadError"),
+        ("io.files.posix", "from runai_model_streamer import ranges"),
+        ("io.s3.store", "def f():\n    import boto3"),
+        ("io.s3.errors.translation", "if TYPE_CHECKING:\n    from botocore.exceptions import ClientError"),
+        ("io.http.choice", "def f():\n    from runai_model_streamer.kernels.curl import copy"),
+        ("pipeline.landing.tensors", "import torch"),
+        ("config", "from runai_model_streamer.origins import SourceKind"),
     ],
 )
 def test_an_import_that_keeps_the_rules_passes(module: str, line: str) -> None:
-    assert violations({"__init__": "", "io": "", "io.ranges": "", module: line}) == []
+    assert violations({"__init__": "", "io": "", "ranges": "", module: line}) == []
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    assert circles(read_package()) == []
+
+
+def test_a_circle_of_imports_is_found() -> None:
+    package = {
+        "a": f"from {PACKAGE} import b",
+        "b": f"def f():\n    from {PACKAGE}.c import name",
+        "c": f"import {PACKAGE}.a",
+        "d": f"from {PACKAGE}.a import name",
+    }
+    assert circles(package) == ["a -> b -> c -> a"]
+
+
+def test_no_folder_has_more_modules_than_one_can_look_over() -> None:
+    counts = folders(read_package().keys() - {"__init__"})
+    assert {"", "io.s3", "pipeline.plan"} <= counts.keys()
+    assert {folder: count for folder, count in counts.items() if count > LARGEST_FOLDER} == {}
+
+
+def test_every_folder_says_what_is_in_it() -> None:
+    inits = [path for path in (ROOT / PACKAGE).rglob("__init__.py") if path.parent != ROOT / PACKAGE]
+    documented = {path.parent.name for path in inits if ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))}
+    assert documented == {path.parent.name for path in inits}
+    holding = {path.parent for path in (ROOT / PACKAGE).rglob("*.py")}
+    assert {path.parent for path in inits} | {ROOT / PACKAGE} == holding
 
 
 def test_every_module_is_short_enough_to_read() -> None:

@@ -15,8 +15,8 @@ from runai_model_streamer.config import (
     StreamerConfig,
 )
 from runai_model_streamer.errors import ConfigError
-from runai_model_streamer.io.ranges import PAGE
-from runai_model_streamer.io.source import SourceKind
+from runai_model_streamer.origins import SourceKind
+from runai_model_streamer.ranges import PAGE
 
 MIB = 1 << 20
 

@@ -29,7 +29,7 @@ from safetensors.torch import save, save_file
 from runai_model_streamer import config
 from runai_model_streamer.cli.main import main
 from runai_model_streamer.config import StreamerConfig
-from runai_model_streamer.io.source import SourceKind
+from runai_model_streamer.origins import SourceKind
 from tests.servers import FaultServer, aws_environment
 
 ROOT = Path(__file__).parents[1]

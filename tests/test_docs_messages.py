@@ -32,21 +32,21 @@ MADE_ELSEWHERE = {
 CHOSEN_APART = {
     "WriteError": "mirror/destination.py",
     "WriteDeniedError": "mirror/destination.py",
-    "StorageUnreachableError": "io/s3_provenance.py",
-    "StorageTimeoutError": "io/s3_network_messages.py",
+    "StorageUnreachableError": "io/s3/errors/provenance.py",
+    "StorageTimeoutError": "io/s3/errors/network.py",
 }
 """Class -> module in which the text stands on its own."""
 
 COMPLETE = (
-    "io/s3_messages.py",
-    "io/s3_network_messages.py",
-    "io/s3_answers.py",
-    "io/s3_credentials.py",
-    "io/posix.py",
+    "io/s3/errors/store.py",
+    "io/s3/errors/network.py",
+    "io/http/answers.py",
+    "io/s3/access.py",
+    "io/files/posix.py",
     "io/listing.py",
-    "pipeline/pool.py",
+    "pipeline/memory/pool.py",
     "pipeline/prepare.py",
-    "pipeline/stream.py",
+    "pipeline/load.py",
     "streaming.py",
     "device.py",
 )

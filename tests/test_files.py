@@ -27,7 +27,7 @@ from runai_model_streamer.errors import (
     WriteDeniedError,
     WriteError,
 )
-from runai_model_streamer.io.s3 import PREFIX_BYTES
+from runai_model_streamer.io.s3.store import PREFIX_BYTES
 from tests.checkpoints import PATIENCE, our_threads
 from tests.servers import Exchange, Fault, FaultServer, Request, change, drip, refuse, stall_after
 

@@ -13,9 +13,9 @@ import torch
 
 from runai_model_streamer import FileChunks, FileStreamer, SafetensorsStreamer
 from runai_model_streamer.errors import OutOfMemoryError, PinnedUnavailableError, ReadError, StreamerError
-from runai_model_streamer.io.posix import FileSource
-from runai_model_streamer.io.source import Origin
-from runai_model_streamer.pipeline import pinned
+from runai_model_streamer.io.files.posix import FileSource
+from runai_model_streamer.origins import Origin
+from runai_model_streamer.pipeline.memory import pinned
 from tests.checkpoints import Stored, join_ours, raw, stored, write
 from tests.pinned_memory import Copy, PinnedMemory, pinned_memory
 
@@ -258,7 +258,7 @@ with SafetensorsStreamer() as streamer:
     for _ in streamer.get_tensors():
         pass
 import torch
-print(torch.cuda.is_initialized(), "runai_model_streamer.pipeline.pinned" in sys.modules)
+print(torch.cuda.is_initialized(), "runai_model_streamer.pipeline.memory.pinned" in sys.modules)
 """
 
 

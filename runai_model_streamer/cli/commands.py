@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Final
 
 import runai_model_streamer
-from runai_model_streamer.cli import doctor, load, ls, pull, tune, verify
+from runai_model_streamer.cli import load, ls, pull, verify
 from runai_model_streamer.cli.arguments import SIZES
+from runai_model_streamer.cli.doctor import command as doctor
 from runai_model_streamer.cli.output import write_error, write_json
+from runai_model_streamer.cli.tune import command as tune
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.profiling.environment import environment
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from runai_model_streamer.checkpoint.header import Header
+from runai_model_streamer.checkpoint.tensor_info import TensorInfo, nbytes_of
 from runai_model_streamer.cli.arguments import Subcommands, add_command, add_paths
 from runai_model_streamer.cli.output import Column, counted, size, write_error, write_json, write_line, write_table
 from runai_model_streamer.cli.targets import find_files
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.files import open_storage
-from runai_model_streamer.io.paths import Storage
-from runai_model_streamer.io.safetensors import Header
-from runai_model_streamer.io.source import SourceKind
-from runai_model_streamer.io.tensor_info import TensorInfo, nbytes_of
+from runai_model_streamer.io.storage import Storage
+from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.opening import open_files
 
 

@@ -4,6 +4,7 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
+from runai_model_streamer.checkpoint.header import read_header
 from runai_model_streamer.cli.arguments import Subcommands, add_command, add_paths
 from runai_model_streamer.cli.output import counted, size, write_json, write_line
 from runai_model_streamer.cli.progress import progress
@@ -11,7 +12,6 @@ from runai_model_streamer.cli.targets import find_files
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.io.checksums import VerifiedSource
-from runai_model_streamer.io.safetensors import read_header
 from runai_model_streamer.logs import configure_logging
 from runai_model_streamer.pipeline.prepare import HOST, Start, make_load, opening
 from runai_model_streamer.profiling.environment import environment

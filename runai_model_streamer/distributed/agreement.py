@@ -6,9 +6,9 @@ from typing import TypeAlias
 
 import orjson
 
+from runai_model_streamer.checkpoint.strict_json import short
 from runai_model_streamer.distributed.peers import Peers
 from runai_model_streamer.errors import DistributedError
-from runai_model_streamer.io.header_json import short
 from runai_model_streamer.io.paths import as_unicode
 
 Facts: TypeAlias = Mapping[str, str]

@@ -6,9 +6,10 @@ from typing import Final, NamedTuple
 import orjson
 
 from runai_model_streamer.errors import TruncatedError
-from runai_model_streamer.io.paths import Storage
-from runai_model_streamer.io.s3 import PREFIX_BYTES
-from runai_model_streamer.io.source import Origin, Source, SourceInFront, SourceKind
+from runai_model_streamer.io.s3.store import PREFIX_BYTES
+from runai_model_streamer.io.source import Source, SourceInFront
+from runai_model_streamer.io.storage import Storage
+from runai_model_streamer.origins import Origin, SourceKind
 
 _FRAME: Final = 8
 """Bytes of a length in front of what it is the length of."""

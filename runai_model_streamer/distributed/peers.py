@@ -28,7 +28,7 @@ import torch.distributed as dist
 
 from runai_model_streamer.distributed.notices import Listener, Patience, Reason, nothing
 from runai_model_streamer.errors import DistributedError
-from runai_model_streamer.pipeline.lifecycle import Stopped
+from runai_model_streamer.lifecycle import Stopped
 
 NOTICE_SECONDS: Final = 10.0
 """Most seconds to wait for the message that says why a rank has closed its connections."""

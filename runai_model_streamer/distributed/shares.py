@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from runai_model_streamer.io.ranges import PAGE, round_up
-from runai_model_streamer.io.source import SourceKind
-from runai_model_streamer.io.tensor_info import nbytes_of
-from runai_model_streamer.pipeline.plan import Group, PlannedFile, steps_of
+from runai_model_streamer.checkpoint.tensor_info import nbytes_of
+from runai_model_streamer.origins import SourceKind
+from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile, steps_of
+from runai_model_streamer.ranges import PAGE, round_up
 
 READS_PER_RANK: Final = 8
 """A part is cut into at least this many reads, so that parts differ by an eighth at most; unless these get small."""

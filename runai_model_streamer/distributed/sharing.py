@@ -16,13 +16,15 @@ from runai_model_streamer.distributed.headers import HeadSource, Known, TapedSou
 from runai_model_streamer.distributed.notices import Reason
 from runai_model_streamer.distributed.shares import SENT_AT_ONCE, Beginning, deal_out, even_reads
 from runai_model_streamer.distributed.source import Party, Remaining, SharedSource
-from runai_model_streamer.io.paths import Storage, is_object
-from runai_model_streamer.io.posix import FileSource
-from runai_model_streamer.io.s3 import PREFIX_BYTES
-from runai_model_streamer.io.s3_credentials import S3Credentials
-from runai_model_streamer.io.source import Source, SourceKind
+from runai_model_streamer.io.files.posix import FileSource
+from runai_model_streamer.io.paths import is_object
+from runai_model_streamer.io.s3.credentials import S3Credentials
+from runai_model_streamer.io.s3.store import PREFIX_BYTES
+from runai_model_streamer.io.source import Source
+from runai_model_streamer.io.storage import Storage
+from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.opening import open_each
-from runai_model_streamer.pipeline.plan import Group, PlannedFile
+from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile
 from runai_model_streamer.pipeline.sharing import Terms
 
 _log = logging.getLogger(__name__)

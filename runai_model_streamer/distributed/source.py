@@ -8,7 +8,8 @@ from runai_model_streamer.distributed.notices import Reason
 from runai_model_streamer.distributed.peers import Peers
 from runai_model_streamer.distributed.shares import Share
 from runai_model_streamer.errors import InterruptedReadError, StreamerError
-from runai_model_streamer.io.source import Origin, Source, SourceInFront, SourceKind
+from runai_model_streamer.io.source import Source, SourceInFront
+from runai_model_streamer.origins import Origin, SourceKind
 
 _READ = {SourceKind.FILE: Origin.DISK, SourceKind.OBJECT: Origin.OBJECT}
 """What a rank's own reads are told to be, so that all readers take part: most wait for other ranks, not for a CPU."""

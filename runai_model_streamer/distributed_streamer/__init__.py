@@ -1,5 +1,5 @@
 """Where the original streamer has them: names that existing code imports from here."""
 
-from runai_model_streamer.chunk_streamer import DistributedStreamer
+from runai_model_streamer.range_streamer import DistributedStreamer
 
 __all__ = ["DistributedStreamer"]

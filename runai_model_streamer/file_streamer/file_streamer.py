@@ -1,8 +1,7 @@
 """For code written for the original streamer; new code imports from `runai_model_streamer`."""
 
-from runai_model_streamer.chunk_streamer import FileStreamer
-
 # There an unknown device is one, and so are files of several kinds of storage in one call, which are none here.
 from runai_model_streamer.errors import ArgumentError as RunaiStreamerInvalidInputException
+from runai_model_streamer.range_streamer import FileStreamer
 
 __all__ = ["FileStreamer", "RunaiStreamerInvalidInputException"]

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from runai_model_streamer.errors import InterruptedReadError
-from runai_model_streamer.io.ranges import PAGE, ByteRange, round_down
-from runai_model_streamer.io.source import Origin, Source, SourceInFront
+from runai_model_streamer.io.source import Source, SourceInFront
+from runai_model_streamer.origins import Origin
+from runai_model_streamer.ranges import PAGE, ByteRange, round_down
 
 BURST: Final = 0.05
 """Seconds of the cap that a piece may bring at once, and that a pause may leave unused for later."""

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from runai_model_streamer.errors import ChecksumError, InterruptedReadError, MissingDependencyError
-from runai_model_streamer.io.source import Origin, Source, SourceInFront
+from runai_model_streamer.io.source import Source, SourceInFront
+from runai_model_streamer.origins import Origin
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -1,28 +1,8 @@
 """The one seam between storage and everything above it."""
 
-from enum import Enum
 from typing import Protocol
 
-
-class SourceKind(Enum):
-    """What lies behind a source; the defaults for concurrency and chunk size depend on it."""
-
-    FILE = "file"
-    OBJECT = "object"
-
-
-class Origin(Enum):
-    """Where the bytes of one read came from."""
-
-    PAGE_CACHE = "page cache"
-    """Copied from memory: more such reads at once than CPUs only get in each other's way."""
-    BUFFERED = "buffered"
-    """Through the page cache, without knowing whether they were in it."""
-    DISK = "disk"
-    """From a local disk, past the page cache."""
-    OBJECT = "object storage"
-    RANK = "another rank"
-    """Read by another process, which has sent it."""
+from runai_model_streamer.origins import Origin, SourceKind
 
 
 class Source(Protocol):

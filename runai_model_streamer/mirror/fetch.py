@@ -9,10 +9,10 @@ from typing import Final
 
 from runai_model_streamer.errors import SourceChangedError, StreamerError
 from runai_model_streamer.io.listing import Entry
-from runai_model_streamer.io.paths import Storage
-from runai_model_streamer.io.ranges import ByteRange, split
 from runai_model_streamer.io.source import Source
+from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.mirror.destination import Destination, Part
+from runai_model_streamer.ranges import ByteRange, split
 
 JOIN_SECONDS: Final = 1.0
 """Most seconds that a failed pull waits for its threads. One that hangs in the kernel longer ends alone."""

@@ -9,12 +9,13 @@ from typing import Final, Protocol
 from runai_model_streamer.config import UNLIMITED, StreamerConfig
 from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.io.listing import Entry, Patterns
-from runai_model_streamer.io.paths import Storage, is_object, kind_of
-from runai_model_streamer.io.source import SourceKind
+from runai_model_streamer.io.paths import is_object, kind_of
+from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.logs import size_text
 from runai_model_streamer.mirror.destination import COMPLETE, Destination, as_files, file_name
 from runai_model_streamer.mirror.fetch import fetch
 from runai_model_streamer.mirror.locks import locked
+from runai_model_streamer.origins import SourceKind
 
 _log = logging.getLogger(__name__)
 

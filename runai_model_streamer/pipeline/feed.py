@@ -5,13 +5,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Final, Generic
 
-from runai_model_streamer.io.source import Origin, Source
-from runai_model_streamer.pipeline.landing import Landing, LeaseT, Reading
-from runai_model_streamer.pipeline.lifecycle import Lifecycle
-from runai_model_streamer.pipeline.plan import Group, PlannedFile, Step, steps_of
-from runai_model_streamer.pipeline.reader_tally import ReaderTally
-from runai_model_streamer.pipeline.tally import Tally
-from runai_model_streamer.pipeline.waiting import WaitClock
+from runai_model_streamer.io.source import Source
+from runai_model_streamer.lifecycle import Lifecycle
+from runai_model_streamer.origins import Origin
+from runai_model_streamer.pipeline.landing.protocol import Landing, LeaseT
+from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile, Step, steps_of
+from runai_model_streamer.pipeline.tally.load import Tally
+from runai_model_streamer.pipeline.tally.reader import ReaderTally
+from runai_model_streamer.pipeline.tally.reading import Reading
+from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
 
 MEMORY_SPEED: Final = 1.5e9
 """Bytes per second of one read above which it was a copy from memory, where the source cannot tell."""

@@ -4,16 +4,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
-from typing import Final, Protocol, TypeAlias, TypeVar
+from typing import Final, Protocol, TypeVar
 
+from runai_model_streamer.checkpoint.gc_pause import collector_paused
+from runai_model_streamer.checkpoint.header import Opened, read_header
 from runai_model_streamer.errors import StreamerError
-from runai_model_streamer.io.collector import collector_paused
 from runai_model_streamer.io.paths import is_object
-from runai_model_streamer.io.safetensors import Header, read_header
 from runai_model_streamer.io.source import Source
 
 _T = TypeVar("_T")
-Opened: TypeAlias = tuple[Source, Header]
 
 LONG_WAIT: Final = 1e-3
 """Seconds of waiting for one file beyond which the rest are opened at once: network and FUSE mounts, a cold disk.

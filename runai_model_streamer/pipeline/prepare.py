@@ -9,29 +9,29 @@ from typing import Final, NamedTuple
 
 import torch
 
+from runai_model_streamer.checkpoint.header import Opened, read_header
+from runai_model_streamer.checkpoint.tensor_info import TensorInfo, nbytes_of
 from runai_model_streamer.config import GdsMode, PinnedMode, StreamerConfig
 from runai_model_streamer.errors import (
-    ArgumentError,
-    ArgumentTypeError,
     GdsUnavailableError,
 )
 from runai_model_streamer.io.checksums import VerifiedSource
-from runai_model_streamer.io.paths import Storage
-from runai_model_streamer.io.s3_credentials import S3Credentials
-from runai_model_streamer.io.safetensors import read_header
-from runai_model_streamer.io.source import Source, SourceKind
-from runai_model_streamer.io.tensor_info import TensorInfo, nbytes_of
-from runai_model_streamer.pipeline.assembly import assembled
-from runai_model_streamer.pipeline.cast_plan import held, plan_cast, scratch_size, sources_of, target_name
-from runai_model_streamer.pipeline.limit import LIMIT, MemoryLimit
-from runai_model_streamer.pipeline.opening import Opened, open_files
-from runai_model_streamer.pipeline.plan import MOST_COPIED, REST_BYTES, Grouping, PlannedFile, plan_groups
-from runai_model_streamer.pipeline.selection import Select, Selected, select_parts
+from runai_model_streamer.io.s3.credentials import S3Credentials
+from runai_model_streamer.io.source import Source
+from runai_model_streamer.io.storage import Storage
+from runai_model_streamer.origins import SourceKind
+from runai_model_streamer.pipeline.landing.assembly import assembled
+from runai_model_streamer.pipeline.landing.tensors import check_dtypes
+from runai_model_streamer.pipeline.load import Load
+from runai_model_streamer.pipeline.memory.slabs import OtherMemory
+from runai_model_streamer.pipeline.opening import open_files
+from runai_model_streamer.pipeline.plan.casts import held, plan_cast, scratch_size, sources_of, target_name
+from runai_model_streamer.pipeline.plan.groups import MOST_COPIED, REST_BYTES, Grouping, PlannedFile, plan_groups
+from runai_model_streamer.pipeline.plan.limit import LIMIT, MemoryLimit
+from runai_model_streamer.pipeline.plan.request import checked_names, named
+from runai_model_streamer.pipeline.plan.selection import Select, Selected, select_parts
 from runai_model_streamer.pipeline.sharing import Sharing
-from runai_model_streamer.pipeline.slabs import OtherMemory
-from runai_model_streamer.pipeline.stream import Load
-from runai_model_streamer.pipeline.tally import Tally
-from runai_model_streamer.pipeline.tensors import check_dtypes
+from runai_model_streamer.pipeline.tally.load import Tally
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def prepare_load(
     Raises:
         StreamerError: what `SafetensorsStreamer.stream_files` says; nothing is left open.
     """
-    names = _checked_names(tensor_names)
+    names = checked_names(tensor_names)
     target = None if dtype is None else target_name(dtype)
     with opening(config, credentials, sharing) as (storage, close_with):
         requests = config.concurrency_for(SourceKind.OBJECT)
@@ -81,7 +81,7 @@ def prepare_load(
             opened = sharing.open_each(storage, paths, requests, read_header, asked)
         sources = [source for source, _ in opened]
         close_with.extend(sources)
-        wanted = [list(header.tensors) for _, header in opened] if names is None else _named(paths, opened, names)
+        wanted = [list(header.tensors) for _, header in opened] if names is None else named(paths, opened, names)
         read, parts = wanted, None
         if select is not None:
             selected = select_parts(paths, wanted, [source.kind for source in sources], select, check_dtypes)
@@ -164,7 +164,7 @@ def make_load(start: Start, config: StreamerConfig, device: torch.device, target
         made = max((part.info if target is None else held(part.info, target)).nbytes for part in parts if part.rows)
     destination = limit = memory = None
     if device.type == "cuda":
-        from runai_model_streamer.pipeline.cuda_load import cuda_load
+        from runai_model_streamer.pipeline.cuda.destination import cuda_load
 
         own = replace(config, memory_limit=allowed.part, gds=_gds(config, waits=waits))
         shared = _is_shared(config)
@@ -172,7 +172,7 @@ def make_load(start: Start, config: StreamerConfig, device: torch.device, target
         if onto_gpu is not None:
             files, destination = onto_gpu
     if destination is None and target is not None and to_cast:
-        from runai_model_streamer.pipeline.casting import cast_destination
+        from runai_model_streamer.pipeline.landing.casting import cast_destination
 
         becoming = [file._replace(tensors=[held(tensor, target) for tensor in file.tensors]) for file in files]
         limit = allowed.bytes_for(paths, becoming, made, scratch_size(files))
@@ -209,7 +209,7 @@ def _gds(config: StreamerConfig, *, waits: bool) -> GdsMode:
 def _page_locked(config: StreamerConfig, limit: int | None) -> OtherMemory | None:
     if config.pinned is PinnedMode.NEVER or (config.pinned is PinnedMode.AUTO and not torch.cuda.is_initialized()):
         return None
-    from runai_model_streamer.pipeline.pinned import page_locking
+    from runai_model_streamer.pipeline.memory.pinned import page_locking
 
     return page_locking(config.pinned, limit)
 
@@ -217,35 +217,6 @@ def _page_locked(config: StreamerConfig, limit: int | None) -> OtherMemory | Non
 def _is_shared(config: StreamerConfig) -> bool:
     """Whether other processes of this node load the same files."""
     return config.local_processes > 1 or in_process_group()
-
-
-def _checked_names(names: Collection[str] | None) -> frozenset[str] | None:
-    if names is None:
-        return None
-    if isinstance(names, str | bytes) or not isinstance(names, Collection):
-        raise ArgumentTypeError(f"tensor_names is a list or set of names, not {type(names).__name__}: {names!r}")
-    if not names:
-        raise ArgumentError("tensor_names is empty: give the names to read, or None for all tensors")
-    for name in names:
-        if not isinstance(name, str):
-            raise ArgumentTypeError(f"tensor_names holds {name!r}, which is no str")
-    return frozenset(names)
-
-
-def _named(paths: Sequence[str], opened: Sequence[Opened], names: frozenset[str]) -> list[list[TensorInfo]]:
-    wanted = [[tensor for tensor in header.tensors if tensor.name in names] for _, header in opened]
-    places: dict[str, list[str]] = {}
-    for path, tensors in zip(paths, wanted, strict=True):
-        for tensor in tensors:
-            places.setdefault(tensor.name, []).append(path)
-    unknown = sorted(names - places.keys())
-    if unknown:
-        where = paths[0] if len(paths) == 1 else f"any of the {len(paths)} files"
-        raise ArgumentError(f"tensor_names has names that are not in {where}: {_listed(unknown)}")
-    twice = [f"{name!r} in {' and '.join(found)}" for name, found in sorted(places.items()) if len(found) > 1]
-    if twice:
-        raise ArgumentError(f"tensor_names has names that are in more than one file: {'; '.join(twice[:10])}")
-    return wanted
 
 
 def _forgo_verification(opened: Sequence[Opened], read: Sequence[Sequence[TensorInfo]]) -> None:
@@ -264,11 +235,6 @@ def _forgo_verification(opened: Sequence[Opened], read: Sequence[Sequence[Tensor
             partial_reads,
             len(opened),
         )
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:10])
-    return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
 
 
 def in_process_group() -> bool:

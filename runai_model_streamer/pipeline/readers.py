@@ -7,11 +7,11 @@ from typing import Any
 
 from runai_model_streamer.errors import ChecksumError, ReadError, StreamerError
 from runai_model_streamer.io.source import Source
+from runai_model_streamer.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.pipeline.feed import Feed
-from runai_model_streamer.pipeline.landing import LeaseT
-from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
-from runai_model_streamer.pipeline.plan import Group, Step
-from runai_model_streamer.pipeline.reader_tally import ReaderTally
+from runai_model_streamer.pipeline.landing.protocol import LeaseT
+from runai_model_streamer.pipeline.plan.groups import Group, Step
+from runai_model_streamer.pipeline.tally.reader import ReaderTally
 
 
 class Readers:

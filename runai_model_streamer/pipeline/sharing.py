@@ -4,10 +4,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from runai_model_streamer.config import StreamerConfig
-from runai_model_streamer.io.paths import Storage
-from runai_model_streamer.io.s3_credentials import S3Credentials
+from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.source import Source
-from runai_model_streamer.pipeline.plan import Group, PlannedFile
+from runai_model_streamer.io.storage import Storage
+from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile
 
 _T = TypeVar("_T")
 

@@ -2,7 +2,7 @@
 
 from typing import Final, NamedTuple
 
-from runai_model_streamer.io.source import Origin
+from runai_model_streamer.origins import Origin
 
 
 class Kind(NamedTuple):

@@ -8,7 +8,7 @@ from matplotlib.patches import Patch
 from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.plots.figure import QUIET, TEXT, Plot, from_zero, legend_below, name_rows, new_plot
 from runai_model_streamer.plots.kinds import BOUNDS
-from runai_model_streamer.report import LoadReport
+from runai_model_streamer.report.load_report import LoadReport
 
 _SEEN: Final = 0.01
 """Least share that the legend names: less is not to be seen in the bar."""

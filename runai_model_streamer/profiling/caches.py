@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from runai_model_streamer.errors import ArgumentError, ReadError
-from runai_model_streamer.io import filesystems
-from runai_model_streamer.io.pagecache import PageCache
+from runai_model_streamer.io.files import file_systems
+from runai_model_streamer.io.files.page_cache import PageCache
 
 _PIECE: Final = 4 << 20
 
@@ -31,8 +31,8 @@ def evict(paths: Iterable[str | os.PathLike[str]]) -> None:
     for path in paths:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            kind = filesystems.name(fd)
-            if kind in filesystems.IN_MEMORY:
+            kind = file_systems.name(fd)
+            if kind in file_systems.IN_MEMORY:
                 raise ArgumentError(f"{os.fspath(path)}: is on {kind}, which is memory: choose a folder on a disk")
             left: float | None = 1.0
             for _ in range(_TRIES):
@@ -60,7 +60,7 @@ def warm(paths: Iterable[str | os.PathLike[str]]) -> None:
     for path in paths:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if filesystems.name(fd) in filesystems.IN_MEMORY or _cached(fd) == 1.0:
+            if file_systems.name(fd) in file_systems.IN_MEMORY or _cached(fd) == 1.0:
                 continue
             offset = 0
             while got := os.preadv(fd, [buffer], offset):
@@ -77,13 +77,13 @@ def cached_fraction(path: str | os.PathLike[str]) -> float | None:
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return 1.0 if filesystems.name(fd) in filesystems.IN_MEMORY else _cached(fd)
+        return 1.0 if file_systems.name(fd) in file_systems.IN_MEMORY else _cached(fd)
     finally:
         os.close(fd)
 
 
 def _cached(fd: int) -> float | None:
-    if filesystems.name(fd) not in filesystems.DIRECT:
+    if file_systems.name(fd) not in file_systems.DIRECT:
         return None  # overlayfs and others count an empty cache of their own: `io.filesystems.DIRECT`
     status = os.fstat(fd)
     if not status.st_size:

@@ -14,7 +14,7 @@ from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.profiling.caches import evict, warm
 from runai_model_streamer.profiling.environment import environment
 from runai_model_streamer.profiling.s3server import S3Server
-from runai_model_streamer.report import LoadReport
+from runai_model_streamer.report.load_report import LoadReport
 from runai_model_streamer.streamer import SafetensorsStreamer
 
 T = TypeVar("T")

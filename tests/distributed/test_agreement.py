@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from runai_model_streamer.checkpoint.tensor_info import TensorInfo
 from runai_model_streamer.distributed.agreement import digest_of
 from runai_model_streamer.distributed.shares import Share
-from runai_model_streamer.io.tensor_info import TensorInfo
 
 TENSOR = TensorInfo("wéight", "BF16", (4, 0, 1 << 63), 100, 100, 60)
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runai_model_streamer.distributed.shares import LEAST_READ, Beginning, deal_out, even_reads
-from runai_model_streamer.io.source import SourceKind
-from runai_model_streamer.pipeline.plan import PlannedFile, plan_groups
+from runai_model_streamer.origins import SourceKind
+from runai_model_streamer.pipeline.plan.groups import PlannedFile, plan_groups
 from tests.checkpoints import infos
 
 MIB = 1 << 20

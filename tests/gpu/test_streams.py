@@ -11,8 +11,8 @@ import torch
 
 from runai_model_streamer import SafetensorsStreamer
 from runai_model_streamer.errors import ReadError
-from runai_model_streamer.io.posix import FileSource
-from runai_model_streamer.io.source import Origin
+from runai_model_streamer.io.files.posix import FileSource
+from runai_model_streamer.origins import Origin
 from tests.checkpoints import PATIENCE, raw, stored, write
 
 MIB = 1 << 20

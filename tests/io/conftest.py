@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.io.cufile import _cufile_library, emulated_cufile
+from tests.io.files.cufile import _cufile_library, emulated_cufile
 from tests.servers import Certificate, FaultServer, self_signed
 
 __all__ = ["_cufile_library", "emulated_cufile"]

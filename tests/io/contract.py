@@ -14,8 +14,9 @@ from typing import Final
 import pytest
 
 from runai_model_streamer.errors import InterruptedReadError, ReadError, TruncatedError
-from runai_model_streamer.io.ranges import PAGE, ByteRange
-from runai_model_streamer.io.source import Origin, Source, SourceKind
+from runai_model_streamer.io.source import Source
+from runai_model_streamer.origins import Origin, SourceKind
+from runai_model_streamer.ranges import PAGE, ByteRange
 
 SIZE: Final = 700_003
 """Bytes: some pages and a piece of one; more than what a store sends when an object is opened."""

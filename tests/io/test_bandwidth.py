@@ -8,8 +8,9 @@ import pytest
 
 from runai_model_streamer.errors import InterruptedReadError, TruncatedError
 from runai_model_streamer.io.bandwidth import BURST, Bandwidth, PacedSource
-from runai_model_streamer.io.ranges import PAGE
-from runai_model_streamer.io.source import Source, SourceKind
+from runai_model_streamer.io.source import Source
+from runai_model_streamer.origins import SourceKind
+from runai_model_streamer.ranges import PAGE
 from tests.io.contract import DATA, SourceContract, read_at
 from tests.sources import MemorySource
 

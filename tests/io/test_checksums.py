@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from runai_model_streamer.errors import ChecksumError, InterruptedReadError, MissingDependencyError
 from runai_model_streamer.io.checksums import ALGORITHMS, Checksum, VerifiedSource, make_digest
-from runai_model_streamer.io.source import Source, SourceKind
+from runai_model_streamer.io.source import Source
+from runai_model_streamer.origins import SourceKind
 from tests.io.contract import DATA, SIZE, SourceContract, read_at
 from tests.sources import MemorySource
 

@@ -12,7 +12,8 @@ from runai_model_streamer.errors import (
     NotFoundError,
     ReadError,
 )
-from runai_model_streamer.io.listing import Patterns, list_folder
+from runai_model_streamer.io.files.listing import list_folder
+from runai_model_streamer.io.listing import Patterns
 
 
 def everything(_: str) -> bool:

@@ -16,11 +16,12 @@ from runai_model_streamer.errors import (
     NotFoundError,
     UnsupportedError,
 )
-from runai_model_streamer.io.paths import Storage, as_path, is_object, kind_of
-from runai_model_streamer.io.s3_credentials import S3Credentials
-from runai_model_streamer.io.source import Origin, SourceKind
+from runai_model_streamer.io.paths import as_path, is_object, kind_of
+from runai_model_streamer.io.s3.credentials import S3Credentials
+from runai_model_streamer.io.storage import Storage
+from runai_model_streamer.origins import Origin, SourceKind
 from tests.io.contract import make_buffer
-from tests.io.local_files import cached_bytes
+from tests.io.files.local_files import cached_bytes
 from tests.servers import FaultServer
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from runai_model_streamer.config import DirectIO, S3Transport
-from runai_model_streamer.io.posix import FileSource
-from runai_model_streamer.io.ranges import PAGE
-from runai_model_streamer.io.s3 import S3Store
-from runai_model_streamer.io.source import Source, SourceKind
+from runai_model_streamer.io.files.posix import FileSource
+from runai_model_streamer.io.s3.store import S3Store
+from runai_model_streamer.io.source import Source
+from runai_model_streamer.origins import SourceKind
+from runai_model_streamer.ranges import PAGE
 from tests.io import transports
 from tests.io.contract import DATA, SourceContract
 from tests.servers import FaultServer, MotoServer, moto_server

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from runai_model_streamer.config import S3Config, S3Transport, StreamerConfig
-from runai_model_streamer.io import libcurl
-from runai_model_streamer.io.s3 import S3Store
-from runai_model_streamer.io.s3_credentials import S3Credentials
+from runai_model_streamer.io.http import libcurl
+from runai_model_streamer.io.s3.credentials import S3Credentials
+from runai_model_streamer.io.s3.store import S3Store
 from tests.servers import FaultServer, MotoServer
 
 KEYS: Final = S3Credentials("AKIDEXPLICIT", "explicit-secret")

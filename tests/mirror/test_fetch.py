@@ -8,10 +8,11 @@ import pytest
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import ReadError
 from runai_model_streamer.io.listing import Entry
-from runai_model_streamer.io.paths import Storage
-from runai_model_streamer.io.source import Origin, Source
+from runai_model_streamer.io.source import Source
+from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.mirror.destination import Destination
 from runai_model_streamer.mirror.fetch import fetch
+from runai_model_streamer.origins import Origin
 from tests.sources import MemorySource
 
 

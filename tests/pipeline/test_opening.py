@@ -7,8 +7,10 @@ import pytest
 
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import HeaderError, InterruptedReadError, NotFoundError, StreamerError
-from runai_model_streamer.io.paths import Storage, is_object
-from runai_model_streamer.io.source import Source, SourceKind
+from runai_model_streamer.io.paths import is_object
+from runai_model_streamer.io.source import Source
+from runai_model_streamer.io.storage import Storage
+from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline import opening
 from runai_model_streamer.pipeline.opening import open_files
 from tests.checkpoints import PATIENCE, encode, join_ours, numbered

@@ -17,14 +17,15 @@ from runai_model_streamer.errors import (
     StreamerError,
     UnsupportedDtypeError,
 )
-from runai_model_streamer.io.paths import Storage
-from runai_model_streamer.io.posix import FileSource
-from runai_model_streamer.io.s3_credentials import S3Credentials
-from runai_model_streamer.io.source import Origin, Source
+from runai_model_streamer.io.files.posix import FileSource
+from runai_model_streamer.io.s3.credentials import S3Credentials
+from runai_model_streamer.io.source import Source
+from runai_model_streamer.io.storage import Storage
+from runai_model_streamer.origins import Origin
 from runai_model_streamer.pipeline import prepare
-from runai_model_streamer.pipeline.plan import PlannedFile
+from runai_model_streamer.pipeline.load import Load
+from runai_model_streamer.pipeline.plan.groups import PlannedFile
 from runai_model_streamer.pipeline.prepare import PreparedLoad, prepare_load
-from runai_model_streamer.pipeline.stream import Load
 from tests.checkpoints import Stored, join_ours, numbered, our_threads, raw, stored, write
 
 

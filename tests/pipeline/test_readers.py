@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from runai_model_streamer.errors import ReadError, SourceChangedError, StreamerError, TruncatedError
-from runai_model_streamer.io.source import Origin, SourceKind
+from runai_model_streamer.lifecycle import Lifecycle, Stopped
+from runai_model_streamer.origins import Origin, SourceKind
 from runai_model_streamer.pipeline.feed import Feed
-from runai_model_streamer.pipeline.landing import HostLanding
-from runai_model_streamer.pipeline.lifecycle import Lifecycle, Stopped
-from runai_model_streamer.pipeline.plan import Group, PlannedFile, Step, plan_groups
-from runai_model_streamer.pipeline.pool import SlabPool
+from runai_model_streamer.pipeline.landing.host import HostLanding
+from runai_model_streamer.pipeline.memory.pool import SlabPool
+from runai_model_streamer.pipeline.memory.slabs import Lease
+from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile, Step, plan_groups
 from runai_model_streamer.pipeline.readers import Readers
-from runai_model_streamer.pipeline.slabs import Lease
 from tests.checkpoints import PATIENCE, infos
 from tests.sources import MemorySource
 

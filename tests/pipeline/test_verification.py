@@ -14,7 +14,7 @@ from runai_model_streamer.io.checksums import make_digest
 from tests.casts import expected, finite
 from tests.checkpoints import PATIENCE, encode, join_ours, our_threads, raw, stored
 from tests.cuda_emulator import Emulator
-from tests.pipeline.cuda_world import CtypesApi, World
+from tests.pipeline.cuda.world import CtypesApi, World
 from tests.servers import Exchange, FaultServer
 
 MIB = 1 << 20

@@ -7,7 +7,7 @@ from matplotlib import rcParams
 
 from runai_model_streamer import plots
 from runai_model_streamer.plots.figure import COLOURS, WIDTH
-from runai_model_streamer.report import LoadReport
+from runai_model_streamer.report.load_report import LoadReport
 
 
 def plot() -> plots.Plot:

@@ -5,8 +5,8 @@ import pytest
 from runai_model_streamer import plots
 from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.plots.kinds import BOUNDS
-from runai_model_streamer.report import LoadReport
-from runai_model_streamer.verdict import judge
+from runai_model_streamer.report.load_report import LoadReport
+from runai_model_streamer.report.verdict import judge
 from tests.plots import figures
 
 

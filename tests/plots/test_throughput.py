@@ -8,7 +8,7 @@ from matplotlib.collections import LineCollection
 from runai_model_streamer import plots
 from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.profiling import Measurement
-from runai_model_streamer.report import LoadReport
+from runai_model_streamer.report.load_report import LoadReport
 from tests.plots import figures
 
 MIB = 1 << 20

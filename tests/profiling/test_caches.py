@@ -7,7 +7,7 @@ import pytest
 
 from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.profiling import cached_fraction, evict, warm
-from tests.io.local_files import require_local_disk
+from tests.io.files.local_files import require_local_disk
 
 SIZE = 1 << 20
 

@@ -9,9 +9,9 @@ import pytest
 from runai_model_streamer import SafetensorsStreamer
 from runai_model_streamer.errors import ArgumentError, NotFoundError
 from runai_model_streamer.profiling import Measurement, S3Server, cached_fraction, measure, record
-from runai_model_streamer.report import LoadReport
+from runai_model_streamer.report.load_report import LoadReport
 from tests.checkpoints import numbered, write
-from tests.io.local_files import require_evicted, require_local_disk
+from tests.io.files.local_files import require_evicted, require_local_disk
 
 SIZES = (3000, 100, 7000)
 MIB = 1 << 20

@@ -1,0 +1,239 @@
+"""The life of a streamer: settings, one load at a time, the iterator over its tensors, the end."""
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+import torch
+
+from runai_model_streamer.clash import warn_of_original
+from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.errors import StateError, StreamerError
+from runai_model_streamer.logs import configure_logging, size_text
+from runai_model_streamer.pipeline.landing.tensors import Tensors
+from runai_model_streamer.pipeline.load import Load
+from runai_model_streamer.pipeline.prepare import in_process_group
+from runai_model_streamer.pipeline.tally.load import Tally
+from runai_model_streamer.pipeline.tally.trace import Trace, trace_path
+from runai_model_streamer.report.load_report import LoadReport
+from runai_model_streamer.report.make import Asked, given, make_report
+from runai_model_streamer.report.progress import Display, Progress, Watch, display_of
+from runai_model_streamer.variables import warn_of_misspelt
+
+if TYPE_CHECKING:
+    from runai_model_streamer.distributed.sharing import Sharing
+
+_log: Final = logging.getLogger("runai_model_streamer.streamer")
+"""Of the module that users import: what they filter by."""
+
+
+class Streamer:
+    """What `SafetensorsStreamer` and `FileStreamer` share.
+
+    A streamer belongs to the process that made it, and its methods to one thread at a time. One load runs at a time; a
+    new one ends the one before.
+    """
+
+    def __init__(self) -> None:
+        self._load: Load | None = None
+        self._closed = False
+        self._pid = os.getpid()
+        self._device = torch.device("cpu")
+        self._started = 0.0
+        self._reports = True
+        self._tally: Tally | None = None
+        self._asked = Asked(StreamerConfig())
+        self._display: Display | None = None
+        self.total_size = 0
+        """Bytes of all tensors of the current load, as they are in the files."""
+
+    @property
+    def report(self) -> LoadReport | None:
+        """What the current load has done so far, or the last one did; see `LoadReport`. None before the first.
+
+        It stays after an error, an iterator that was dropped, and `close`. Asked for from the caller's thread.
+        """
+        if self._tally is None:
+            return None
+        if self._load is not None and self._load.open:
+            self._load.count()
+        return make_report(self._tally, self._asked)
+
+    def __enter__(self) -> Self:
+        """Also of a streamer that has been closed: it can stream again."""
+        self._check_process()
+        self._closed = False
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except StreamerError as another:
+            if error is None:
+                raise
+            _log.warning("while closing after %s: %s", type(error).__name__, another)
+
+    @contextmanager
+    def _beginning(
+        self, is_distributed: bool, progress: Watch
+    ) -> Iterator[tuple[StreamerConfig, "Sharing | None", Tally]]:
+        """End the load before, and begin the next in the context: with the settings as they are in the environment now.
+
+        And with the other ranks where it is shared. They wait for this one, and so are told what is raised here; which
+        is also what the report says of the load.
+
+        Args:
+            is_distributed: see `SafetensorsStreamer.stream_files`.
+            progress: see there.
+        """
+        # Not told to the others: this process is no rank. Its connections to them are those of the one that made it,
+        # which may be talking over them.
+        self._check_process()
+        try:
+            self._check_open()
+            self._end_load()
+            self.total_size = 0  # so that a call that fails does not leave another load's behind
+            self._tally = None
+            self._started = time.perf_counter()
+            config = StreamerConfig.from_environment()
+        except StreamerError:
+            if is_distributed:
+                with _joined(StreamerConfig.for_ranks()):
+                    raise
+            raise
+        configure_logging(config)
+        warn_of_original()
+        warn_of_misspelt()
+        self._asked = Asked(config)
+        with _joined(config) if is_distributed else nullcontext() as sharing:
+            self._reports = sharing is None or sharing.reports
+            self._display = display_of(progress)
+            self._tally = tally = Tally(_open_trace(config), self._started)
+            try:
+                yield config, sharing, tally
+            except BaseException as error:
+                tally.fail(error)
+                self._end_load()
+                raise
+
+    def _follow(self, load: Load, asked: Asked) -> None:
+        """Take on a load, and start it. In the context of `_beginning`, which ends it where that fails."""
+        self._load, self.total_size, self._asked = load, asked.bytes, asked
+        if self._display is not None:
+            load.progress = _teller(self._display, load.tally, asked)
+        load.start()
+
+    def _tensors(self, calls: str) -> Tensors:
+        """The current load's tensors, on the device asked for. `calls`: what starts a load."""
+        self._check_usable()
+        load = self._load
+        if load is None:
+            raise StateError(f"nothing to stream: call {calls} first")
+        return self._placed(load, load.tensors())
+
+    def _placed(self, load: Load, tensors: Tensors) -> Generator[tuple[str, torch.Tensor]]:
+        size, display = self.total_size, self._display
+        try:
+            if display is not None:
+                display.start()
+            if load.device == self._device:
+                yield from tensors
+            else:
+                for name, tensor in tensors:
+                    yield name, self._place(tensor, load.tally)
+        finally:
+            # Explicitly: an abandoned iterator ends the load now, not when its frame is collected.
+            tensors.close()
+            if display is not None:
+                display.stop()
+        if self._reports:
+            self._log_throughput(size)
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("[RunAI Streamer] %s", make_report(load.tally, self._asked).verdict)
+
+    def _place(self, tensor: torch.Tensor, tally: Tally) -> torch.Tensor:
+        began = time.perf_counter()
+        moved = tensor.to(self._device)
+        tally.seconds.place += time.perf_counter() - began
+        return moved
+
+    def _log_throughput(self, size: int) -> None:
+        seconds = time.perf_counter() - self._started
+        # Tools parse this line.
+        _log.info(
+            "[RunAI Streamer] Overall time to stream %s of all files to %s: %.2fs, %s/s",
+            size_text(size),
+            self._device,
+            seconds,
+            size_text(size / seconds),
+        )
+
+    def close(self) -> None:
+        """End the load: stop reading, end the threads, free what the caller does not use. Idempotent.
+
+        A streamer that has been closed can stream again in another `with` block.
+        """
+        self._closed = True
+        if self._pid == os.getpid():
+            self._end_load()
+
+    def _end_load(self) -> None:
+        load, self._load = self._load, None
+        display, self._display = self._display, None
+        try:
+            if load is not None:
+                load.close()
+        finally:
+            if display is not None:
+                display.stop()
+
+    def _check_usable(self) -> None:
+        self._check_process()
+        self._check_open()
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise StateError("this streamer was made before a fork; its threads are the parent's: make a new one here")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StateError("this streamer is closed: use it in another with statement, or make a new one")
+
+    def __del__(self) -> None:
+        load = getattr(self, "_load", None)
+        if load is not None and load.open and self._pid == os.getpid():
+            # Not close: a finaliser may run in any thread, also in one of the load's own.
+            # And before the warning, which may be an error.
+            load.stop()
+            message = f"unclosed {self!r}: use it in a with statement, or call close()"
+            warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
+
+
+def _open_trace(config: StreamerConfig) -> Trace | None:
+    if config.trace is None:
+        return None
+    rank = torch.distributed.get_rank() if in_process_group() else None
+    path = trace_path(config.trace, rank, config.local_processes > 1)
+    return Trace(path, f"process {os.getpid()}" if rank is None else f"rank {rank}, process {os.getpid()}")
+
+
+def _teller(display: Display, tally: Tally, asked: Asked) -> Callable[[], None]:
+    def tell() -> None:
+        tensors, size = given(tally, asked)
+        display.show(Progress(size, asked.bytes, tensors, asked.tensors, time.perf_counter() - tally.started))
+
+    return tell
+
+
+def _joined(config: StreamerConfig) -> AbstractContextManager["Sharing | None"]:
+    # Not every torch has torch.distributed.
+    from runai_model_streamer.distributed.sharing import joined
+
+    return joined(config)

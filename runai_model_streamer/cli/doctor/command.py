@@ -1,0 +1,63 @@
+"""`runai-streamer doctor`: what is here, what is missing, and what to do about it."""
+
+import argparse
+from collections.abc import Iterable, Iterator
+
+from runai_model_streamer.cli.arguments import Subcommands, add_command
+from runai_model_streamer.cli.doctor import machine, storage
+from runai_model_streamer.cli.doctor.machine import Check
+from runai_model_streamer.cli.output import Column, counted, write_json, write_line, write_table
+from runai_model_streamer.io.paths import as_path, is_object
+
+
+def add(commands: Subcommands) -> None:
+    """The subcommand and its arguments."""
+    parser = add_command(
+        commands,
+        "doctor",
+        run,
+        "look at this machine, its packages and settings, and say what to mend",
+        "Exit code 1 if there is an error; warnings are none. Secrets are never shown.",
+    )
+    parser.add_argument("urls", nargs="*", type=_url, metavar="s3://BUCKET", help="a bucket, prefix or object")
+    parser.add_argument("--path", metavar="DIR", help="a folder of files: how they are read")
+
+
+def _url(text: str) -> str:
+    if not is_object(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no s3:// URL; for a folder, use --path {text}")
+    return text
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 1 if there is an error."""
+    path = None if arguments.path is None else as_path(arguments.path)
+    found = list(_checks(path, arguments.urls))
+    errors, warnings = (sum(each.status == status for each in found) for status in ("error", "warning"))
+    if arguments.json:
+        write_json({"ok": not errors, "checks": [each._asdict() for each in found]})
+    else:
+        write_table((Column("status"), Column("check"), Column("found")), _rows(found))
+        write_line()
+        write_line(f"{counted(errors, 'error')}, {counted(warnings, 'warning')}")
+        if path is None and not arguments.urls:
+            write_line("doctor --path DIR s3://BUCKET looks at your files and buckets too.")
+    return 1 if errors else 0
+
+
+def _checks(path: str | None, urls: list[str]) -> Iterator[Check]:
+    yield from machine.python()
+    yield from machine.settings()
+    yield from machine.gpu()
+    yield from machine.packages()
+    yield from machine.kernel()
+    if path is not None:
+        yield from storage.folder(path, on_gpu=machine.has_gpu())
+    yield from storage.s3(urls)
+
+
+def _rows(found: Iterable[Check]) -> Iterator[tuple[str, str, str]]:
+    for each in found:
+        yield each.status, each.name, each.detail
+        if each.remedy:
+            yield "", "", f"-> {each.remedy}"

@@ -1,0 +1,202 @@
+"""What `doctor` finds out about this machine and this Python."""
+
+import importlib
+import importlib.util
+import os
+import platform
+import resource
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, TypeAlias
+from urllib.parse import urlsplit
+
+import runai_model_streamer
+from runai_model_streamer.clash import clash
+from runai_model_streamer.config import GdsMode, StreamerConfig
+from runai_model_streamer.errors import ConfigError, MissingDependencyError
+from runai_model_streamer.io.files import gds
+from runai_model_streamer.io.files.page_cache import PageCache
+from runai_model_streamer.variables import settings_in_environment, unknown_in_environment
+
+Status: TypeAlias = Literal["ok", "warning", "error"]
+
+_FEW_FILES: Final = 1024
+"""Descriptors; each file of a load takes up to two, each read of an object one."""
+
+HUGE_PAGES: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_DRIVERS: Final = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
+"""One of them is there where NVIDIA's driver is; the last under WSL."""
+
+
+class Check(NamedTuple):
+    """One thing looked at."""
+
+    name: str
+    status: Status
+    detail: str
+    remedy: str = ""
+    """What to do; "" where there is nothing to do."""
+
+
+def python() -> Iterator[Check]:
+    """The interpreter, this package, and who else claims its name."""
+    system = f"Python {platform.python_version()}, {platform.system()} {platform.release()}, {os.cpu_count()} CPUs"
+    yield Check("python", "ok", system)
+    where = os.path.dirname(runai_model_streamer.__file__)
+    yield Check("package", "ok", f"runai-model-streamer-cuda {runai_model_streamer.__version__} in {where}")
+    if told := clash():
+        what, _, remedy = told.partition(" Keep one: ")
+        yield Check("clash", "error", what, remedy)
+    else:
+        yield Check("clash", "ok", "no other package is imported as runai_model_streamer")
+
+
+def settings() -> Iterator[Check]:
+    """The library's variables in the environment."""
+    try:
+        StreamerConfig.from_environment()
+    except ConfigError as error:
+        what, _, remedy = str(error).partition(": ")
+        yield Check("settings", "error", what, remedy)
+        return
+    told = " ".join(f"{name}={_without_user(value)}" for name, value in settings_in_environment().items())
+    yield Check("settings", "ok", told or "all at their defaults")
+    for name, meant in unknown_in_environment().items():
+        remedy = f"unset {name}" if meant is None else f"rename it to {meant}, or unset it"
+        yield Check("settings", "warning", f"{name} is no setting of this version, and ignored", remedy)
+
+
+def _without_user(value: str) -> str:
+    """An endpoint's URL may have a password in it."""
+    user, at, _ = urlsplit(value).netloc.rpartition("@")
+    return value.replace(user + at, "***@", 1) if at else value
+
+
+def gpu() -> Iterator[Check]:
+    """torch, CUDA, the packages of the GPU, GPUDirect Storage."""
+    import torch
+
+    yield Check("torch", "ok", f"torch {torch.__version__}")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
+    has_driver = any(path.exists() for path in _DRIVERS)
+    if not available:
+        if torch.version.cuda is None and has_driver:
+            remedy = "install a torch with CUDA (https://pytorch.org/get-started), to load onto the GPU"
+            yield Check("cuda", "warning", "NVIDIA's driver is here, but torch is built without CUDA", remedy)
+        elif torch.version.cuda is not None and has_driver:
+            why = "".join(f": {warning.message}" for warning in said[:1])
+            remedy = "see what nvidia-smi says; CUDA_VISIBLE_DEVICES may hide GPUs"
+            yield Check("cuda", "warning", f"torch (CUDA {torch.version.cuda}) finds no GPU{why}", remedy)
+        else:
+            yield Check("cuda", "ok", "no NVIDIA GPU here: tensors are loaded into host memory")
+        return
+    names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    if torch.version.cuda is None:
+        yield Check("cuda", "ok", f"{names} (not CUDA): tensors are moved there one by one, from host memory")
+        return
+    yield Check("cuda", "ok", f"CUDA {torch.version.cuda}: {names}")
+    extra = f"cuda{torch.version.cuda.partition('.')[0]}"
+    yield _staging(extra)
+    yield _gds(f"pip install 'runai-model-streamer-cuda[{extra}]'")
+
+
+def has_gpu() -> bool:
+    """Whether tensors can go to a CUDA device."""
+    import torch
+
+    return torch.version.cuda is not None and torch.cuda.is_available()
+
+
+def _staging(extra: str) -> Check:
+    from runai_model_streamer.pipeline.cuda.driver import driver_api
+
+    try:
+        driver_api()
+    except MissingDependencyError as error:
+        what = f"tensors are moved to the GPU one by one, from host memory, which is slower: {error}"
+        return Check("cuda packages", "warning", what, f"pip install 'runai-model-streamer-cuda[{extra}]'")
+    return Check("cuda packages", "ok", f"cuda-bindings {_version('cuda-bindings')}: reads and copies overlap")
+
+
+def _gds(install: str) -> Check:
+    reason = gds.no_driver()
+    if reason is None:
+        return Check("gpudirect", "ok", f"kvikio {_kvikio()}: GPUDirect Storage is there (--path tells of a folder)")
+    try:
+        required = StreamerConfig.from_environment().gds is GdsMode.ALWAYS
+    except ConfigError:
+        required = False
+    if required:
+        return Check("gpudirect", "error", f"RUNAI_STREAMER_GDS=1, but {reason}", "unset RUNAI_STREAMER_GDS")
+    remedy = install if "not installed" in reason else "see docs/gpu.md, GPUDirect Storage"
+    return Check("gpudirect", "warning", f"not used, files are read through pinned host memory: {reason}", remedy)
+
+
+def _kvikio() -> str:
+    return next((found for name in ("kvikio-cu13", "kvikio-cu12", "kvikio") if (found := _version(name))), "")
+
+
+def packages() -> Iterator[Check]:
+    """Packages of the extras for any machine."""
+    yield _package("numba", "numba", "cast", "casting while loading, and the fastest reads of s3://")
+    yield _package("boto3", "boto3", "s3", "s3:// URLs")
+    yield _package("awscrt", "awscrt", "verify", "checksums of objects (RUNAI_STREAMER_VERIFY=1)")
+    yield _package("rich", "rich", "cli", "colours and progress of this command")
+
+
+def _package(module: str, distribution: str, extra: str, use: str) -> Check:
+    install = f"pip install 'runai-model-streamer-cuda[{extra}]'"
+    if importlib.util.find_spec(module) is None:
+        return Check(module, "ok", f"not installed; for {use}: {install}")
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # whatever a package that does not fit the others raises
+        reason = " ".join(str(error).split())
+        return Check(module, "error", f"{_version(distribution)} cannot be imported: {reason}", install)
+    return Check(module, "ok", f"{_version(distribution)}, for {use}")
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""
+
+
+def kernel() -> Iterator[Check]:
+    """Memory, the page cache and the limits of this process."""
+    yield _huge_pages()
+    descriptor = os.memfd_create("runai-streamer")
+    try:
+        call = PageCache(descriptor, os.fstat(descriptor)).call
+    finally:
+        os.close(descriptor)
+    if call == "cachestat":
+        yield Check("page cache", "ok", "cachestat tells what of a file is in memory")
+    elif call == "mincore":
+        yield Check("page cache", "ok", "mincore tells what of a file is in memory (cachestat, of Linux 6.5, does not)")
+    else:
+        what = "the kernel does not say what of a file is in memory: all is read through the page cache"
+        yield Check("page cache", "warning", what, "allow cachestat or mincore in the container's seccomp profile")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < _FEW_FILES:
+        what = f"at most {soft} at once, and each file of a load takes two"
+        yield Check("open files", "warning", what, f"ulimit -n {min(max(hard, soft), 65536)}")
+    else:
+        yield Check("open files", "ok", f"at most {soft} at once")
+
+
+def _huge_pages() -> Check:
+    try:
+        text = HUGE_PAGES.read_text()
+    except OSError:
+        return Check("huge pages", "ok", "the kernel does not say whether it has them")
+    mode = text.partition("[")[2].partition("]")[0]
+    if mode in ("always", "madvise"):
+        return Check("huge pages", "ok", f"{mode}: fresh memory costs few page faults")
+    remedy = f"as root: echo madvise > {HUGE_PAGES}"
+    return Check("huge pages", "warning", f"{mode}: fresh memory costs a page fault for every 4 KiB", remedy)

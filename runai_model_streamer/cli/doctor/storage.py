@@ -1,0 +1,149 @@
+"""What `doctor` finds out about a folder of files, and about object storage."""
+
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from runai_model_streamer.cli.doctor.machine import Check, Status
+from runai_model_streamer.cli.output import size
+from runai_model_streamer.config import DirectIO, GdsMode, S3Config, S3Transport, StreamerConfig
+from runai_model_streamer.errors import ConfigError, GdsUnavailableError, MissingDependencyError, StreamerError
+from runai_model_streamer.io.files import file_systems, gds
+from runai_model_streamer.io.files.page_cache import PageCache
+from runai_model_streamer.io.files.posix import FileSource
+from runai_model_streamer.io.http import libcurl
+from runai_model_streamer.io.s3 import diagnosis
+from runai_model_streamer.origins import Origin
+from runai_model_streamer.ranges import PAGE
+
+_UNLINKED: Final = ".runai-streamer-doctor-"
+
+
+def folder(path: str, *, on_gpu: bool) -> Iterator[Check]:
+    """How files of this folder, or this file, are read."""
+    try:
+        with _sample(path) as file:
+            yield from _file(file, path, on_gpu=on_gpu)
+    except (StreamerError, OSError) as error:
+        what = str(error) if isinstance(error, StreamerError) else f"{path}: {error.strerror}"
+        yield Check("path", "error", what, "give a folder of safetensors files that this user may read")
+
+
+@contextmanager
+def _sample(path: str) -> Iterator[str]:
+    """A file to try: this one, one of the folder's, or one that is made there for the moment."""
+    if not os.path.isdir(path):
+        yield path
+        return
+    with os.scandir(path) as found:
+        files = [entry for entry in found if entry.is_file() and entry.stat().st_size >= PAGE]
+    if files:
+        yield min(files, key=lambda entry: (not entry.name.endswith(".safetensors"), entry.name)).path
+        return
+    with tempfile.NamedTemporaryFile(dir=path, prefix=_UNLINKED) as made:
+        made.write(bytes(PAGE))
+        made.flush()
+        yield made.name
+
+
+def _file(file: str, path: str, *, on_gpu: bool) -> Iterator[Check]:
+    source = FileSource(file, DirectIO.ALWAYS)
+    try:
+        fd = source.fileno()
+        kind = file_systems.name(fd)
+        length = min(source.size, PAGE)
+        origin = source.read_into(0, memoryview(mmap.mmap(-1, PAGE))[:length]) if length == PAGE else None
+        cached = PageCache(fd, os.fstat(fd)).cached_bytes(0, source.size)
+        yield _direct(path, kind, origin, answers=cached is not None)
+        if cached is not None and kind in file_systems.DIRECT:
+            held = f"{size(min(cached, source.size))} of {size(source.size)}"
+            yield Check("cached", "ok", f"{file}: {held} are in memory")
+        if on_gpu:
+            yield _gpudirect(source, path)
+    finally:
+        source.close()
+
+
+def _direct(path: str, kind: str, origin: Origin | None, *, answers: bool) -> Check:
+    where = f"{path} ({kind})"
+    if kind in file_systems.IN_MEMORY:
+        return Check("direct reads", "ok", f"{where}: is in memory, where there is nothing to read past")
+    if origin is None:
+        return Check("direct reads", "ok", f"{where}: the file is shorter than a page, nothing to try")
+    if origin is not Origin.DISK:
+        what = f"{where}: O_DIRECT is refused: files are read through the page cache"
+        return Check("direct reads", "warning" if kind in file_systems.DIRECT else "ok", what)
+    if kind not in file_systems.DIRECT:
+        what = f"{where}: O_DIRECT works; by default files here are read through the page cache all the same"
+        return Check("direct reads", "ok", what, "where files are read once, compare with RUNAI_STREAMER_DIRECT_IO=1")
+    if not answers:
+        what = f"{where}: O_DIRECT works, but what is cached is told only to who owns a file or may write it"
+        return Check("direct reads", "warning", what, "chown the files to this user, or RUNAI_STREAMER_DIRECT_IO=1")
+    return Check("direct reads", "ok", f"{where}: O_DIRECT works: what is not in memory is read past the page cache")
+
+
+def _gpudirect(source: FileSource, path: str) -> Check:
+    try:
+        file = gds.open_gds(source, GdsMode.ALWAYS)
+    except GdsUnavailableError as error:
+        return Check("gpudirect path", "warning", str(error).partition(". ")[0], "see docs/gpu.md, GPUDirect Storage")
+    if file is not None:
+        file.close()
+    return Check("gpudirect path", "ok", f"{path}: kvikio reads its files straight into the GPU's memory")
+
+
+def s3(urls: list[str]) -> Iterator[Check]:
+    """The transport, the credentials, and whether each bucket answers."""
+    try:
+        config = StreamerConfig.from_environment().s3
+    except ConfigError as error:
+        yield Check("s3", "error", str(error))
+        return
+    yield _libcurl(config)
+    try:
+        found = diagnosis.identify(config)
+    except MissingDependencyError as error:
+        what, _, remedy = str(error).partition(": ")
+        yield Check("s3", "error" if urls else "ok", f"{what}, which is not installed", remedy)
+        return
+    except StreamerError as error:
+        what, _, remedy = str(error).partition(". ")
+        yield Check("s3 credentials", "error", what, remedy)
+        return
+    yield Check("s3 transport", "ok", found.transport)
+    yield Check("s3 endpoint", "ok", f"{found.endpoint} (region {found.region})")
+    yield _credentials(found, needed=bool(urls))
+    for url in urls:
+        yield _bucket(config, url)
+
+
+def _libcurl(config: S3Config) -> Check:
+    try:
+        library = libcurl.load()
+    except libcurl.UnusableError as error:
+        status: Status = "error" if config.transport is S3Transport.CURL else "warning"
+        remedy = "conda install -c conda-forge libcurl, or the system's package libcurl4"
+        return Check("libcurl", status, f"not found, boto3 reads s3:// instead, more slowly: {error}", remedy)
+    return Check("libcurl", "ok", f"{library.version} in {library.path}")
+
+
+def _credentials(found: diagnosis.Identity, *, needed: bool) -> Check:
+    if found.origin is None:
+        remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        return Check("s3 credentials", "error" if needed else "ok", "none found", remedy if needed else "")
+    key = f", key {found.key_id}" if found.key_id else ""
+    return Check("s3 credentials", "ok", f"from {found.origin}{key}{', temporary' if found.temporary else ''}")
+
+
+def _bucket(config: S3Config, url: str) -> Check:
+    try:
+        if diagnosis.answers(config, url):
+            return Check("s3 bucket", "ok", f"{url} answers")
+    except StreamerError as error:
+        what, _, remedy = str(error).partition("). ")
+        return Check("s3 bucket", "error", f"{what})" if remedy else what, remedy)
+    remedy = "check the prefix, where case, spaces and slashes count"
+    return Check("s3 bucket", "warning", f"{url}: the bucket answers, but has no key under this prefix", remedy)

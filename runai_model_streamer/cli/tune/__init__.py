@@ -1,0 +1,1 @@
+"""The command `tune`: finds the settings that load fastest on this machine."""

@@ -1,0 +1,193 @@
+"""`runai-streamer tune`: which concurrency, chunk and memory limit load these files fastest, here and now."""
+
+import argparse
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from runai_model_streamer.cli.arguments import Subcommands, add_command, add_device, add_paths, seconds
+from runai_model_streamer.cli.output import Column, rate, size, write_json, write_line, write_pairs, write_table
+from runai_model_streamer.cli.progress import status
+from runai_model_streamer.cli.targets import find_files
+from runai_model_streamer.cli.tune.search import WORTH, Failed, Found, Setting, Tried, candidates, search
+from runai_model_streamer.cli.tune.trials import Trials, current, least_chunk, read_checkpoint
+from runai_model_streamer.config import UNLIMITED
+from runai_model_streamer.errors import ArgumentError, StreamerError
+from runai_model_streamer.report.load_report import BytesFrom
+
+_BUDGET: Final = 60.0
+"""Seconds."""
+
+_RUNS: Final = 30
+"""How many runs the budget is to have room for."""
+
+_LEAST_RUN: Final = 0.25
+"""Seconds: of less, the start and the end of a load are most."""
+
+_ALL: Final = 0.98
+"""From this share on, one state of the page cache is the state."""
+
+
+def add(commands: Subcommands) -> None:
+    """The subcommand and its arguments."""
+    parser = add_command(
+        commands,
+        "tune",
+        run,
+        "find the concurrency, chunk and memory limit that load these files fastest",
+        "Loads a part of the files, as much as the budget allows, again and again, each time with another setting and\n"
+        "in turns with the one in force. Prints a table, and the lines that set what is better beyond doubt, or that\n"
+        "nothing is. What it measures depends on whether the files are in the page cache, which it tells.",
+    )
+    add_paths(parser)
+    parser.add_argument("--budget", type=seconds, default=_BUDGET, metavar="SECONDS", help="default: %(default)g")
+    add_device(parser)
+    parser.add_argument(
+        "--cold",
+        action="store_true",
+        help="take the files out of the page cache before each run (posix_fadvise; others who read them wait longer)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 0 also if nothing is better than the setting in force."""
+    started = time.perf_counter()
+    ends = started + arguments.budget
+    paths = find_files(arguments.paths)
+    checkpoint = read_checkpoint(paths)
+    if not checkpoint.bytes:
+        raise ArgumentError(f"{arguments.paths[0]}: there are no tensors with any bytes to load")
+    default = current(paths)
+    trials = Trials(default, arguments.device, cold=arguments.cold)
+    with status() as say:
+        say("warming up")
+        target = max(arguments.budget / _RUNS, _LEAST_RUN)
+        trials.warm_up(checkpoint, target)
+        others = candidates(default, least_chunk(paths), checkpoint.largest)
+
+        def measure(setting: Setting, most: float) -> tuple[float, float]:
+            left = max(ends - time.perf_counter(), 0)
+            say(f"{left:.0f} s left: concurrency {setting.concurrency}, chunk {size(setting.chunk)}, {_limit(setting)}")
+            return trials(setting, most)
+
+        try:
+            found = search(default, others, measure, ends, time.perf_counter)
+        except Failed as failure:
+            raise failure.__cause__ or StreamerError(str(failure)) from None
+    if not found.default.runs:
+        raise ArgumentError(f"--budget {arguments.budget:g}: the warm-up took all of it; give more seconds")
+    spent = time.perf_counter() - started
+    if arguments.json:
+        write_json(_document(found, trials, checkpoint.bytes, spent))
+    else:
+        show(found, trials, checkpoint.bytes, spent)
+    return 0
+
+
+def _state(origins: BytesFrom) -> tuple[str, str]:
+    """In a word, and in a sentence, what was measured."""
+    whole = origins.all or 1
+    if origins.object_storage >= _ALL * whole:
+        return "object storage", "from object storage"
+    if origins.disk >= _ALL * whole:
+        return "cold", "cold: from the disk, past the page cache, as when files are loaded for the first time"
+    if origins.page_cache >= _ALL * whole:
+        return "warm", "warm: from the page cache, as when files are loaded again; --cold measures the disk"
+    if origins.buffered >= _ALL * whole:
+        return "buffered", "through the page cache, where the warm-up left as much as fits"
+    parts = {
+        "page cache": origins.page_cache,
+        "disk": origins.disk,
+        "through the page cache": origins.buffered,
+        "object storage": origins.object_storage,
+    }
+    told = ", ".join(f"{100 * count / whole:.0f}% {name}" for name, count in parts.items() if count)
+    return "mixed", f"mixed: {told}; for one state, read the files into memory first (cat), or use --cold"
+
+
+def _limit(setting: Setting) -> str:
+    return "no limit" if setting.limit == UNLIMITED else f"limit {size(setting.limit)}"
+
+
+def _rows(found: Found) -> Iterator[tuple[str, ...]]:
+    # Those that came farthest first: the ratio of a single run says little.
+    for each in sorted(found.tried, key=lambda each: (-len(each.runs), -each.ratio(found.default))):
+        setting = each.setting
+        limit = "none" if setting.limit == UNLIMITED else size(setting.limit)
+        shown = (str(setting.concurrency), size(setting.chunk), limit, str(len(each.runs)))
+        if each.failure is not None:
+            yield *shown, "-", "-", "-", f"failed: {each.failure}"
+        elif each.runs:
+            slowest, fastest = min(each.runs.values()) / 1e9, max(each.runs.values()) / 1e9
+            span = f"{slowest:.2f}-{fastest:.2f}"
+            yield *shown, f"{each.speed / 1e9:.2f}", span, f"{each.ratio(found.default):.2f}", _mark(each, found)
+
+
+def _mark(each: Tried, found: Found) -> str:
+    marks = ("set now", each is found.default), ("best", each is found.best)
+    return ", ".join(mark for mark, holds in marks if holds)
+
+
+def show(found: Found, trials: Trials, whole: int, spent: float) -> None:
+    """Print the table, what was measured, and what to set.
+
+    Args:
+        found: the end of the search.
+        trials: the runs that it made.
+        whole: bytes of all tensors, of which the sample is a part.
+        spent: seconds.
+    """
+    columns = ("concurrency", "chunk", "limit", "runs", "GB/s", "from-to", "ratio")
+    write_table([*(Column(title, right=True) for title in columns), Column("")], _rows(found))
+    write_line()
+    write_pairs(told(found, trials, whole, spent))
+    variables = found.best.setting.beside(found.default.setting)
+    if variables:
+        write_line()
+    for name, value in variables.items():
+        write_line(f"export {name}={value}")
+
+
+def told(found: Found, trials: Trials, whole: int, spent: float) -> list[tuple[str, str]]:
+    """What stands below the table; see `show`."""
+    sample = trials.sample.bytes
+    part = "" if sample == whole else f", the first of {size(whole)}"
+    best, default = found.best, found.default
+    if best is default:
+        percent = f"{100 * WORTH - 100:.0f}%"
+        result = f"what is set now is best: nothing was faster by {percent} in nearly every round"
+    else:
+        speeds = f"{rate(best.speed, 1)} instead of {rate(default.speed, 1)}"
+        result = f"{best.ratio(default):.2f} times as fast as what is set now: {speeds}"
+    count = sum(len(each.runs) for each in found.tried)
+    return [
+        ("measured", _state(trials.origins)[1]),
+        ("runs", f"{count} of {size(sample)}{part}, in {spent:.0f} s"),
+        ("result", result),
+    ]
+
+
+def _document(found: Found, trials: Trials, whole: int, spent: float) -> dict[str, Any]:
+    return {
+        "seconds": spent,
+        "bytes": whole,
+        "sample_bytes": trials.sample.bytes,
+        "state": _state(trials.origins)[0],
+        "default_is_best": found.best is found.default,
+        "environment": found.best.setting.beside(found.default.setting),
+        "default": _described(found.default, found),
+        "best": _described(found.best, found),
+        "settings": [_described(each, found) for each in found.tried],
+    }
+
+
+def _described(each: Tried, found: Found) -> dict[str, Any]:
+    return {
+        "concurrency": each.setting.concurrency,
+        "chunk_bytesize": each.setting.chunk,
+        "memory_limit": each.setting.limit,
+        "runs": list(each.runs.values()),
+        "bytes_per_second": each.speed,
+        "ratio": each.ratio(found.default),
+        "error": each.failure,
+    }

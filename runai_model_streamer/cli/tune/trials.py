@@ -1,0 +1,171 @@
+"""Runs of the streamer over a sample of a checkpoint, under one setting or another."""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from runai_model_streamer import FileChunks, FileStreamer
+from runai_model_streamer.cli.tune.search import Failed, Setting
+from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.errors import StreamerError
+from runai_model_streamer.files import open_storage
+from runai_model_streamer.io.paths import is_object, kind_of
+from runai_model_streamer.origins import SourceKind
+from runai_model_streamer.pipeline.opening import open_files
+from runai_model_streamer.profiling import caches
+from runai_model_streamer.profiling.environment import environment
+from runai_model_streamer.report.load_report import BytesFrom
+
+
+class Checkpoint(NamedTuple):
+    """What is in the files, in order."""
+
+    files: Sequence[tuple[str, int, list[int]]]
+    """Path, where the data begins, and the sizes of its tensors."""
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest tensor."""
+        return max((size for _, _, sizes in self.files for size in sizes), default=0)
+
+    @property
+    def bytes(self) -> int:
+        """Of all tensors."""
+        return sum(sum(sizes) for _, _, sizes in self.files)
+
+    def first(self, count: int) -> "Checkpoint":
+        """The first tensors that have `count` bytes together, or all."""
+        taken = []
+        for path, start, sizes in self.files:
+            few = []
+            for size in sizes:
+                if count <= 0:
+                    break
+                few.append(size)
+                count -= size
+            if few:
+                taken.append((path, start, few))
+        return Checkpoint(taken)
+
+
+def read_checkpoint(paths: Sequence[str]) -> Checkpoint:
+    """Read the headers.
+
+    Raises:
+        StreamerError: a file cannot be read, or is not safetensors.
+    """
+    with open_storage(None) as (storage, config):
+        opened = open_files(storage, paths, config.concurrency_for(SourceKind.OBJECT))
+        for source, _ in opened:
+            source.close()
+    return Checkpoint(
+        [
+            (path, header.data_start, [tensor.nbytes for tensor in header.tensors])
+            for path, (_, header) in zip(paths, opened, strict=True)
+        ]
+    )
+
+
+def current(paths: Iterable[str]) -> Setting:
+    """The setting that is in force for these files.
+
+    Raises:
+        ConfigError: a variable holds what cannot be used.
+    """
+    config = StreamerConfig.from_environment()
+    kinds = {kind_of(path) for path in paths}
+    return Setting(
+        max(config.concurrency_for(kind) for kind in kinds),
+        max(config.chunk_for(kind) for kind in kinds),
+        config.memory_limit,
+    )
+
+
+def least_chunk(paths: Iterable[str]) -> int:
+    """Bytes of the shortest read of these files that there is."""
+    return max(StreamerConfig(chunk_bytesize=1).chunk_for(kind_of(path)) for path in paths)
+
+
+class Trials:
+    """Makes runs, and keeps where their bytes came from.
+
+    Args:
+        default: the setting that is in force.
+        device: where the tensors go.
+        cold: evict the files from the page cache before each run.
+    """
+
+    def __init__(self, default: Setting, device: str, *, cold: bool) -> None:
+        self.sample = Checkpoint([])
+        self.origins = BytesFrom()
+        """Where the bytes of all runs after the warm-up came from."""
+        self._default = default
+        self._device = device
+        self._cold = cold
+
+    def warm_up(self, checkpoint: Checkpoint, most: float) -> tuple[int, float]:
+        """One run with the setting in force, whose sample is what it came to in `most` seconds after its first tensor.
+
+        Returns its bytes and its seconds from there on: what is done once in a process takes none of them.
+        """
+        if self._cold:
+            evict(path for path, _, _ in checkpoint.files)
+        first: float | None = None
+        count, seconds = 0, 0.0
+        for size in self._stream(checkpoint):
+            now = time.perf_counter()
+            first = now if first is None else first
+            count, seconds = count + size, now - first
+            if seconds > most:
+                break
+        self.sample = checkpoint.first(count)
+        self.origins = BytesFrom()
+        return count, seconds
+
+    def __call__(self, setting: Setting, most: float) -> tuple[float, float]:
+        """See `search.Measure`."""
+        if self._cold:
+            evict(path for path, _, _ in self.sample.files)
+        count = 0
+        try:
+            with environment(setting.beside(self._default)):
+                started = time.perf_counter()
+                for size in self._stream(self.sample):
+                    count += size
+                    if time.perf_counter() - started > most:
+                        break
+        except StreamerError as error:
+            raise Failed(str(error)) from error
+        return count, time.perf_counter() - started
+
+    def _stream(self, checkpoint: Checkpoint) -> Iterator[int]:
+        chunks = [
+            FileChunks.contiguous(index, path, start, sizes)
+            for index, (path, start, sizes) in enumerate(checkpoint.files)
+        ]
+        with FileStreamer() as streamer:
+            streamer.stream_files(chunks, device=self._device)
+            try:
+                for _, _, tensor in streamer.get_chunks():
+                    yield tensor.nbytes
+            finally:
+                report = streamer.report
+                if report is not None:
+                    self.origins = _added(self.origins, report.bytes_from)
+
+
+def _added(one: BytesFrom, other: BytesFrom) -> BytesFrom:
+    return BytesFrom(*(getattr(one, each.name) + getattr(other, each.name) for each in dataclasses.fields(BytesFrom)))
+
+
+def evict(paths: Iterable[str]) -> None:
+    """Take local files out of the page cache.
+
+    Raises:
+        StreamerError: the kernel keeps them there.
+    """
+    try:
+        caches.evict(path for path in paths if not is_object(path))
+    except StreamerError as error:
+        raise StreamerError(f"--cold: {error}; or leave out --cold") from error

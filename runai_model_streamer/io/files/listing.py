@@ -1,0 +1,67 @@
+"""What a local folder holds."""
+
+import errno
+import os
+from collections.abc import Iterator
+
+from runai_model_streamer.errors import (
+    AccessDeniedError,
+    NotDirectoryError,
+    NotFoundError,
+    ReadError,
+    StreamerError,
+)
+from runai_model_streamer.io.listing import Entry, Wanted
+
+
+def list_folder(path: str, wanted: Wanted, *, recursive: bool) -> list[Entry]:
+    """The files in a local folder, sorted by name; links are followed.
+
+    Raises:
+        NotFoundError: there is no such folder, or a wanted file is a symbolic link to nothing.
+        NotDirectoryError: it is a file.
+        AccessDeniedError, ReadError: a folder cannot be read.
+    """
+    return sorted(_walk(path, "", wanted, recursive, ()), key=lambda entry: entry.name)
+
+
+def _walk(
+    folder: str, prefix: str, wanted: Wanted, recursive: bool, above: tuple[tuple[int, int], ...]
+) -> Iterator[Entry]:
+    try:
+        status = os.stat(folder)
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            raise ReadError(f"{folder}: is a symbolic link to a folder that it lies in; remove the link")
+        with os.scandir(folder) as found:
+            children = list(found)
+    except OSError as error:
+        if isinstance(error, StreamerError):
+            raise
+        raise _translated(error, folder) from error
+    for child in children:
+        # Joined by hand: what the user wrote, with one slash behind it.
+        path, name = os.path.join(folder, child.name), prefix + child.name
+        if child.is_dir():
+            if recursive:
+                yield from _walk(path, f"{name}/", wanted, recursive, (*above, identity))
+        elif wanted(name):
+            try:
+                status = os.stat(path)
+            except OSError as error:
+                raise _translated(error, path) from error
+            yield Entry(path, name, status.st_size, status.st_mtime_ns)
+
+
+def _translated(error: OSError, path: str) -> StreamerError:
+    match error.errno:
+        case errno.ENOENT if os.path.islink(path):
+            return NotFoundError(f"{path}: is a symbolic link to {os.readlink(path)}, which is not there")
+        case errno.ENOENT:
+            return NotFoundError(f"{path}: no such folder")
+        case errno.ENOTDIR:
+            return NotDirectoryError(f"{path}: is a file, not a folder; stream_file takes it as it is")
+        case errno.EACCES | errno.EPERM:
+            return AccessDeniedError(f"{path}: this user may not read it; check its permissions")
+        case _:
+            return ReadError(f"{path}: cannot be read: {error.strerror or error}")

@@ -1,0 +1,105 @@
+"""Which bytes of a local file are in the page cache, asked without starting readahead."""
+
+import ctypes
+import errno
+import mmap
+import os
+from typing import Final
+
+import numpy as np
+
+from runai_model_streamer.io.libc import libc
+from runai_model_streamer.ranges import round_down
+
+_CACHESTAT: Final = 451  # The same system call number on every architecture; Linux 6.5.
+
+
+class _Range(ctypes.Structure):
+    _fields_ = (("offset", ctypes.c_uint64), ("length", ctypes.c_uint64))
+
+
+class _Counts(ctypes.Structure):
+    _fields_ = (
+        ("cached", ctypes.c_uint64),
+        ("dirty", ctypes.c_uint64),
+        ("writeback", ctypes.c_uint64),
+        ("evicted", ctypes.c_uint64),
+        ("recently_evicted", ctypes.c_uint64),
+    )
+
+
+class PageCache:
+    """Asks the kernel about one open file.
+
+    cachestat(2) where there is one (1.6 microseconds for 2 MiB, measured), else mincore(2) over a mapping of the
+    file that is never touched. Both answer only to who owns the file or may write it; for anybody else the answer
+    is None. On overlayfs cachestat counts an empty cache of its own: do not ask there (`filesystems.DIRECT`).
+    """
+
+    def __init__(self, fd: int, status: os.stat_result) -> None:
+        self._fd = fd
+        self._mapping: mmap.mmap | None = None
+        self._address = 0
+        self._answers = True
+        try:
+            self._cachestat(0, 1)
+        except OSError as error:
+            # EPERM is cachestat's own answer to a stranger, and that of older container runtimes' filters to anybody.
+            self._answers = error.errno in (errno.ENOSYS, errno.EPERM) and self._map_for_mincore(status)
+
+    @property
+    def call(self) -> str | None:
+        """The system call that answers: "cachestat" or "mincore"; None where neither does."""
+        if not self._answers:
+            return None
+        return "cachestat" if self._mapping is None else "mincore"
+
+    def cached_bytes(self, offset: int, length: int) -> int | None:
+        """Bytes of the range, in whole pages, that are in the page cache; None when the kernel does not say."""
+        if not self._answers:
+            return None
+        try:
+            if self._mapping is None:
+                return self._cachestat(offset, length)
+            return self._mincore(self._mapping, offset, length)
+        except OSError:
+            self._answers = False
+            return None
+
+    def _cachestat(self, offset: int, length: int) -> int:
+        counts = _Counts()
+        span = _Range(offset, length)
+        if libc().syscall(_CACHESTAT, self._fd, ctypes.byref(span), ctypes.byref(counts), 0):
+            raise OSError(ctypes.get_errno(), "cachestat")
+        return int(counts.cached) * mmap.PAGESIZE
+
+    def _map_for_mincore(self, status: os.stat_result) -> bool:
+        # mincore lies to a stranger: to one it calls everything cached.
+        if not _may_ask(self._fd, status):
+            return False
+        try:
+            # Not writable, which would count the whole file as memory promised: refused for one larger than that.
+            self._mapping = mmap.mmap(self._fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+        except (OSError, ValueError):
+            return False
+        self._address = np.frombuffer(self._mapping, np.uint8).ctypes.data
+        return True
+
+    def _mincore(self, mapping: mmap.mmap, offset: int, length: int) -> int:
+        start = round_down(offset, mmap.PAGESIZE)
+        # What lies behind the mapping is memory of somebody else's.
+        pages = -(-(min(offset + length, len(mapping)) - start) // mmap.PAGESIZE)
+        if pages <= 0:
+            return 0
+        resident = (ctypes.c_ubyte * pages)()
+        if libc().mincore(
+            ctypes.c_void_p(self._address + start), ctypes.c_size_t(pages * mmap.PAGESIZE), ctypes.byref(resident)
+        ):
+            raise OSError(ctypes.get_errno(), "mincore")
+        # Linux sets each byte to 0 or 1.
+        return bytes(resident).count(1) * mmap.PAGESIZE
+
+
+def _may_ask(fd: int, status: os.stat_result) -> bool:
+    # The kernel's own test: inode_owner_or_capable(), or permission to write.
+    return os.geteuid() == status.st_uid or os.access(f"/proc/self/fd/{fd}", os.W_OK, effective_ids=True)

@@ -1,0 +1,1 @@
+"""Moves bytes over HTTP and tries again, for every object store."""

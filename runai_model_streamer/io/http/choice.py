@@ -1,0 +1,55 @@
+"""Which transport moves the bytes: libcurl's where it can be had, else the store's own."""
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from runai_model_streamer.config import S3Config, S3Transport
+from runai_model_streamer.errors import MissingDependencyError
+from runai_model_streamer.io.http import libcurl
+from runai_model_streamer.io.http.curl import CurlTransport
+from runai_model_streamer.io.http.proxies import proxy_for
+from runai_model_streamer.io.http.transport import Transport
+
+_log = logging.getLogger(__name__)
+
+_REMEDY: Final = (
+    "Install numba (pip install numba) and libcurl (conda install -c conda-forge libcurl, or the system's libcurl4), "
+    "or set RUNAI_STREAMER_S3_TRANSPORT=auto."
+)
+
+
+def make_transport(config: S3Config, endpoint: str, certificates: str, other: Callable[[], Transport]) -> Transport:
+    """Make the transport that the setting asks for.
+
+    Args:
+        config: which transport, and its timeout.
+        endpoint: URL of the store.
+        certificates: file of the authorities to trust.
+        other: makes the store's own transport, for where libcurl cannot be had.
+
+    Raises:
+        MissingDependencyError: it is to be libcurl, and libcurl or numba is missing.
+        ConfigError: the proxy on the way to the endpoint cannot be used, with either.
+    """
+    proxy_for(endpoint)
+    transport: Transport | None = None
+    if config.transport is not S3Transport.BOTO3:
+        try:
+            transport = _make_curl_transport(config.timeout, certificates)
+        except (ImportError, libcurl.UnusableError) as error:
+            if config.transport is S3Transport.CURL:
+                summary = f"RUNAI_STREAMER_S3_TRANSPORT=curl cannot be used: {error}. {_REMEDY}"
+                raise MissingDependencyError(summary) from error
+            _log.debug("object storage is not read through curl: %s", error)
+    transport = transport or other()
+    _log.debug("object storage is read through %s", transport.name)
+    return transport
+
+
+def _make_curl_transport(timeout: float, certificates: str) -> Transport:
+    # libcurl first: it is found at once, while numba takes most of a second.
+    library = libcurl.load()
+    from runai_model_streamer.kernels import curl_sink
+
+    return CurlTransport(library, curl_sink, timeout, certificates, proxy_for)

@@ -1,0 +1,82 @@
+"""Makes the connections of a botocore client known to the flights that use them."""
+
+import socket
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from runai_model_streamer.io.http.flights import current_flight
+
+if TYPE_CHECKING:
+    from urllib3.connection import HTTPConnection as _Connection
+else:
+    _Connection = object
+
+
+def watch_connections(client: Any) -> bool:
+    """Make the connections of a client known to the flight of the thread that uses them.
+
+    False where botocore's internals have changed: requests then last until the timeout.
+    """
+    client.meta.events.register("before-call.s3.HeadBucket", _refuse_second_search)
+    try:
+        pools = client._endpoint.http_session._pool_classes_by_scheme  # noqa: SLF001 - there is no public way
+        for scheme, pool in list(pools.items()):
+            connection = type(f"Watched{pool.ConnectionCls.__name__}", (_Watched, pool.ConnectionCls), {})
+            pools[scheme] = type(f"Watched{pool.__name__}", (pool,), {"ConnectionCls": connection})
+    except AttributeError:
+        return False
+    return True
+
+
+def _refuse_second_search(**_: Any) -> tuple[Any, dict[str, Any]] | None:
+    # Redirected, botocore asks for the bucket's region with a HEAD; redirected again, from within that HEAD with
+    # another, until the stack overflows. A web server that redirects everything to https:// is enough for that.
+    flight = current_flight()
+    if flight is None or not flight.searched:
+        if flight is not None:
+            flight.searched = True
+        return None
+    nothing: dict[str, Any] = {"ResponseMetadata": {"HTTPStatusCode": 404, "HTTPHeaders": {}}}
+    return SimpleNamespace(status_code=404), nothing
+
+
+class _Watched(_Connection):
+    """Goes before one of botocore's connection classes."""
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        flight = current_flight()
+        if flight is not None and self.sock is not None:
+            flight.watch(self.sock.fileno())
+        super().request(*args, **kwargs)
+
+    def _new_conn(self) -> socket.socket:
+        # urllib3's, but the socket is known to the flight before it connects: a host that drops packets is the
+        # commonest way to wait for long.
+        from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+        flight = current_flight()
+        if flight is None:
+            return super()._new_conn()
+        try:
+            addresses = socket.getaddrinfo(self.host.strip("[]"), self.port, 0, socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise NewConnectionError(self, f"Failed to resolve the name: {error}") from error
+        failure: OSError = OSError("no address")
+        for family, kind, protocol, _, address in addresses:
+            if flight.cut:
+                break
+            sock = socket.socket(family, kind, protocol)
+            try:
+                for option in self.socket_options or ():
+                    sock.setsockopt(*option)
+                sock.settimeout(self.timeout)
+                flight.watch(sock.fileno())
+                sock.connect(address)
+            except OSError as error:
+                sock.close()
+                failure = error
+            else:
+                return sock
+        if isinstance(failure, TimeoutError):
+            raise ConnectTimeoutError(self, f"no connection within {self.timeout} s") from failure
+        raise NewConnectionError(self, f"Failed to establish a new connection: {failure}") from failure

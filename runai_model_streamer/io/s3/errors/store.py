@@ -1,0 +1,244 @@
+"""What each failure of an object store means to the user: which of our errors it is, what happened, what to do."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from runai_model_streamer.errors import (
+    AccessDeniedError,
+    ArgumentError,
+    ConfigError,
+    CredentialsError,
+    NotFoundError,
+    ReadError,
+    SourceChangedError,
+    StorageUnreachableError,
+    StreamerError,
+)
+from runai_model_streamer.io.http.answers import RELOAD, Answer, AnswerError
+from runai_model_streamer.io.s3.errors.meaning import Circumstances, Meaning
+from runai_model_streamer.io.s3.errors.network import CHECK_PROXY, EASE, network_fault, wants_tls
+
+_GIVE_KEYS: Final = (
+    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN for temporary credentials), choose a "
+    "profile of ~/.aws with AWS_PROFILE, or pass s3_credentials=S3Credentials(...). A public bucket needs none: "
+    "set RUNAI_STREAMER_S3_UNSIGNED=1."
+)
+_CHECK_KEYS: Final = (
+    "Check that they are this store's: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN belong together "
+    "(or all of a profile, or all of S3Credentials)."
+)
+_CHECK_ID: Final = "Check that the id is one of this store, and not swapped with the secret access key."
+_CHECK_SECRET: Final = (
+    "Copy AWS_SECRET_ACCESS_KEY (or the profile's, or that of S3Credentials) again, with the AWS_ACCESS_KEY_ID that it "
+    "was issued with. A proxy that rewrites requests breaks signatures, too."
+)
+_CHECK_TOKEN: Final = (
+    "Temporary credentials need the AWS_SESSION_TOKEN that was issued with them. Permanent ones have none: unset it."
+)
+_RENEW_KEYS: Final = (
+    "Get new ones (aws sso login, or whoever issues yours), and set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
+    "AWS_SESSION_TOKEN together."
+)
+_ENDPOINTS: Final = "AWS_ENDPOINT_URL, RUNAI_STREAMER_S3_ENDPOINT or S3Credentials(endpoint=...)"
+
+_CHECK_SETTINGS: Final = "Check the variables that begin with AWS_, AWS's files, and what credential_process prints."
+
+_GRANT: Final = (
+    "Grant these credentials s3:GetObject (without s3:ListBucket a missing object looks like this, too). "
+    "If the bucket is public, set RUNAI_STREAMER_S3_UNSIGNED=1."
+)
+_GRANT_LIST: Final = (
+    "Grant these credentials s3:ListBucket on the bucket itself. If it is public, set RUNAI_STREAMER_S3_UNSIGNED=1 "
+    "(many public buckets serve their objects, but no list of them)."
+)
+_UNSIGNED: Final = "The bucket is not public: unset RUNAI_STREAMER_S3_UNSIGNED and give credentials."
+
+EXPIRED: Final = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
+_OTHER_REGION: Final = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
+_REDIRECTS: Final = (301, 302, 307, 308)
+PASSING_STATUSES: Final = (408, 429, 500, 502, 503, 504)
+PASSING_CODES: Final = ("InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling")
+
+_PROVIDERS: Final = (
+    "CredentialRetrieval",
+    "Login",
+    "Metadata",
+    "RefreshWithMFA",
+    "SSO",
+    "TokenRetrieval",
+    "UnauthorizedSSO",
+    "UnknownCredential",
+)
+"""Beginnings of the names of the errors of botocore's credential providers, some of which are newer than others."""
+
+_BY_CODE: Final[Mapping[str, tuple[type[StreamerError], str, str]]] = {
+    **dict.fromkeys(EXPIRED, (CredentialsError, "the credentials have expired", _RENEW_KEYS)),
+    "InvalidAccessKeyId": (CredentialsError, "the store does not know the access key id", _CHECK_ID),
+    "InvalidClientTokenId": (CredentialsError, "the store does not accept the credentials", _CHECK_KEYS),
+    "InvalidObjectState": (ReadError, "the object is archived", "Restore it from its storage class (Glacier) first."),
+    "InvalidToken": (CredentialsError, "the store does not accept the session token", _CHECK_TOKEN),
+    "NoSuchBucket": (
+        NotFoundError,
+        "there is no bucket {bucket}",
+        "Check its name, and whether it is a bucket of this store.",
+    ),
+    "RequestTimeTooSkewed": (CredentialsError, "this machine's clock and the store's differ", "Set the clock (NTP)."),
+    "SignatureDoesNotMatch": (
+        CredentialsError,
+        "the secret access key does not belong to the access key id",
+        _CHECK_SECRET,
+    ),
+}
+"""Codes that mean the same with any status: our error, what happened, what to do."""
+
+
+def meaning_of(error: Exception, at: Circumstances) -> Meaning | None:
+    """None for an exception that is none of the store's, botocore's or the network's."""
+    if isinstance(error, AnswerError):
+        return Meaning(error.kind, str(error), error.remedy, error.answer)
+    answer = answer_of(error)
+    if answer is None:
+        fault = _found_locally(error, at)
+        return fault._replace(local=True) if fault else network_fault(error, at)
+    response: Mapping[str, Any] = getattr(error, "response", {})
+    operation = getattr(error, "operation_name", "GetObject")
+    if operation not in ("GetObject", "HeadObject", "ListObjectsV2", "HeadBucket"):
+        # A provider of credentials asks STS or SSO on its own.
+        quote = response.get("Error", {}).get("Message", "")
+        return Meaning(CredentialsError, f"no credentials: {operation} was refused", _GIVE_KEYS, answer, quote)
+    return _said_by_store(answer, response, at)
+
+
+def _said_by_store(answer: Answer, response: Mapping[str, Any], at: Circumstances) -> Meaning:
+    status, code, _ = answer
+    said = response.get("Error", {})
+    quote = str(said.get("Message", ""))
+    if code in _BY_CODE:
+        kind, summary, remedy = _BY_CODE[code]
+        if kind is CredentialsError:
+            remedy = _of_credentials(remedy, at)
+        if code in ("InvalidAccessKeyId", "NoSuchBucket"):
+            # Of another store, most often: AWS's, where no endpoint is set.
+            remedy = f"{remedy} {at.provenance.endpoint_told()}".rstrip()
+        return Meaning(kind, summary.format(bucket=at.bucket), remedy, answer)
+    headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    region = said.get("Region") or headers.get("x-amz-bucket-region")
+    if region and (code in _OTHER_REGION or status in _REDIRECTS):
+        remedy = (
+            f"Set AWS_DEFAULT_REGION={region} or S3Credentials(region_name=...), and no endpoint of another region."
+        )
+        return Meaning(ReadError, f"bucket {at.bucket} is in region {region}", remedy, answer)
+    if status in _REDIRECTS:
+        place = said.get("Endpoint") or headers.get("location") or "another endpoint"
+        remedy = "Give that endpoint or its region: AWS_ENDPOINT_URL, AWS_DEFAULT_REGION or S3Credentials(...)."
+        return Meaning(ReadError, f"the store redirects to {place}", remedy, answer)
+    if status == 401:
+        remedy = _of_credentials(_CHECK_KEYS, at)
+        return Meaning(CredentialsError, "the store does not accept the credentials", remedy, answer, quote)
+    if status == 403:
+        grant = _of_credentials(_GRANT if at.span else _GRANT_LIST, at)
+        return Meaning(AccessDeniedError, "access denied", _UNSIGNED if at.unsigned else grant, answer, quote)
+    if status == 404:
+        return Meaning(NotFoundError, f"there is no such object in bucket {at.bucket}", _check_key(at), answer)
+    if status == 407:
+        refused = "no connection through the proxy: it does not accept the user and password"
+        return Meaning(StorageUnreachableError, refused, CHECK_PROXY, answer)
+    if status in (412, 416):
+        return Meaning(SourceChangedError, "the object was written to while it was being read", RELOAD, answer)
+    if status in PASSING_STATUSES or code.startswith(PASSING_CODES):
+        return Meaning(ReadError, "the store is failing or overloaded", EASE, answer, quote)
+    remedy = f"{at.provenance.endpoint_told()} Check that it is a store's: host, port and path.".lstrip()
+    if status == 400 and not code and (hint := wants_tls(at)):
+        # What web servers say to plain HTTP where they expect TLS.
+        remedy = f"{remedy} {hint}"
+    return Meaning(ReadError, "the store refused the request", remedy, answer, quote)
+
+
+def _of_credentials(remedy: str, at: Circumstances) -> str:
+    """With where the credentials are from, and what can be seen of them to be wrong."""
+    padded = "White space stands around the secret access key: remove it." if at.provenance.padded else ""
+    return " ".join(filter(None, (at.provenance.credentials_told(), padded, remedy)))
+
+
+def _check_key(at: Circumstances) -> str:
+    origin = at.provenance
+    if origin.has_path:
+        return f"{origin.endpoint_told()} Its path comes before every bucket: leave it out, if it names the bucket."
+    return (
+        f"Check the key, where case, spaces and slashes count: {origin.list_command(at.bucket)} (if it is a folder, "
+        "list_safetensors names the files in it)."
+    )
+
+
+def _raised_in(error: Exception) -> list[str]:
+    """The modules on the way to where it was raised, which is the last."""
+    trace = error.__traceback__
+    modules = []
+    while trace is not None:
+        modules.append(str(trace.tb_frame.f_globals.get("__name__")))
+        trace = trace.tb_next
+    return modules
+
+
+def _found_locally(error: Any, at: Circumstances) -> Meaning | None:
+    """Settings and credentials: no request for the object was made."""
+    from botocore import exceptions as aws
+
+    given = getattr(error, "kwargs", {})
+    if isinstance(error, aws.NoCredentialsError):
+        return Meaning(CredentialsError, "no credentials were found", _GIVE_KEYS)
+    if isinstance(error, aws.PartialCredentialsError):
+        return Meaning(CredentialsError, f"{given['cred_var']} is missing ({given['provider']})", _GIVE_KEYS)
+    if isinstance(error, aws.ProfileNotFound):
+        remedy = "Check AWS_PROFILE, and the files ~/.aws/config and ~/.aws/credentials."
+        return Meaning(CredentialsError, f"there is no profile {given['profile']!r}", remedy)
+    if isinstance(error, aws.ConfigParseError | aws.ConfigNotFound):
+        remedy = "Mend it, or name another with AWS_CONFIG_FILE or AWS_SHARED_CREDENTIALS_FILE."
+        return Meaning(ConfigError, f"the file {given['path']} cannot be read", remedy)
+    if isinstance(error, aws.InvalidRegionError):
+        remedy = "Check AWS_DEFAULT_REGION, AWS_REGION, the profile's region, or S3Credentials(region_name=...)."
+        return Meaning(ConfigError, f"{given['region_name']!r} is no name of a region", remedy)
+    # What STS is asked with is checked alike.
+    if isinstance(error, aws.ParamValidationError) and "ucket" in str(error):
+        remedy = "Write s3://bucket/key; the name has letters, digits, dots and hyphens."
+        return Meaning(ArgumentError, f"{at.bucket!r} is no name of a bucket", remedy)
+    if type(error) is ValueError and str(error).startswith("Invalid endpoint: "):
+        url = str(error).partition(": ")[2]
+        remedy = f"Write it as http://host:port or https://host, in {_ENDPOINTS}."
+        return Meaning(ConfigError, f"{url!r} is no URL of an endpoint", remedy)
+    if isinstance(error, OSError) and error.filename:
+        remedy = f"Check AWS_WEB_IDENTITY_TOKEN_FILE, and credential_process of the profile. {_GIVE_KEYS}"
+        unusable = f"a file of the credentials cannot be used: {error.filename}: {error.strerror}"
+        return Meaning(CredentialsError, unusable, remedy)
+    has_client = bool(at.provenance.endpoint)
+    parsed = isinstance(error, ValueError) and not has_client
+    if parsed or isinstance(error, aws.InvalidConfigError | aws.ParamValidationError):
+        # botocore lets out what its parsers say: no client could be made.
+        return Meaning(ConfigError, f"AWS's settings cannot be used: {error}", _CHECK_SETTINGS)
+    modules = _raised_in(error) if isinstance(error, AttributeError | LookupError | TypeError) else []
+    if modules and modules[-1].startswith("botocore."):
+        # It takes for granted that what it is given has the right shape.
+        says = f"{type(error).__name__}: {error}"
+        if not has_client:
+            remedy = f"{_CHECK_SETTINGS} Below a line like `s3 =`, settings are indented."
+            return Meaning(ConfigError, f"AWS's settings cannot be used: {says}", remedy)
+        if "botocore.credentials" in modules:
+            remedy = "See what AWS_ENDPOINT_URL_STS or AWS_CONTAINER_CREDENTIALS_FULL_URI leads to."
+            given_none = f"what was asked for credentials gave none that can be used: {says}"
+            return Meaning(CredentialsError, given_none, f"{remedy} {_GIVE_KEYS}")
+    if isinstance(error, RuntimeError) and "still expired" in str(error):
+        remedy = f"Set this machine's clock (NTP). {_RENEW_KEYS}"
+        return Meaning(
+            CredentialsError, "the credentials have expired, and so have those that took their place", remedy
+        )
+    if isinstance(error, aws.BotoCoreError) and type(error).__name__.startswith(_PROVIDERS):
+        # Its text may hold what a credential process printed: that is in the cause, not here.
+        provider = given.get("provider", type(error).__name__)
+        return Meaning(CredentialsError, f"no credentials from {provider}", f"Log in again. {_GIVE_KEYS}")
+    return None
+
+
+def answer_of(error: Exception) -> Answer | None:
+    """What the store answered, for an error that it made."""
+    response = getattr(error, "response", None)
+    return Answer.of(response) if isinstance(response, Mapping) else None

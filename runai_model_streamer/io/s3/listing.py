@@ -1,0 +1,113 @@
+"""The objects under a prefix of keys."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from runai_model_streamer.errors import ArgumentError, NotFoundError, ReadError
+from runai_model_streamer.io.http.answers import Answer
+from runai_model_streamer.io.http.flights import Flights
+from runai_model_streamer.io.listing import Entry, Wanted
+from runai_model_streamer.io.s3.access import Access
+from runai_model_streamer.io.s3.retries import persist
+from runai_model_streamer.io.s3.store import S3Store
+
+_SECOND: Final = 10**9
+_MICROSECOND: Final = 1000
+
+
+def list_objects(store: S3Store, path: str, wanted: Wanted, *, recursive: bool) -> list[Entry]:
+    """The objects under s3://bucket/prefix, sorted by name. 1000 or so cost one request, one after the other.
+
+    The prefix is a folder's name, with or without a slash behind it: `model` does not list `model2/config.json`.
+    Keys that end in a slash stand for folders, and are not listed.
+
+    Raises:
+        ArgumentError: not a URL of this form.
+        NotFoundError: there is no such bucket, or no key under the prefix.
+        StreamerError: what `S3Source.read_into` raises, and errors of settings and credentials.
+    """
+    bucket, prefix = _split_url(path)
+    flights = Flights()
+    request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
+    if not recursive:
+        request["Delimiter"] = "/"
+    found = not prefix
+    entries: list[Entry] = []
+    pages: list[dict[str, Any]] = []
+
+    def fetch_page(access: Access, _: object) -> None:
+        pages.append(access.client.list_objects_v2(**request))
+
+    while True:
+        persist(store, flights, path, bucket, None, fetch_page, opening="ContinuationToken" not in request)
+        page = pages.pop()
+        if "IsTruncated" not in page:
+            # What is no listing would be one of nothing.
+            raise _unfit(page, path, "the answer is no listing")
+        found = found or bool(page.get("Contents") or page.get("CommonPrefixes"))
+        entries += _entries(page, path, bucket, prefix, wanted, recursive)
+        if not page["IsTruncated"]:
+            break
+        token = page.get("NextContinuationToken")
+        if not token or token == request.get("ContinuationToken"):
+            raise _unfit(page, path, "its listing has no end")
+        request["ContinuationToken"] = token
+    if not found:
+        raise NotFoundError(
+            f"{path}: bucket {bucket} has no key that begins with {prefix!r}. Check it, where case, spaces and slashes "
+            f"count: {store.access().provenance.list_command(bucket)} (if it is an object, stream_file takes it as it "
+            "is)"
+        )
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def has_keys(store: S3Store, path: str) -> bool:
+    """Whether there is a key under s3://bucket/prefix, asked for with one request.
+
+    Raises:
+        ArgumentError: not a URL of this form.
+        NotFoundError: there is no such bucket.
+        StreamerError: as `list_objects`.
+    """
+    bucket, prefix = _split_url(path)
+    pages: list[dict[str, Any]] = []
+
+    def fetch_page(access: Access, _: object) -> None:
+        pages.append(access.client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1))
+
+    persist(store, Flights(), path, bucket, None, fetch_page, opening=True)
+    if "IsTruncated" not in pages[-1]:
+        raise _unfit(pages[-1], path, "the answer is no listing")
+    return bool(pages[-1].get("Contents"))
+
+
+def _split_url(path: str) -> tuple[str, str]:
+    bucket, _, key = path.removeprefix("s3://").partition("/")
+    if not path.startswith("s3://") or not bucket:
+        raise ArgumentError(f"{path!r} does not name a bucket: write s3://bucket or s3://bucket/prefix")
+    return bucket, key if not key or key.endswith("/") else f"{key}/"
+
+
+def _entries(
+    page: Mapping[str, Any], path: str, bucket: str, prefix: str, wanted: Wanted, recursive: bool
+) -> Iterator[Entry]:
+    for item in page.get("Contents", ()):
+        key = item["Key"]
+        name = key.removeprefix(prefix)
+        if not key.startswith(prefix) or (not recursive and "/" in name.removesuffix("/")):
+            raise _unfit(page, path, f"asked for keys under {prefix!r}, it sent {key!r}")
+        if name and not name.endswith("/") and wanted(name):
+            yield Entry(f"s3://{bucket}/{key}", name, int(item["Size"]), _modified_ns(item))
+
+
+def _modified_ns(item: Mapping[str, Any]) -> int:
+    # Stores know seconds, in which an object can be written twice; file systems know at least microseconds, mostly.
+    # So those are left to the ETag.
+    seconds = int(item["LastModified"].timestamp())
+    etag = hashlib.sha256(str(item.get("ETag", "")).encode()).digest()
+    return seconds * _SECOND + int.from_bytes(etag[:8]) % (_SECOND // _MICROSECOND) * _MICROSECOND
+
+
+def _unfit(page: Mapping[str, Any], path: str, what: str) -> ReadError:
+    return ReadError(f"{path}: the store cannot be listed: {what} ({Answer.of(page)}). Check the endpoint.")

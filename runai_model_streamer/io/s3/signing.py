@@ -1,0 +1,79 @@
+"""Requests that botocore signs and does not send, and answers that it reads without having asked.
+
+botocore resolves the endpoint, signs, follows a bucket to its region and tells a store's errors apart. All that costs
+2 ms of Python for each call, most of the time of a range over a fast network: so it is done once for an object, and
+again for an answer that is not the range.
+"""
+
+import io
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from runai_model_streamer.io.http.transport import Reply, SignedRequest
+
+_current = threading.local()
+
+
+class _Signing:
+    """One call of botocore's: the answers that it is to get, and the request that it made after the last of them."""
+
+    def __init__(self, refused: Sequence[Reply]) -> None:
+        self.answers = list(refused)
+        self.request: Any = None
+
+
+class _Body(io.BytesIO):
+    """A body as botocore reads urllib3's."""
+
+    def stream(self) -> Iterator[bytes]:
+        yield self.read()
+
+
+def keep_requests(client: Any) -> None:
+    """Let `sign` have the requests of this client. Calls from elsewhere are sent as ever."""
+    client.meta.events.register("before-send.s3.GetObject", _keep)
+
+
+def sign(client: Any, bucket: str, key: str, refused: Sequence[Reply] = ()) -> SignedRequest:
+    """Sign a GET of an object.
+
+    `refused` are the store's answers to earlier requests for it: signed for another region, where they name one.
+
+    Raises:
+        ClientError: botocore's, for the last answer, when another request would not help.
+        Exception: botocore's others, for credentials and settings that it cannot use.
+    """
+    from botocore.exceptions import HTTPClientError
+
+    signing = _current.signing = _Signing(refused)
+    try:
+        client.get_object(Bucket=bucket, Key=key)["Body"].close()
+    finally:
+        _current.signing = None
+    made = time.time()
+    headers = {name: _text(value) for name, value in signing.request.headers.items()}
+    if any(character in value for value in headers.values() for character in "\r\n\0"):
+        # Not with the value: it is a key or a token.
+        raise HTTPClientError(error="a header has a line break") from ValueError("a header has a line break")
+    return SignedRequest(signing.request.url, headers, made)
+
+
+def _keep(request: Any, **_: Any) -> Any:
+    from botocore import awsrequest
+
+    response: Any = awsrequest.AWSResponse
+
+    signing: _Signing | None = getattr(_current, "signing", None)
+    if signing is None:
+        return None
+    if signing.answers:
+        reply = signing.answers.pop(0)
+        return response(request.url, reply.status, reply.headers, _Body(reply.text))
+    signing.request = request
+    return response(request.url, 200, {"content-length": "0"}, _Body())
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode("utf-8")

@@ -1,0 +1,1 @@
+"""Landing on a GPU: page-locked slots, a copy stream, device memory."""

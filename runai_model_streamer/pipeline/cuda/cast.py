@@ -1,0 +1,69 @@
+"""Casting on the GPU: the kernels of one load, compiled for its device, or why there are none."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+from runai_model_streamer.errors import CudaError
+from runai_model_streamer.pipeline.cuda.driver import CudaDriver
+from runai_model_streamer.pipeline.cuda.image import Cast
+
+_log = logging.getLogger(__name__)
+
+Kernel: TypeAlias = Callable[[int, int, int, int], None]
+"""Queues a cast: the address of the first element, the target's, the number of elements, the stream."""
+
+
+class DeviceCast:
+    """What casts tensors of some dtypes to one other, on a device.
+
+    Args:
+        target: the format's name of the dtype to cast to.
+        kernels: by the format's name of each dtype to cast from.
+    """
+
+    def __init__(self, target: str, kernels: Mapping[str, Kernel]) -> None:
+        self.target = target
+        self._kernels = kernels
+
+    def queue(self, casts: Iterable[Cast], stream: int) -> None:
+        """Queue them, in the device's context.
+
+        Raises:
+            CudaError: a kernel cannot be launched.
+        """
+        for cast in casts:
+            try:
+                self._kernels[cast.dtype](cast.source, cast.target, cast.elements, stream)
+            except Exception as error:  # numba's, cuda.core's and the driver's own errors have no base in common
+                raise CudaError(f"a cast from {cast.dtype} to {self.target} failed on the GPU: {error}") from error
+
+
+def device_cast(driver: CudaDriver, target: str, sources: Iterable[str]) -> DeviceCast | None:
+    """Compile what casts `sources` to `target`; None where that cannot be done, for which the log has the reason.
+
+    Args:
+        driver: of the device, for the time of this call.
+    """
+    try:
+        kernels = _compiled(driver, target, sources)
+    except ImportError as error:
+        _log.info(
+            "Tensors are cast on the host: numba-cuda cannot be imported (%s): "
+            "pip install 'runai-model-streamer-cuda[cuda13]' (or [cuda12])",
+            error,
+        )
+    except CudaError:
+        raise
+    except Exception as error:  # a GPU, driver or toolkit that numba-cuda does not go with fails in many ways
+        _log.warning("Tensors are cast on the host: numba-cuda cannot compile for this GPU: %s", error)
+    else:
+        return DeviceCast(target, kernels)
+    return None
+
+
+def _compiled(driver: CudaDriver, target: str, sources: Iterable[str]) -> dict[str, Any]:
+    from runai_model_streamer.kernels import device
+
+    with driver.current():
+        return {source: device.cast(source, target) for source in sorted(sources)}

@@ -1,0 +1,1 @@
+"""Where bytes land, and the tensors made of them."""

@@ -1,0 +1,83 @@
+"""Pieces of a tensor that have landed become the tensor."""
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+
+from runai_model_streamer.pipeline.landing.tensors import Tensors, torch_shape
+from runai_model_streamer.pipeline.plan.selection import Rows, Selected
+from runai_model_streamer.pipeline.tally.load import Tally
+
+_CARRIERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Bytes of an element -> a dtype that torch can copy, which not all of its own are."""
+
+
+def assembled(landed: Tensors, parts: Sequence[Selected], tally: Tally) -> Tensors:
+    """What the caller selected, of what was read for it.
+
+    A part is contiguous, in memory of its own, on the device of its pieces and of their dtype. What lands of it is let
+    go of before it is given out.
+
+    Args:
+        landed: the tensors of all `reads` of `parts`; closed with this one.
+        parts: in the order in which their reads land.
+        tally: where the time that this takes is counted.
+    """
+    try:
+        for part in parts:
+            # Nothing here keeps what is given out.
+            if part.rows is None:
+                yield next(landed)
+            else:
+                yield part.info.name, _assemble(landed, part, part.rows, tally)
+        for _ in landed:
+            raise AssertionError("more has landed than was planned")
+    finally:
+        landed.close()
+
+
+def _assemble(landed: Tensors, part: Selected, rows: Rows, tally: Tally) -> torch.Tensor:
+    piece = next(landed)[1]
+    began = time.perf_counter()
+    if len(part.reads) == 1:
+        made = cut(piece, rows)
+    else:
+        made = _first(piece, rows)
+        for row in range(1, rows.outer):
+            # Not kept while the next one may need its memory.
+            del piece
+            tally.seconds.place += time.perf_counter() - began
+            piece = next(landed)[1]
+            began = time.perf_counter()
+            add(piece, made, row)
+    tally.seconds.place += time.perf_counter() - began
+    return _shaped(made, part)
+
+
+def cut(piece: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """A part, of the bytes from its first piece to its last."""
+    # The caller may be in inference mode, which would make tensors that it can never train.
+    with torch.inference_mode(False), torch.no_grad():
+        strided = piece.view(_CARRIERS[piece.itemsize]).as_strided((rows.outer, rows.inner), (rows.stride, 1))
+        return strided.clone(memory_format=torch.contiguous_format).view(piece.dtype)
+
+
+def _first(piece: torch.Tensor, rows: Rows) -> torch.Tensor:
+    with torch.inference_mode(False), torch.no_grad():
+        made = torch.empty((rows.outer, rows.inner), dtype=piece.dtype, device=piece.device)
+        add(piece, made, 0)
+        return made
+
+
+def add(piece: torch.Tensor, made: torch.Tensor, row: int) -> None:
+    """Copy a piece to its place in a part."""
+    with torch.inference_mode(False), torch.no_grad():
+        carrier = _CARRIERS[piece.itemsize]
+        made[row].view(carrier).copy_(piece.view(carrier))
+
+
+def _shaped(made: torch.Tensor, part: Selected) -> torch.Tensor:
+    with torch.inference_mode(False), torch.no_grad():
+        return made.view(torch_shape(part.info))

@@ -1,0 +1,210 @@
+"""Casting on the host while bytes land: a reader casts each piece that it has read while that is in its CPU's cache.
+
+So a checkpoint is loaded in another dtype without a second copy of it, and the file's bytes never travel to memory.
+Groups without anything to cast land as ever, in place.
+"""
+
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from runai_model_streamer.errors import MissingDependencyError
+from runai_model_streamer.io.source import Source
+from runai_model_streamer.kernels.bits import ITEM_SIZES
+from runai_model_streamer.lifecycle import Lifecycle
+from runai_model_streamer.pipeline.landing.host import HostLanding
+from runai_model_streamer.pipeline.landing.protocol import Destination
+from runai_model_streamer.pipeline.landing.tensors import make_tensors
+from runai_model_streamer.pipeline.memory.pool import SlabPool
+from runai_model_streamer.pipeline.memory.scratch import ScratchPool
+from runai_model_streamer.pipeline.memory.slabs import Bytes, Lease, OtherMemory
+from runai_model_streamer.pipeline.plan.casts import CastLayout, CastPlan, Run, cast_layout
+from runai_model_streamer.pipeline.plan.groups import Group, Step, group_target
+from runai_model_streamer.pipeline.tally.nvtx import nvtx_range
+from runai_model_streamer.pipeline.tally.reading import Reading, timed_read
+
+
+@dataclass(slots=True, eq=False)
+class CastLease:
+    """The memory of one group's tensors as they will be."""
+
+    group: Group
+    """As planned."""
+    slab: Lease
+    layout: CastLayout | None
+    """None: nothing in the group is cast."""
+    starts: list[int]
+    """Of the layout's runs."""
+    cut: dict[int, "_Cut"] = field(default_factory=dict)
+    """Elements that lie in more than one piece: where each begins in the group's planned memory -> what is there."""
+
+
+class _Cut:
+    """An element of which some bytes have landed."""
+
+    __slots__ = ("data", "missing")
+
+    def __init__(self, size: int) -> None:
+        self.data = np.empty(size, np.uint8)
+        self.missing = size
+
+
+class CastingLanding:
+    """Casts floating-point tensors to one dtype on their way into slabs.
+
+    Compiles what it needs when it is made.
+
+    Args:
+        pool: where tensors live; its limit is the plan's `slab_limit`.
+        plan: what to cast; groups are those of its `group_limit`.
+        lifecycle: of the load.
+
+    Raises:
+        MissingDependencyError: numba is not installed.
+    """
+
+    beside = "cast"
+
+    def __init__(self, pool: SlabPool, plan: CastPlan, lifecycle: Lifecycle) -> None:
+        self._kernels = _kernels(plan)
+        self._pool = pool
+        self.waits = pool.waits
+        self._plain = HostLanding(pool)
+        self._plan = plan
+        self._scratch = ScratchPool(plan.scratch_bytes, plan.scratch_count, lifecycle)
+        self._joining = threading.Lock()
+
+    @property
+    def peak(self) -> int:
+        """See `SlabPool.peak`; what tensors are cast from is left aside."""
+        return self._pool.peak
+
+    def lease(self, group: Group, hurry: bool) -> CastLease:
+        """A slab for what the group becomes."""
+        layout = cast_layout(group, self._plan.target)
+        if layout is None:
+            return CastLease(group, self._plain.lease(group, hurry), None, [])
+        with nvtx_range("wait for memory"):
+            slab = self._pool.lease(layout.output, hurry)
+        return CastLease(group, slab, layout, [run.start for run in layout.runs])
+
+    def read(self, lease: CastLease, step: Step, source: Source) -> Reading:
+        """Piece by piece into scratch memory, and from there into the slab."""
+        if lease.layout is None:
+            return self._plain.read(lease.slab, step, source)
+        with self._scratch.lend() as scratch:
+            landed, seconds = 0, 0.0
+            # A memoryview of the lease's own, which a reader that hangs may keep: tensors do not hang on it.
+            slab = np.frombuffer(lease.slab.memory, np.uint8)
+            while True:
+                size = min(step.length - landed, len(scratch))
+                origin, taken, _ = timed_read(source, step.offset + landed, scratch[:size])
+                self._place(lease, step.position + landed, np.frombuffer(scratch, np.uint8, size), slab)
+                landed += size
+                seconds += taken
+                if landed == step.length:
+                    return Reading(origin, seconds)
+
+    def _place(self, lease: CastLease, position: int, data: Bytes, slab: Bytes) -> None:
+        """Cast what has landed, the bytes of the group's planned memory from `position` on."""
+        assert lease.layout is not None
+        runs, end = lease.layout.runs, position + len(data)
+        index = max(bisect_right(lease.starts, position) - 1, 0)
+        with nvtx_range("cast"):
+            while index < len(runs) and runs[index].start < end:
+                run = runs[index]
+                first, last = max(run.start, position), min(run.end, end)
+                if first < last:
+                    self._place_run(lease, run, first, data[first - position : last - position], slab)
+                index += 1
+
+    def _place_run(self, lease: CastLease, run: Run, first: int, data: Bytes, slab: Bytes) -> None:
+        if run.source == run.target:
+            place = run.place(first)
+            np.copyto(slab[place : place + len(data)], data)
+            return
+        item, wide = ITEM_SIZES[run.source], ITEM_SIZES[run.target]
+        head = min((run.start - first) % item, len(data))
+        count = (len(data) - head) // item
+        tail = head + count * item
+        if head:
+            self._join(lease, run, first, data[:head], slab)
+        if count:
+            place = run.place(first + head)
+            self._kernels[run.source](data[head:tail], slab[place : place + count * wide])
+        if tail < len(data):
+            self._join(lease, run, first + tail, data[tail:], slab)
+
+    def _join(self, lease: CastLease, run: Run, first: int, data: Bytes, slab: Bytes) -> None:
+        """Keep the bytes of an element that is cut between pieces; cast it when the last of them is there."""
+        item = ITEM_SIZES[run.source]
+        start = first - (first - run.start) % item
+        with self._joining:
+            cut = lease.cut.get(start)
+            if cut is None:
+                cut = lease.cut[start] = _Cut(item)
+            cut.data[first - start : first - start + len(data)] = data
+            cut.missing -= len(data)
+            if cut.missing:
+                return
+            del lease.cut[start]
+        place = run.place(start)
+        self._kernels[run.source](cut.data, slab[place : place + ITEM_SIZES[run.target]])
+
+    def ready(self, lease: CastLease) -> None:
+        """Let children see the slab again, where they do not."""
+        if lease.layout is None:
+            self._plain.ready(lease.slab)
+
+    def take(self, group: Group, lease: CastLease | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
+        """Tensors over the slab's bytes; the slab is recycled when all of them are gone."""
+        if lease is None:
+            layout = cast_layout(group, self._plan.target)
+            return make_tensors(group if layout is None else layout.output, None)
+        if lease.layout is None:
+            return self._plain.take(group, lease.slab)
+        return make_tensors(lease.layout.output, self._pool.hand_over(lease.slab))
+
+    def await_group(self, index: int) -> None:
+        """See `SlabPool.await_group`."""
+        self._pool.await_group(index)
+
+    def forgo(self, index: int) -> None:
+        """See `SlabPool.forgo`."""
+        self._pool.forgo(index)
+
+    def close(self) -> None:
+        """Free scratch memory and the slabs that the caller does not use."""
+        self._scratch.close()
+        self._pool.close()
+
+
+def cast_destination(plan: CastPlan, memory: OtherMemory | None = None) -> Destination:
+    """Host memory, in another dtype.
+
+    Args:
+        plan: what to cast, and within which limits.
+        memory: other host memory than slabs.
+    """
+
+    def landing(lifecycle: Lifecycle) -> CastingLanding:
+        return CastingLanding(SlabPool(plan.slab_limit, lifecycle, memory), plan, lifecycle)
+
+    return Destination(
+        torch.device("cpu"), group_target(plan.group_limit), landing, plan.group_limit, plan.scratch_count
+    )
+
+
+def _kernels(plan: CastPlan) -> dict[str, Callable[[Bytes, Bytes], None]]:
+    try:
+        from runai_model_streamer.kernels import host
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"dtype=... needs numba to cast {', '.join(sorted(plan.sources))} to {plan.target} ({error}): "
+            "pip install 'runai-model-streamer-cuda[cast]'"
+        ) from error
+    return {source: host.cast(source, plan.target) for source in sorted(plan.sources)}

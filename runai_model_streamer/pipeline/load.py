@@ -1,0 +1,282 @@
+"""One load, put together: sources, plan, memory and readers; the iterator over its tensors; its end."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NoReturn, TypeAlias, cast
+
+import torch
+
+from runai_model_streamer.checkpoint.tensor_info import nbytes_of
+from runai_model_streamer.errors import StateError, StreamerError
+from runai_model_streamer.io.source import Source
+from runai_model_streamer.io.storage import Storage
+from runai_model_streamer.lifecycle import Lifecycle, Stopped
+from runai_model_streamer.origins import Origin
+from runai_model_streamer.pipeline.feed import Feed
+from runai_model_streamer.pipeline.landing.host import HostLanding
+from runai_model_streamer.pipeline.landing.protocol import Destination, Landing
+from runai_model_streamer.pipeline.landing.tensors import Tensors, map_code
+from runai_model_streamer.pipeline.memory.pool import SlabPool
+from runai_model_streamer.pipeline.memory.slabs import OtherMemory
+from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile, plan_groups, steps_of
+from runai_model_streamer.pipeline.readers import Readers
+from runai_model_streamer.pipeline.tally.load import Tally
+
+_log = logging.getLogger(__name__)
+
+JOIN_SECONDS: Final = 0.5
+"""Most seconds that closing waits for readers. One that hangs in the kernel longer keeps its memory and ends alone."""
+
+
+Finish: TypeAlias = Callable[[Tensors], Tensors]
+"""Makes one iterator of another, whose end it goes on to, and which it closes with its own."""
+
+
+class Load:
+    """Tensors on their way, from `start` on: called by who holds the load already, and will close it.
+
+    Owns the sources, the storage's connections, the reader threads and the memory until `close`, which every end goes
+    through: the last tensor, an error, an abandoned iterator, Ctrl-C.
+
+    Args:
+        storage: what the sources were opened from.
+        sources: one for each file; of several files it may be the same.
+        files: what to read of each.
+        limit: bytes of host memory held at most, at least the largest tensor; None for no limit.
+        concurrency: reads in flight at once.
+        destination: None for host memory. The limit then is the destination's business.
+        finish: makes what is given out of what lands; None where that is the same.
+        tally: where the load is counted and timed.
+        memory: other host memory than slabs; of no account with a destination.
+
+    Raises:
+        StreamerError: the destination cannot be used. The sources are not closed.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        sources: Sequence[Source],
+        files: Sequence[PlannedFile],
+        limit: int | None,
+        concurrency: int,
+        destination: Destination | None = None,
+        finish: Finish | None = None,
+        tally: Tally | None = None,
+        memory: OtherMemory | None = None,
+    ) -> None:
+        self._storage = storage
+        self._sources = sources
+        self._finish = finish
+        self._lifecycle = Lifecycle()
+        self.tally = Tally() if tally is None else tally
+        """What is counted and timed."""
+        self.tally.concurrency, self.tally.limit = concurrency, limit
+        self.tally.chunk = max((file.chunk for file in files), default=0)
+        self._landing: Landing[Any]
+        if destination is None:
+            self.device = torch.device("cpu")
+            """Where the tensors are."""
+            self._groups = tuple(plan_groups(files, limit))
+            self._landing = HostLanding(SlabPool(limit, self._lifecycle, memory))
+        else:
+            self.device = destination.device
+            self._groups = tuple(plan_groups(files, destination.group_limit, destination.group_bytes))
+            self._landing = destination.landing(self._lifecycle)
+        first = next((step for group in self._groups for step in steps_of(group, files)), None)
+        origin = Origin.BUFFERED if first is None else sources[first.file].origin(first.offset, first.length)
+        self._feed = Feed(self._groups, files, self._landing, self._lifecycle, self.tally, origin)
+        self.progress: Callable[[], object] | None = None
+        """Called in the caller's thread when it has been given a group, and when it has been given all."""
+        self._taken = False
+        self._closed = False
+        self._pid = os.getpid()
+        self.total_bytes = sum(nbytes_of(file.tensors) for file in files)
+        """Bytes of all that lands."""
+        steps = sum(group.steps for group in self._groups)
+        self._readers = Readers(min(concurrency, steps), self._feed, sources, self._lifecycle, storage.reader_left)
+
+    def start(self) -> None:
+        """Start to read, once.
+
+        Raises:
+            StreamerError: no thread can be started.
+        """
+        self.tally.plan(self._groups)
+        map_code()
+        self._readers.start()
+        self.tally.start()
+
+    @property
+    def open(self) -> bool:
+        """Whether there is anything left for `close` to do."""
+        return not self._closed
+
+    def tensors(self) -> Tensors:
+        """Every tensor with its name, in file order, as soon as its group has landed; once.
+
+        Raises:
+            StateError: the tensors of this load have been asked for before.
+            StreamerError: what went wrong first; raised by `next`, before anything wrong is yielded.
+        """
+        if self._taken:
+            raise StateError(
+                "get_tensors was called before for this load: go on with its iterator, or call stream_files again"
+            )
+        self._taken = True
+        landed = self._yield_tensors()
+        next(landed)  # begun: else it would not notice that it is dropped before its first tensor
+        return landed if self._finish is None else self._finish(landed)
+
+    def _yield_tensors(self) -> Tensors:
+        complete = False
+        tally = self.tally
+        try:
+            yield cast(Any, None)  # taken by `tensors`
+            for group in self._groups:
+                tally.ask()
+                first = True
+                for batch in self._take(group):
+                    if first:
+                        tally.made(group, len(batch))
+                    # Given out from its end, so that nothing here keeps a tensor that the caller has dropped.
+                    batch.reverse()
+                    while batch:
+                        yield batch.pop()
+                        if first:
+                            first = False
+                            self._check_process()
+                            self._landing.forgo(group.index)
+                        if not self._lifecycle.running:
+                            self._raise_stopped()
+                tally.give(group)
+                if group is not self._groups[-1]:
+                    self._tell()
+            self._tell()
+            complete = True
+        except StreamerError as error:
+            if tally.outcome == "running":
+                tally.fail(error)
+            self._close_quietly()
+            raise
+        finally:
+            if complete:
+                tally.end("complete")
+                try:
+                    self.close()
+                except StreamerError as error:
+                    tally.fail(error)
+                    raise
+            else:
+                tally.end("abandoned")
+                # Perhaps in a finaliser, in any thread, so nothing may be waited for: `close` does that.
+                self.stop()
+
+    def _tell(self) -> None:
+        """Tell the caller how far the load is. What that raises ends the load."""
+        if self.progress is None:
+            return
+        try:
+            self.progress()
+        except BaseException as error:
+            self.tally.fail(error)
+            self._close_quietly()
+            raise
+
+    def _take(self, group: Group) -> Iterator[list[tuple[str, torch.Tensor]]]:
+        self._check_process()
+        if not group.steps:
+            self.tally.landed()
+            return self._landing.take(group, None)
+        self._wait_for(group)
+        self.tally.landed()
+        return self._landing.take(group, self._feed.leases.pop(group.index))
+
+    def _wait_for(self, group: Group) -> None:
+        if not self._feed.is_complete(group.index):
+            self.tally.wait()
+            self._landing.await_group(group.index)
+        try:
+            self._lifecycle.wait_for(lambda: self._feed.is_complete(group.index))
+        except Stopped:
+            stopped = True
+        else:
+            stopped = False
+        if stopped:  # not inside the handler: the error would show `Stopped` as its context
+            self._raise_stopped()
+
+    def _raise_stopped(self) -> NoReturn:
+        closing = self._close_quietly()  # first: while readers run, their frames keep what the error leads to
+        error = self._lifecycle.forget_error() or closing
+        if error is None:
+            raise StateError("the load was closed while its tensors were being read; call stream_files again")
+        self.tally.fail(error)
+        try:
+            raise error
+        finally:
+            # Its traceback leads here: a cycle would keep all that the caller's frames hold until gc runs.
+            del error, closing
+
+    def _close_quietly(self) -> StreamerError | None:
+        """Close after an error, which is the one to tell; the error that closing ended in itself."""
+        try:
+            self.close()
+        except StreamerError as error:
+            _log.warning("while closing a load that had ended early: %s", error)
+            return error
+        return None
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise StateError("this load was started before a fork; its readers are the parent's: start a new one here")
+
+    def stop(self) -> None:
+        """Make the readers end, without waiting for them."""
+        if self._pid == os.getpid():  # in a forked child, a lock may be held by a thread that is not there
+            self._lifecycle.close()
+
+    def close(self) -> None:
+        """Stop, wake, join, release memory, close sources: in this order, once. Idempotent.
+
+        Tensors that the caller has stay the caller's.
+
+        Raises:
+            StreamerError: work on a device failed, or memory there could not be released. All the rest has been done.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if self._pid != os.getpid():
+            return
+        try:
+            self._lifecycle.close()
+            self.progress = None
+            self.tally.end("abandoned")
+            self.tally.closing()
+            self._storage.interrupt()
+            for source in self._sources:
+                source.interrupt()
+            self._readers.join(JOIN_SECONDS)
+        finally:  # all of it, also where a Ctrl-C has cut that short
+            stuck = self._readers.join(0)
+            try:
+                self._landing.close()
+            finally:
+                if stuck:
+                    # Its source and its memory are still in use: both go when its read ends.
+                    _log.warning("%s still waits for a read; it ends by itself when the read does", ", ".join(stuck))
+                else:
+                    for source in self._sources:
+                        source.close()
+                self._feed.close()
+                self.count()
+                self._storage.close()
+                self.tally.closed()
+                if self.tally.trace is not None:
+                    self.tally.trace.write([source.path for source in self._sources])
+
+    def count(self) -> None:
+        """Bring what others count into the tally."""
+        self.tally.peak = self._landing.peak
+        self.tally.retries, self.tally.transport = self._storage.retries, self._storage.transport

@@ -1,0 +1,90 @@
+"""Scratch memory: pieces that readers read into and empty again at once, a fixed number of them."""
+
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+
+from runai_model_streamer.errors import OutOfMemoryError
+from runai_model_streamer.lifecycle import Lifecycle
+from runai_model_streamer.pipeline.memory.slabs import Slab
+
+
+class ScratchPool:
+    """Page-aligned pieces of memory of one size, made when they are first needed, the last used lent first.
+
+    Args:
+        size: bytes of each, whole pages.
+        count: most of them.
+        lifecycle: of the load; a wait for a piece ends with it.
+    """
+
+    def __init__(self, size: int, count: int, lifecycle: Lifecycle) -> None:
+        self._size = size
+        self._unmade = count
+        self._lifecycle = lifecycle
+        self._changed = threading.Condition()
+        self._free: list[Slab] = []
+        self._made: list[Slab] = []
+        lifecycle.on_stop(self._wake)
+        _pools.add(self)
+
+    @contextlib.contextmanager
+    def lend(self) -> Iterator[memoryview]:
+        """A piece, for as long as the context lasts.
+
+        Raises:
+            Stopped: the load has ended meanwhile.
+            OutOfMemoryError: the operating system gives no more memory.
+        """
+        piece = self._take()
+        try:
+            yield piece.memory()
+        finally:
+            with self._changed:
+                self._free.append(piece)
+                self._changed.notify()
+
+    def _take(self) -> Slab:
+        with self._changed:
+            while not self._free and not self._unmade:
+                self._lifecycle.check()
+                self._changed.wait()
+            self._lifecycle.check()
+            if self._free:
+                return self._free.pop()
+            self._unmade -= 1
+            try:
+                piece = Slab(self._size)
+            except (OSError, MemoryError) as error:
+                raise OutOfMemoryError(
+                    f"no memory for {self._size} bytes to cast from: set RUNAI_STREAMER_MEMORY_LIMIT"
+                ) from error
+            # Direct reads fill it: see `Slab.hide_from_children`.
+            piece.hide_from_children(True)
+            self._made.append(piece)
+            return piece
+
+    def close(self) -> None:
+        """Free the pieces that no reader has."""
+        with self._changed:
+            self._free.clear()
+            self._made.clear()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+
+_pools: "weakref.WeakSet[ScratchPool]" = weakref.WeakSet()
+_inherited: list[Slab] = []
+
+
+def _keep_inherited_pieces() -> None:
+    # Not mapped in this child: freeing them would unmap whatever has taken their addresses since.
+    for pool in _pools:
+        _inherited.extend(pool._made)  # noqa: SLF001 - of this module
+
+
+os.register_at_fork(after_in_child=_keep_inherited_pieces)

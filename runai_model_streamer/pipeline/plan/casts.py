@@ -1,0 +1,166 @@
+"""What casting changes in a plan: dtypes, sizes, places in memory, limits. Pure: no I/O, no threads, no compiler."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import torch
+
+from runai_model_streamer.checkpoint.tensor_info import TensorInfo
+from runai_model_streamer.errors import ArgumentError, ArgumentTypeError
+from runai_model_streamer.kernels.bits import ITEM_SIZES
+from runai_model_streamer.origins import SourceKind
+from runai_model_streamer.pipeline.plan.groups import Group, Part, PlannedFile
+from runai_model_streamer.ranges import PAGE, round_up
+
+PIECE: Final = 512 << 10
+"""Bytes of a file that are read at once, and then cast: with what they become they fit a CPU's second-level cache."""
+
+ALIGNMENT: Final = 64
+"""Tensors of one dtype that lie side by side in the file begin at a multiple of this many bytes, as torch's own do."""
+
+CASTABLE: Final = frozenset({torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn})
+"""Dtypes that are cast; all others stay as they are."""
+
+_TARGETS: Final = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+
+
+class Run(NamedTuple):
+    """Bytes of a group, side by side, whose elements are cast alike, or kept."""
+
+    start: int
+    """Where the first is in the group's memory as planned: the place that a step's `position` refers to."""
+    end: int
+    position: int
+    """Where what becomes of them begins in memory."""
+    source: str
+    """The format's name of their dtype in the file."""
+    target: str
+    """And in memory."""
+
+    def place(self, position: int) -> int:
+        """Where what becomes of the element at `position` of the group's planned memory begins."""
+        if self.source == self.target:
+            return self.position + position - self.start
+        return self.position + (position - self.start) // ITEM_SIZES[self.source] * ITEM_SIZES[self.target]
+
+
+@dataclass(frozen=True, slots=True)
+class CastLayout:
+    """What a group becomes."""
+
+    output: Group
+    """The tensors as they are in memory, their `start` and `end` counted from its beginning."""
+    runs: tuple[Run, ...]
+    """In order; bytes between them are not wanted."""
+
+
+class CastPlan(NamedTuple):
+    """How a load casts, and how it shares the memory limit."""
+
+    target: str
+    """The format's name of the dtype that floating-point tensors get."""
+    sources: frozenset[str]
+    """The dtypes that are cast to it: never empty."""
+    scratch_bytes: int
+    """Bytes of a piece of memory that is read into, to be cast from."""
+    scratch_count: int
+    """How many of them there may be."""
+    slab_limit: int | None
+    """The limit of the slabs that tensors live in: what scratch memory leaves of it."""
+    group_limit: int | None
+    """For `plan_groups`: `slab_limit` in bytes of the files."""
+
+
+def target_name(dtype: object) -> str:
+    """The format's name of a dtype that can be cast to.
+
+    Raises:
+        ArgumentTypeError: `dtype` is none of torch's.
+        ArgumentError: it is one that nothing is cast to.
+    """
+    possible = "torch.bfloat16, torch.float16 or torch.float32"
+    if not isinstance(dtype, torch.dtype):
+        raise ArgumentTypeError(f"dtype is {possible}, or None for the file's own, not {dtype!r}")
+    name = _TARGETS.get(dtype)
+    if name is None:
+        raise ArgumentError(f"dtype={dtype} cannot be cast to; use {possible}, or None for the file's own dtypes")
+    return name
+
+
+def is_cast(tensor: TensorInfo, target: str) -> bool:
+    """Whether the tensor's dtype is one that is cast, and not `target` already."""
+    return tensor.dtype != target and tensor.dtype in ITEM_SIZES
+
+
+def held(tensor: TensorInfo, target: str) -> TensorInfo:
+    """The tensor with the dtype and the size that it has in memory; its place there is still open (`start` is 0)."""
+    if not is_cast(tensor, target):
+        return tensor._replace(start=0, end=tensor.nbytes)
+    size = tensor.nbytes // ITEM_SIZES[tensor.dtype] * ITEM_SIZES[target]
+    return tensor._replace(dtype=target, start=0, end=size)
+
+
+def sources_of(files: Iterable[PlannedFile], target: str) -> frozenset[str]:
+    """The dtypes in the files that are cast to `target`."""
+    return frozenset({tensor.dtype for file in files for tensor in file.tensors} & ITEM_SIZES.keys() - {target})
+
+
+def scratch_size(files: Sequence[PlannedFile]) -> int:
+    """Bytes of the scratch memory that one reader needs. A request to object storage is not cut into pieces."""
+    return round_up(max((PIECE if file.kind is SourceKind.FILE else file.chunk for file in files), default=PIECE), PAGE)
+
+
+def plan_cast(
+    files: Sequence[PlannedFile], target: str, sources: frozenset[str], limit: int | None, readers: int
+) -> CastPlan:
+    """How to cast within the limit.
+
+    Args:
+        files: what is read.
+        target: the format's name of the dtype to cast to.
+        sources: of `sources_of`, not empty.
+        limit: bytes that may be held at once, at least the largest tensor in memory and `scratch_size(files)`; None
+            for no limit.
+        readers: reads in flight at once.
+    """
+    scratch = scratch_size(files)
+    growth = max(1, *(ITEM_SIZES[target] // ITEM_SIZES[source] for source in sources))
+    if limit is None:
+        return CastPlan(target, sources, scratch, readers, None, None)
+    largest = max(held(tensor, target).nbytes for file in files for tensor in file.tensors)
+    # A quarter of it at most: what tensors are cast into is to have room for several groups.
+    count = max(1, min(readers, limit // 4 // scratch, (limit - largest) // scratch))
+    slab_limit = limit - count * scratch
+    return CastPlan(target, sources, scratch, count, slab_limit, slab_limit // growth)
+
+
+def cast_layout(group: Group, target: str) -> CastLayout | None:
+    """Where each tensor of a group goes when it is cast; None when none of them is.
+
+    Tensors of one dtype that are neighbours in the file are neighbours in memory, so that many small ones are cast as
+    one. Each lies at a multiple of its element's size.
+    """
+    dtypes = {tensor.dtype for part in group.parts for tensor in part.tensors}
+    if not dtypes & ITEM_SIZES.keys() - {target}:
+        return None
+    runs: list[Run] = []
+    tensors: list[TensorInfo] = []
+    end = payload = 0
+    for part in group.parts:
+        shift = part.position - part.offset
+        for tensor in part.tensors:
+            found = held(tensor, target)
+            if tensor.nbytes:
+                start = tensor.start + shift
+                if runs and runs[-1].end == start and runs[-1].source == tensor.dtype:
+                    runs[-1] = runs[-1]._replace(end=start + tensor.nbytes)
+                else:
+                    end = round_up(end, ALIGNMENT)
+                    runs.append(Run(start, start + tensor.nbytes, end, tensor.dtype, found.dtype))
+                found = found._replace(start=end, end=end + found.end)
+                payload += found.nbytes
+                end = found.end
+            tensors.append(found)
+    output = Group(group.index, (Part(0, 0, end, 0, tensors),), group.steps, payload, round_up(end, PAGE))
+    return CastLayout(output, tuple(runs))

@@ -1,0 +1,63 @@
+"""How much host memory a load may hold."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from runai_model_streamer.config import UNLIMITED
+from runai_model_streamer.errors import RunaiStreamerMemoryLimitException
+from runai_model_streamer.pipeline.plan.groups import PlannedFile, largest_tensor
+
+LIMIT: Final = "RUNAI_STREAMER_MEMORY_LIMIT"
+
+
+class MemoryLimit(NamedTuple):
+    """The limit of one load."""
+
+    setting: int
+    """Bytes; -1 for no limit, 0 for as much as the largest tensor needs."""
+    name: str
+    """What it is called in messages."""
+    processes: int = 1
+    """Of this node that share it."""
+    least: int | None = None
+    """Bytes to hold without a limit, if twice the largest tensor is less; None: any number."""
+
+    @property
+    def part(self) -> int:
+        """The setting, as this process has it for itself. A number stays one: 0 has a meaning of its own."""
+        return max(self.setting // self.processes, 1) if self.setting > 0 else self.setting
+
+    def bytes_for(self, paths: Sequence[str], files: Sequence[PlannedFile], made: int, scratch: int = 0) -> int | None:
+        """Bytes that this process may hold at once, those left aside that it makes of what has been read.
+
+        Args:
+            paths: for messages.
+            files: with what is read, of the sizes that it has in memory.
+            made: bytes of the largest tensor that is made of what has been read.
+            scratch: bytes needed to cast.
+
+        Raises:
+            RunaiStreamerMemoryLimitException: a tensor needs more.
+        """
+        if self.setting == UNLIMITED and self.least is None:
+            return None
+        largest = largest_tensor(files)
+        needed = 0 if largest is None else largest[1].nbytes + made + scratch
+        if self.setting == UNLIMITED:
+            return max(2 * needed, self.least or 0) - made
+        if largest is None:
+            return self.part
+        if self.setting == 0:
+            return needed - made
+        if self.part < needed:
+            index, tensor = largest
+            size = f"{tensor.nbytes} bytes"
+            size += f" as {tensor.dtype}, and {scratch} are needed to cast" if scratch else ""
+            size += f" to be read at once, and the largest part that is cut from such bytes {made}" if made else ""
+            divided = f" for {self.processes} processes of this node" if self.processes > 1 else ""
+            raise RunaiStreamerMemoryLimitException(
+                f"{paths[index]}: tensor {tensor.name!r} has {size}, more than "
+                f"{self.name}={self.setting}{divided}; set it to {needed * self.processes} or more, "
+                "or to 0 for as much as the largest tensor needs"
+            )
+        return self.part - made

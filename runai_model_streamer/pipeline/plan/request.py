@@ -1,0 +1,56 @@
+"""Which tensors a request names."""
+
+from collections.abc import Collection, Sequence
+
+from runai_model_streamer.checkpoint.header import Opened
+from runai_model_streamer.checkpoint.tensor_info import TensorInfo
+from runai_model_streamer.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+)
+
+
+def checked_names(names: Collection[str] | None) -> frozenset[str] | None:
+    """Check the names of a request; None asks for all tensors.
+
+    Raises:
+        ArgumentError: there are none.
+        ArgumentTypeError: not a collection of str.
+    """
+    if names is None:
+        return None
+    if isinstance(names, str | bytes) or not isinstance(names, Collection):
+        raise ArgumentTypeError(f"tensor_names is a list or set of names, not {type(names).__name__}: {names!r}")
+    if not names:
+        raise ArgumentError("tensor_names is empty: give the names to read, or None for all tensors")
+    for name in names:
+        if not isinstance(name, str):
+            raise ArgumentTypeError(f"tensor_names holds {name!r}, which is no str")
+    return frozenset(names)
+
+
+def named(paths: Sequence[str], opened: Sequence[Opened], names: frozenset[str]) -> list[list[TensorInfo]]:
+    """Pick the named tensors of each file, in file order.
+
+    Raises:
+        ArgumentError: a name is in none of the files, or in several.
+    """
+    wanted = [[tensor for tensor in header.tensors if tensor.name in names] for _, header in opened]
+    places: dict[str, list[str]] = {}
+    for path, tensors in zip(paths, wanted, strict=True):
+        for tensor in tensors:
+            places.setdefault(tensor.name, []).append(path)
+    unknown = sorted(names - places.keys())
+    if unknown:
+        where = paths[0] if len(paths) == 1 else f"any of the {len(paths)} files"
+        raise ArgumentError(f"tensor_names has names that are not in {where}: {listed(unknown)}")
+    twice = [f"{name!r} in {' and '.join(found)}" for name, found in sorted(places.items()) if len(found) > 1]
+    if twice:
+        raise ArgumentError(f"tensor_names has names that are in more than one file: {'; '.join(twice[:10])}")
+    return wanted
+
+
+def listed(names: Sequence[str]) -> str:
+    """Join the first ten names for a message, and count the rest."""
+    shown = ", ".join(repr(name) for name in names[:10])
+    return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"

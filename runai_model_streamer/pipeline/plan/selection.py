@@ -1,0 +1,206 @@
+"""Parts of tensors: what a caller selects, and which bytes of a file that is. Pure: no I/O, no threads, no torch."""
+
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Final, NamedTuple, SupportsIndex, TypeAlias
+
+from runai_model_streamer.checkpoint.tensor_info import DTYPE_BITS, TensorInfo
+from runai_model_streamer.errors import ArgumentError, ArgumentTypeError
+from runai_model_streamer.origins import SourceKind
+from runai_model_streamer.pipeline.plan.groups import MAX_GAP
+
+
+class TensorSlice(NamedTuple):
+    """The part of a tensor whose index `i` along one dimension is `start <= i < stop`."""
+
+    dim: int
+    """The dimension; from the last one backwards if it is negative."""
+    start: int
+    """From 0 on."""
+    stop: int
+    """At most the tensor's size along `dim`; as much as `start` for a part without elements."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorShard:
+    """The part of a tensor that is one rank's when it is cut along one dimension, as by `torch.chunk`.
+
+    All ranks get the same size, rounded up, but for the last ones, which get less, or nothing, where it does not
+    come out even.
+    """
+
+    dim: int
+    """The dimension; from the last one backwards if it is negative."""
+    rank: int
+    """From 0 on."""
+    world_size: int
+    """Number of ranks."""
+
+
+Part: TypeAlias = TensorSlice | TensorShard | tuple[int, int, int] | bool | None
+"""What is wanted of a tensor: a part; True for all of it; False or None for nothing. A tuple has the fields of a
+`TensorSlice`."""
+
+Select: TypeAlias = Callable[[str], Part] | Mapping[str, Part]
+"""From the name of a tensor to what is wanted of it; what a mapping does not name is wanted whole."""
+
+_FORMS: Final = (
+    "TensorSlice(dim, start, stop), TensorShard(dim, rank, world_size), True (all of it), False or None (nothing)"
+)
+
+
+class Rows(NamedTuple):
+    """Pieces of equal size, equally far apart, that become one; in elements of torch's dtype."""
+
+    outer: int
+    """Number of pieces."""
+    stride: int
+    """From the beginning of one to that of the next."""
+    inner: int
+    """In a piece."""
+
+
+class Selected(NamedTuple):
+    """A tensor, or a part of one, and what is read for it."""
+
+    info: TensorInfo
+    """What the caller gets. Of pieces, `start` is the first one's, and `end` as far from it as they are long."""
+    reads: tuple[TensorInfo, ...]
+    """What is read: itself; or the pieces, each on its own; or the bytes from the first piece to the last."""
+    rows: Rows | None = None
+    """How the pieces lie; None if the tensor is what is read."""
+
+
+def select_parts(
+    paths: Sequence[str],
+    files: Sequence[Sequence[TensorInfo]],
+    kinds: Sequence[SourceKind],
+    select: object,
+    check: Callable[[str, Iterable[TensorInfo]], None],
+) -> list[list[Selected]]:
+    """What of each file's tensors is wanted, in file order.
+
+    Args:
+        paths: for messages.
+        files: the tensors of each.
+        kinds: of each file's source.
+        select: a `Select`.
+        check: raises if torch cannot hold one of a path's tensors, which are whole, and of which something is wanted.
+
+    Raises:
+        ArgumentTypeError: `select` is no `Select`, or gives what is no `Part`.
+        ArgumentError: it names a tensor that is in no file, or a part that a tensor does not have.
+    """
+    wanted_of = _lookup(select, len(paths), files)
+    found: list[list[Selected]] = []
+    for path, tensors, kind in zip(paths, files, kinds, strict=True):
+        asked = [(tensor, wanted_of(tensor.name)) for tensor in tensors]
+        wanted = [(tensor, part) for tensor, part in asked if part is not None and part is not False]
+        check(path, [tensor for tensor, _ in wanted])
+        found.append([select_part(path, tensor, part, MAX_GAP[kind]) for tensor, part in wanted])
+    return found
+
+
+def _lookup(select: object, count: int, files: Iterable[Iterable[TensorInfo]]) -> Callable[[str], object]:
+    if isinstance(select, Mapping):
+        parts: Mapping[str, object] = select
+        names = {tensor.name for tensors in files for tensor in tensors}
+        unknown = [name for name in parts if name not in names]
+        if unknown:
+            more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+            raise ArgumentError(
+                f"select has names that are not among the tensors to read from the {count} files: "
+                f"{', '.join(map(repr, unknown[:10]))}{more}"
+            )
+        return lambda name: parts.get(name, True)
+    if callable(select):
+        return select
+    raise ArgumentTypeError(
+        f"select is a function or a mapping from the name of a tensor, not {type(select).__name__}: {select!r}"
+    )
+
+
+def select_part(path: str, tensor: TensorInfo, wanted: object, gap: int) -> Selected:
+    """What to read for a part of a tensor.
+
+    Args:
+        path: for messages.
+        tensor: whole, of a dtype and shape that torch can hold.
+        wanted: a `Part` that is not nothing.
+        gap: most bytes between two pieces that are rather read than skipped.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: see `select_parts`.
+    """
+    if wanted is True:
+        return Selected(tensor, (tensor,))
+    dim, start, stop = _bounds(path, tensor, wanted)
+    shape = tensor.shape
+    outer, length = prod(shape[:dim]), shape[dim]
+    whole = tensor.nbytes // outer if tensor.nbytes else 0
+    # Multiplied first: a single number may be less than a byte.
+    first, inner = (whole * start // length, whole * (stop - start) // length) if whole else (0, 0)
+    begin = tensor.start + first
+    end = begin + outer * inner
+    part = tensor._replace(shape=(*shape[:dim], stop - start, *shape[dim + 1 :]), start=begin, end=end)
+    if outer == 1 or inner in (0, whole):
+        return Selected(part, (part,))
+    item = max(DTYPE_BITS[tensor.dtype] // 8, 1)
+    rows = Rows(outer, whole // item, inner // item)
+    if whole - inner > gap:
+        return Selected(part, tuple(_flat(part, begin + row * whole, inner) for row in range(outer)), rows)
+    return Selected(part, (_flat(part, begin, (outer - 1) * whole + inner),), rows)
+
+
+def _flat(tensor: TensorInfo, start: int, size: int) -> TensorInfo:
+    """The elements in `size` bytes from `start` on, in one dimension."""
+    return tensor._replace(shape=(size * 8 // DTYPE_BITS[tensor.dtype],), start=start, end=start + size)
+
+
+def _bounds(path: str, tensor: TensorInfo, wanted: object) -> TensorSlice:
+    """The part as a slice of a dimension counted from the first one."""
+    where = f"{path}: tensor {tensor.name!r} of shape {list(tensor.shape)}"
+    if isinstance(wanted, TensorShard):
+        numbers = _whole(where, wanted, (wanted.dim, wanted.rank, wanted.world_size))
+        dim = _dimension(where, wanted, numbers[0], len(tensor.shape))
+        rank, ranks = numbers[1:]
+        if not 0 <= rank < ranks:
+            raise ArgumentError(f"{where}: select gives {wanted}: rank is not from 0 to world_size - 1")
+        size = tensor.shape[dim]
+        each = -(-size // ranks)
+        found = TensorSlice(dim, min(rank * each, size), min((rank + 1) * each, size))
+    elif isinstance(wanted, tuple) and len(wanted) == 3:
+        numbers = _whole(where, wanted, wanted)
+        found = TensorSlice(_dimension(where, wanted, numbers[0], len(tensor.shape)), *numbers[1:])
+        if not 0 <= found.start <= found.stop <= tensor.shape[found.dim]:
+            raise ArgumentError(
+                f"{where}: select gives {wanted}, which is not within the {tensor.shape[found.dim]} of dimension "
+                f"{found.dim}: 0 <= start <= stop <= {tensor.shape[found.dim]} has to hold"
+            )
+    else:
+        raise ArgumentTypeError(f"{where}: select gives {wanted!r}, which is none of {_FORMS}")
+    packed = 8 // DTYPE_BITS[tensor.dtype]  # numbers in a byte; 0 for those of more than a byte
+    if packed > 1 and found.dim == len(tensor.shape) - 1 and (found.start % packed or found.stop % packed):
+        raise ArgumentError(
+            f"{where}: select gives {wanted}, but torch packs {packed} numbers of {tensor.dtype} in an element: along "
+            f"the last dimension start and stop ({found.start} and {found.stop}) must be multiples of that"
+        )
+    return found
+
+
+def _whole(where: str, wanted: object, numbers: Sequence[SupportsIndex]) -> tuple[int, int, int]:
+    try:
+        if any(isinstance(number, bool) for number in numbers):
+            raise TypeError("a bool")
+        first, second, third = map(operator.index, numbers)
+    except TypeError as error:
+        raise ArgumentTypeError(f"{where}: select gives {wanted!r}, which is not of whole numbers") from error
+    return first, second, third
+
+
+def _dimension(where: str, wanted: object, dim: int, count: int) -> int:
+    if not -count <= dim < count:
+        raise ArgumentError(f"{where}: select gives {wanted}, but the tensor has {count} dimensions")
+    return dim % count

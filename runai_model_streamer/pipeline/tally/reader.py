@@ -1,0 +1,142 @@
+"""What one reader counts and times: sums for each stage of its work, and of them what lay in the caller's waits.
+
+Nobody else writes here, so nothing is locked. What a step costs is in benchmarks/tally.py.
+"""
+
+import threading
+import time
+from typing import Final, NamedTuple
+
+from runai_model_streamer.origins import Origin
+from runai_model_streamer.pipeline.plan.groups import Step
+from runai_model_streamer.pipeline.tally.reading import Reading
+from runai_model_streamer.pipeline.tally.trace import Events, Trace
+from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
+
+ORIGINS: Final = {
+    Origin.PAGE_CACHE: "page_cache",
+    Origin.BUFFERED: "buffered",
+    Origin.DISK: "disk",
+    Origin.OBJECT: "object_storage",
+    Origin.RANK: "other_ranks",
+}
+STAGES: Final = (*ORIGINS.values(), "cast", "copy", "memory", "rest")
+"""What a reader's time goes to; for what each is, see `report.ReaderSeconds`."""
+
+
+class ThreadTimes(NamedTuple):
+    """What the kernel says of one thread, in seconds."""
+
+    cpu: float
+    delay: float | None
+    """Ready to run, without a CPU; None: this kernel does not say."""
+
+
+def thread_times(thread: int) -> ThreadTimes | None:
+    """Of the thread of this process with this native id; None: it has ended, or this kernel does not say."""
+    try:
+        with open(f"/proc/self/task/{thread}/schedstat", "rb") as file:
+            cpu, delay, _ = file.read().split()
+    except (OSError, ValueError):
+        return None
+    return ThreadTimes(int(cpu) / 1e9, int(delay) / 1e9)
+
+
+class ReaderTally:
+    """One reader's. A mark goes along: each stage that ends is given the time since the mark, and sets it anew.
+
+    Args:
+        clock: the caller's waits for bytes.
+        leasing: the readers' waits for memory.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_events",
+        "_leased",
+        "_leasing",
+        "_mark",
+        "_thread",
+        "_times",
+        "_waited",
+        "bytes",
+        "in_wait",
+        "reads",
+        "seconds",
+    )
+
+    def __init__(self, clock: WaitClock, leasing: WaitClock) -> None:
+        self._clock = clock
+        self._leasing = leasing
+        self._leased = 0.0
+        self._events: Events | None = None
+        self._thread = 0
+        self._times: ThreadTimes | None = None
+        self._mark = self._waited = 0.0
+        self.reads = 0
+        self.bytes = dict.fromkeys(ORIGINS.values(), 0)
+        """By the names of `report.BytesFrom`."""
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        """By the names of `report.ReaderSeconds`."""
+        self.in_wait = dict.fromkeys(STAGES, 0.0)
+        """Of `seconds`, those during which the caller's thread waited for bytes."""
+
+    def begin(self, trace: Trace | None) -> None:
+        """In the reader's thread, first."""
+        self._thread = threading.get_native_id()
+        if trace is not None:
+            self._events = trace.thread(threading.current_thread().name, self._thread)
+        self.mark()
+
+    def end(self) -> None:
+        """In the reader's thread, last."""
+        self._times = thread_times(self._thread) or ThreadTimes(time.thread_time(), None)
+
+    @property
+    def times(self) -> ThreadTimes | None:
+        """The thread's CPU time and delay, so far; None: not known yet."""
+        return self._times or thread_times(self._thread)
+
+    def mark(self) -> None:
+        """What has passed since the last mark is no stage's."""
+        self._mark = now = time.perf_counter()
+        self._waited = self._clock.at(now)
+        self._leased = self._leasing.at(now)
+
+    def rested(self) -> None:
+        """The reader has rested since the mark."""
+        began, waited = self._mark, self._waited
+        self.mark()
+        self.seconds["rest"] += self._mark - began
+        self.in_wait["rest"] += self._waited - waited
+        if self._events is not None:
+            self._events.wait("rest", began, self._mark)
+
+    def took(self) -> None:
+        """The reader has its next step. It has waited for memory as long as any did; else just for its turn."""
+        began, waited, leased = self._mark, self._waited, self._leased
+        self.mark()
+        passed, memory = self._mark - began, self._leased - leased
+        if memory > 0.0:
+            self.seconds["memory"] += memory
+            self.in_wait["memory"] += (self._waited - waited) * min(memory / passed, 1.0)
+        if self._events is not None:
+            self._events.wait("memory" if 2 * memory > passed else "turn", began, self._mark)
+
+    def read(self, group: int, step: Step, reading: Reading, beside: str | None) -> None:
+        """A step of this group has been read. What the source did not take of the time was the stage `beside`'s."""
+        now = time.perf_counter()
+        waited = self._clock.at(now)
+        passed, in_wait = now - self._mark, waited - self._waited
+        origin = ORIGINS[reading.origin]
+        part = reading.seconds / passed if passed > reading.seconds and beside is not None else 1.0
+        self.reads += 1
+        self.bytes[origin] += step.length
+        self.seconds[origin] += passed * part
+        self.in_wait[origin] += in_wait * part
+        if beside is not None:
+            self.seconds[beside] += passed * (1.0 - part)
+            self.in_wait[beside] += in_wait * (1.0 - part)
+        if self._events is not None:
+            self._events.read(self._mark, now, group, step, reading, beside)
+        self._mark, self._waited = now, waited

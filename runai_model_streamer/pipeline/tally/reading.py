@@ -1,0 +1,34 @@
+"""One read, timed."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from runai_model_streamer.io.source import Source
+from runai_model_streamer.origins import Origin
+from runai_model_streamer.pipeline.tally.nvtx import nvtx_range
+
+
+class Reading(NamedTuple):
+    """What one read was like."""
+
+    origin: Origin
+    """Where the bytes came from."""
+    seconds: float
+    """How long the source took, waits for memory left aside."""
+    began: float | None = None
+    """When, by `time.perf_counter`; None for several reads with something else in between."""
+
+
+def timed_read(source: Source, offset: int, buffer: memoryview) -> Reading:
+    """Fill the buffer from the source; see `Source.read_into`."""
+    with nvtx_range("read"):
+        return timed_call(partial(source.read_into, offset, buffer))
+
+
+def timed_call(read: Callable[[], Origin]) -> Reading:
+    """Do the read."""
+    started = time.perf_counter()
+    origin = read()
+    return Reading(origin, time.perf_counter() - started, started)

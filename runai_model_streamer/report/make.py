@@ -1,0 +1,106 @@
+"""From what a load has counted to its report."""
+
+import dataclasses
+from typing import cast
+
+from runai_model_streamer.config import UNLIMITED, StreamerConfig
+from runai_model_streamer.pipeline.tally.load import Tally
+from runai_model_streamer.pipeline.tally.reader import ReaderTally
+from runai_model_streamer.report.load_report import BytesFrom, LoadReport, Outcome, ReaderSeconds, Settings
+from runai_model_streamer.report.verdict import judge
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """What the caller asked for, and with what settings."""
+
+    config: StreamerConfig
+    device: str = "cpu"
+    files: int = 0
+    tensors: int = 0
+    bytes: int = 0
+    """Of all tensors, as they are in the files."""
+    dtype: str | None = None
+    ranks: int = 1
+
+
+def make_report(tally: Tally, asked: Asked) -> LoadReport:
+    """The report of a load, as far as it has come."""
+    tensors, size = given(tally, asked)
+    seconds = tally.times
+    readers = list(tally.readers)
+    times = [reader.times for reader in readers]
+    delays = [each.delay for each in times if each is not None and each.delay is not None]
+    bytes_from = BytesFrom(**{name: sum(reader.bytes[name] for reader in readers) for name in _names(BytesFrom)})
+    report = LoadReport(
+        outcome=cast(Outcome, tally.outcome),
+        error=tally.error,
+        device=asked.device,
+        files=asked.files,
+        tensors=tensors,
+        total_tensors=asked.tensors,
+        bytes=size,
+        total_bytes=asked.bytes,
+        bytes_read=bytes_from.all,
+        bytes_from=bytes_from,
+        reads=sum(reader.reads for reader in readers),
+        retries=tally.retries,
+        seconds=seconds.all,
+        first_tensor_seconds=tally.first,
+        plan_seconds=seconds.plan,
+        plan_cpu_seconds=tally.plan_cpu,
+        wait_seconds=seconds.wait,
+        make_seconds=seconds.make,
+        place_seconds=seconds.place,
+        caller_seconds=seconds.caller,
+        close_seconds=seconds.close,
+        readers=len(readers),
+        reader_seconds=_summed(readers, in_wait=False),
+        reader_seconds_in_wait=_summed(readers, in_wait=True),
+        reader_cpu_seconds=sum(each.cpu for each in times if each is not None),
+        reader_delay_seconds=sum(delays) if delays else None,
+        caller_delay_seconds=tally.delay,
+        process_cpu_seconds=tally.process_cpu,
+        peak_memory=tally.peak,
+        settings=_settings(tally, asked),
+    )
+    verdict = judge(report)
+    return dataclasses.replace(report, bound_by=verdict.bound_by, verdict=verdict.sentence, shares=dict(verdict.shares))
+
+
+def given(tally: Tally, asked: Asked) -> tuple[int, int]:
+    """Tensors that have been given out so far, and their bytes in the files."""
+    done, planned = tally.given, tally.planned
+    if done.pieces == planned.pieces:
+        return (asked.tensors, asked.bytes) if tally.started_reading else (0, 0)
+    # With select, what lands is not what is given out; else this is exact, but for bytes between wanted tensors.
+    tensors = asked.tensors * done.pieces // planned.pieces
+    return tensors, asked.bytes * done.payload // planned.payload if planned.payload else 0
+
+
+def _settings(tally: Tally, asked: Asked) -> Settings:
+    config = asked.config
+    limit = tally.limit
+    if limit is None and asked.device.startswith("cuda") and config.memory_limit != UNLIMITED:
+        limit = config.memory_limit
+    return Settings(
+        concurrency=tally.concurrency,
+        chunk_bytesize=tally.chunk,
+        memory_limit=limit,
+        direct_io=config.direct_io.value,
+        gds=config.gds.value,
+        max_bandwidth=config.max_bandwidth,
+        verify=config.verify,
+        transport=tally.transport,
+        dtype=asked.dtype,
+        ranks=asked.ranks,
+    )
+
+
+def _summed(readers: list[ReaderTally], *, in_wait: bool) -> ReaderSeconds:
+    parts = [reader.in_wait if in_wait else reader.seconds for reader in readers]
+    return ReaderSeconds(**{name: sum(part[name] for part in parts) for name in _names(ReaderSeconds)})
+
+
+def _names(kind: type[BytesFrom] | type[ReaderSeconds]) -> list[str]:
+    return [each.name for each in dataclasses.fields(kind)]

@@ -1,0 +1,335 @@
+"""A machine with a GPU, for tests of the CUDA landing: the emulated driver, memory as torch's allocator gives it out,
+and a caller who works on tensors as they come.
+
+The driver is called as in production, through `cuda.bindings.driver` or, where that is not installed and inside
+pytest's own process, through `CtypesApi`, which has the same functions.
+"""
+
+import ctypes
+import random
+import time
+import weakref
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import pytest
+import torch
+
+from runai_model_streamer import streamer
+from runai_model_streamer.checkpoint.header import read_header
+from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.io.storage import Storage
+from runai_model_streamer.kernels.bits import ITEM_SIZES
+from runai_model_streamer.lifecycle import Lifecycle
+from runai_model_streamer.origins import Origin, SourceKind
+from runai_model_streamer.pipeline.cuda import destination
+from runai_model_streamer.pipeline.cuda.cast import DeviceCast
+from runai_model_streamer.pipeline.cuda.driver import CudaDriver
+from runai_model_streamer.pipeline.cuda.landing import CudaLanding, DeviceFile
+from runai_model_streamer.pipeline.cuda.slots import staging_for
+from runai_model_streamer.pipeline.landing.protocol import Destination
+from runai_model_streamer.pipeline.load import Load
+from runai_model_streamer.pipeline.plan.groups import PlannedFile
+from runai_model_streamer.ranges import round_up
+from tests.checkpoints import Stored, encode
+from tests.cuda_emulator import Emulator
+from tests.sources import MemorySource
+
+NON_BLOCKING: Final = 1
+OLD_WORK: Final = 0xDD
+"""What kernels of the caller write into memory that it has freed before they ran."""
+
+GPU: Final = torch.device("cuda", 0)
+
+DEVICE: Final = torch.device("cpu")
+"""What torch calls the emulator's device: its memory is host memory."""
+
+
+class Code(int):
+    """A result, with its name as cuda.bindings has it."""
+
+    @property
+    def name(self) -> str:
+        return f"CUDA_ERROR_{int(self)}"
+
+
+class CtypesApi:
+    """The functions of `cuda.bindings.driver` that are used, on an emulator that was loaded into this process."""
+
+    _RETURNS = (
+        "cuDeviceGet",
+        "cuDevicePrimaryCtxRetain",
+        "cuCtxPopCurrent",
+        "cuStreamCreate",
+        "cuEventCreate",
+        "cuMemAlloc",
+        "cuMemHostAlloc",
+    )
+
+    def __init__(self, emulator: Emulator) -> None:
+        self._library = emulator.library
+
+    def __getattr__(self, name: str) -> Any:
+        # What cuda.h makes of the name. cuCtxSynchronize_v2 is another function.
+        versioned = name != "cuCtxSynchronize" and hasattr(self._library, f"{name}_v2")
+        function = getattr(self._library, f"{name}_v2" if versioned else name)
+
+        def call(*arguments: Any) -> tuple[Any, ...]:
+            wide = [ctypes.c_uint64(int(argument)) for argument in arguments]
+            if name not in self._RETURNS:
+                return (Code(function(*wide)),)
+            value = ctypes.c_uint64()
+            return Code(function(ctypes.byref(value), *wide)), value.value
+
+        return call
+
+
+class Faulty:
+    """An API of which one call can be made to fail, by its name and number; one that undoes does so all the same."""
+
+    def __init__(self, api: Any) -> None:
+        self._api = api
+        self.calls: Counter[str] = Counter()
+        self.fails: tuple[str, int] | None = None
+        """The name and number (from 1) of the call that fails."""
+
+    def count(self, name: str) -> int:
+        """A call of this name is made: the code that it is to fail with, or 0."""
+        self.calls[name] += 1
+        return 999 if self.fails == (name, self.calls[name]) else 0
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._api, name)
+
+        def call(*arguments: Any) -> tuple[Any, ...]:
+            if not self.count(name):
+                return function(*arguments)  # type: ignore[no-any-return]
+            if any(word in name for word in ("Free", "Destroy", "Release", "Pop")):
+                function(*arguments)
+            return (Code(999), 0)
+
+        return call
+
+
+class Caching:
+    """Device memory as torch's allocator gives it out: again at once, in the order of one stream. See `DeviceMemory`.
+
+    All memory that it gives out is still in use by earlier work on that stream, so that a copy which does not wait
+    for it is a race.
+    """
+
+    device = DEVICE
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.stream = world.stream
+        self._cached: list[tuple[int, int, list[int]]] = []  # address, size, events
+        self._used_on: dict[int, set[int]] = {}
+        self.lent = 0
+        """Pieces that are somebody's."""
+
+    def allocate(self, sizes: Sequence[int]) -> list[torch.Tensor]:
+        with self._world.current():
+            return [self._allocate(size) for size in sizes]
+
+    def _allocate(self, size: int) -> torch.Tensor:
+        call = self._world.call
+        capacity = round_up(size, 512)
+        for block in list(self._cached):
+            address, found, events = block
+            if found == capacity and all(not int(self._world.api.cuEventQuery(event)[0]) for event in events):
+                self._cached.remove(block)
+                for event in events:
+                    call("cuEventDestroy", event)
+                break
+        else:
+            address = int(call("cuMemAlloc", capacity))
+        call("cuMemsetD8Async", address, OLD_WORK, capacity, self.stream)
+        root = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+        self._used_on[address] = set()
+        self.lent += 1
+        weakref.finalize(root, self._freed, address, capacity).atexit = False
+        return torch.from_numpy(root)
+
+    def _freed(self, address: int, capacity: int) -> None:
+        events: list[int] = []
+        self.lent -= 1
+        if self._world.lost:
+            return
+        with self._world.current():
+            for stream in self._used_on.pop(address):
+                event = self._world.call("cuEventCreate", 0)
+                self._world.call("cuEventRecord", event, stream)
+                events.append(int(event))
+            if not events:
+                # What the stream does next in this memory.
+                self._world.call("cuMemsetD8Async", address, OLD_WORK, capacity, self.stream)
+        self._cached.append((address, capacity, events))
+
+    def current_stream(self) -> int:
+        return self._world.using
+
+    def record(self, tensor: torch.Tensor) -> None:
+        self._used_on[tensor.data_ptr()].add(self._world.using)
+
+    def close(self) -> None:
+        for address, _, events in self._cached:
+            self._world.call("cuMemFree", address)
+            for event in events:
+                self._world.call("cuEventDestroy", event)
+
+
+class Tender(MemorySource):
+    """A source that tells the emulator what it is about to write to, and takes its time now and then."""
+
+    def __init__(self, data: bytes, emulator: Emulator, *, alignment: int = 1, seed: int = 0) -> None:
+        super().__init__("m", data, alignment=alignment)
+        self._emulator = emulator
+        self._random = random.Random(seed)
+
+    def read_into(self, offset: int, buffer: memoryview) -> Origin:
+        if len(buffer):
+            address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+            self._emulator.host_access(address, len(buffer), writes=True)
+        if self._random.random() < 0.2:
+            time.sleep(0.0005)
+        return super().read_into(offset, buffer)
+
+
+class World:
+    """The driver, the caller's two streams, and its memory."""
+
+    def __init__(self, emulator: Emulator, api: Any) -> None:
+        self.emulator = emulator
+        self.api = api
+        self.call("cuInit", 0)
+        self._retained = emulator.live("contexts")
+        self._device = self.call("cuDeviceGet", 0)
+        self._context = self.call("cuDevicePrimaryCtxRetain", self._device)
+        self.call("cuCtxPushCurrent", self._context)
+        self.stream = int(self.call("cuStreamCreate", NON_BLOCKING))
+        """The one that is current when a load is started."""
+        self.other = int(self.call("cuStreamCreate", NON_BLOCKING))
+        self.using = self.stream
+        """The one that is current."""
+        self.lost = False
+        """The device fails in this test: nothing more can be asked of it."""
+        self.memory = Caching(self)
+        self.faulty = Faulty(api)
+        """What the landing calls the driver through."""
+        self._results: list[tuple[str, int, int]] = []
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        error, *values = getattr(self.api, name)(*arguments)
+        if int(error):
+            raise RuntimeError(f"{name}: {error}")
+        return values[0] if values else None
+
+    def stand_in(self, patch: pytest.MonkeyPatch) -> None:
+        """Be "cuda:0" to `SafetensorsStreamer`."""
+        patch.setattr(streamer, "resolve_device", lambda _: GPU)
+        patch.setattr(torch.version, "cuda", "13.0")
+        patch.setattr(destination, "driver_api", lambda: self.faulty)
+        patch.setattr(destination, "TorchMemory", lambda _: self.memory)
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        self.call("cuCtxPushCurrent", self._context)
+        try:
+            yield
+        finally:
+            self.call("cuCtxPopCurrent")
+
+    def landing(
+        self,
+        lifecycle: Lifecycle,
+        *,
+        limit: int | None = None,
+        chunk: int = 4096,
+        concurrency: int = 4,
+        files: dict[int, DeviceFile] | None = None,
+        cast: DeviceCast | None = None,
+    ) -> CudaLanding:
+        staging = staging_for(limit, chunk, concurrency)
+        return CudaLanding(CudaDriver(0, self.faulty), self.memory, staging, lifecycle, files, cast)
+
+    def cast(self, target: str) -> DeviceCast:
+        """As numba-cuda's kernels are queued, without numba-cuda."""
+        return DeviceCast(target, {dtype: partial(self._queue_cast, (dtype, target)) for dtype in ITEM_SIZES})
+
+    def _queue_cast(self, formats: tuple[str, str], source: int, target: int, count: int, stream: int) -> None:
+        error = self.faulty.count("cuLaunchKernelEx")
+        if not error:
+            error = self.emulator.launch_cast(formats, source, target, count, stream)
+        if error:
+            raise RuntimeError(f"cuLaunchKernelEx failed with {Code(error).name}")
+
+    def load(
+        self,
+        files: Iterable[dict[str, Stored]],
+        *,
+        limit: int | None = None,
+        chunk: int = 4096,
+        concurrency: int = 4,
+        group_bytes: int = 16 << 10,
+        alignment: int = 1,
+        seed: int = 0,
+        source: type[Tender] = Tender,
+        direct: dict[int, DeviceFile] | None = None,
+        cast: DeviceCast | None = None,
+    ) -> Load:
+        staging = staging_for(limit, chunk, concurrency)
+        planned, sources = [], []
+        for number, file in enumerate(files):
+            opened = source(encode(file), self.emulator, alignment=alignment, seed=seed + number)
+            tensors = read_header(opened).tensors
+            planned.append(PlannedFile(opened.size, SourceKind.OBJECT, alignment, min(chunk, staging.size), tensors))
+            sources.append(opened)
+
+        def landing(lifecycle: Lifecycle) -> CudaLanding:
+            return self.landing(lifecycle, limit=limit, chunk=chunk, concurrency=concurrency, files=direct, cast=cast)
+
+        storage = Storage(StreamerConfig(), None, shared=False)
+        load = Load(storage, sources, planned, None, concurrency, Destination(DEVICE, group_bytes, landing))
+        load.start()
+        return load
+
+    def work_on(self, name: str, tensor: torch.Tensor) -> None:
+        """What a caller does: a kernel, on the current stream, that reads the tensor, which may then be dropped."""
+        size = tensor.nbytes
+        if not size:
+            self._results.append((name, 0, 0))
+            return
+        result = int(self.call("cuMemAlloc", size))
+        self.call("cuMemcpyDtoDAsync", result, tensor.data_ptr(), size, self.using)
+        self._results.append((name, result, size))
+
+    def results(self) -> list[tuple[str, bytes]]:
+        """What came of the work, all of which is done now."""
+        self.call("cuCtxSynchronize")
+        found = []
+        for name, address, size in self._results:
+            found.append((name, ctypes.string_at(address, size) if size else b""))
+            if size:
+                self.call("cuMemFree", address)
+        self._results.clear()
+        return found
+
+    def close(self) -> list[str]:
+        """What is wrong with what has been done here: reports of the emulator, and what is left over."""
+        self.call("cuCtxSynchronize")
+        self.results()
+        wrong = [f"{self.memory.lent} pieces of memory are left"] if self.memory.lent else []
+        self.memory.close()
+        self.call("cuStreamDestroy", self.stream)
+        self.call("cuStreamDestroy", self.other)
+        self.call("cuCtxPopCurrent")
+        self.call("cuDevicePrimaryCtxRelease", self._device)
+        wrong += [f"{count} {what} are left" for what, count in self.emulator.leaks().items()]
+        if self.emulator.live("contexts") > self._retained:
+            wrong.append("the context is retained")
+        return wrong + [f"{misuse.kind}: {misuse.text}" for misuse in self.emulator.take_misuses()]
