@@ -44,10 +44,12 @@ COMPLETE = (
     "io/s3/access.py",
     "io/files/posix.py",
     "io/listing.py",
+    "io/files/listing.py",
     "pipeline/memory/pool.py",
+    "pipeline/plan/request.py",
     "pipeline/prepare.py",
     "pipeline/load.py",
-    "streaming.py",
+    "base_streamer.py",
     "device.py",
 )
 """Modules whose messages are all on the page; but for those of `EXPLAIN_THEMSELVES`."""

@@ -84,7 +84,7 @@ def cached_fraction(path: str | os.PathLike[str]) -> float | None:
 
 def _cached(fd: int) -> float | None:
     if file_systems.name(fd) not in file_systems.DIRECT:
-        return None  # overlayfs and others count an empty cache of their own: `io.filesystems.DIRECT`
+        return None  # overlayfs and others count an empty cache of their own: `file_systems.DIRECT`
     status = os.fstat(fd)
     if not status.st_size:
         return 1.0

@@ -33,7 +33,7 @@ class PageCache:
 
     cachestat(2) where there is one (1.6 microseconds for 2 MiB, measured), else mincore(2) over a mapping of the
     file that is never touched. Both answer only to who owns the file or may write it; for anybody else the answer
-    is None. On overlayfs cachestat counts an empty cache of its own: do not ask there (`filesystems.DIRECT`).
+    is None. On overlayfs cachestat counts an empty cache of its own: do not ask there (`file_systems.DIRECT`).
     """
 
     def __init__(self, fd: int, status: os.stat_result) -> None:

@@ -73,7 +73,7 @@ class Reply:
 
 
 class Cancellation(Protocol):
-    """The switch that ends one request early; see `s3_connections.Flight`."""
+    """The switch that ends one request early; see `flights.Flight`."""
 
     @property
     def cut(self) -> bool:

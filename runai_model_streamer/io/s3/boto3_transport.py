@@ -34,7 +34,7 @@ class Boto3Transport:
     def get(
         self, request: SignedRequest, span: ByteRange, etag: str | None, view: memoryview, _: Cancellation
     ) -> Reply:
-        """See `Transport.get`. The connection finds its cancellation by itself: see `s3_connections`."""
+        """See `Transport.get`. The connection finds its cancellation by itself: see `flights`."""
         from botocore.awsrequest import AWSPreparedRequest
 
         headers: Any = {**request.headers, **range_headers(span, etag)}

@@ -1,7 +1,7 @@
 """Objects of S3 and compatible stores: where they are, how they are asked for, and what is asked again.
 
-Credentials, signing, endpoints and redirects are botocore's (`s3_signing`); how a body reaches the buffer is the
-transport's; what an error means is `s3_errors`'. botocore is imported with the first request, not with this module.
+Credentials, signing, endpoints and redirects are botocore's (`signing`); how a body reaches the buffer is the
+transport's; what an error means is `errors`'. botocore is imported with the first request, not with this module.
 """
 
 import logging

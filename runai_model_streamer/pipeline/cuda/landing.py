@@ -27,7 +27,7 @@ still use it for the tensor that was there before; and it is given out again as 
 Memory is not recorded on C: 2 and 3 have put C's work first wherever it is freed, and the allocator would keep back
 what the caller drops until C has come to the end of all that is queued there by then, the read-ahead.
 
-4. *A slot is filled after its copy.* See `cuda_slots`.
+4. *A slot is filled after its copy.* See `slots`.
 5. *What is cast from outlives the casts.* Tensors that are cast land in scratch memory, one piece for a group,
    allocated with the group's own (1 holds for both). C casts them into their own behind all copies of the group, and
    after its reads by GPUDirect have come back, before it records the group's event (2). The lease has the scratch

@@ -33,7 +33,7 @@ class Landing(Protocol[LeaseT]):
 
     @property
     def beside(self) -> str | None:
-        """What `read` spends time on beside the source's own: a stage of `reader_tally.STAGES`. None: nothing."""
+        """What `read` spends time on beside the source's own: a stage of `reader.STAGES`. None: nothing."""
         ...
 
     @property

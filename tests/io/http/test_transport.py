@@ -195,9 +195,9 @@ class TestLimitOfOpenFiles:
 import fcntl, os, resource, sys
 from runai_model_streamer.config import S3Config, StreamerConfig
 from runai_model_streamer.errors import ReadError
-from runai_model_streamer.io.s3 import S3Store
-from runai_model_streamer.io.s3_credentials import S3Credentials
-from runai_model_streamer.io.s3_signing import sign
+from runai_model_streamer.io.s3.store import S3Store
+from runai_model_streamer.io.s3.access import S3Credentials
+from runai_model_streamer.io.s3.signing import sign
 
 url, endpoint, free = sys.argv[1], sys.argv[2], int(sys.argv[3])
 transport = StreamerConfig.from_environment().s3.transport

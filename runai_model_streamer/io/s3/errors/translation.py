@@ -1,6 +1,6 @@
 """What botocore, urllib3 and sockets raise: whether to try again, and this package's error for it.
 
-With `s3_messages` and `s3_network_messages`, which know what each means, the only place that knows their exceptions.
+With `store` and `network`, which know what each means, the only place that knows their exceptions.
 """
 
 import http.client
