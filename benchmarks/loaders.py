@@ -1,16 +1,18 @@
-"""One load in a process of its own, started through worker.py in the virtual environment of what it measures.
+"""Each loader as an iterator over tensors, the check of what it yields, and a worker's talk with its parent.
 
     python benchmarks/worker.py '{"loader": "runai", "files": ["a.safetensors"], "tiny": "t.safetensors",
                                   "use": "dropped"}'
 
-The worker imports its loader, loads the tiny checkpoint (so that lazy imports are not in the measured span), makes the
-parameters that tensors are copied into, prints a JSON line that says 'ready' and waits for a line on its standard
-input: that is when local.py brings the page cache into the scenario's state. Then it loads the tiny checkpoint once
-more and the scenario's, prints a second JSON line, and exits. The span runs from just before the loader is given the
-files to its last tensor; closing is outside. Peak memory is the kernel's own high-water mark, reset just before.
+A worker runs in the virtual environment of what it measures. It imports its loader and loads the tiny checkpoint, so
+that lazy imports are outside the measured span. It makes the parameters that tensors are copied into, prints a JSON
+line, and waits for a line on its standard input: the parent now brings the page cache into the scenario's state. It
+loads the tiny checkpoint once more and then the scenario's, prints a second JSON line, and exits. The span runs from
+just before the loader is given the files to its last tensor; closing is outside. Peak memory is the kernel's
+high-water mark, reset just before.
 
-Once more, because after a second's idleness code first runs ten times slower here (its host takes the memory: 40 ms
-rather than 4 to open two files, without a page fault), and outside the benchmark nobody waits before loading.
+The tiny checkpoint comes once more because code runs ten times slower after a second of idleness on our machines, whose
+host takes the memory away: 40 ms rather than 4 to open two files. A job with `first` skips both tiny loads: only torch
+and the loader's package are imported, which is the first load of a fresh process.
 """
 
 from __future__ import annotations
@@ -21,23 +23,18 @@ import importlib.metadata
 import json
 import os
 import sys
-import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks import limits
 from benchmarks.checkpoints import Placed, read_header
-from benchmarks.span import Span, status_kib
+from benchmarks.span import status_kib
 
 Stream = Iterator[tuple[str, Any]]
 Opener = Callable[[Sequence[str]], AbstractContextManager[Stream]]
 Prepared = tuple[dict[str, Any], Callable[[], dict[str, Any]]]
-
-PAGE = 4096
-DTYPES = {"U8": "uint8", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "I64": "int64"}
 
 
 def _streamer() -> Opener:
@@ -104,6 +101,7 @@ def _instanttensor() -> Opener:
 
 OPENERS: dict[str, Callable[[], Opener]] = {
     "ours": _streamer,
+    "ours-before": _streamer,
     "runai": _streamer,
     "runai-buffered": _streamer,
     "fastsafetensors": _fastsafetensors,
@@ -113,27 +111,10 @@ OPENERS: dict[str, Callable[[], Opener]] = {
 }
 
 
-def _bytes_of(tensor: Any) -> Any:
+def bytes_of(tensor: Any) -> Any:
     """The tensor's bytes as a NumPy array over the same memory."""
     torch = importlib.import_module("torch")
     return tensor.reshape(-1).view(torch.uint8).numpy()
-
-
-def _touch(tensor: Any) -> None:
-    # A loader that maps the file has read nothing until somebody touches every page.
-    _bytes_of(tensor)[::PAGE].sum()
-
-
-def _parameters(files: Sequence[str]) -> dict[str, Any]:
-    """A parameter for each tensor, already touched, as a model that was built before its weights came has them."""
-    torch = importlib.import_module("torch")
-    return {
-        tensor.name: torch.nn.Parameter(
-            torch.zeros(tensor.shape, dtype=getattr(torch, DTYPES[tensor.dtype])).fill_(1), requires_grad=False
-        )
-        for path in files
-        for tensor in read_header(Path(path))
-    }
 
 
 def _sample(files: Sequence[str]) -> dict[str, tuple[str, Placed]]:
@@ -167,7 +148,7 @@ class Check:
         if self.missing.pop(name) != tensor.nbytes:
             raise AssertionError(f"{name} has {tensor.nbytes} bytes")
         if name in self.sample:
-            self.sums[name] = zlib.crc32(_bytes_of(tensor))
+            self.sums[name] = zlib.crc32(bytes_of(tensor))
 
     def finish(self) -> int:
         wrong = [name for name, place in self.sample.items() if self.sums.get(name) != _expected(*place)]
@@ -176,34 +157,8 @@ class Check:
         return len(self.sums)
 
 
-def _load(job: dict[str, Any], opener: Opener, parameters: dict[str, Any]) -> dict[str, Any]:
-    use, touch = job["use"], job.get("touch", False)
-    check = Check(job["files"]) if job.get("check") else None
-    kept: dict[str, Any] = {}
-    span = Span()
-    with opener(job["files"]) as stream:
-        for name, tensor in stream:
-            if span.first_s is None:
-                span.first_s = time.perf_counter() - span.start
-            if use == "copied":
-                parameters[name].data.copy_(tensor)
-            elif use == "kept":
-                kept[name] = tensor
-            if touch:
-                _touch(tensor)
-            if check is not None and use == "dropped":
-                check.see(name, tensor)
-        result = span.end()
-    if check is not None:
-        # Only now for what was kept or copied: memory that was handed out twice would show here.
-        for name, tensor in (kept if use == "kept" else parameters).items():
-            check.see(name, tensor)
-        result["checked"] = check.finish()
-    return result
-
-
-def _version(loader: str) -> str:
-    if loader == "ours":
+def version(loader: str) -> str:
+    if loader.partition("-")[0] == "ours":
         return "this checkout"
     distribution = loader.removesuffix("-buffered")
     distribution = {"runai": "runai-model-streamer"}.get(distribution, distribution)
@@ -218,32 +173,6 @@ def load_and_drop(opener: Opener, path: str) -> None:
     with opener([path]) as stream:
         for _ in stream:
             pass
-
-
-def prepare(job: dict[str, Any]) -> Prepared:
-    """Import the loader, load the tiny checkpoint, make what tensors are copied into."""
-    started = time.perf_counter()
-    if job["loader"] in limits.NAMES:
-
-        def run_limit() -> dict[str, Any]:
-            files = [Path(path) for path in job["files"]]
-            work = limits.prepare(job["loader"], files, limits.Shape(**job["shape"]))
-            span = Span()
-            work()
-            return span.end()
-
-        return {}, run_limit
-    importlib.import_module("torch")
-    opener = OPENERS[job["loader"]]()
-
-    def run() -> dict[str, Any]:
-        load_and_drop(opener, job["tiny"])
-        return _load(job, opener, parameters)
-
-    load_and_drop(opener, job["tiny"])
-    ready = {"import_s": time.perf_counter() - started, "version": _version(job["loader"])}
-    parameters = _parameters(job["files"]) if job["use"] == "copied" else {}
-    return ready, run
 
 
 def converse(prepare: Callable[[dict[str, Any]], Prepared]) -> None:

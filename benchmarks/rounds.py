@@ -1,4 +1,4 @@
-"""A run: prepare the loaders, let them take turns, print, write. What driver.py and s3_driver.py have in common."""
+"""A run: prepare the loaders, let them take turns, print, write. What the drivers of files/ and objects/ share."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from benchmarks import peers
 from benchmarks.caches import CacheStateError
-from benchmarks.measure import LoadError
+from benchmarks.environments import TORCH, CannotRunError, Environment, Peer
 from benchmarks.tables import Results, Row, SampleT, ScenarioT
+from benchmarks.worker_process import LoadError
 
 
 def say(text: str) -> None:
@@ -21,12 +21,20 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     made = argparse.ArgumentParser(prog=program, description=description)
     made.add_argument("--rounds", type=int, default=5, help="counted rounds of every scenario (5)")
-    made.add_argument("--out", type=Path, help="also write the tables here, for example benchmarks/RESULTS.md")
-    made.add_argument("--torch", default=peers.TORCH, help="the requirement that every environment is made with")
+    made.add_argument("--out", type=Path, help="also write the tables here, for example files.md")
+    made.add_argument(
+        "--before", type=Path, metavar="CHECKOUT", help="another checkout of ours, to run in turns with it"
+    )
+    made.add_argument("--torch", default=TORCH, help="the requirement that every environment is made with")
     return made
 
 
-def wanted(names: Iterable[str], known: Mapping[str, peers.Peer]) -> set[str]:
+def beside(loaders: tuple[str, ...], ours: str, before: str) -> tuple[str, ...]:
+    """The loaders of a scenario with another checkout of ours right after ours."""
+    return tuple(each for loader in loaders for each in ((loader, before) if loader == ours else (loader,)))
+
+
+def wanted(names: Iterable[str], known: Mapping[str, Peer]) -> set[str]:
     """The names, which must all be known."""
     chosen = set(names)
     if unknown := chosen - set(known):
@@ -35,16 +43,16 @@ def wanted(names: Iterable[str], known: Mapping[str, peers.Peer]) -> set[str]:
 
 
 def environments(
-    names: set[str], known: Mapping[str, peers.Peer], prepare: Callable[[str, str], peers.Environment], torch: str
-) -> tuple[dict[str, peers.Environment], dict[str, str]]:
+    names: set[str], known: Mapping[str, Peer], prepare: Callable[[str, str], Environment], torch: str
+) -> tuple[dict[str, Environment], dict[str, str]]:
     """Loaders that run here, and for each of the others why it does not."""
-    ready: dict[str, peers.Environment] = {}
+    ready: dict[str, Environment] = {}
     missing: dict[str, str] = {}
     for name in known:
         if name in names:
             try:
                 ready[name] = prepare(name, torch)
-            except peers.CannotRunError as reason:
+            except CannotRunError as reason:
                 missing[name] = str(reason)
                 say(f"{name} cannot run here: {reason}")
     return ready, missing
@@ -97,7 +105,7 @@ def document(
     title: str, script: str, arguments: list[str] | None, rounds: int, facts: Iterable[str], claims: str, table: str
 ) -> str:
     """The page of results; `arguments` are those of the command, None for this process's own."""
-    command = " ".join(["python", script, *(sys.argv[1:] if arguments is None else arguments)])
+    command = " ".join(["python -m", script, *(sys.argv[1:] if arguments is None else arguments)])
     return "\n".join(
         [
             f"# {title}",
@@ -105,7 +113,7 @@ def document(
             f"Written by `{command}`.",
             "",
             f"Medians of {rounds} rounds, every load in a process of its own, a scenario's loaders in alternation.",
-            f"How each column is measured is in `{script}`.",
+            f"How each column is measured is in `{script}`'s `__main__.py`.",
             "",
             *(f"- {fact}" for fact in facts),
             "",

@@ -1,6 +1,6 @@
 """Samples to medians, and medians to tables that line up as text and render as markdown.
 
-What benchmarks of local reads (results.py) and of object storage (s3_results.py) have in common.
+What files/results.py and objects/results.py share.
 """
 
 from __future__ import annotations

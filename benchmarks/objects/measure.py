@@ -10,10 +10,10 @@ from pathlib import Path
 from time import sleep
 
 from benchmarks import caches, checkpoints, machine
-from benchmarks.measure import SPARE, Worker
-from benchmarks.peers import WORKER, Environment
-from benchmarks.s3_scenarios import CHUNK, Scenario
-from benchmarks.s3_server import BUCKET, Endpoints
+from benchmarks.environments import WORKER, Environment
+from benchmarks.objects.scenarios import CHUNK, Scenario
+from benchmarks.objects.server import BUCKET, Endpoints
+from benchmarks.worker_process import SPARE, Worker
 
 IDLE_S = 5.0
 

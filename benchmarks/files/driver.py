@@ -1,19 +1,23 @@
-"""The run itself: install, make checkpoints, alternate, print, write. `local.py` is its command."""
+"""The run itself: install, make checkpoints, alternate, print, write. `python -m benchmarks.files` is its command."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
-from benchmarks import caches, checkpoints, claims, limits, machine, measure, peers, results, rounds
-from benchmarks.scenarios import Scenario, chosen, variant
+from benchmarks import caches, checkpoints, machine, rounds
+from benchmarks.claims import report
+from benchmarks.environments import Environment, add_before
+from benchmarks.files import claims, limits, measure, peers, results
+from benchmarks.files.scenarios import Scenario, chosen, variant
 
 MIB = 1 << 20
 
 
 def _measure(
-    scenario: Scenario, count: int, ready: dict[str, peers.Environment], shape: limits.Shape, prime: bool
+    scenario: Scenario, count: int, ready: dict[str, Environment], shape: limits.Shape, prime: bool
 ) -> list[results.Row]:
     runnable = {*ready, *limits.NAMES}
 
@@ -29,7 +33,7 @@ def _measure(
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = rounds.parser("benchmarks/local.py", "Compare loaders of safetensors files on this machine's disk.")
+    parser = rounds.parser("benchmarks.files", "Compare loaders of safetensors files on this machine's disk.")
     parser.add_argument(
         "--scenario", action="append", help="a scenario, or the beginning of several names; may be repeated"
     )
@@ -48,7 +52,11 @@ def main(arguments: list[str] | None = None) -> None:
     options = _arguments(arguments)
     shape = limits.Shape(options.direct_threads, options.chunk_kib * 1024, options.slab_mib * MIB)
     scenarios = chosen(options.scenario)
-    names = {"ours", *options.peers.split(",")} - {"none"} if options.peers else peers.PEERS
+    names = {"ours", *options.peers.split(",")} - {"none"} if options.peers else set(peers.PEERS)
+    if options.before:
+        before = add_before(peers.PEERS, "ours", options.before)
+        names |= {before}
+        scenarios = tuple(replace(each, loaders=rounds.beside(each.loaders, "ours", before)) for each in scenarios)
     wanted = rounds.wanted(names, peers.PEERS)
     ready, missing = rounds.environments(wanted, peers.PEERS, peers.prepare, options.torch)
     for name in sorted({scenario.checkpoint for scenario in scenarios}):
@@ -69,8 +77,8 @@ def main(arguments: list[str] | None = None) -> None:
             yield _measure(scenario, options.rounds, ready, shape, not options.no_prime)
 
     def document() -> str:
-        promised = claims.report(claims.evaluate(measured))
+        promised = report(claims.evaluate(measured))
         table = results.table(measured)
-        return rounds.document("Local reads", "benchmarks/local.py", arguments, options.rounds, facts, promised, table)
+        return rounds.document("Local reads", "benchmarks.files", arguments, options.rounds, facts, promised, table)
 
     rounds.publish(blocks(), measured, document, options.out)

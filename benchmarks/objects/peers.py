@@ -1,4 +1,4 @@
-"""What streams from object storage, each in a virtual environment of its own (peers.py makes them)."""
+"""What streams from object storage, each in a virtual environment of its own (environments.py makes them)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.peers import TORCH, CannotRunError, Environment, Peer, install
+from benchmarks.environments import TORCH, CannotRunError, Environment, Peer, install
 
 _TRANSPORT = "RUNAI_STREAMER_S3_TRANSPORT"
-_PEER = "runai-model-streamer[s3]==0.17.0"
+_PEER = "runai-model-streamer[s3]==0.17.1"
 
 PEERS = {
     peer.name: peer
     for peer in (
         Peer("ours-curl", "ours, curl", "ours-s3", (), ((_TRANSPORT, "curl"),), extra="s3"),
         Peer("ours-boto3", "ours, boto3", "ours-s3", (), ((_TRANSPORT, "boto3"),), extra="s3"),
-        Peer("runai", "runai-model-streamer 0.17.0", "runai-s3", ("numpy", _PEER)),
+        Peer("runai", "runai-model-streamer 0.17.1", "runai-s3", ("numpy", _PEER)),
         # No loader, but ranges into memory that is thrown away at once: what a loader built on it could reach.
         Peer("obstore", "*obstore 0.12: ranges alone*", "obstore", ("obstore==0.12.0",), needs_torch=False),
         Peer("curl", "*the curl program, all in one process*", "", ()),

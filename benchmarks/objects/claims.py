@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 from benchmarks.checkpoints import read_header
 from benchmarks.claims import Claim, least, most, named, spread
-from benchmarks.s3_measure import Objects, Sample
-from benchmarks.s3_results import Results
-from benchmarks.s3_scenarios import MIB, SCENARIOS
+from benchmarks.objects.measure import Objects, Sample
+from benchmarks.objects.results import Results
+from benchmarks.objects.scenarios import MIB, SCENARIOS
 from benchmarks.tables import cpu_s_per_gb, speed
 
 OURS = "ours-curl"

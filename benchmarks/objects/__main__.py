@@ -1,15 +1,15 @@
 """Compare loaders of safetensors objects: ours, its peer, and what plain ranges reach, all against nginx on loopback.
 
-    python benchmarks/s3.py --rounds 5 --out benchmarks/RESULTS-S3.md
-    python benchmarks/s3.py --rounds 2 --scenario tls --peers ours-curl,runai,curl
+    python -m benchmarks.objects --rounds 5 --out objects.md
+    python -m benchmarks.objects --rounds 2 --scenario tls --peers ours-curl,runai,curl
 
-Needs nginx, openssl and curl (apt install nginx openssl curl). nginx serves the 4 GB checkpoint of local.py's as S3
-objects, over HTTP and over TLS with a certificate made for the run: its own process, folder and ports, ended with the
-run. Virtual environments are local.py's kind (peers.py). The files are in the page cache, so that the server's disk
-plays no part; but it shares the machine's cores with the client, which makes CPU seconds per GB the figure that
-carries over to other machines.
+Needs nginx, openssl and curl (apt install nginx openssl curl). nginx serves the 4 GB checkpoint of `benchmarks.files`
+as S3 objects, over HTTP and over TLS with a certificate made for the run: its own process, folder and ports, ended with
+the run. Each loader has a virtual environment (../environments.py). The files are in the page cache, so that the
+server's disk plays no part; but it shares the machine's cores with the client, which makes CPU seconds per GB the
+figure that carries over to other machines.
 
-Each load is a process of its own. Within a scenario (s3_scenarios.py) loaders take turns, A B C A B C. Every one has
+Each load is a process of its own. Within a scenario (scenarios.py) loaders take turns, A B C A B C. Every one has
 8 reads of 8 MiB in flight, tls-heartbeat 16. A first turn, not counted, compares the bytes of a few tensors with the
 file. Tensors are dropped as they come. Columns are medians over the counted rounds, but for the maxima named so:
 
@@ -30,14 +30,6 @@ http-faults: a server that answers 503 SlowDown to 30% of requests, drawn at ran
 in the same rounds against the server that answers all. http-verify: RUNAI_STREAMER_VERIFY=1, against CRC64NVME.
 """
 
-from __future__ import annotations
+from benchmarks.objects.driver import main
 
-import sys
-from pathlib import Path
-
-if __name__ == "__main__":
-    # By name, whatever folder this was started from; nothing of this folder can shadow another module so.
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    from benchmarks.s3_driver import main
-
-    main()
+main()

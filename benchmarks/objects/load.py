@@ -1,4 +1,4 @@
-"""One load from object storage in a process of its own; see loaders.py, whose conversation it holds.
+"""One load from object storage in a process of its own; loaders.py describes the worker's talk with its parent.
 
 The job's `files` are the local copies of what its `urls` name: bytes are compared with them. Credentials, certificate
 and settings come by the environment. A job with `heartbeat` has a thread beside the load that sleeps for a

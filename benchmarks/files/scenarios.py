@@ -25,6 +25,7 @@ class Scenario:
         loaders: names from peers.py or limits.py; `name@cache` runs it in another cache state, for comparison.
         limit: RUNAI_STREAMER_MEMORY_LIMIT in bytes, for the loaders that have it.
         last_shard: only the checkpoint's last file (in 'large', the one without the embedding).
+        first: the load is the first of a fresh process, which has imported torch and the loader's package.
         world: processes that load the same files at once (LOCAL_WORLD_SIZE).
     """
 
@@ -35,6 +36,7 @@ class Scenario:
     loaders: tuple[str, ...]
     limit: int | None = None
     last_shard: bool = False
+    first: bool = False
     world: int = 1
 
 
@@ -57,6 +59,8 @@ SCENARIOS = (
     replace(_WARM, name="warm-dropped-256M-shard2", limit=256 * MIB, last_shard=True, loaders=STREAMERS),
     replace(_WARM, name="warm-dropped-1G-shard2", limit=1024 * MIB, last_shard=True, loaders=STREAMERS),
     replace(_WARM, name="warm-copied-256M", limit=256 * MIB, use="copied", loaders=STREAMERS),
+    replace(_WARM, name="first-dropped", first=True, loaders=("ours", *BUFFERED, "two-buffers")),
+    replace(_WARM, name="first-kept", first=True, use="kept", loaders=("ours", *BUFFERED, "fresh-pages")),
     Scenario("warm-many", "many", "warm", "dropped", ("ours", "runai", *BUFFERED, "safetensors")),
     Scenario("warm-shards", "shards", "warm", "dropped", ("ours", "runai", *BUFFERED, "safetensors")),
     Scenario("warm-odd", "odd", "warm", "dropped", EVERYONE),

@@ -1,12 +1,13 @@
 """Compare loaders of safetensors files on this machine's disk: ours, its peers, and the machine's own limits.
 
-    python benchmarks/local.py --rounds 5 --out benchmarks/RESULTS.md
-    python benchmarks/local.py --rounds 2 --scenario warm-dropped --scenario cold --peers runai
+    python -m benchmarks.files --rounds 5 --out files.md
+    python -m benchmarks.files --rounds 2 --scenario warm-dropped --scenario cold --peers runai
 
 From a fresh checkout, with any Python from 3.11: it makes its checkpoints (5 GB) and a virtual environment for each
 loader (1 GB each) in ${XDG_CACHE_HOME:-~/.cache}/runai-model-streamer/bench, which needs the network once; see
-checkpoints.py and peers.py. Ours is the checkout that this file is in. Cold rows are most trustworthy as root, who
-can drop the whole page cache; another user evicts just the files, where the kernel lets their owner.
+../checkpoints.py and ../environments.py. Ours is the checkout that this file is in; `--before` adds another one to
+each scenario. Cold rows are most trustworthy as root, who can drop the whole page cache; another user evicts just the
+files, where the kernel lets their owner.
 
 Each load is a process of its own. Within a scenario (scenarios.py) loaders take turns, A B C A B C, and so do the
 machine's limits (limits.py), so that what drifts meets all of them. A first turn, not counted, compares the bytes of
@@ -28,14 +29,6 @@ a few tensors with the file. Columns are medians over the counted rounds, but fo
 nothing, has one byte of each page read ('mapped'), but for small tensors, where its bare loop is timed.
 """
 
-from __future__ import annotations
+from benchmarks.files.driver import main
 
-import sys
-from pathlib import Path
-
-if __name__ == "__main__":
-    # By name, whatever folder this was started from; nothing of this folder can shadow another module so.
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    from benchmarks.driver import main
-
-    main()
+main()

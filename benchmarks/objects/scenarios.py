@@ -18,8 +18,8 @@ class Scenario:
 
     Attributes:
         name: what the table and `--scenario` call it.
-        endpoint: which of s3_server.py's.
-        loaders: names from s3_peers.py; `name@variant` changes the scenario for that one (`variant`).
+        endpoint: which of server.py's.
+        loaders: names from peers.py; `name@variant` changes the scenario for that one (`variant`).
         connections: reads in flight at once, for every loader.
         limit: RUNAI_STREAMER_MEMORY_LIMIT in bytes, for the loaders that have it.
         heartbeat: a thread beside the load wakes every millisecond and notes how late it was, and so does one of a

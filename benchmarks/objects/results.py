@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from benchmarks import tables
-from benchmarks.s3_measure import Sample
-from benchmarks.s3_peers import PEERS
-from benchmarks.s3_scenarios import Scenario
+from benchmarks.objects.measure import Sample
+from benchmarks.objects.peers import PEERS
+from benchmarks.objects.scenarios import Scenario
 from benchmarks.tables import cpu_s_per_gb, number
 
 _VARIANTS = {"steady": "no faults", "verify": "verified"}

@@ -3,6 +3,8 @@
 - `raw-direct`: O_DIRECT reads into one aligned buffer a thread: what the disk gives.
 - `preadv-loop`: two threads copy from the page cache round one buffer of huge pages that is already populated, as
   large as a loader's live slabs: what a loader that recycles its memory could reach.
+- `two-buffers`: two threads copy from the page cache, each into one buffer as large as a read: the processor's cache
+  holds what they write.
 - `read-then-copy`: the same two threads fill that buffer, then copy it to memory that is populated too, and so on:
   what a loader could reach whose caller copies each tensor, which has to be there as a whole, into a parameter.
 - `fresh-pages`: two threads read into huge-page memory that nothing has touched: what a loader whose caller keeps
@@ -27,7 +29,7 @@ MIB = 1 << 20
 HUGE_PAGE = 2 * MIB
 COPY_THREADS = 2
 
-NAMES = ("raw-direct", "preadv-loop", "read-then-copy", "fresh-pages")
+NAMES = ("raw-direct", "preadv-loop", "two-buffers", "read-then-copy", "fresh-pages")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,11 @@ def prepare(name: str, files: Sequence[Path], shape: Shape) -> Callable[[], None
         for buffer in own:
             _populate(buffer)
         return lambda: _read_all(files, chunk, shape.direct_threads, os.O_DIRECT, lambda thread, _: own[thread])
+    if name == "two-buffers":
+        two = [huge_buffer(chunk) for _ in range(COPY_THREADS)]
+        for buffer in two:
+            _populate(buffer)
+        return lambda: _read_all(files, chunk, COPY_THREADS, 0, lambda thread, _: two[thread])
     if name == "preadv-loop":
         ring = huge_buffer(shape.loop_buffer)
         _populate(ring)

@@ -1,4 +1,4 @@
-"""The run itself: install, serve, alternate, print, write. `s3.py` is its command."""
+"""The run itself: install, serve, alternate, print, write. `python -m benchmarks.objects` is its command."""
 
 from __future__ import annotations
 
@@ -7,29 +7,33 @@ import base64
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
-from benchmarks import claims, machine, peers, rounds, s3_claims, s3_measure, s3_peers, s3_results, s3_server
-from benchmarks.s3_scenarios import Scenario, chosen, variant
+from benchmarks import machine, rounds
+from benchmarks.claims import report
+from benchmarks.environments import Environment, add_before
+from benchmarks.objects import claims, measure, peers, results, server
+from benchmarks.objects.scenarios import Scenario, chosen, variant
 
 
 def _measure(
     scenario: Scenario,
     count: int,
-    ready: dict[str, peers.Environment],
-    endpoints: s3_server.Endpoints,
-    objects: s3_measure.Objects,
-) -> list[s3_results.Row]:
-    def load(row: s3_results.Row, check: bool) -> s3_measure.Sample:
+    ready: dict[str, Environment],
+    endpoints: server.Endpoints,
+    objects: measure.Objects,
+) -> list[results.Row]:
+    def load(row: results.Row, check: bool) -> measure.Sample:
         loader, changed = variant(scenario, row.entry)
-        return s3_measure.run(changed, loader, ready, endpoints, objects, check=check)
+        return measure.run(changed, loader, ready, endpoints, objects, check=check)
 
     entries = [entry for entry in scenario.loaders if variant(scenario, entry)[0] in ready]
-    rows = [s3_results.Row(scenario, entry, s3_results.title(entry)) for entry in entries]
+    rows = [results.Row(scenario, entry, results.title(entry)) for entry in entries]
     rounds.alternate(rows, count, load)
     return rows
 
 
-def _checksums(objects: s3_measure.Objects, scenarios: tuple[Scenario, ...]) -> dict[str, str]:
+def _checksums(objects: measure.Objects, scenarios: tuple[Scenario, ...]) -> dict[str, str]:
     """CRC64NVME of each object by its key, where some scenario has it looked at."""
     if not any(variant(scenario, entry)[1].verify for scenario in scenarios for entry in scenario.loaders):
         return {}
@@ -46,7 +50,7 @@ def _checksums(objects: s3_measure.Objects, scenarios: tuple[Scenario, ...]) -> 
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = rounds.parser("benchmarks/s3.py", "Compare loaders of safetensors objects, served by nginx on loopback.")
+    parser = rounds.parser("benchmarks.objects", "Compare loaders of safetensors objects, served by nginx on loopback.")
     parser.add_argument("--scenario", action="append", help="a scenario; may be repeated (all)")
     parser.add_argument("--peers", help="comma-separated loaders to run (all)")
     parser.add_argument("--shards", type=int, default=2, choices=(1, 2), help="of the checkpoint: 3.9 GB, or 2 GB (2)")
@@ -59,28 +63,33 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options = _arguments(arguments)
     scenarios = chosen(options.scenario)
-    wanted = rounds.wanted(options.peers.split(",") if options.peers else s3_peers.PEERS, s3_peers.PEERS)
+    names = set(options.peers.split(",") if options.peers else peers.PEERS)
+    if options.before:
+        before = add_before(peers.PEERS, "ours-curl", options.before)
+        names |= {before}
+        scenarios = tuple(replace(each, loaders=rounds.beside(each.loaders, "ours-curl", before)) for each in scenarios)
+    wanted = rounds.wanted(names, peers.PEERS)
     # The heartbeat of a process that does nothing is what the others are compared with.
-    ready, missing = rounds.environments(wanted | {"idle"}, s3_peers.PEERS, s3_peers.prepare, options.torch)
-    objects = s3_measure.make_objects(options.shards)
+    ready, missing = rounds.environments(wanted | {"idle"}, peers.PEERS, peers.prepare, options.torch)
+    objects = measure.make_objects(options.shards)
     about = machine.describe(objects.folder)
-    about += [("server", f"{s3_server.version()} on loopback, sharing the cores")]
+    about += [("server", f"{server.version()} on loopback, sharing the cores")]
     about += [("objects", f"{len(objects.files)}, {objects.nbytes / 1e9:.2f} GB")]
     about += [(each.peer.title, each.version) for each in ready.values() if each.version]
-    about += [(s3_peers.PEERS[name].title, f"not run: {reason}") for name, reason in missing.items()]
+    about += [(peers.PEERS[name].title, f"not run: {reason}") for name, reason in missing.items()]
     facts = [f"{name}: {value}" for name, value in about]
-    measured = s3_results.Results()
+    measured = results.Results()
 
     def document() -> str:
-        promised = claims.report(s3_claims.evaluate(measured, objects))
-        table = s3_results.table(measured)
+        promised = report(claims.evaluate(measured, objects))
+        table = results.table(measured)
         return rounds.document(
-            "Reads from object storage", "benchmarks/s3.py", arguments, options.rounds, facts, promised, table
+            "Reads from object storage", "benchmarks.objects", arguments, options.rounds, facts, promised, table
         )
 
-    with s3_server.nginx(objects.folder, _checksums(objects, scenarios)) as endpoints:
+    with server.nginx(objects.folder, _checksums(objects, scenarios)) as endpoints:
 
-        def blocks() -> Iterator[list[s3_results.Row]]:
+        def blocks() -> Iterator[list[results.Row]]:
             for scenario in scenarios:
                 yield _measure(scenario, options.rounds, ready, endpoints, objects)
 

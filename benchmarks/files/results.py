@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from benchmarks import limits, tables
+from benchmarks import tables
 from benchmarks.checkpoints import SMALL, read_header
-from benchmarks.measure import Sample, files_of
-from benchmarks.peers import PEERS
-from benchmarks.scenarios import Scenario, variant
+from benchmarks.files import limits
+from benchmarks.files.measure import Sample, files_of
+from benchmarks.files.peers import PEERS
+from benchmarks.files.scenarios import Scenario, variant
 from benchmarks.tables import cpu_s_per_gb, number
 
 LIMIT_TITLES = {
     "raw-direct": "*limit: raw direct reads*",
     "preadv-loop": "*limit: two-thread preadv loop*",
+    "two-buffers": "*limit: two threads, a buffer each*",
     "read-then-copy": "*limit: two threads read, then copy*",
     "fresh-pages": "*limit: reads into fresh huge pages*",
 }

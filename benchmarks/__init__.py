@@ -1,0 +1,1 @@
+"""How fast loading is, against peers and against the machine's own limits."""

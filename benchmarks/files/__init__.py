@@ -1,0 +1,1 @@
+"""Local files: loaders and the machine's limits, in turns."""
