@@ -5,7 +5,7 @@ import errno
 import logging
 import os
 import stat
-from typing import Final
+from typing import Final, NamedTuple
 
 from runai_model_streamer import errors
 from runai_model_streamer.config import DirectIO
@@ -23,6 +23,17 @@ Larger reads queue for longer and are no faster, on some disks slower: cold 4 GB
 0.86 of plain threads' direct reads, by 2 MiB 0.84, by 1 MiB 0.93, by 512 KiB 0.96 for a third more CPU time; the first
 tensor (262 MB) after 245 ms in whole chunks, 127 ms by 1 MiB (medians of 5 processes each, in turns).
 """
+
+
+class _Stamp(NamedTuple):
+    """What tells whether a file was written to."""
+
+    size: int
+    modified: int
+    """Nanoseconds; anyone who writes may set it back."""
+    changed: int
+    """Nanoseconds; set by the kernel with every change of the contents or the attributes."""
+    links: int
 
 
 class FileSource:
@@ -58,7 +69,7 @@ class FileSource:
                 raise errors.IsDirectoryError(f"{path}: is a folder; give the safetensors files in it one by one")
             raise errors.ReadError(f"{path}: is not a regular file but a pipe, socket or device")
         self.size = status.st_size
-        self._stamp = (status.st_mtime_ns, status.st_size)
+        self._stamp = _stamp(status)
         self._file_system = file_systems.name(self._fd)
         self._page_cache: PageCache | None = None
         self._direct_refused = False
@@ -129,11 +140,20 @@ class FileSource:
 
     def require_unchanged(self, span: ByteRange) -> None:
         """Raise `SourceChangedError`, which names `span` as what was read, if the file was written to since opened."""
-        status = os.fstat(self._fd)
-        if (status.st_mtime_ns, status.st_size) != self._stamp:
+        now, opened = _stamp(os.fstat(self._fd)), self._stamp
+        if now == opened:
+            return
+        if (now.size, now.modified) != (opened.size, opened.modified):
             raise errors.SourceChangedError(
                 f"{self.path}: was written to while it was being streamed ({span}); load again once it is complete"
             )
+        if now.links == opened.links:
+            raise errors.SourceChangedError(
+                f"{self.path}: was changed while it was being streamed ({span}), and its modification time put back "
+                f"(as by rsync --inplace --times), or its owner or mode was set; load again once that is done"
+            )
+        # A link was made or removed, as when another file takes this one's name: that sets the time of the change.
+        self._stamp = now
 
     @property
     def _reads_direct(self) -> bool:
@@ -202,6 +222,10 @@ class FileSource:
     def __del__(self) -> None:
         # A reader that was stuck in a read when its load was closed keeps the source; it goes when the thread ends.
         self.close()
+
+
+def _stamp(status: os.stat_result) -> _Stamp:
+    return _Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_nlink)
 
 
 def _close(fd: int) -> None:

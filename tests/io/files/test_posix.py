@@ -506,6 +506,44 @@ def test_a_file_that_is_overwritten_in_place_is_an_error(changing: FileSource, a
         read(changing)
 
 
+def test_a_file_that_is_overwritten_in_place_and_keeps_its_time_is_an_error(
+    changing: FileSource, any_file: Path
+) -> None:
+    overwrite_and_put_time_back(any_file)
+    with pytest.raises(errors.SourceChangedError, match="modification time put back"):
+        read(changing)
+
+
+def test_a_file_that_keeps_its_time_is_an_error_after_some_of_it_was_read(changing: FileSource, any_file: Path) -> None:
+    read(changing, 0, 2 * PAGE)
+    overwrite_and_put_time_back(any_file)
+    with pytest.raises(errors.SourceChangedError, match=f"bytes {2 * PAGE}-{4 * PAGE}"):
+        read(changing, 2 * PAGE, 2 * PAGE)
+
+
+def test_a_file_that_gets_another_name_is_not_changed(changing: FileSource, any_file: Path) -> None:
+    before = any_file.read_bytes()
+    os.link(any_file, any_file.with_name("another"))
+    assert read(changing).data == before
+
+
+def test_a_file_that_got_another_name_is_an_error_once_it_is_overwritten(changing: FileSource, any_file: Path) -> None:
+    os.link(any_file, any_file.with_name("another"))
+    read(changing)
+    overwrite_and_put_time_back(any_file)
+    with pytest.raises(errors.SourceChangedError):
+        read(changing)
+
+
+def overwrite_and_put_time_back(path: Path) -> None:
+    """As `rsync --inplace --times` does; the kernel's own time of the change is later, whatever its unit."""
+    before = path.stat()
+    while path.stat().st_ctime_ns == before.st_ctime_ns:
+        with path.open("r+b") as opened:
+            opened.write(b"other")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def test_the_error_of_a_changed_file_names_path_and_range(changing: FileSource, any_file: Path) -> None:
     with any_file.open("ab") as opened:
         opened.write(b"more")
