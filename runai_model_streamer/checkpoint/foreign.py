@@ -1,4 +1,4 @@
-"""What a file that is not safetensors most likely is, by its first bytes, and what to do with it."""
+"""Recognises files of other formats by their first bytes, and says what to do with them."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -19,9 +19,9 @@ _STARTS: Final[Sequence[tuple[bytes, str]]] = (
 
 
 def recognise(start: bytes) -> str | None:
-    """Name the format of a file from its first 8 bytes, with advice; None if it is not a well-known one.
+    """Name the format of a file from its first 8 bytes, with advice; None if it is unknown.
 
-    Only to be asked when those bytes cannot be the length of a safetensors header: any 8 bytes may be one.
+    Ask only when those bytes cannot be the length of a safetensors header, since any 8 bytes may be one.
     """
     for magic, what in _STARTS:
         if start.startswith(magic):

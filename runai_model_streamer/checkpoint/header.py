@@ -1,7 +1,7 @@
-"""The header of a safetensors file: read, parsed, and held against the format and the file's size.
+"""Reads and validates the header of a safetensors file.
 
-The format: 8 bytes, little-endian, with the header's length; the header, one JSON object; the tensors' bytes,
-without gaps, to the end of the file.
+The format: 8 bytes, little-endian, hold the header's length. The header follows, one JSON object. The tensors' bytes
+fill the rest of the file without gaps.
 """
 
 from collections.abc import Sequence
@@ -22,22 +22,22 @@ from runai_model_streamer.errors import HeaderError
 from runai_model_streamer.io.source import Source
 
 MAX_HEADER_BYTES: Final = 100_000_000
-"""The format's own cap on the header's length."""
+"""The longest header that the format allows."""
 
 _PREFIX: Final = 8
 _METADATA: Final = "__metadata__"
 _FIELDS: Final = ("dtype", "shape", "data_offsets")
 _LARGEST: Final = 2**63 - 1  # what NumPy and torch can hold as a size
-_QUICK_DIMENSIONS: Final = 64  # the product of a thousand times more would be a number of megabytes
+_QUICK_DIMENSIONS: Final = 64  # more may multiply to a number of megabytes: too slow for a column
 _QUICK_ELEMENTS: Final = 2**56  # times 64 bits still fits an int64
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file holds; everything in it has been held against the format and the file's size."""
+    """What a file holds. Everything in it was checked against the format and the file's size."""
 
     tensors: tuple[TensorInfo, ...]
-    """In the order of their bytes in the file; where empty tensors share a place, in the header's order."""
+    """In file order. Empty tensors that share a place come in the header's order."""
     metadata: dict[str, str]
     """The header's `__metadata__`; empty if it has none."""
     data_start: int
@@ -45,7 +45,7 @@ class Header:
 
 
 class _Columns(NamedTuple):
-    """The header's entries, each of them right in itself; offsets from the start of the data section."""
+    """The header's entries by field, each valid in itself. Offsets count from the start of the data section."""
 
     names: Sequence[str]
     dtypes: Sequence[str]
@@ -55,11 +55,11 @@ class _Columns(NamedTuple):
 
 
 def read_header(source: Source) -> Header:
-    """Read and validate the header of the file or object behind `source`; none of the tensors' bytes is read.
+    """Read and validate the header of the file or object behind `source`. Tensors' bytes are not read.
 
     Raises:
-        HeaderError: not a safetensors file, or one that breaks the format, or that is not as long as its header says.
-        ReadError: the source could not be read (`TruncatedError`: it ended before its own size).
+        HeaderError: the file is no safetensors file, breaks the format, or has another length than its header says.
+        ReadError: the source could not be read. `TruncatedError`: it ended before its own size.
     """
     raw = bytearray(_header_length(source))
     source.read_into(_PREFIX, memoryview(raw))
@@ -72,8 +72,8 @@ def _validated(path: str, raw: bytearray, size: int) -> Header:
     has_metadata = _METADATA in entries
     metadata = _metadata(path, entries.pop(_METADATA, None))
     columns = _columns(entries) or _columns_one_by_one(path, entries)
-    # Of each tensor its name, three keys and the dtype; of the metadata its own name and all that is in it. If the
-    # bytes hold more strings than that, a key is there twice (orjson keeps the last), or a field that we do not know.
+    # A tensor has five strings: its name, three keys and the dtype. The metadata has its name, its keys and its values.
+    # More strings than that mean a key that occurs twice, of which orjson keeps the last, or a field that we do not know.
     if count_strings(raw) != 5 * len(entries) + has_metadata + 2 * len(metadata):
         parse_every_key(path, raw)
     columns = _in_file_order(path, columns)
@@ -83,7 +83,7 @@ def _validated(path: str, raw: bytearray, size: int) -> Header:
 
 
 def _header_length(source: Source) -> int:
-    """The length of the header, once it is known that the file has room for it."""
+    """Read the header's length, and check that the file has room for it."""
     path, size = source.path, source.size
     if not size:
         raise HeaderError(f"{path} is empty: download or copy it again")
@@ -109,7 +109,7 @@ def _header_length(source: Source) -> int:
 
 
 def _metadata(path: str, metadata: Any) -> dict[str, str]:
-    if metadata is None:  # left out, or null, which the format's own reader takes
+    if metadata is None:  # missing, or null, which the format's own reader accepts
         return {}
     if type(metadata) is not dict:
         raise HeaderError(f"{path}: {_METADATA} is {short(metadata)}, not an object of strings; {AGAIN}")
@@ -120,9 +120,9 @@ def _metadata(path: str, metadata: Any) -> dict[str, str]:
 
 
 def _columns(entries: dict[str, Any]) -> _Columns | None:
-    """The entries in columns, if a quick look shows that each is right; None where it takes a closer look.
+    """Turn the entries into columns if a quick check finds each valid, else return None.
 
-    Each step is one pass in C over a whole column: types, then the arithmetic.
+    Each step is one pass in C over a whole column: first the types, then the arithmetic.
     """
     rows = entries.values()
     try:
@@ -132,7 +132,7 @@ def _columns(entries: dict[str, Any]) -> _Columns | None:
         if not (
             set(map(type, shapes)) <= {list}
             and set(map(type, chain(sizes, offsets))) <= {int}
-            and set(map(len, pairs)) <= {2}  # lists, then: nothing else in JSON has whole numbers in it
+            and set(map(len, pairs)) <= {2}  # so they are lists: nothing else in JSON holds integers
             and max(map(len, shapes), default=0) <= _QUICK_DIMENSIONS
             and min(sizes, default=0) >= 0
         ):
@@ -149,7 +149,7 @@ def _columns(entries: dict[str, Any]) -> _Columns | None:
 
 
 def _columns_one_by_one(path: str, entries: dict[str, Any]) -> _Columns:
-    """The entries in columns; raises for the first that is not right."""
+    """Turn the entries into columns; raise for the first that is not valid."""
     for name, entry in entries.items():
         if fault := _fault(entry):
             raise HeaderError(f"{path}: tensor {short(name)}: {fault}; {AGAIN}")
@@ -159,7 +159,7 @@ def _columns_one_by_one(path: str, entries: dict[str, Any]) -> _Columns:
 
 
 def _fault(entry: Any) -> str | None:
-    """What is wrong with a tensor's entry in itself."""
+    """Say what is wrong with a tensor's entry, without a look at its neighbours."""
     if type(entry) is not dict:
         return f"its entry is {short(entry)}, not an object with {', '.join(_FIELDS)}"
     missing = [field for field in _FIELDS if field not in entry]
@@ -185,7 +185,7 @@ def _fault(entry: Any) -> str | None:
 
 
 def _elements(shape: Sequence[int]) -> int | None:
-    """The number of elements; None where even without its zeros the shape is larger than torch's strides can be."""
+    """Count the elements. None if the sizes above zero multiply to more than torch's strides can hold."""
     count = 1
     for size in shape:
         count *= size or 1
@@ -195,7 +195,7 @@ def _elements(shape: Sequence[int]) -> int | None:
 
 
 def _in_file_order(path: str, columns: _Columns) -> _Columns:
-    """The columns sorted by offsets; raises where tensors overlap or leave a gap."""
+    """Sort the columns by offset; raise where tensors overlap or leave a gap."""
     if np.array_equal(columns.starts, _ends_before(columns)):
         return columns
     order = np.lexsort((columns.ends, columns.starts))  # stable
@@ -216,7 +216,7 @@ def _in_file_order(path: str, columns: _Columns) -> _Columns:
 
 
 def _ends_before(columns: _Columns) -> npt.NDArray[np.int64]:
-    """Where the tensor in front of each ends, which is where each has to start."""
+    """Where the tensor before each one ends. Each has to start there."""
     return np.append(np.int64(0), columns.ends)[:-1]
 
 
@@ -244,7 +244,7 @@ def _tensors(columns: _Columns, data_start: int) -> tuple[TensorInfo, ...]:
         repeat(data_start),
         strict=False,
     )
-    # tuple.__new__ is what TensorInfo._make calls, here without a Python frame for each tensor.
+    # TensorInfo._make calls tuple.__new__. Calling it here saves a Python frame for each tensor.
     return tuple(map(tuple.__new__, repeat(TensorInfo), fields))
 
 

@@ -1,6 +1,6 @@
-"""The JSON of a header, strictly: an object that every parser reads alike, or an error.
+"""Parses a header's JSON strictly: an object that every parser reads alike, or an error.
 
-orjson reads it, fast but leniently: of two equal keys it keeps the last. `count_strings` shows whether that happened.
+orjson is fast but lenient: of two equal keys it keeps the last. `count_strings` shows whether that happened.
 """
 
 import json
@@ -16,19 +16,19 @@ from runai_model_streamer.errors import HeaderError
 
 AGAIN: Final = "the file is damaged, or its writer broke the format: download it again, or write it anew"
 
-_MAX_NESTING: Final = 127  # where safetensors' own parser stops
+_MAX_NESTING: Final = 127  # the limit of safetensors' own parser
 
 _REPR: Final = Repr()
 _REPR.maxstring, _REPR.maxlist, _REPR.maxdict = 96, 8, 4
 short: Final = _REPR.repr
-"""`repr`, cut short: a name or value of a hostile header may be megabytes long."""
+"""A `repr` of bounded length: a name or value of a hostile header may be megabytes long."""
 
 
 def parse(path: str, raw: bytearray) -> dict[str, Any]:
-    """The object in `raw`, fast; where a key is there twice, its last value.
+    """Parse the object in `raw`. Of a key that occurs twice, the last value is kept.
 
     Raises:
-        HeaderError: not UTF-8, not JSON, or not an object from the first byte on.
+        HeaderError: `raw` is not UTF-8, not JSON, or does not start with an object.
     """
     if raw[0] != ord("{"):
         what = f"starts with {bytes(raw[:16])!r}" if any(raw) else "is all zeros, as an unfinished download leaves it"
@@ -47,17 +47,19 @@ def parse(path: str, raw: bytearray) -> dict[str, Any]:
                 f"{path}: the header is not UTF-8: byte {raw[fault.start]:#04x} at {fault.start}; {AGAIN}"
             ) from None
         raise HeaderError(f"{path}: the header is not JSON: {error}; {AGAIN}") from None
-    # orjson makes the whole number 0 of -0; for the format's own reader it is a fraction, as for Python's.
+    # orjson reads -0 as the integer 0. The format's own reader, like Python's, takes it for a float.
     if b"-" in raw and re.search(rb"[\[,\s]-0", raw):
         parsed = parse_every_key(path, raw)
     return parsed
 
 
 def parse_every_key(path: str, raw: bytearray) -> dict[str, Any]:
-    """The object in `raw`, as Python's own parser reads it, which shows every key. Slow.
+    """Parse the object in `raw` with Python's own parser, which shows every key. Slow.
+
+    `parse` has found that `raw` is JSON.
 
     Raises:
-        HeaderError: a key is twice in one object, or the nesting is too deep. `raw` is JSON, as `parse` has found.
+        HeaderError: a key occurs twice in one object, or the nesting is too deep.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def parse_every_key(path: str, raw: bytearray) -> dict[str, Any]:
         return found
 
     def number(text: str) -> float:
-        return -0.0 if text == "-0" else int(text)  # at most 309 digits: orjson has refused what no double can hold
+        return -0.0 if text == "-0" else int(text)  # at most 309 digits: orjson refuses what no double can hold
 
     depth = 0
     parsed: dict[str, Any] = {}
@@ -93,8 +95,8 @@ def parse_every_key(path: str, raw: bytearray) -> dict[str, Any]:
 
 
 def count_strings(raw: bytearray) -> int:
-    """How many strings, keys included, the JSON in `raw` holds."""
+    """Count the strings in the JSON in `raw`, keys included."""
     quotes = np.count_nonzero(np.frombuffer(raw, np.uint8) == ord('"'))  # bytes.count takes three times as long
     if b"\\" in raw:
-        quotes -= raw.replace(rb"\\", b"").count(rb"\"")  # those inside strings
+        quotes -= raw.replace(rb"\\", b"").count(rb"\"")  # escaped quotes inside strings
     return int(quotes) // 2

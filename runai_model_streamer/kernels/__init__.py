@@ -1,10 +1,10 @@
-"""Work on tensors' bytes that torch does not do while they land, compiled for the host and for CUDA.
+"""Kernels that numba compiles: casts while tensors land, for the host and for CUDA, and libcurl's callback.
 
-`cast(source, target)` of both: consecutive elements of one floating-point dtype become another's. The source's bytes
-may start anywhere, the target's start at a multiple of its element's size. They do not overlap. `bits` says what can be
-cast and what becomes of each element.
+`host.cast(source, target)` and `device.cast(source, target)` cast consecutive elements of one floating-point dtype to
+another. The source may start at any byte. The target starts at a multiple of its element's size. They do not overlap.
+`bits` defines which casts there are, and their results.
 
-`curl_sink` is another thing: what libcurl calls when bytes of an object arrive, so that they need no GIL.
+`curl_sink` is what libcurl calls when bytes of an object arrive, so that they do not wait for the GIL.
 
-All but `bits` import numba, which takes a third of a second: they are imported when they are needed.
+Every module but `bits` imports numba, which takes a third of a second. They are imported when they are needed.
 """

@@ -1,13 +1,13 @@
-"""Floating-point formats as integers: what one element becomes, for the host's compiler, the GPU's, and plain Python.
+"""Casts one element between floating-point formats, in integer arithmetic, for the host, the GPU, and plain Python.
 
-Integers only. A conversion by the CPU's own instructions depends on the thread's floating-point state
-(`torch.set_flush_denormal` is inherited by the threads that are started after it), and neither every CPU nor both
-compilers have one for each format. Every cast goes by way of float32, which holds each value of the narrower formats.
+The arithmetic uses integers only. The CPU's own conversions depend on the thread's floating-point state, and threads
+inherit `torch.set_flush_denormal`. No CPU, and neither compiler, has an instruction for each format. Every cast goes
+through float32, which holds each value of the narrower formats.
 
-Rounding is to the nearest, ties to even; what is too large becomes infinite. NaNs become what torch 2.13 makes of them
-on x86-64 with AVX2 or AVX512, in its vectorised loops: see each function. Torch itself differs where it does not
-vectorise: the last few elements of float16 to float32 become 0x7fffffff, and float32 to bfloat16 gives 0x7fc0 for a
-tensor with strides.
+Rounding is to nearest, ties to even. Values that are too large become infinite. NaNs become what torch 2.13 makes of
+them in its vectorised loops on x86-64 with AVX2 or AVX512; each function says what. Torch itself differs where it does
+not vectorise: the last few elements of float16 to float32 become 0x7fffffff, and a strided float32 to bfloat16 gives
+0x7fc0.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def widen_bfloat16(x: np.uint32) -> np.uint32:
 def widen_float16(x: np.uint32) -> np.uint32:
     """Bits of a float16 -> bits of the float32 of the same value; a NaN keeps sign and payload, and is quiet."""
     a = _U(x & _U(0x7FFF))
-    # Subnormal: shift until the leading one is where a normal number's hidden one would be, and count.
+    # Subnormal: shift the leading one to where a normal number has its hidden one, and count the shifts.
     m, exponent = a, _U(113)
     low = m < _U(0x8)
     m = _U(m << _U(8)) if low else m
@@ -80,7 +80,7 @@ def narrow_float16(x: np.uint32) -> np.uint32:
     a = _U(x & _U(0x7FFFFFFF))
     odd = _U(_U(a >> _U(13)) & _U(1))
     near = _U(_U(_U(a - _U(0x38000000)) + _U(_U(0xFFF) + odd)) >> _U(13))
-    # Subnormal: float16's unit is 2**-24, the mantissa's 2**(exponent - 150). From 31 on nothing is left.
+    # Subnormal: float16's unit is 2**-24, the mantissa's is 2**(exponent - 150). A shift of 31 or more leaves zero.
     exponent = min(max(_U(a >> _U(23)), _U(95)), _U(112))
     shift = _U(_U(126) - exponent)
     mantissa = _U(_U(a & _U(0x7FFFFF)) | _U(0x800000))
@@ -102,17 +102,17 @@ def narrow_bfloat16(x: np.uint32) -> np.uint32:
 
 
 def narrow_to_bfloat16(x: np.uint32) -> np.uint32:
-    """The same for what was widened from a smaller format: every NaN becomes 0x7fc0."""
+    """As `narrow_bfloat16`, for values widened from a smaller format: every NaN becomes 0x7fc0."""
     odd = _U(_U(x >> _U(16)) & _U(1))
     near = _U(_U(x + _U(_U(0x7FFF) + odd)) >> _U(16))
     return _U(0x7FC0) if _U(x & _U(0x7FFFFFFF)) > _U(0x7F800000) else near
 
 
 ITEM_SIZES: Final = {"F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4}
-"""Name of a dtype in the safetensors format -> bytes of an element, for what can be cast."""
+"""Dtypes that can be cast, by their names in the safetensors format -> bytes of an element."""
 
 TARGETS: Final = ("BF16", "F16", "F32")
-"""What can be cast to."""
+"""Dtypes that a cast can result in."""
 
 WIDEN: Final[dict[str, Convert]] = {
     "F8_E4M3": widen_float8_e4m3fn,
@@ -123,7 +123,7 @@ WIDEN: Final[dict[str, Convert]] = {
 
 
 def narrowing(source: str, target: str) -> Convert:
-    """From float32's bits to `target`'s, for elements that were `source` in the file."""
+    """Return the function from float32's bits to `target`'s, for elements that were `source` in the file."""
     if target == "F32":
         return keep
     if target == "F16":

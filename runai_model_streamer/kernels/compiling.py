@@ -1,12 +1,11 @@
-"""Kernels made from templates, compiled, and kept on disk where that can be done.
+"""Makes kernels from templates, compiles them, and caches them on disk where that works.
 
-numba keeps what it compiles in files named after the function, and trusts them by the function's own source file
-alone. A kernel here is put together from several files, and processes that compile different kernels into files of
-one name at once can end with one kernel's code under another's key. So each kernel's name holds a digest of all that
-it is made of and made for: files of one name then always hold the same code.
+numba caches compiled code in files named after the function. It checks only the function's own source file. A kernel
+here is built from several files, and two processes that compile different kernels under one name could mix them up.
+So each kernel's name holds a digest of all that it depends on: files of one name always hold the same code.
 
-They lie in `__pycache__` beside the kernels, in `NUMBA_CACHE_DIR`, or in the user's cache folder, whichever numba can
-write to first.
+The cache is in `__pycache__` next to the kernels, in `NUMBA_CACHE_DIR`, or in the user's cache folder, whichever numba
+can write to first.
 """
 
 import hashlib
@@ -22,13 +21,13 @@ _DIGITS: Final = 16
 
 
 def specialise(template: Callable[..., None], name: str, made_for: tuple[object, ...], **values: object) -> Any:
-    """A copy of `template` in which each global name of `values` means that value.
+    """Copy `template` with other values for some of its global names.
 
     Args:
         template: a function of a kernel's module, without defaults and closure.
-        name: of the copy, unlike that of any other with other `values`.
+        name: the copy's name; another one for other `values`.
         made_for: what else the compiled code depends on: the compiler's version, the processor.
-        values: what the template calls or reads.
+        values: global name -> what the template finds under it.
     """
     assert isinstance(template, FunctionType)
     made = FunctionType(template.__code__, {**template.__globals__, **values}, name)
@@ -37,7 +36,7 @@ def specialise(template: Callable[..., None], name: str, made_for: tuple[object,
 
 
 def compile_kernel(compiler: Callable[..., Callable[[Any], Any]], kernel: Any) -> Any:
-    """`compiler(cache=True)(kernel)`; without the cache on disk where that fails, for whatever reason."""
+    """Compile the kernel, with a cache on disk; without one where that fails for any reason."""
     try:
         return compiler(cache=True)(kernel)
     except Exception as error:  # no folder, a full disk, a damaged file: pickle alone raises many kinds

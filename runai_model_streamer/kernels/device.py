@@ -1,10 +1,10 @@
-"""The kernels for CUDA: numba-cuda, queued on a stream given by its handle. Same contract, same bits as `host`.
+"""Casts on a CUDA device: numba-cuda kernels, queued on a stream given by its handle. Same results as `host`.
 
-They read single bytes, so that the source may lie anywhere: a GPU faults on a wider load that is not aligned. Memory
-is many times faster than the bus that brings the bytes, so that this costs no time that would be seen.
+A kernel reads single bytes, since the source may start anywhere and a GPU faults on a wider load that is not aligned.
+Device memory is many times faster than the bus that brings the bytes, so this costs no visible time.
 
-What calls them has made the device's primary context current in its thread (`cuCtxPushCurrent`, torch), and keeps the
-memory until what was queued has run.
+The caller makes the device's primary context current in its thread (`cuCtxPushCurrent`, torch). It keeps the memory
+until the queued kernel has run.
 """
 
 import functools
@@ -21,7 +21,7 @@ from runai_model_streamer.kernels.compiling import compile_kernel, specialise
 
 THREADS: Final = 256
 BLOCKS: Final = 1024
-"""Each thread goes on where the whole grid ends: enough to fill any GPU, whatever the size."""
+"""Enough to fill any GPU. Each thread steps through the elements by the size of the whole grid."""
 
 _UNSIGNED: Final[dict[int, Any]] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 _TYPES: Final[dict[int, Any]] = {1: types.uint8, 2: types.uint16, 4: types.uint32}
@@ -30,12 +30,12 @@ _compiling = threading.Lock()
 
 
 def cast(source: str, target: str) -> Callable[[int, int, int, int], None]:
-    """What queues the cast of `source` elements into `target` elements: `queue(source, target, count, stream)`.
+    """Return `queue(source, target, count, stream)`, which queues a cast from `source` to `target` elements.
 
-    Its arguments: the address of the first byte of each on the device, the number of elements, the stream's handle. The
-    target's address is a multiple of its element's size, the source's is any.
+    `queue` takes the device addresses of both first bytes, the number of elements, and the stream's handle. The
+    target's address is a multiple of its element's size. The source's may be any.
 
-    Compiled in some seconds when it is asked for, or read from disk, and loaded onto the device that is current.
+    The kernel is compiled in some seconds, or read from disk, and loaded onto the current device.
 
     Args:
         source: a key of `bits.ITEM_SIZES`.
@@ -58,7 +58,7 @@ def _queue_cast(kernel: Any, width: int, wide: int, source: int, target: int, co
 
 
 class _Memory:
-    """Memory on the device that somebody else owns, as numba takes it."""
+    """Device memory that the caller owns, in the form that numba takes."""
 
     def __init__(self, address: int, kind: str, count: int) -> None:
         self.__cuda_array_interface__ = {
@@ -66,7 +66,7 @@ class _Memory:
             "shape": (count,),
             "typestr": kind,
             "version": 3,
-            # Nothing to wait for: the order is the caller's business.
+            # Nothing to wait for: the caller orders the streams.
             "stream": None,
         }
 
@@ -76,7 +76,7 @@ def _array(memory: _Memory) -> Any:
 
 
 def cast_template(source: str, target: str) -> tuple[Any, Any]:
-    """The kernel as a function that numba-cuda takes, and its signature."""
+    """Return the kernel as a function that numba-cuda takes, and its signature."""
     width, wide = bits.ITEM_SIZES[source], bits.ITEM_SIZES[target]
     kernel = specialise(
         _cast,
@@ -91,7 +91,7 @@ def cast_template(source: str, target: str) -> tuple[Any, Any]:
 
 
 def _inlined(convert: bits.Convert) -> Any:
-    # Into numba's own form of the kernel: a call would be compiled for the device at hand, also where there is none.
+    # Inlined into numba's form of the kernel. A call would be compiled for the current device, and fail without one.
     return cuda.jit(device=True, inline="always")(convert)
 
 
@@ -105,7 +105,7 @@ def _jit(signature: Any, cache: bool) -> Any:
     return cuda.jit(signature, cache=cache)
 
 
-# The templates, and what `specialise` replaces in them.
+# The template, and the names that `specialise` replaces in it.
 WIDTH = 4
 TO = np.uint32
 widen = narrow = bits.keep
