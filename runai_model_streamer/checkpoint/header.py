@@ -73,7 +73,7 @@ def _validated(path: str, raw: bytearray, size: int) -> Header:
     metadata = _metadata(path, entries.pop(_METADATA, None))
     columns = _columns(entries) or _columns_one_by_one(path, entries)
     # A tensor has five strings: its name, three keys and the dtype. The metadata has its name, its keys and its values.
-    # More strings than that mean a key that occurs twice, of which orjson keeps the last, or a field that we do not know.
+    # More strings mean an unknown field, or a key that occurs twice, of which orjson keeps the last.
     if count_strings(raw) != 5 * len(entries) + has_metadata + 2 * len(metadata):
         parse_every_key(path, raw)
     columns = _in_file_order(path, columns)
