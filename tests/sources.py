@@ -3,6 +3,7 @@
 import threading
 
 from runai_model_streamer.errors import InterruptedReadError, TruncatedError
+from runai_model_streamer.io.source import OpenFile
 from runai_model_streamer.origins import Origin, SourceKind
 
 
@@ -46,6 +47,24 @@ class MemorySource:
     @property
     def alignment(self) -> int:
         return self._alignment
+
+    @property
+    def version(self) -> str | None:
+        return None
+
+    @property
+    def verified_by(self) -> str | None:
+        return None
+
+    @property
+    def in_order(self) -> bool:
+        return False
+
+    def skip_verification(self) -> None:
+        pass
+
+    def open_file(self) -> OpenFile | None:
+        return None
 
     def origin(self, offset: int, length: int) -> Origin:
         return Origin.BUFFERED if self._kind is SourceKind.FILE else Origin.OBJECT

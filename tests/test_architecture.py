@@ -33,7 +33,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "checkpoint": ("errors", "io.source"),
     # Where bytes come from. No room of `io` knows of tensors.
     "io": (),
-    "io.source": ("origins",),
+    "io.source": ("origins", "ranges"),
     "io.libc": (),
     "io.paths": ("errors", "origins"),
     "io.listing": ("errors",),
@@ -42,7 +42,6 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "io.files": (
         "config",
         "errors",
-        "io.bandwidth",
         "io.libc",
         "io.listing",
         "io.source",

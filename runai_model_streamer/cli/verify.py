@@ -11,7 +11,6 @@ from runai_model_streamer.cli.progress import progress
 from runai_model_streamer.cli.targets import find_files
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import StreamerError
-from runai_model_streamer.io.checksums import VerifiedSource
 from runai_model_streamer.logs import configure_logging
 from runai_model_streamer.pipeline.prepare import HOST, Start, make_load, opening
 from runai_model_streamer.profiling.environment import environment
@@ -83,8 +82,7 @@ def _verify(path: str, config: StreamerConfig) -> Verified:
                 load.close()
     except StreamerError as error:
         return Verified(path, error=str(error))
-    checksum = source.algorithm if isinstance(source, VerifiedSource) else None
-    return Verified(path, source.size, len(pieces), checksum)
+    return Verified(path, source.size, len(pieces), source.verified_by)
 
 
 def _print(result: Verified) -> None:

@@ -7,7 +7,7 @@ import orjson
 
 from runai_model_streamer.errors import TruncatedError
 from runai_model_streamer.io.s3.store import PREFIX_BYTES
-from runai_model_streamer.io.source import Source, SourceInFront
+from runai_model_streamer.io.source import Source, SourceWrapper
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import Origin, SourceKind
 
@@ -21,12 +21,13 @@ class Known(NamedTuple):
     file: int
     """Index of the file."""
     size: int
-    etag: str | None
+    version: str | None
+    """As `Source.version` says."""
     head: bytes
     """The file's first bytes, as far as they were looked at."""
 
 
-class TapedSource(SourceInFront):
+class TapedSource(SourceWrapper):
     """Keeps what is read of the front of a source, from byte 0 on."""
 
     def __init__(self, source: Source, beginning: bytes) -> None:
@@ -44,11 +45,11 @@ class TapedSource(SourceInFront):
         return origin
 
 
-class HeadSource(TapedSource):
-    """A source of which another rank has sent the front, and nothing else is read."""
+class HeadSource(SourceWrapper):
+    """The first bytes of a source, which another rank has sent. Nothing is read from the source itself."""
 
     def __init__(self, source: Source, head: bytes) -> None:
-        super().__init__(source, b"")
+        super().__init__(source)
         self._head = head
 
     def read_into(self, offset: int, buffer: memoryview) -> Origin:
@@ -91,13 +92,13 @@ def _beginning_of(source: Source) -> bytes:
 
 def pack(found: Sequence[Known]) -> bytes:
     """As bytes, for the others."""
-    index = orjson.dumps([(known.file, known.size, known.etag, len(known.head)) for known in found])
+    index = orjson.dumps([(known.file, known.size, known.version, len(known.head)) for known in found])
     return b"".join([len(index).to_bytes(_FRAME, "little"), index, *(known.head for known in found)])
 
 
 def unpack(data: bytes) -> Iterator[Known]:
     """What `pack` has packed."""
     position = _FRAME + int.from_bytes(data[:_FRAME], "little")
-    for file, size, etag, length in orjson.loads(data[_FRAME:position]):
-        yield Known(file, size, etag, data[position : position + length])
+    for file, size, version, length in orjson.loads(data[_FRAME:position]):
+        yield Known(file, size, version, data[position : position + length])
         position += length

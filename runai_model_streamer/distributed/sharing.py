@@ -1,7 +1,6 @@
 """One load shared by several ranks: opened once, dealt out evenly, and ended together."""
 
 import logging
-import os
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -12,12 +11,10 @@ from typing import Final, TypeVar
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.distributed.agreement import agree, digest_of, listed
 from runai_model_streamer.distributed.groups import Membership, join
-from runai_model_streamer.distributed.headers import HeadSource, Known, TapedSource, TapingStorage, pack, unpack
+from runai_model_streamer.distributed.headers import HeadSource, Known, TapingStorage, pack, unpack
 from runai_model_streamer.distributed.notices import Reason
 from runai_model_streamer.distributed.shares import SENT_AT_ONCE, Beginning, deal_out, even_reads
 from runai_model_streamer.distributed.source import Party, Remaining, SharedSource
-from runai_model_streamer.io.files.posix import FileSource
-from runai_model_streamer.io.paths import is_object
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.s3.store import PREFIX_BYTES
 from runai_model_streamer.io.source import Source
@@ -110,16 +107,14 @@ class Sharing:
         mine: list[Known] = []
         try:
             found = open_each(taping, [paths[index] for index in turns], concurrency, look)
-            for index, (source, each) in zip(turns, found, strict=True):
-                assert isinstance(source, TapedSource)
-                sources[index], seen[index] = source.source, each
-                self._beginnings[index] = source.beginning
-                etag = getattr(source.source, "etag", None)  # of objects
-                mine.append(Known(index, source.size, etag, bytes(source.tape)))
+            for index, (taped, each) in zip(turns, found, strict=True):
+                sources[index], seen[index] = taped.source, each
+                self._beginnings[index] = taped.beginning
+                mine.append(Known(index, taped.size, taped.version, bytes(taped.tape)))
             known = [each for theirs in peers.gather(pack(mine)) for each in unpack(theirs)]
             for other in known:
                 if other.file not in sources:
-                    sources[other.file] = storage.open_known(paths[other.file], other.size, other.etag)
+                    sources[other.file] = storage.open_known(paths[other.file], other.size, other.version)
             # Before the headers are held against files that may be others.
             agree(peers, self._versions(paths, sources))
             for other in known:
@@ -137,11 +132,11 @@ class Sharing:
         facts = {}
         for index, path in enumerate(paths):
             source = sources[index]
-            if not is_object(path):
+            if source.kind is SourceKind.FILE:
                 facts[f"size of {path}"] = str(source.size)
                 # Copies on other nodes may have times of their own.
-                if isinstance(source, FileSource):
-                    facts[f"modification of {path} on {self._node}"] = str(os.fstat(source.fileno()).st_mtime_ns)
+                if source.version is not None:
+                    facts[f"modification of {path} on {self._node}"] = source.version
         return facts
 
     def agree_on_terms(self, files: Sequence[PlannedFile], concurrency: int) -> Terms:

@@ -8,7 +8,7 @@ from runai_model_streamer.distributed.notices import Reason
 from runai_model_streamer.distributed.peers import Peers
 from runai_model_streamer.distributed.shares import Share
 from runai_model_streamer.errors import InterruptedReadError, StreamerError
-from runai_model_streamer.io.source import Source, SourceInFront
+from runai_model_streamer.io.source import Source, SourceWrapper
 from runai_model_streamer.origins import Origin, SourceKind
 
 _READ = {SourceKind.FILE: Origin.DISK, SourceKind.OBJECT: Origin.OBJECT}
@@ -43,7 +43,7 @@ class Party(NamedTuple):
     """Of all that they read."""
 
 
-class SharedSource(SourceInFront):
+class SharedSource(SourceWrapper):
     """One file or object of a shared load; see `Source`.
 
     Each read lies within one of the plan's; several within one come in order, from one thread. Waits for other ranks
@@ -58,6 +58,7 @@ class SharedSource(SourceInFront):
 
     def __init__(self, source: Source, shares: Sequence[Share], party: Party, beginning: bytes) -> None:
         super().__init__(source)
+        source.skip_verification()  # this rank reads only a part of the bytes from it
         self.alignment = 1
         self._shares = {share.offset: share for share in shares}
         self._peers, self._ranks, self._remaining = party

@@ -8,11 +8,11 @@ other, and every kind of source and of transport is capped alike.
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from runai_model_streamer.errors import InterruptedReadError
-from runai_model_streamer.io.source import Source, SourceInFront
+from runai_model_streamer.io.source import OpenFile, Source, SourceWrapper
 from runai_model_streamer.origins import Origin
 from runai_model_streamer.ranges import PAGE, ByteRange, round_down
 
@@ -68,8 +68,8 @@ class Bandwidth:
             self._changed.notify_all()
 
 
-class PacedSource(SourceInFront):
-    """A source whose reads stand in line; see `Source`.
+class PacedSource(SourceWrapper):
+    """A source whose reads wait for their turn in the line; see `Source`.
 
     Args:
         source: where the bytes come from; closed with this one.
@@ -86,11 +86,6 @@ class PacedSource(SourceInFront):
         self._owed = self._ahead
         self._interrupted = False
 
-    @property
-    def etag(self) -> str | None:
-        """An object's, by which another process can ask for just this version."""
-        return getattr(self._source, "etag", None)
-
     def read_into(self, offset: int, buffer: memoryview) -> Origin:
         """Fill `buffer` from `offset`, piece by piece; see `Source.read_into`."""
         for piece in self.paid(offset, len(buffer)):
@@ -99,13 +94,13 @@ class PacedSource(SourceInFront):
                 return origin
         raise AssertionError("a read has one piece at least")
 
-    @property
-    def source(self) -> Source:
-        """What stands behind, for who reads it by other means, and takes each piece from `paid`."""
-        return self._source
+    def open_file(self) -> OpenFile | None:
+        """The inner source's file, whose pieces are paid for."""
+        file = self._source.open_file()
+        return None if file is None else _PacedFile(file, self)
 
     def paid(self, offset: int, length: int) -> Iterator[ByteRange]:
-        """The range in pieces, at least one, each as soon as it may be asked for.
+        """Cut the range into pieces, at least one. Each comes as soon as it may be asked for.
 
         Raises:
             InterruptedReadError: `interrupt` was called.
@@ -130,3 +125,24 @@ class PacedSource(SourceInFront):
         self._interrupted = True
         self._bandwidth.wake()
         super().interrupt()
+
+
+class _PacedFile:
+    """An open file whose pieces wait for their turn in the line; see `OpenFile`."""
+
+    def __init__(self, file: OpenFile, source: PacedSource) -> None:
+        self._file = file
+        self._source = source
+
+    def fileno(self) -> int:
+        """The inner file's."""
+        return self._file.fileno()
+
+    def pieces(self, span: ByteRange) -> Iterable[ByteRange]:
+        """Pieces that are paid for."""
+        for piece in self._source.paid(span.start, span.size):
+            yield from self._file.pieces(piece)
+
+    def require_unchanged(self, span: ByteRange) -> None:
+        """Ask the inner file."""
+        self._file.require_unchanged(span)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from runai_model_streamer.errors import ChecksumError, InterruptedReadError, MissingDependencyError
-from runai_model_streamer.io.source import Source, SourceInFront
+from runai_model_streamer.io.source import Source, SourceWrapper
 from runai_model_streamer.origins import Origin
 
 if TYPE_CHECKING:
@@ -33,7 +33,12 @@ class Checksum(NamedTuple):
 
 
 class Digest(Protocol):
-    """The checksum of `size` bytes that come in pieces. Thread safe; each byte is to be added once."""
+    """The checksum of `size` bytes that come in pieces. Thread safe; each byte has to be added once."""
+
+    @property
+    def in_order(self) -> bool:
+        """Whether a piece waits for all pieces before it."""
+        ...
 
     def add(self, offset: int, piece: memoryview) -> bytes | None:
         """Take a piece in. Returns the checksum when with it all bytes are there.
@@ -76,6 +81,8 @@ class CombinedDigest:
         width: bytes of the CRC.
         size: bytes in all.
     """
+
+    in_order = False
 
     def __init__(
         self, compute: Callable[[memoryview], int], combine: Callable[[int, int, int], int], width: int, size: int
@@ -122,6 +129,8 @@ class OrderedDigest:
     wait for what one behind it holds.
     """
 
+    in_order = True
+
     def __init__(self, hasher: "_Hash", size: int) -> None:
         self._hasher = hasher
         self._size = size
@@ -150,14 +159,14 @@ class OrderedDigest:
             self._changed.notify_all()
 
 
-class VerifiedSource(SourceInFront):
-    """A source whose bytes are held against a checksum of the whole; see `Source`.
+class VerifiedSource(SourceWrapper):
+    """A source that compares its bytes with a checksum of the whole; see `Source`.
 
     The read that brings the last missing byte is the one that fails when they do not match: bytes that were read
     before are out by then. A loader that gives out a group of tensors when all reads for it, and for all groups before
     it, have returned therefore never gives out the object's last group unless the whole object matched.
 
-    Every byte is to be read once. Where some will not be, call `forgo`.
+    Every byte has to be read once. Call `skip_verification` where some will not be.
     """
 
     def __init__(self, source: Source, checksum: Checksum) -> None:
@@ -191,21 +200,23 @@ class VerifiedSource(SourceInFront):
         return origin
 
     @property
-    def algorithm(self) -> str:
-        """Which checksum it is; one of `ALGORITHMS`."""
-        return self._checksum.algorithm
+    def verified_by(self) -> str | None:
+        """The algorithm of the checksum, one of `ALGORITHMS`."""
+        return super().verified_by if self._digest is None else self._checksum.algorithm
 
     @property
     def in_order(self) -> bool:
-        """Whether a read waits, with its bytes in its buffer, until all before it have been read."""
-        return isinstance(self._digest, OrderedDigest)
+        """True for a hash, which takes its bytes in order."""
+        return super().in_order or (self._digest is not None and self._digest.in_order)
 
-    def forgo(self) -> None:
-        """Verify nothing: not all of it will be read."""
+    def skip_verification(self) -> None:
+        """Compare nothing from here on."""
         self._digest = None
+        super().skip_verification()
 
     def interrupt(self) -> None:
         """Make reads in flight and to come raise `InterruptedReadError`. From any thread."""
         super().interrupt()
-        if self._digest is not None:
-            self._digest.stop()
+        digest = self._digest
+        if digest is not None:
+            digest.stop()

@@ -76,9 +76,12 @@ class Storage:
             return list_objects(self._store, path, wanted, recursive=recursive)
         return list_folder(path, wanted, recursive=recursive)
 
-    def open_known(self, path: str, size: int, etag: str | None) -> Source:
-        """As `open`, but for an object that another process has found so: with no request. Reads want just that one."""
-        return self._paced(self._store.open(path, (size, etag)), 0) if is_object(path) else self.open(path)
+    def open_known(self, path: str, size: int, version: str | None) -> Source:
+        """Like `open`, without a request for an object: another process has found its size and version.
+
+        A read of an object that has changed since then fails.
+        """
+        return self._paced(self._store.open(path, (size, version)), 0) if is_object(path) else self.open(path)
 
     @property
     def retries(self) -> int:

@@ -12,6 +12,8 @@ from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.io.paths import is_object
 from runai_model_streamer.io.source import Source
 
+_S = TypeVar("_S", bound=Source)
+_S_co = TypeVar("_S_co", bound=Source, covariant=True)
 _T = TypeVar("_T")
 
 LONG_WAIT: Final = 1e-3
@@ -25,26 +27,26 @@ JOIN_SECONDS: Final = 1.0
 """Most seconds that a failed opening waits for the others in flight; one that lasts longer is closed when it ends."""
 
 
-class Opener(Protocol):
-    """What opens the files: `io.paths.Storage`, or something in front of it."""
+class Opener(Protocol[_S_co]):
+    """What opens the files: `io.storage.Storage`, or something in front of it."""
 
-    def open(self, path: str) -> Source:
-        """See `Storage.open`."""
+    def open(self, path: str) -> _S_co:
+        """Open the source behind a path."""
         ...
 
     def interrupt(self) -> None:
-        """See `Storage.interrupt`."""
+        """Make openings in flight, and those to come, end soon. From any thread."""
         ...
 
 
-def open_files(storage: Opener, paths: Sequence[str], concurrency: int) -> list[Opened]:
+def open_files(storage: Opener[Source], paths: Sequence[str], concurrency: int) -> list[Opened]:
     """Open every path and validate its header, before a byte of data is read; see `open_each`."""
     return open_each(storage, paths, concurrency, read_header)
 
 
 def open_each(
-    storage: Opener, paths: Sequence[str], concurrency: int, look: Callable[[Source], _T]
-) -> list[tuple[Source, _T]]:
+    storage: Opener[_S], paths: Sequence[str], concurrency: int, look: Callable[[Source], _T]
+) -> list[tuple[_S, _T]]:
     """Open every path. Where the system gives fewer threads than wanted, those have to do.
 
     Objects are opened at once, files from the first on that has been waited for (`LONG_WAIT`).
@@ -59,7 +61,7 @@ def open_each(
     Raises:
         StreamerError: the first error met; nothing is left open.
     """
-    opened: dict[int, tuple[Source, _T]] = {}
+    opened: dict[int, tuple[_S, _T]] = {}
     objects = [index for index, path in enumerate(paths) if is_object(path)]
     files = [index for index, path in enumerate(paths) if not is_object(path)]
     try:
@@ -77,7 +79,7 @@ def open_each(
     return [opened[index] for index in range(len(paths))]
 
 
-def _open(storage: Opener, path: str, look: Callable[[Source], _T]) -> tuple[Source, _T]:
+def _open(storage: Opener[_S], path: str, look: Callable[[Source], _T]) -> tuple[_S, _T]:
     source = storage.open(path)
     try:
         return source, look(source)
@@ -87,11 +89,11 @@ def _open(storage: Opener, path: str, look: Callable[[Source], _T]) -> tuple[Sou
 
 
 def _open_one_by_one(
-    storage: Opener,
+    storage: Opener[_S],
     paths: Sequence[str],
     indices: Sequence[int],
     look: Callable[[Source], _T],
-    opened: dict[int, tuple[Source, _T]],
+    opened: dict[int, tuple[_S, _T]],
 ) -> Sequence[int]:
     """Open the files; those behind one that was waited for, if there are several, are left and returned."""
     with collector_paused():
@@ -105,15 +107,15 @@ def _open_one_by_one(
 
 
 def _open_concurrently(
-    storage: Opener,
+    storage: Opener[_S],
     paths: Sequence[str],
     indices: Sequence[int],
     look: Callable[[Source], _T],
-    opened: dict[int, tuple[Source, _T]],
+    opened: dict[int, tuple[_S, _T]],
     concurrency: int,
 ) -> None:
     waiting: SimpleQueue[int] = SimpleQueue()
-    results: SimpleQueue[tuple[int, tuple[Source, _T] | BaseException]] = SimpleQueue()
+    results: SimpleQueue[tuple[int, tuple[_S, _T] | BaseException]] = SimpleQueue()
     abandoned = threading.Event()
     for index in indices:
         waiting.put(index)

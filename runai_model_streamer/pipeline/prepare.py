@@ -15,7 +15,6 @@ from runai_model_streamer.config import GdsMode, PinnedMode, StreamerConfig
 from runai_model_streamer.errors import (
     GdsUnavailableError,
 )
-from runai_model_streamer.io.checksums import VerifiedSource
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
@@ -91,7 +90,7 @@ def prepare_load(
         else:
             for path, tensors in zip(paths, wanted, strict=True):
                 check_dtypes(path, tensors)
-        _forgo_verification(opened, read)
+        _skip_verification(opened, read)
         load = make_load(
             Start(storage, paths, sources, read, parts, sharing=sharing, tally=tally), config, device, target
         )
@@ -190,7 +189,7 @@ def make_load(start: Start, config: StreamerConfig, device: torch.device, target
     kind = Grouping(limit) if destination is None else destination.grouping
     if sharing is not None:
         sources = sharing.divide(files, tuple(plan_groups(files, kind.limit, kind.target)), sources, kind)
-    in_order = any(isinstance(source, VerifiedSource) and source.in_order for source in sources)
+    in_order = any(source.in_order for source in sources)
     if kind.readers is not None and (waits or in_order):
         # A reader that waits for another rank, or for another reader, holds what one whom that waits for may need.
         concurrency = min(concurrency, kind.readers)
@@ -219,14 +218,14 @@ def _is_shared(config: StreamerConfig) -> bool:
     return config.local_processes > 1 or in_process_group()
 
 
-def _forgo_verification(opened: Sequence[Opened], read: Sequence[Sequence[TensorInfo]]) -> None:
+def _skip_verification(opened: Sequence[Opened], read: Sequence[Sequence[TensorInfo]]) -> None:
     """Where not all of an object is read, its checksum cannot be computed."""
     partial_reads = 0
     for (source, header), tensors in zip(opened, read, strict=True):
-        if isinstance(source, VerifiedSource) and (
+        if source.verified_by is not None and (
             len(tensors) < len(header.tensors) or nbytes_of(tensors) < nbytes_of(header.tensors)
         ):
-            source.forgo()
+            source.skip_verification()
             partial_reads += 1
     if partial_reads:
         _log.warning(

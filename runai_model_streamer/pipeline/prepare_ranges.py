@@ -6,7 +6,6 @@ import torch
 
 from runai_model_streamer.checkpoint.tensor_info import TensorInfo
 from runai_model_streamer.config import StreamerConfig
-from runai_model_streamer.io.checksums import VerifiedSource
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.origins import SourceKind
@@ -47,8 +46,8 @@ def prepare_chunks(
         runs: list[list[TensorInfo]] = []
         for each, (source, _) in zip(chunks, opened, strict=True):
             ascents = ascending(tensors_of(each, source.size))
-            if isinstance(source, VerifiedSource) and not (len(ascents) == 1 and each.total_size() == source.size):
-                source.forgo()  # a store's checksum is one of the whole object, each byte read once
+            if not (len(ascents) == 1 and each.total_size() == source.size):
+                source.skip_verification()  # a store's checksum is of the whole object, each byte read once
             # A source of which nothing is read is the load's too, which closes it.
             for run in ascents or [[]]:
                 paths.append(each.path)

@@ -4,6 +4,7 @@ Derive a class whose name begins with Test, and give it `path` and `source` fixt
 """
 
 import mmap
+import os
 import random
 import threading
 from collections.abc import Sequence
@@ -106,6 +107,26 @@ class SourceContract:
     def test_its_alignment_divides_a_page(self, source: Source) -> None:
         assert source.alignment >= 1
         assert PAGE % source.alignment == 0
+
+    def test_its_version_is_the_same_every_time(self, source: Source) -> None:
+        assert source.version == source.version
+
+    def test_an_open_file_has_the_same_bytes(self, source: Source) -> None:
+        file = source.open_file()
+        if file is None:
+            return
+        span = SPANS["pages in the middle"]
+        pieces = [(piece, os.pread(file.fileno(), piece.size, piece.start)) for piece in file.pieces(span)]
+        assert [piece.start for piece, _ in pieces[1:]] == [piece.end for piece, _ in pieces[:-1]]
+        assert b"".join(found for _, found in pieces) == data(span)
+        file.require_unchanged(span)
+
+    def test_skipping_verification_twice_is_harmless_and_ends_it(self, source: Source) -> None:
+        source.skip_verification()
+        source.skip_verification()
+        assert source.verified_by is None
+        assert not source.in_order
+        assert read(source, SPANS["whole"]) == DATA
 
     @spans
     def test_a_read_fills_the_buffer_with_the_bytes_of_its_range(self, source: Source, span: ByteRange) -> None:

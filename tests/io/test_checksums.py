@@ -173,9 +173,9 @@ def test_what_is_not_read_whole_is_not_refused() -> None:
 
 
 @every_algorithm
-def test_after_forgoing_anything_is_read_in_any_order(algorithm: str) -> None:
+def test_once_verification_is_skipped_anything_is_read_in_any_order(algorithm: str) -> None:
     source, _ = verified(algorithm, damaged(5))
-    source.forgo()
+    source.skip_verification()
     assert read_at(source, 1000, SIZE - 1000) + read_at(source, 0, 1000) == damaged(5)[1000:] + damaged(5)[:1000]
 
 

@@ -22,11 +22,10 @@ from typing import Any, Final
 
 from runai_model_streamer import errors
 from runai_model_streamer.config import GdsMode
-from runai_model_streamer.io.bandwidth import PacedSource
 from runai_model_streamer.io.files import file_systems
 from runai_model_streamer.io.files.page_cache import PageCache
-from runai_model_streamer.io.files.posix import FileSource
-from runai_model_streamer.io.source import Source
+from runai_model_streamer.io.source import OpenFile, Source
+from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.ranges import ByteRange
 
 _log = logging.getLogger(__name__)
@@ -44,27 +43,29 @@ class GdsFile:
     buffer of its own, and the bytes are the same.
 
     Args:
-        source: the file, open. Its descriptor and size are used: the two are one file even if the path is replaced
-            meanwhile. It must stay open until this is closed.
-        paced: the same, behind a cap on bandwidth, which then holds for these reads too.
+        source: has to stay open until this is closed. Its `open_file` is read, which is the same file even if the path
+            is replaced meanwhile.
 
     Raises:
         MissingDependencyError: kvikio is not installed.
         ReadError: kvikio cannot open the file.
+        GdsUnavailableError: no file lies behind the source.
     """
 
-    def __init__(self, source: FileSource, paced: PacedSource | None = None) -> None:
+    def __init__(self, source: Source) -> None:
         self.path = source.path
         self.size = source.size
-        self._source = source
-        self._paced = paced
+        opened = source.open_file()
+        if opened is None:
+            raise errors.GdsUnavailableError(f"{source.path}: GPUDirect cannot read it: {_no_file(source)}")
+        self._opened = opened
         self._file: Any = None
         if not _installed("kvikio"):
             raise errors.MissingDependencyError(f"{self.path}: GPUDirect reads need kvikio: {_INSTALL}")
         import kvikio
 
         try:
-            self._file = kvikio.CuFile(_by_descriptor(source), "r")
+            self._file = kvikio.CuFile(_by_descriptor(opened), "r")
         except (RuntimeError, OSError, ValueError) as error:
             raise errors.ReadError(f"{self.path}: kvikio cannot open it: {error}") from error
 
@@ -86,8 +87,7 @@ class GdsFile:
             InterruptedReadError: the load ended while this waited in the line of a capped bandwidth.
             ReadError: kvikio or cuFile failed; what they said is in the message.
         """
-        pieces = [ByteRange(offset, offset + length)] if self._paced is None else self._paced.paid(offset, length)
-        for piece in pieces:
+        for piece in self._opened.pieces(ByteRange(offset, offset + length)):
             self._read(piece, pointer + piece.start - offset)
 
     def _read(self, span: ByteRange, pointer: int) -> None:
@@ -105,12 +105,12 @@ class GdsFile:
                 landed += count
         except (RuntimeError, OSError, ValueError) as error:
             failure = error
-        size = os.fstat(self._source.fileno()).st_size
+        size = os.fstat(self._opened.fileno()).st_size
         if size < span.end:
             raise errors.TruncatedError(
                 f"{self.path}: ends at byte {size}, but {span} were expected; it was {self.size} bytes long when opened"
             ) from failure
-        self._source.require_unchanged(span)
+        self._opened.require_unchanged(span)
         if landed < length:
             why = failure or f"cuFile ended at byte {offset + landed}"
             raise errors.ReadError(f"{self.path}: {span}: cannot be read into device memory: {why}") from failure
@@ -143,18 +143,16 @@ def open_gds(source: Source, mode: GdsMode, *, shared: bool = False) -> GdsFile 
     """
     if mode is GdsMode.NEVER:
         return None
-    paced = source if isinstance(source, PacedSource) else None
-    if paced is not None:
-        source = paced.source
-    if not isinstance(source, FileSource):
-        reason: str | None = "it is an object, and GPUDirect reads local files only"
+    file = source.open_file()
+    if file is None:
+        reason: str | None = _no_file(source)
     else:
-        reason = no_driver() or _no_mount(source)
+        reason = no_driver() or _no_mount(file)
         if reason is None:
             if mode is GdsMode.AUTO:
-                reason = _no_gain(source, shared)
+                reason = _no_gain(file, source.size, shared)
             if reason is None:
-                return GdsFile(source, paced)
+                return GdsFile(source)
     if mode is GdsMode.ALWAYS:
         raise errors.GdsUnavailableError(
             f"{source.path}: RUNAI_STREAMER_GDS=1, but GPUDirect Storage cannot be used: {reason}. "
@@ -185,9 +183,16 @@ def no_driver() -> str | None:
     return None
 
 
-def _no_mount(source: FileSource) -> str | None:
+def _no_file(source: Source) -> str:
+    """Why there is no file to read past the source."""
+    if source.kind is SourceKind.OBJECT:
+        return "it is an object, and GPUDirect reads local files only"
+    return "its bytes have to pass through host memory"
+
+
+def _no_mount(file: OpenFile) -> str | None:
     """Why this file cannot be read by GPUDirect on a machine that can; None if it can."""
-    file_system = file_systems.name(source.fileno())
+    file_system = file_systems.name(file.fileno())
     if file_system not in _FILE_SYSTEMS:
         return f"it is on {file_system}, which GPUDirect does not read"
     try:
@@ -195,7 +200,7 @@ def _no_mount(source: FileSource) -> str | None:
     except ImportError as error:
         return f"cuda-bindings with cuFile is needed to ask about the file's mount ({error}): {_INSTALL}"
     try:
-        fd = os.open(_by_descriptor(source), os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+        fd = os.open(_by_descriptor(file), os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
     except OSError as error:
         return f"its mount ({file_system}) has no direct reads: {error.strerror}"
     try:
@@ -210,13 +215,13 @@ def _no_mount(source: FileSource) -> str | None:
     return None
 
 
-def _no_gain(source: FileSource, shared: bool) -> str | None:
+def _no_gain(file: OpenFile, size: int, shared: bool) -> str | None:
     """Why another way is faster for this file; None if none is known to be."""
     if shared:
         return "other processes of this node load the same file, which the page cache reads once for all"
-    fd = source.fileno()
-    cached = PageCache(fd, os.fstat(fd)).cached_bytes(0, source.size) if source.size else 0
-    if cached is not None and cached > source.size // 2:
+    fd = file.fileno()
+    cached = PageCache(fd, os.fstat(fd)).cached_bytes(0, size) if size else 0
+    if cached is not None and cached > size // 2:
         return "most of it is in the page cache already"
     return None
 
@@ -225,8 +230,8 @@ def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def _by_descriptor(source: FileSource) -> str:
-    return f"/proc/self/fd/{source.fileno()}"
+def _by_descriptor(file: OpenFile) -> str:
+    return f"/proc/self/fd/{file.fileno()}"
 
 
 class _DeviceBytes:

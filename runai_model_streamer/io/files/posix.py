@@ -5,7 +5,7 @@ import errno
 import logging
 import os
 import stat
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from runai_model_streamer import errors
 from runai_model_streamer.config import DirectIO
@@ -52,6 +52,8 @@ class FileSource:
 
     kind = SourceKind.FILE
     alignment = PAGE
+    verified_by: str | None = None
+    in_order = False
 
     def __init__(self, path: str, direct: DirectIO = DirectIO.AUTO, *, shared: bool = False) -> None:
         self.path = path
@@ -70,6 +72,7 @@ class FileSource:
             raise errors.ReadError(f"{path}: is not a regular file but a pipe, socket or device")
         self.size = status.st_size
         self._stamp = _stamp(status)
+        self.version: str | None = str(status.st_mtime_ns)
         self._file_system = file_systems.name(self._fd)
         self._page_cache: PageCache | None = None
         self._direct_refused = False
@@ -134,9 +137,20 @@ class FileSource:
         self._read(self._fd, offset + landed, buffer[landed:])
         return origin
 
+    def skip_verification(self) -> None:
+        """Do nothing: a file has no checksum."""
+
+    def open_file(self) -> Self:
+        """This file, for reads by other means (`io.files.gds`); see `OpenFile`."""
+        return self
+
     def fileno(self) -> int:
-        """The open file, for readers by other means (`io.gds`); it stays this source's."""
+        """The descriptor, which stays this source's."""
         return self._fd
+
+    def pieces(self, span: ByteRange) -> tuple[ByteRange]:
+        """The range, whole and at once."""
+        return (span,)
 
     def require_unchanged(self, span: ByteRange) -> None:
         """Raise `SourceChangedError`, which names `span` as what was read, if the file was written to since opened."""

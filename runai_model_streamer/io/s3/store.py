@@ -118,6 +118,11 @@ class S3Store:
 class S3Source:
     """An object of a store; see `Source`. Made by `S3Store.open`."""
 
+    kind = SourceKind.OBJECT
+    alignment = 1
+    verified_by: str | None = None
+    in_order = False
+
     def __init__(
         self, store: S3Store, path: str, bucket: str, key: str, flights: Flights, version: tuple[int, str | None] | None
     ) -> None:
@@ -141,19 +146,20 @@ class S3Source:
         return self._path
 
     @property
-    def kind(self) -> SourceKind:
-        """`SourceKind.OBJECT`."""
-        return SourceKind.OBJECT
-
-    @property
     def size(self) -> int:
         """Bytes in the object when it was opened."""
         return self._size
 
     @property
-    def alignment(self) -> int:
-        """1: any read is as fast as any other."""
-        return 1
+    def version(self) -> str | None:
+        """The ETag; None where the store gave none."""
+        return self.etag
+
+    def skip_verification(self) -> None:
+        """Do nothing: nothing is verified here."""
+
+    def open_file(self) -> None:
+        """None: an object is no local file."""
 
     def origin(self, offset: int, length: int) -> Origin:  # noqa: ARG002 - wherever in the object
         """`Origin.OBJECT`."""
