@@ -319,10 +319,10 @@ def _broken_reads(broken: bool) -> Iterator[None]:
     """Local files are cut short while they are read."""
     real = FileSource._read  # noqa: SLF001
 
-    def truncated(self: FileSource, fd: int, offset: int, buffer: memoryview, most: int | None = None) -> None:
+    def truncated(self: FileSource, fd: int, offset: int, buffer: memoryview) -> None:
         if offset > 1_000_000:
             raise OSError(5, "the disk is on fire")
-        real(self, fd, offset, buffer, most)
+        real(self, fd, offset, buffer)
 
     if broken:
         FileSource._read = truncated  # type: ignore[method-assign]  # noqa: SLF001

@@ -49,6 +49,10 @@ class MemorySource:
         return self._alignment
 
     @property
+    def streams(self) -> int | None:
+        return None
+
+    @property
     def version(self) -> str | None:
         return None
 

@@ -35,6 +35,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "io": (),
     "io.source": ("origins", "ranges"),
     "io.libc": (),
+    "io.cgroups": (),
     "io.paths": ("errors", "origins"),
     "io.listing": ("errors",),
     "io.bandwidth": ("errors", "io.source", "origins", "ranges"),
@@ -75,7 +76,16 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     # The engine, over what lands on a GPU, what lands at all, its memory, and the plan.
     "pipeline.plan": ("checkpoint", "config", "errors", "io.paths", "kernels.bits", "origins", "ranges"),
     "pipeline.tally": ("errors", "io.paths", "io.source", "origins", "pipeline.plan"),
-    "pipeline.memory": ("config", "errors", "io.libc", "lifecycle", "pipeline.plan", "pipeline.tally", "ranges"),
+    "pipeline.memory": (
+        "config",
+        "errors",
+        "io.cgroups",
+        "io.libc",
+        "lifecycle",
+        "pipeline.plan",
+        "pipeline.tally",
+        "ranges",
+    ),
     "pipeline.landing": (
         "checkpoint",
         "errors",
@@ -113,6 +123,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "pipeline.memory",
         "pipeline.plan",
         "pipeline.tally",
+        "ranges",
     ),
     "mirror": ("config", "errors", "io", "logs", "origins", "ranges"),
     "files": ("clash", "config", "io", "logs", "mirror", "variables"),

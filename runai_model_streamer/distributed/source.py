@@ -60,6 +60,7 @@ class SharedSource(SourceWrapper):
         super().__init__(source)
         source.skip_verification()  # this rank reads only a part of the bytes from it
         self.alignment = 1
+        self.streams = None  # readers that wait for other ranks keep no storage busy
         self._shares = {share.offset: share for share in shares}
         self._peers, self._ranks, self._remaining = party
         self._index = self._ranks.index(self._peers.rank)

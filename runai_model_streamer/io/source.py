@@ -64,6 +64,11 @@ class Source(Protocol):
         ...
 
     @property
+    def streams(self) -> int | None:
+        """Reads at once to begin with, while they wait for storage: more are tried. None: as many as are allowed."""
+        ...
+
+    @property
     def version(self) -> str | None:
         """What changes when the bytes do: an object's ETag, a file's time of modification. None: not known."""
         ...
@@ -136,6 +141,7 @@ class SourceWrapper:
         self._source = source
         self.path, self.kind, self.size, self.alignment = source.path, source.kind, source.size, source.alignment
         self.version = source.version
+        self.streams = source.streams
 
     @property
     def verified_by(self) -> str | None:

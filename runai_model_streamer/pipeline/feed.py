@@ -1,25 +1,30 @@
 """What is to be read next: steps in plan order, the memory for each, and how many readers are of use."""
 
-import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Final, Generic
 
+from runai_model_streamer.io.cgroups import usable_cpus
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.lifecycle import Lifecycle
 from runai_model_streamer.origins import Origin
 from runai_model_streamer.pipeline.landing.protocol import Landing, LeaseT
+from runai_model_streamer.pipeline.pace import Pace
 from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile, Step, steps_of
 from runai_model_streamer.pipeline.tally.load import Tally
 from runai_model_streamer.pipeline.tally.reader import ReaderTally
 from runai_model_streamer.pipeline.tally.reading import Reading
 from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
+from runai_model_streamer.ranges import HUGE_PAGE, round_up
 
 MEMORY_SPEED: Final = 1.5e9
 """Bytes per second of one read above which it was a copy from memory, where the source cannot tell."""
 
 MEMORY_LATENCY: Final = 100e-6
 """Seconds that such a copy takes beside, however short it is; a local SSD takes about as long to begin."""
+
+_ALL: Final = 1 << 30
 
 _FROM_STORAGE: Final = (Origin.DISK, Origin.OBJECT, Origin.RANK)
 
@@ -41,6 +46,7 @@ class Feed(Generic[LeaseT]):
         lifecycle: of the load.
         tally: where readers count.
         first: where the plan's first read would come from.
+        pace: how many readers are of use while reads wait for storage; None: all that ask.
     """
 
     def __init__(
@@ -51,6 +57,7 @@ class Feed(Generic[LeaseT]):
         lifecycle: Lifecycle,
         tally: Tally | None = None,
         first: Origin = Origin.BUFFERED,
+        pace: Pace | None = None,
     ) -> None:
         self.tally = Tally() if tally is None else tally
         """Where readers count."""
@@ -64,7 +71,8 @@ class Feed(Generic[LeaseT]):
         self._complete = [not group.steps for group in groups]
         self.leases: dict[int, LeaseT] = {}
         """Group index -> lease, from the first step taken until the consumer takes the group."""
-        self._cpus = len(os.sched_getaffinity(0))
+        self._cpus = usable_cpus()
+        self._pace = Pace(_ALL, _ALL, 0.0) if pace is None else pace
         self._resting = threading.Condition()
         self._storage_bound = first in _FROM_STORAGE
         self._copying = first is Origin.PAGE_CACHE  # known, where not being bound by storage may be a hope
@@ -77,7 +85,9 @@ class Feed(Generic[LeaseT]):
             if group.steps:
                 lease = self._landing.lease(group, self._storage_bound)
                 self.leases[group.index] = lease
-                steps = list(steps_of(group, self._files, self._cpus if self._copying else None))
+                # Copies are shared by all CPUs.
+                even = round_up(-(-group.payload // self._cpus), HUGE_PAGE)
+                steps = list(steps_of(group, self._files, even if self._copying else self._pace.large))
                 self._missing[group.index] = len(steps)
                 for step in steps:
                     yield lease, step
@@ -88,9 +98,9 @@ class Feed(Generic[LeaseT]):
         Raises:
             Stopped: the load has ended meanwhile.
         """
-        if reader >= self._cpus:
+        if reader >= self._useful:
             with self._resting:
-                while not self._storage_bound and self._lifecycle.running and not self._exhausted:
+                while reader >= self._useful and self._lifecycle.running and not self._exhausted:
                     self._resting.wait()
             if tally is not None:
                 tally.rested()
@@ -106,7 +116,12 @@ class Feed(Generic[LeaseT]):
 
     def has_work_for(self, reader: int) -> bool:
         """Whether that reader would not rest now."""
-        return (reader < self._cpus or self._storage_bound) and not self._exhausted
+        return reader < self._useful and not self._exhausted
+
+    @property
+    def _useful(self) -> int:
+        """Readers that are of use now."""
+        return self._pace.readers if self._storage_bound else self._cpus
 
     def read(self, lease: LeaseT, step: Step, source: Source) -> Reading:
         """Read the step's bytes; see `Landing.read`."""
@@ -128,12 +143,15 @@ class Feed(Generic[LeaseT]):
         with self._counting:
             self._missing[index] -= 1
             last = not self._missing[index]
+            more = self._pace.landed(step.length, seconds, time.perf_counter())
         if last:
             self._landing.ready(lease)
             # Not before it is ready: the consumer looks without being told.
             self._complete[index] = True
             self._lifecycle.notify()
         self._adapt(origin, step.length, seconds)
+        if more:
+            self._wake_all()
 
     def is_complete(self, index: int) -> bool:
         """Whether all steps of the group have landed, and it may be taken."""

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NoReturn, TypeAlias, cast
 
@@ -19,6 +20,7 @@ from runai_model_streamer.pipeline.landing.protocol import Destination, Landing
 from runai_model_streamer.pipeline.landing.tensors import Tensors, map_code
 from runai_model_streamer.pipeline.memory.pool import SlabPool
 from runai_model_streamer.pipeline.memory.slabs import OtherMemory
+from runai_model_streamer.pipeline.pace import Pace
 from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile, plan_groups, steps_of
 from runai_model_streamer.pipeline.readers import Readers
 from runai_model_streamer.pipeline.tally.load import Tally
@@ -86,7 +88,9 @@ class Load:
             self._landing = destination.landing(self._lifecycle)
         first = next((step for group in self._groups for step in steps_of(group, files)), None)
         origin = Origin.BUFFERED if first is None else sources[first.file].origin(first.offset, first.length)
-        self._feed = Feed(self._groups, files, self._landing, self._lifecycle, self.tally, origin)
+        streams = max((source.streams or concurrency for source in sources), default=concurrency)
+        pace = Pace(streams, concurrency, time.perf_counter())
+        self._feed = Feed(self._groups, files, self._landing, self._lifecycle, self.tally, origin, pace)
         self.progress: Callable[[], object] | None = None
         """Called in the caller's thread when it has been given a group, and when it has been given all."""
         self._taken = False

@@ -25,7 +25,7 @@ from runai_model_streamer.pipeline.load import Load
 from runai_model_streamer.pipeline.memory.slabs import OtherMemory
 from runai_model_streamer.pipeline.opening import open_files
 from runai_model_streamer.pipeline.plan.casts import held, plan_cast, scratch_size, sources_of, target_name
-from runai_model_streamer.pipeline.plan.groups import MOST_COPIED, REST_BYTES, Grouping, PlannedFile, plan_groups
+from runai_model_streamer.pipeline.plan.groups import LARGE_BYTES, REST_BYTES, Grouping, PlannedFile, plan_groups
 from runai_model_streamer.pipeline.plan.limit import LIMIT, MemoryLimit
 from runai_model_streamer.pipeline.plan.request import checked_names, named
 from runai_model_streamer.pipeline.plan.selection import Select, Selected, select_parts
@@ -185,7 +185,7 @@ def make_load(start: Start, config: StreamerConfig, device: torch.device, target
         # Reads land in place, of any size, if none is asked for. But within a limit the reader that has no more of a
         # group often waits for the next one's memory until another is done with this one.
         if destination is None and limit is None and config.chunk_bytesize is None:
-            files = [file._replace(copied=MOST_COPIED if file.kind is SourceKind.FILE else 0) for file in files]
+            files = [file._replace(large=LARGE_BYTES if file.kind is SourceKind.FILE else 0) for file in files]
     kind = Grouping(limit) if destination is None else destination.grouping
     if sharing is not None:
         sources = sharing.divide(files, tuple(plan_groups(files, kind.limit, kind.target)), sources, kind)

@@ -13,6 +13,7 @@ from runai_model_streamer.pipeline.feed import Feed
 from runai_model_streamer.pipeline.landing.host import HostLanding
 from runai_model_streamer.pipeline.memory.pool import SlabPool
 from runai_model_streamer.pipeline.memory.slabs import Lease
+from runai_model_streamer.pipeline.pace import Pace
 from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile, Step, plan_groups
 from runai_model_streamer.pipeline.readers import Readers
 from tests.checkpoints import PATIENCE, infos
@@ -59,16 +60,17 @@ class Work:
         sizes: Sequence[int],
         kind: SourceKind = SourceKind.FILE,
         first: Origin = Origin.BUFFERED,
-        copied: int = 0,
+        large: int = 0,
+        pace: Pace | None = None,
     ) -> None:
         tensors = infos(sizes, data_start=0)
         self.size = sum(sizes)
-        self.files = [PlannedFile(self.size, kind, 1, CHUNK, tensors, copied=copied)]
+        self.files = [PlannedFile(self.size, kind, 1, CHUNK, tensors, large=large)]
         # A limit so small that each tensor is a group of its own.
         self.groups = list(plan_groups(self.files, limit=max(sizes)))
         self.lifecycle = Lifecycle()
         self.landing = RecordingLanding(self.lifecycle)
-        self.feed = Feed(self.groups, self.files, self.landing, self.lifecycle, first=first)
+        self.feed = Feed(self.groups, self.files, self.landing, self.lifecycle, first=first, pace=pace)
 
     def take(self, reader: int = 0) -> tuple[Lease, Step]:
         work = self.feed.next(reader)
@@ -124,9 +126,9 @@ def test_many_readers_lease_in_plan_order() -> None:
     assert work.landing.leased == list(range(100))
 
 
-@pytest.mark.parametrize("copied", [0, 4000])
-def test_every_step_is_read_once_into_its_place(copied: int) -> None:
-    work = Work([4000, 1, 0, 999, 12_345], first=Origin.PAGE_CACHE, copied=copied)
+@pytest.mark.parametrize("large", [0, 4000])
+def test_every_step_is_read_once_into_its_place(large: int) -> None:
+    work = Work([4000, 1, 0, 999, 12_345], first=Origin.PAGE_CACHE, large=large)
     data = bytes(index * 7 % 251 for index in range(work.size))
     source = MemorySource("m", data)
     work.read_all(source)
@@ -289,7 +291,7 @@ def test_a_short_buffered_read_is_no_wait_for_storage(one_cpu: None) -> None:
 
 
 def test_copies_from_memory_may_be_larger_than_a_chunk() -> None:
-    work = Work([6500, 10], first=Origin.PAGE_CACHE, copied=4000)
+    work = Work([6500, 10], first=Origin.PAGE_CACHE, large=4000)
     first, second = work.take(), work.take()
     assert [first[1].length, second[1].length] == [4000, 2500]
     work.land(second)
@@ -299,12 +301,12 @@ def test_copies_from_memory_may_be_larger_than_a_chunk() -> None:
 
 
 def test_reads_from_storage_are_of_a_chunk() -> None:
-    work = Work([2500], first=Origin.DISK, copied=4000)
+    work = Work([2500], first=Origin.DISK, large=4000)
     assert work.lengths(3) == [(0, 1000), (0, 1000), (0, 500)]
 
 
 def test_reads_of_which_nobody_knows_are_of_a_chunk_until_one_was_a_copy() -> None:
-    work = Work([1500, 6500], first=Origin.BUFFERED, copied=4000)
+    work = Work([1500, 6500], first=Origin.BUFFERED, large=4000)
     first = work.take()
     assert first[1].length == 1000
     work.land(first, Origin.BUFFERED)
@@ -313,7 +315,7 @@ def test_reads_of_which_nobody_knows_are_of_a_chunk_until_one_was_a_copy() -> No
 
 
 def test_groups_behind_a_read_that_waited_are_read_by_chunks() -> None:
-    work = Work([6500, 1500], first=Origin.PAGE_CACHE, copied=4000)
+    work = Work([6500, 1500], first=Origin.PAGE_CACHE, large=4000)
     work.land(work.take(), Origin.DISK)
     # They meet at multiples of a chunk in memory.
     assert work.lengths(3) == [(0, 2500), (1, 596), (1, 904)]

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, Self
 from runai_model_streamer import errors
 from runai_model_streamer.config import DirectIO
 from runai_model_streamer.io.files import file_systems
+from runai_model_streamer.io.files.device import device_of
 from runai_model_streamer.io.files.page_cache import PageCache
 from runai_model_streamer.origins import Origin, SourceKind
 from runai_model_streamer.ranges import PAGE, ByteRange, round_down
@@ -17,12 +18,19 @@ from runai_model_streamer.ranges import PAGE, ByteRange, round_down
 _log = logging.getLogger(__name__)
 
 PIECE: Final = 1 << 20
-"""Bytes asked of a local disk at once; in a range that is cached in part, it is decided for so many whether they are.
+"""In a range that is cached in part, it is decided for so many bytes at once whether they are."""
 
-Larger reads queue for longer and are no faster, on some disks slower: cold 4 GB by 16 readers, in whole chunks of 8 MiB
-0.86 of plain threads' direct reads, by 2 MiB 0.84, by 1 MiB 0.93, by 512 KiB 0.96 for a third more CPU time; the first
-tensor (262 MB) after 245 ms in whole chunks, 127 ms by 1 MiB (medians of 5 processes each, in turns).
-"""
+_REFUSED: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
+"""What direct reads fail with that are not possible here: on some network mounts only when they are tried."""
+
+
+class _Run(NamedTuple):
+    """Part of a range that is read in one way."""
+
+    fd: int
+    start: int
+    """First byte, counted from the range's."""
+    end: int
 
 
 class _Stamp(NamedTuple):
@@ -76,6 +84,7 @@ class FileSource:
         self._file_system = file_systems.name(self._fd)
         self._page_cache: PageCache | None = None
         self._direct_refused = False
+        self.streams = device_of(status.st_dev).streams if self._file_system in file_systems.DIRECT else None
         self._open_direct(direct, shared, status)
 
     def _open_direct(self, direct: DirectIO, shared: bool, status: os.stat_result) -> None:
@@ -106,11 +115,7 @@ class FileSource:
     def read_into(self, offset: int, buffer: memoryview) -> Origin:
         """Fill `buffer` from `offset`; see `Source.read_into`."""
         try:
-            cached = self._cached_bytes(offset, len(buffer))
-            if len(buffer) > PIECE and cached is not None and 0 < cached < len(buffer):
-                origin = self._read_pieces(offset, buffer)
-            else:
-                origin = self._read_alike(offset, buffer, cached)
+            origin = self._fill(offset, buffer)
             self.require_unchanged(ByteRange(offset, offset + len(buffer)))
         except OSError as error:
             if isinstance(error, errors.StreamerError):
@@ -118,24 +123,45 @@ class FileSource:
             raise _translated(error, self.path, ByteRange(offset, offset + len(buffer))) from error
         return origin
 
-    def _read_pieces(self, offset: int, buffer: memoryview) -> Origin:
-        """Fill `buffer` from a range that is cached in part."""
-        origins = set()
-        for start in range(0, len(buffer), PIECE):
-            piece = buffer[start : start + PIECE]
-            cached = self._cached_bytes(offset + start, len(piece))
-            origins.add(self._read_alike(offset + start, piece, cached))
-        return Origin.DISK if Origin.DISK in origins else Origin.BUFFERED
-
-    def _read_alike(self, offset: int, buffer: memoryview, cached: int | None) -> Origin:
-        """Fill `buffer`, all of it in the same way, but for a tail that is shorter than a page."""
-        origin = self._origin(offset, len(buffer), cached)
-        landed = 0
+    def _fill(self, offset: int, buffer: memoryview) -> Origin:
+        length = len(buffer)
+        cached = self._cached_bytes(offset, length)
+        origin = self._origin(offset, length, cached)
         if origin is Origin.DISK:
-            landed = self._read_direct(offset, buffer)
-            origin = Origin.DISK if landed else Origin.BUFFERED
-        self._read(self._fd, offset + landed, buffer[landed:])
+            runs = self._runs(offset, length, cached or 0)
+            try:
+                for fd, start, end in runs:
+                    self._read(fd, offset + start, buffer[start:end])
+            except OSError as error:
+                if error.errno not in _REFUSED:
+                    raise
+                # Or this memory is not aligned. The descriptor stays open: others may be reading from it.
+                self._direct_refused = True
+                self._no_direct(error)
+            else:
+                return Origin.DISK if any(run.fd == self._direct_fd for run in runs) else Origin.BUFFERED
+            origin = Origin.BUFFERED
+        self._read(self._fd, offset, buffer)
         return origin
+
+    def _runs(self, offset: int, length: int, cached: int) -> list[_Run]:
+        """How to read a range that begins on a page and of which so many bytes are cached.
+
+        A run is one call, however long: the kernel asks the disk for all of it at once, and the GIL is taken once.
+        """
+        direct, fd = self._direct_fd, self._fd
+        whole = round_down(length, PAGE)
+        if not cached or length <= PIECE:
+            return [_Run(direct, 0, whole)] if whole == length else [_Run(direct, 0, whole), _Run(fd, whole, length)]
+        runs: list[_Run] = []
+        for start in range(0, whole, PIECE):
+            size = min(PIECE, whole - start)
+            way = fd if (self._cached_bytes(offset + start, size) or 0) >= size else direct
+            begin = runs.pop().start if runs and runs[-1].fd == way else start
+            runs.append(_Run(way, begin, start + size))
+        if whole < length:
+            runs.append(_Run(fd, whole, length))
+        return runs
 
     def skip_verification(self) -> None:
         """Do nothing: a file has no checksum."""
@@ -192,28 +218,11 @@ class FileSource:
             return Origin.BUFFERED
         return Origin.PAGE_CACHE if cached >= length else past_the_cache
 
-    def _read_direct(self, offset: int, buffer: memoryview) -> int:
-        """Read the whole pages of the range past the page cache; the bytes landed, 0 when it is not possible."""
-        whole = round_down(len(buffer), PAGE)
-        # Where this was asked for on a network file system, each read is a round trip.
-        most = PIECE if self._file_system in file_systems.DIRECT else None
-        try:
-            self._read(self._direct_fd, offset, buffer[:whole], most)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-                raise
-            # Refused only now (some network mounts), or memory that is not aligned. The descriptor stays open:
-            # others may be reading from it.
-            self._direct_refused = True
-            self._no_direct(error)
-            return 0
-        return whole
-
-    def _read(self, fd: int, offset: int, buffer: memoryview, most: int | None = None) -> None:
-        """Fill `buffer`; with at most `most` bytes a read, where that is given."""
+    def _read(self, fd: int, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer`."""
         landed, length = 0, len(buffer)
         while landed < length:
-            count = os.preadv(fd, [buffer[landed:][:most]], offset + landed)
+            count = os.preadv(fd, [buffer[landed:]], offset + landed)
             if not count:
                 raise errors.TruncatedError(
                     f"{self.path}: ends at byte {offset + landed}, but {ByteRange(offset, offset + length)} "

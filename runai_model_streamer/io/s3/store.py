@@ -161,6 +161,11 @@ class S3Source:
     def open_file(self) -> None:
         """None: an object is no local file."""
 
+    @property
+    def streams(self) -> int | None:
+        """As many as are allowed: a store gives each connection a rate of its own."""
+        return None
+
     def origin(self, offset: int, length: int) -> Origin:  # noqa: ARG002 - wherever in the object
         """`Origin.OBJECT`."""
         return Origin.OBJECT

@@ -4,6 +4,8 @@ import logging
 from pathlib import Path
 from typing import Final
 
+from runai_model_streamer.io.cgroups import Cgroup, cgroups
+
 _log = logging.getLogger(__name__)
 
 RESERVE: Final = 1 << 30
@@ -17,6 +19,8 @@ CHECK_SHARE: Final = 16
 
 _PROC: Final = Path("/proc")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
+_VERSION_2: Final = ("memory.max", "memory.current", "inactive_file")
+_VERSION_1: Final = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
 class Headroom:
@@ -51,7 +55,7 @@ class Headroom:
 
 def available_bytes() -> int | None:
     """Bytes left, counting what the kernel would reclaim from the page cache; None when nothing tells."""
-    known = [value for value in (_machine(), *_cgroups()) if value is not None]
+    known = [value for value in (_machine(), *map(_left_in, cgroups("memory", _PROC, _CGROUPS))) if value is not None]
     return min(known, default=None)
 
 
@@ -65,36 +69,14 @@ def _machine() -> int | None:
     return None
 
 
-def _cgroups() -> list[int | None]:
-    """What is left in this process's cgroup and in those above it, each of which may have a limit of its own."""
-    left: list[int | None] = []
+def _left_in(group: Cgroup) -> int | None:
+    limit_name, usage_name, reclaimable_name = _VERSION_2 if group.unified else _VERSION_1
+    limit, usage = group.number(limit_name), group.number(usage_name)
+    if limit is None or usage is None:
+        return None
+    reclaimable = 0
     try:
-        lines = (_PROC / "self" / "cgroup").read_text().splitlines()
-    except OSError:
-        return left
-    for line in lines:
-        _, controllers, name = line.split(":", 2)
-        if controllers == "":
-            names = ("memory.max", "memory.current", "inactive_file")
-            folder = _CGROUPS / name.lstrip("/")
-        elif "memory" in controllers.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            folder = _CGROUPS / "memory" / name.lstrip("/")
-        else:
-            continue
-        # Inside a container the path may be the host's; the files of the container's own group are then at the top.
-        while folder.is_relative_to(_CGROUPS):
-            left.append(_left_in(folder, *names))
-            folder = folder.parent
-    return left
-
-
-def _left_in(folder: Path, limit_name: str, usage_name: str, reclaimable_name: str) -> int | None:
-    try:
-        limit = int((folder / limit_name).read_text())  # "max" is no number, and no limit
-        usage = int((folder / usage_name).read_text())
-        reclaimable = 0
-        for line in (folder / "memory.stat").read_text().splitlines():
+        for line in (group.folder / "memory.stat").read_text().splitlines():
             key, _, value = line.partition(" ")
             if key == reclaimable_name:
                 reclaimable = int(value)

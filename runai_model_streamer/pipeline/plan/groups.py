@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from runai_model_streamer.checkpoint.tensor_info import TensorInfo
 from runai_model_streamer.origins import SourceKind
-from runai_model_streamer.ranges import HUGE_PAGE, PAGE, ByteRange, round_up, widen
+from runai_model_streamer.ranges import PAGE, ByteRange, round_up, widen
 
 GROUP_BYTES: Final = 16 << 20
 """Aim for the size of a group, and of the slab that it lands in."""
@@ -25,8 +25,8 @@ REST_BYTES: Final = 64 << 10
 Widened to whole pages, a tensor of so many chunks is a page longer than they are.
 """
 
-MOST_COPIED: Final = 32 << 20
-"""Most bytes of one read that is a copy from memory: each takes some Python, out of caches that the last has emptied.
+LARGE_BYTES: Final = 32 << 20
+"""Most bytes of one read from memory, or from storage as fast: each takes some Python, in turns with all readers.
 
 Warm 4 GB on 2 CPUs, in turns with reads of 8 MiB: 2% less CPU time, and as fast where kept, 2% faster where dropped.
 """
@@ -57,8 +57,8 @@ class PlannedFile(NamedTuple):
     """The tensors wanted, in file order."""
     rest: int = 0
     """The last read of a part goes with the one before it if it is no longer than this."""
-    copied: int = 0
-    """Most bytes of one read that is a copy from memory, where more than `chunk`."""
+    large: int = 0
+    """Most bytes of one read where it pays to make them larger than `chunk`."""
 
 
 class Part(NamedTuple):
@@ -154,19 +154,18 @@ def plan_groups(files: Sequence[PlannedFile], limit: int | None = None, target: 
     yield from builder.finish()
 
 
-def steps_of(group: Group, files: Sequence[PlannedFile], copiers: int | None = None) -> Iterator[Step]:
+def steps_of(group: Group, files: Sequence[PlannedFile], large: int = 0) -> Iterator[Step]:
     """The reads that fill a group, in file order.
 
     Args:
         group: the group.
         files: of the plan.
-        copiers: how many readers share the group, if what they read is in memory: then `PlannedFile.copied` counts.
-            None: it is not, and there are as many reads as `Group.steps` says.
+        large: bytes of a read that would pay; reads are larger than a chunk as far as `PlannedFile.large` lets them.
+            0: there are as many reads as `Group.steps` says, else no more.
     """
-    even = 0 if copiers is None else round_up(-(-group.payload // copiers), HUGE_PAGE)
     for part in group.parts:
         file = files[part.file]
-        chunk = max(file.chunk, min(even, file.copied))
+        chunk = max(file.chunk, min(large, file.large))
         start, end = part.position, part.position + part.length
         for cut in (*_cuts(start, end, chunk, file.rest), end):
             if cut > start:

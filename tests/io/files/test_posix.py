@@ -17,7 +17,7 @@ import pytest
 
 from runai_model_streamer import errors
 from runai_model_streamer.config import DirectIO
-from runai_model_streamer.io.files import file_systems, page_cache, posix
+from runai_model_streamer.io.files import file_systems, page_cache
 from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.origins import Origin
 from runai_model_streamer.ranges import PAGE
@@ -133,43 +133,58 @@ def test_each_range_of_a_half_cached_file_is_read_the_way_that_suits_it(file: Pa
     assert b"".join(data for data, _ in found) == file.read_bytes()
 
 
-def test_of_a_large_range_what_is_cached_is_copied_and_the_rest_read_direct(
-    odd_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(posix, "PIECE", 16 * PAGE)
-    cache(odd_file, 16 * PAGE, 16 * PAGE)
-    direct: list[tuple[int, int]] = []
-    read_direct = FileSource._read_direct  # noqa: SLF001 - which ranges it is asked for
-
-    def noted(source: FileSource, offset: int, buffer: memoryview) -> int:
-        direct.append((offset, len(buffer)))
-        return read_direct(source, offset, buffer)
-
-    monkeypatch.setattr(FileSource, "_read_direct", noted)
-    assert read_file(odd_file) == (odd_file.read_bytes(), Origin.DISK)
-    assert direct == [(0, 16 * PAGE), (32 * PAGE, 16 * PAGE), (48 * PAGE, 16 * PAGE)]
+MIB = 1 << 20
 
 
-@pytest.mark.parametrize(("local", "lengths"), [(True, [16, 16, 16, 13]), (False, [61])])
-def test_a_local_disk_is_asked_for_a_piece_at_a_time_and_a_server_for_the_whole_range(
-    odd_file: Path, monkeypatch: pytest.MonkeyPatch, local: bool, lengths: list[int]
-) -> None:
-    monkeypatch.setattr(posix, "PIECE", 16 * PAGE)
-    if not local:
-        monkeypatch.setattr(file_systems, "DIRECT", frozenset())
-    direct: list[int] = []
+@pytest.fixture
+def large_file(tmp_path: Path) -> Path:
+    """Some MiB and a piece of a page on a local disk, nothing of it cached."""
+    require_local_disk(tmp_path)
+    path = written(tmp_path / "model.safetensors", 5 * MIB + TAIL)
+    require_evicted(path)
+    return path
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
+    """The reads made: the way, "direct" or "buffered", the first byte and the length."""
+    made: list[tuple[str, int, int]] = []
     preadv = os.preadv
 
     def noted(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
-        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
-            direct.append(len(buffers[0]) // PAGE)
+        direct = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT
+        made.append(("direct" if direct else "buffered", offset, len(buffers[0])))
         return preadv(fd, buffers, offset)
 
     monkeypatch.setattr(os, "preadv", noted)
-    with closing(FileSource(str(odd_file), DirectIO.ALWAYS)) as source:
-        found = read(source, 3 * PAGE, 61 * PAGE + 5)
-    assert found.data == odd_file.read_bytes()[3 * PAGE : 64 * PAGE + 5]
-    assert direct == lengths
+    return made
+
+
+def test_a_range_that_is_not_cached_is_one_read(large_file: Path, reads: list[tuple[str, int, int]]) -> None:
+    with closing(FileSource(str(large_file))) as source:
+        found = read(source, 3 * PAGE, 3 * MIB)
+    assert found == (large_file.read_bytes()[3 * PAGE : 3 * PAGE + 3 * MIB], Origin.DISK)
+    assert reads == [("direct", 3 * PAGE, 3 * MIB)]
+
+
+def test_of_a_large_range_what_is_cached_is_copied_and_the_rest_read_direct(
+    large_file: Path, reads: list[tuple[str, int, int]]
+) -> None:
+    cache(large_file, MIB, MIB)
+    assert read_file(large_file) == (large_file.read_bytes(), Origin.DISK)
+    assert reads == [
+        ("direct", 0, MIB),
+        ("buffered", MIB, MIB),
+        ("direct", 2 * MIB, 3 * MIB),
+        ("buffered", 5 * MIB, TAIL),
+    ]
+
+
+def test_a_file_that_has_become_shorter_is_an_error(large_file: Path) -> None:
+    with closing(FileSource(str(large_file))) as source:
+        os.truncate(large_file, 3 * MIB + PAGE)
+        with pytest.raises(errors.TruncatedError, match=f"ends at byte {3 * MIB + PAGE}"):
+            read(source)
 
 
 def test_a_range_with_one_page_missing_is_read_direct(file: Path) -> None:

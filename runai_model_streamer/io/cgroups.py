@@ -1,0 +1,68 @@
+"""What this process's control groups allow it: containers are bounded by them, not by the machine."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+_PROC: Final = Path("/proc")
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+
+
+class Cgroup(NamedTuple):
+    """One control group."""
+
+    folder: Path
+    unified: bool
+    """Of version 2 of the interface, whose files have other names."""
+
+    def number(self, name: str) -> int | None:
+        """The number that one of its files holds; None where there is none, or no limit ("max")."""
+        try:
+            return int((self.folder / name).read_text())
+        except (OSError, ValueError):
+            return None
+
+
+def cgroups(controller: str, proc: Path = _PROC, mounted: Path = _CGROUPS) -> Iterator[Cgroup]:
+    """This process's control group for a controller ("memory", "cpu"), and those above it, each with its own limits."""
+    try:
+        lines = (proc / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if controllers == "":
+            folder, unified = mounted / name.lstrip("/"), True
+        elif controller in controllers.split(","):
+            folder, unified = mounted / controller / name.lstrip("/"), False
+        else:
+            continue
+        # Inside a container the path may be the host's; the files of the container's own group are then at the top.
+        while folder.is_relative_to(mounted):
+            yield Cgroup(folder, unified)
+            folder = folder.parent
+
+
+def usable_cpus(proc: Path = _PROC, mounted: Path = _CGROUPS) -> int:
+    """CPUs that this process may keep busy: those that it may run on, or as many as its cgroups give it time for."""
+    cpus = len(os.sched_getaffinity(0))
+    for group in cgroups("cpu", proc, mounted):
+        quota = _quota(group)
+        if quota is not None:
+            cpus = min(cpus, max(round(quota), 1))
+    return cpus
+
+
+def _quota(group: Cgroup) -> float | None:
+    """CPU seconds per second; None: no limit."""
+    if group.unified:
+        try:
+            allowed, period = map(int, (group.folder / "cpu.max").read_text().split())
+        except (OSError, ValueError):  # "max" is no number
+            return None
+        return allowed / period if period else None
+    allowed_or_not, period_or_not = group.number("cpu.cfs_quota_us"), group.number("cpu.cfs_period_us")
+    if allowed_or_not is None or not period_or_not or allowed_or_not <= 0:
+        return None
+    return allowed_or_not / period_or_not
