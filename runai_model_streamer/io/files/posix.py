@@ -84,8 +84,10 @@ class FileSource:
         self._file_system = file_systems.name(self._fd)
         self._page_cache: PageCache | None = None
         self._direct_refused = False
-        self.streams = device_of(status.st_dev).streams if self._file_system in file_systems.DIRECT else None
+        self.streams: int | None = None
         self._open_direct(direct, shared, status)
+        if self._reads_direct and self._file_system in file_systems.DIRECT:
+            self.streams = device_of(status.st_dev).streams
 
     def _open_direct(self, direct: DirectIO, shared: bool, status: os.stat_result) -> None:
         wanted = direct is DirectIO.ALWAYS or (

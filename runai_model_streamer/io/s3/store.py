@@ -122,6 +122,7 @@ class S3Source:
     alignment = 1
     verified_by: str | None = None
     in_order = False
+    streams: int | None = None
 
     def __init__(
         self, store: S3Store, path: str, bucket: str, key: str, flights: Flights, version: tuple[int, str | None] | None
@@ -160,11 +161,6 @@ class S3Source:
 
     def open_file(self) -> None:
         """None: an object is no local file."""
-
-    @property
-    def streams(self) -> int | None:
-        """As many as are allowed: a store gives each connection a rate of its own."""
-        return None
 
     def origin(self, offset: int, length: int) -> Origin:  # noqa: ARG002 - wherever in the object
         """`Origin.OBJECT`."""
