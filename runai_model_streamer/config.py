@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Final, TypeVar
 
 from runai_model_streamer.errors import ConfigError
+from runai_model_streamer.io.secret import Url
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.ranges import PAGE, round_up
 
@@ -32,6 +33,7 @@ _S3_TIMEOUT: Final = 30.0
 _DIST_TIMEOUT: Final = 600.0
 _DAY: Final = 86400
 _PLACEHOLDER: Final = re.compile(r"\{[^{}]*\}")
+_READ: Final = ("RUNAI_STREAMER_", "LOCAL_WORLD_SIZE", "REQUESTS_CA_BUNDLE")
 _LEAST_BANDWIDTH: Final = 64 << 10
 """Bytes per second: less than this is a number of megabytes, most likely."""
 
@@ -149,7 +151,7 @@ class StreamerConfig:
     def for_ranks(cls) -> "StreamerConfig":
         """What ranks meet by, for one whose other settings cannot be used and that has to tell the others so."""
         usable: dict[str, str] = {}
-        for name, value in os.environ.items():
+        for name, value in _settings().items():
             if name.startswith("RUNAI_STREAMER_DIST"):
                 with suppress(ConfigError):
                     cls.from_environment({name: value})
@@ -163,7 +165,7 @@ class StreamerConfig:
         Raises:
             ConfigError: a value that cannot be used; the message names the variable, the value and what it may be.
         """
-        env = os.environ if environ is None else environ
+        env = _settings() if environ is None else environ
         return cls(
             concurrency=_whole(env, "RUNAI_STREAMER_CONCURRENCY", 0, least=1, most=_MOST_CONCURRENCY) or None,
             chunk_bytesize=_whole(env, "RUNAI_STREAMER_CHUNK_BYTESIZE", 0, least=1, unit=" of bytes") or None,
@@ -181,7 +183,7 @@ class StreamerConfig:
             distribute_globally=_flag(env, "RUNAI_STREAMER_DIST_GLOBAL", False),
             distribution_timeout=_seconds(env, "RUNAI_STREAMER_DIST_TIMEOUT", _DIST_TIMEOUT),
             s3=S3Config(
-                endpoint=env.get("RUNAI_STREAMER_S3_ENDPOINT", "").strip() or None,
+                endpoint=Url(env.get("RUNAI_STREAMER_S3_ENDPOINT", "").strip()) or None,
                 virtual_addressing=_flag(env, "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", True),
                 unsigned=_flag(env, "RUNAI_STREAMER_S3_UNSIGNED", False),
                 max_retries=_whole(env, "RUNAI_STREAMER_S3_MAX_RETRIES", _S3_MAX_RETRIES, least=0),
@@ -193,6 +195,11 @@ class StreamerConfig:
             log_level=_log_level(env),
             log_to_stderr=_flag(env, "RUNAI_STREAMER_LOG_TO_STDERR", False),
         )
+
+
+def _settings() -> dict[str, Url]:
+    """What is read of the environment: the rest of it, in which secrets are, is no variable of a frame."""
+    return {name: Url(os.environ[name]) for name in os.environ if name.startswith(_READ)}
 
 
 def _whole(

@@ -7,6 +7,7 @@ import os
 from typing import Final
 
 from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.io.secret import Url
 
 _log = logging.getLogger(__name__)
 
@@ -36,10 +37,10 @@ def _settings() -> frozenset[str]:
     return frozenset(name.removeprefix(PREFIX) for name in environment.names if name.startswith(PREFIX))
 
 
-def settings_in_environment() -> dict[str, str]:
-    """The settings of this package that are set, with their values."""
+def settings_in_environment() -> dict[str, Url]:
+    """The settings of this package that are set, with their values, of which some are URLs."""
     names = (PREFIX + name for name in sorted(_settings()))
-    return {name: value for name in names if (value := os.environ.get(name)) is not None}
+    return {name: Url(os.environ[name]) for name in names if name in os.environ}
 
 
 def unknown_in_environment() -> dict[str, str | None]:

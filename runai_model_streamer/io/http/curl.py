@@ -158,7 +158,7 @@ class _Connection:
         self._easy.set(libcurl.PROXY, proxy.url)
         self._easy.set(libcurl.PROXYUSERNAME, proxy.user)
         self._easy.set(libcurl.PROXYPASSWORD, proxy.password)
-        self._easy.set_headers([f"{name}: {value}" for name, value in headers.items()])
+        self._easy.set_headers(headers)
         self._says.value = b""
         self._errno = 0
         window = (ctypes.c_char * len(view)).from_buffer(view)

@@ -9,7 +9,7 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -121,18 +121,17 @@ class Easy:
         Raises:
             UnusableError: this libcurl does not know the option.
         """
-        if isinstance(value, str):
-            value = value.encode()
         setter = self._library.set_number if option < 10000 else self._library.set_pointer
-        code = setter(self._handle, option, value)
+        # No variable has the bytes: they may be a password.
+        code = setter(self._handle, option, value.encode() if isinstance(value, str) else value)
         if code:
             raise UnusableError(f"libcurl refuses option {option} ({self._library.text(code)})")
 
-    def set_headers(self, lines: Sequence[str]) -> None:
-        """Send these headers, `Name: value`, with the next requests."""
+    def set_headers(self, headers: Mapping[str, str]) -> None:
+        """Send these headers with the next requests."""
         chain = None
-        for line in lines:
-            chain = self._library.append(chain, line.encode())
+        for name, value in headers.items():
+            chain = self._library.append(chain, f"{name}: {value}".encode())
         self.set(HTTPHEADER, chain)
         self._library.free_list(self._headers)
         self._headers = chain

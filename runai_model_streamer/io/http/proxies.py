@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from runai_model_streamer.errors import ConfigError
+from runai_model_streamer.io.secret import Secret, Url
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,24 +24,30 @@ def proxy_for(url: str) -> Proxy:
         ConfigError: the variable holds no URL.
     """
     from botocore.utils import get_environ_proxies
-    from urllib3.util import parse_url
 
     scheme = urlsplit(url).scheme
-    named: str = get_environ_proxies(url).get(scheme, "")
+    named = Url(get_environ_proxies(url).get(scheme, ""))
     if not named:
         return Proxy()
-    if "://" not in named:
-        named = f"http://{named}"
-    try:
-        parts = urlsplit(named), parse_url(named)
-    except ValueError:
-        parts = None
-    # Where the beginning of a password looks like a port, what is behind its / or # is taken for a path.
-    if parts is None or "@" in parts[0]._replace(netloc="").geturl():
+    proxy = _parse(named if "://" in named else Url(f"http://{named}"))
+    if proxy is None:
         raise ConfigError(
             f"{scheme.upper()}_PROXY holds no URL of a proxy: write it as http://user:password@host:port, with special "
             "characters of the password percent-encoded (/ is %2F, # is %23, ? is %3F, @ is %40)"
         )
-    whole, bare = parts
-    user, password = (unquote(text) if text else None for text in (whole.username, whole.password))
+    return proxy
+
+
+def _parse(named: Url) -> Proxy | None:
+    """None for what is no URL. Raises nothing: the parts would be shown with the traceback."""
+    from urllib3.util import parse_url
+
+    try:
+        whole, bare = urlsplit(named), parse_url(named)
+    except ValueError:
+        return None
+    # Where the beginning of a password looks like a port, what is behind its / or # is taken for a path.
+    if "@" in whole._replace(netloc="").geturl():
+        return None
+    user, password = (Secret(unquote(text)) if text else None for text in (whole.username, whole.password))
     return Proxy(bare._replace(auth=None, path=None, query=None, fragment=None).url, user, password)

@@ -14,8 +14,9 @@ from runai_model_streamer.io.http.transport import Transport
 from runai_model_streamer.io.s3.boto3_transport import Boto3Transport
 from runai_model_streamer.io.s3.connections import watch_connections
 from runai_model_streamer.io.s3.credentials import S3Credentials
-from runai_model_streamer.io.s3.errors.provenance import Provenance
+from runai_model_streamer.io.s3.errors.provenance import Provenance, without_user
 from runai_model_streamer.io.s3.signing import keep_requests
+from runai_model_streamer.io.secret import Secret, Url
 
 if TYPE_CHECKING:
     from botocore.loaders import Loader
@@ -78,8 +79,8 @@ def make_access(config: S3Config, credentials: S3Credentials | None, connections
         Exception: botocore's own, for a profile, region or endpoint that it cannot use.
     """
     explicit = credentials or S3Credentials()
-    key, secret = explicit.access_key_id, explicit.secret_access_key
-    if bool(key) != bool(secret) or (explicit.session_token and not key):
+    key = explicit.access_key_id
+    if bool(key) != bool(explicit.secret_access_key) or (explicit.session_token and not key):
         raise CredentialsError(
             "S3Credentials is incomplete: give access_key_id and secret_access_key together (and session_token for "
             "temporary credentials), or none of them for boto3's own search"
@@ -87,6 +88,7 @@ def make_access(config: S3Config, credentials: S3Credentials | None, connections
     try:
         from botocore import UNSIGNED
         from botocore.config import Config
+        from botocore.exceptions import InvalidRegionError
         from botocore.httpsession import get_cert_path
     except ImportError as error:
         raise MissingDependencyError(
@@ -96,39 +98,52 @@ def make_access(config: S3Config, credentials: S3Credentials | None, connections
     unsigned = config.unsigned and not key
     session = make_session(config, explicit)
     bundle = session.get_config_variable("ca_bundle")
-    client: Any = session.create_client(
-        "s3",
-        region_name=explicit.region_name or session.get_config_variable("region") or _DEFAULT_REGION,
-        endpoint_url=explicit.endpoint or config.endpoint,
-        config=Config(
-            signature_version=UNSIGNED if unsigned else None,
-            s3={"addressing_style": "virtual" if config.virtual_addressing else "path"},
-            # Stores that know no checksums refuse the headers that botocore sends by default.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            connect_timeout=config.timeout,
-            read_timeout=config.timeout,
-            max_pool_connections=connections + _POOL_MARGIN,
-            # Only a retry of our own can go on from the byte already landed, and be interrupted while it waits.
-            retries={"total_max_attempts": 1, "mode": "standard"},
-        ),
+    region = explicit.region_name or session.get_config_variable("region") or _DEFAULT_REGION
+    if region != region.strip():
+        # botocore lets a line break at its end through, into the header that it signs.
+        raise InvalidRegionError(region_name=region)
+    settings = Config(
+        signature_version=UNSIGNED if unsigned else None,
+        s3={"addressing_style": "virtual" if config.virtual_addressing else "path"},
+        # Stores that know no checksums refuse the headers that botocore sends by default.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        connect_timeout=config.timeout,
+        read_timeout=config.timeout,
+        max_pool_connections=connections + _POOL_MARGIN,
+        # Only a retry of our own can go on from the byte already landed, and be interrupted while it waits.
+        retries={"total_max_attempts": 1, "mode": "standard"},
     )
+    client = _make_client(session, region, explicit.endpoint or config.endpoint, settings)
     keep_requests(client)
     if not watch_connections(client):
         _log.debug("the connections of this botocore cannot be watched: interrupts wait for its timeouts")
-    transport = make_transport(
-        config, client.meta.endpoint_url, str(get_cert_path(bundle)), lambda: Boto3Transport(client, config.timeout)
-    )
+    endpoint = client.meta.endpoint_url
+    certificates = str(get_cert_path(bundle))
+    transport = make_transport(config, endpoint, certificates, lambda: Boto3Transport(client, config.timeout))
     found = None if unsigned else session.get_credentials()
-    held = _held(found)
-    given = (explicit.secret_access_key, explicit.session_token)
+    key_in_use, token = _held(found)
     secrets = frozenset(
-        secret.strip() for secret in (*held, *given) if secret and len(secret.strip()) >= _SHORTEST_SECRET
+        Secret(secret.strip())
+        for secret in (key_in_use, token, explicit.secret_access_key or "", explicit.session_token or "")
+        if len(secret.strip()) >= _SHORTEST_SECRET
     )
-    provenance = Provenance.of(
-        config, explicit.endpoint, client.meta.endpoint_url, found, session.profile, held[0] or ""
-    )
+    provenance = Provenance.of(config, explicit.endpoint or "", endpoint, found, session.profile, key_in_use)
     return Access(client, transport, unsigned, provenance, secrets)
+
+
+def _make_client(session: Any, region: str, endpoint: str | None, settings: Any) -> Any:
+    client = session.create_client("s3", region_name=region, endpoint_url=endpoint, config=settings)
+    bare = Url(without_user(client.meta.endpoint_url))
+    if "@" in bare:
+        # Where the beginning of a password looks like a port, what is behind its / or # is taken for a path.
+        raise ValueError(f"Invalid endpoint: {client.meta.endpoint_url}")
+    if bare == client.meta.endpoint_url:
+        return client
+    # Requests are signed instead; and whatever fails would quote it.
+    _log.warning("the user and password in the endpoint's URL are not sent: a store asks for signed requests")
+    client.close()
+    return session.create_client("s3", region_name=region, endpoint_url=bare, config=settings)
 
 
 def make_session(config: S3Config, explicit: S3Credentials | None = None) -> Any:
@@ -233,12 +248,12 @@ def _loader() -> "Loader":
     return loader
 
 
-def _held(found: Any) -> tuple[str | None, str | None]:
-    """Secret key and token of botocore's credentials, as far as they are known without asking anybody."""
+def _held(found: Any) -> tuple[Secret, Secret]:
+    """Secret key and token of botocore's credentials, as far as they are known without asking anybody; else ""."""
     # Refreshable credentials would go to the network for their values; what they send is caught by its form.
     from botocore.credentials import RefreshableCredentials
 
     if found is None or isinstance(found, RefreshableCredentials):
-        return None, None
-    frozen = found.get_frozen_credentials()
-    return frozen.secret_key, frozen.token
+        return Secret(), Secret()
+    # No variable is botocore's tuple, which shows all that is in it.
+    return Secret(found.get_frozen_credentials().secret_key or ""), Secret(found.get_frozen_credentials().token or "")

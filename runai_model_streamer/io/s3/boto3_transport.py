@@ -38,9 +38,9 @@ class Boto3Transport:
         from botocore.awsrequest import AWSPreparedRequest
 
         headers: Any = {**request.headers, **range_headers(span, etag)}
-        prepared = AWSPreparedRequest("GET", request.url, headers, None, stream_output=True)
         try:
-            raw = self._session.send(prepared).raw
+            # No variable is botocore's request, which shows a user in the URL.
+            raw = self._session.send(AWSPreparedRequest("GET", request.url, headers, None, stream_output=True)).raw
         except Exception as error:
             return Reply(failure=error)
         reply = Reply(raw.status, {name.lower(): value for name, value in raw.headers.items()})

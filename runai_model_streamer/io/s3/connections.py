@@ -43,11 +43,12 @@ def _refuse_second_search(**_: Any) -> tuple[Any, dict[str, Any]] | None:
 class _Watched(_Connection):
     """Goes before one of botocore's connection classes."""
 
-    def request(self, *args: Any, **kwargs: Any) -> None:
+    def putrequest(self, *args: Any, **kwargs: Any) -> None:
+        # Not `request`, whose arguments are headers with signatures and tokens: they would be this frame's variables.
         flight = current_flight()
         if flight is not None and self.sock is not None:
             flight.watch(self.sock.fileno())
-        super().request(*args, **kwargs)
+        super().putrequest(*args, **kwargs)
 
     def _new_conn(self) -> socket.socket:
         # urllib3's, but the socket is known to the flight before it connects: a host that drops packets is the

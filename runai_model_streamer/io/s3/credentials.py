@@ -1,16 +1,20 @@
 """Explicit credentials for object storage."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
-_SECRET: Final = frozenset({"secret_access_key", "session_token"})
+from runai_model_streamer.io.secret import Secret, Url
+
+_HIDDEN: Final[Mapping[str, type[str]]] = {"secret_access_key": Secret, "session_token": Secret, "endpoint": Url}
 
 
 @dataclass(slots=True, eq=False)  # they may change, so each is equal to itself alone, and can be hashed
 class S3Credentials:
     """Explicit access to object storage; each field that is given wins over the environment and AWS's files.
 
-    `repr` shows neither the secret nor the token. What is changed after a call does not matter to that call.
+    `repr` shows neither the secret nor the token, nor a password in the endpoint's URL; nor do the fields' own. What is
+    changed after a call does not matter to that call.
     """
 
     access_key_id: str | None = None
@@ -21,9 +25,6 @@ class S3Credentials:
     endpoint: str | None = None
     """URL of an S3-compatible store, such as http://minio:9000."""
 
-    def __repr__(self) -> str:
-        def shown(name: str) -> str:
-            value = getattr(self, name)
-            return "'***'" if value and name in _SECRET else repr(value)
-
-        return f"S3Credentials({', '.join(f'{each.name}={shown(each.name)}' for each in fields(self))})"
+    def __setattr__(self, name: str, value: object) -> None:
+        hidden = _HIDDEN.get(name)
+        object.__setattr__(self, name, hidden(value) if hidden and isinstance(value, str) else value)

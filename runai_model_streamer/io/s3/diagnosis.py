@@ -51,7 +51,8 @@ def identify(config: S3Config) -> Identity:
         if isinstance(error, StreamerError):
             raise
         seconds = time.monotonic() - started
-        translation.raise_translated(error, Circumstances("object storage", "", None, 1, seconds, config.timeout))
+        failure = translation.translated(error, Circumstances("object storage", "", None, 1, seconds, config.timeout))
+    raise failure
 
 
 def _identify(config: S3Config) -> Identity:
@@ -65,8 +66,7 @@ def _identify(config: S3Config) -> Identity:
             origin = "nowhere: requests are anonymous (RUNAI_STREAMER_S3_UNSIGNED=1)"
         elif found is not None:
             origin = access.provenance.credentials_origin
-            frozen = found.get_frozen_credentials()
-            key_id, temporary = shorten(frozen.access_key), bool(frozen.token)
+            key_id, temporary = _shown(found)
         client: Any = access.client
         meta = client.meta
         return Identity(
@@ -74,6 +74,12 @@ def _identify(config: S3Config) -> Identity:
         )
     finally:
         access.close()
+
+
+def _shown(found: Any) -> tuple[str, bool]:
+    """Of botocore's credentials, what may be shown: the key's id, shortened, and whether there is a token."""
+    # No variable is botocore's tuple, which shows all that is in it.
+    return shorten(found.get_frozen_credentials().access_key), bool(found.get_frozen_credentials().token)
 
 
 def shorten(key_id: str) -> str:

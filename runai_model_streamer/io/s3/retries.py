@@ -72,6 +72,7 @@ def persist(
     attempts = 0
     renewed = False
     access: Access | None = None
+    failure: Exception | None = None
     while not flights.stopped():
         attempts += 1
         try:
@@ -97,7 +98,8 @@ def persist(
                 at = Circumstances(path, bucket, span, attempts, time.monotonic() - began, config.timeout, opening)
                 if access is not None:
                     at = replace(at, unsigned=access.unsigned, provenance=access.provenance, secrets=access.secrets)
-                translation.raise_translated(error, at)
+                failure = translation.translated(error, at)
+                break
             pause = random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** (attempts - 1)))
             _log.info(
                 "%s: %s: attempt %d failed: %s; the next in %.1f s",
@@ -105,4 +107,10 @@ def persist(
             )  # fmt: skip
         if not flights.wait(pause):
             store.count_retry()
+    if failure is not None:
+        try:
+            raise failure
+        finally:
+            # The traceback holds this frame, and the frame would hold the exception.
+            del failure
     raise InterruptedReadError(f"{path}: {span or 'listing'} not read: the streamer is closing")

@@ -9,9 +9,11 @@ import io
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from runai_model_streamer.io.http.transport import Reply, SignedRequest
+from runai_model_streamer.io.secret import Secret, Url
 
 _current = threading.local()
 
@@ -21,7 +23,7 @@ class _Signing:
 
     def __init__(self, refused: Sequence[Reply]) -> None:
         self.answers = list(refused)
-        self.request: Any = None
+        self.request = SignedRequest(Url(), {}, 0.0)
 
 
 class _Body(io.BytesIO):
@@ -52,15 +54,16 @@ def sign(client: Any, bucket: str, key: str, refused: Sequence[Reply] = ()) -> S
         client.get_object(Bucket=bucket, Key=key)["Body"].close()
     finally:
         _current.signing = None
-    made = time.time()
-    headers = {name: _text(value) for name, value in signing.request.headers.items()}
-    if any(character in value for value in headers.values() for character in "\r\n\0"):
+    made = replace(signing.request, made=time.time())
+    if any(character in value for value in made.headers.values() for character in "\r\n\0"):
         # Not with the value: it is a key or a token.
         raise HTTPClientError(error="a header has a line break") from ValueError("a header has a line break")
-    return SignedRequest(signing.request.url, headers, made)
+    return made
 
 
 def _keep(request: Any, **_: Any) -> Any:
+    # From here on no variable is botocore's request, which shows its headers.
+    request = _readable(request)
     from botocore import awsrequest
 
     response: Any = awsrequest.AWSResponse
@@ -75,5 +78,9 @@ def _keep(request: Any, **_: Any) -> Any:
     return response(request.url, 200, {"content-length": "0"}, _Body())
 
 
-def _text(value: str | bytes) -> str:
-    return value if isinstance(value, str) else value.decode("utf-8")
+def _readable(request: Any) -> SignedRequest:
+    return SignedRequest(Url(request.url), {name: _text(value) for name, value in request.headers.items()}, 0.0)
+
+
+def _text(value: str | bytes) -> Secret:
+    return Secret(value if isinstance(value, str) else value.decode("utf-8"))

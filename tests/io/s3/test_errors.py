@@ -18,7 +18,7 @@ from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.s3.diagnosis import identify
 from runai_model_streamer.io.s3.errors.meaning import Circumstances
 from runai_model_streamer.io.s3.errors.provenance import Provenance
-from runai_model_streamer.io.s3.errors.translation import raise_translated
+from runai_model_streamer.io.s3.errors.translation import translated
 from runai_model_streamer.io.s3.listing import has_keys
 from runai_model_streamer.io.s3.store import PREFIX_BYTES, S3Store
 from tests.io.transports import URL, s3_config, store_of
@@ -561,7 +561,7 @@ class TestSecrets:
         error = ProxyConnectionError(proxy_url="the proxy", error="it is none")
         error.__cause__ = OSError("cannot use 'http://user:PLANTED-P@SSWORD@proxy:3128'")
         with pytest.raises(errors.StorageUnreachableError) as caught:
-            raise_translated(error, Circumstances(URL, "bucket", None, 1, 0.0, 1.0))
+            raise translated(error, Circumstances(URL, "bucket", None, 1, 0.0, 1.0))
         self.assert_silent(caught.value)
         assert "no connection through the proxy: cannot use 'http://***@proxy:3128'" in str(caught.value)
 

@@ -1,7 +1,7 @@
 """A failure of an object store as the user is told of it: the circumstances, and what it means."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from runai_model_streamer.errors import StreamerError
@@ -25,7 +25,7 @@ class Circumstances:
     """Nothing has come from this object yet."""
     unsigned: bool = False
     provenance: Provenance = UNKNOWN
-    secrets: Collection[str] = ()
+    secrets: Collection[str] = field(default=(), repr=False)
 
 
 class Meaning(NamedTuple):

@@ -1,5 +1,6 @@
 """What each failure of an object store means to the user: which of our errors it is, what happened, what to do."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from runai_model_streamer.errors import (
 from runai_model_streamer.io.http.answers import RELOAD, Answer, AnswerError
 from runai_model_streamer.io.s3.errors.meaning import Circumstances, Meaning
 from runai_model_streamer.io.s3.errors.network import CHECK_PROXY, EASE, network_fault, wants_tls
+from runai_model_streamer.io.secret import Url
 
 _GIVE_KEYS: Final = (
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN for temporary credentials), choose a "
@@ -40,6 +42,11 @@ _RENEW_KEYS: Final = (
     "AWS_SESSION_TOKEN together."
 )
 _ENDPOINTS: Final = "AWS_ENDPOINT_URL, RUNAI_STREAMER_S3_ENDPOINT or S3Credentials(endpoint=...)"
+
+_INVALID_URL: Final = re.compile(
+    r"(?:Invalid endpoint: |Custom endpoint `)(.*?)(?:` was not a valid URI)?\Z", re.DOTALL
+)
+"""How botocore says that it cannot use an endpoint."""
 
 _CHECK_SETTINGS: Final = "Check the variables that begin with AWS_, AWS's files, and what credential_process prints."
 
@@ -202,10 +209,10 @@ def _found_locally(error: Any, at: Circumstances) -> Meaning | None:
     if isinstance(error, aws.ParamValidationError) and "ucket" in str(error):
         remedy = "Write s3://bucket/key; the name has letters, digits, dots and hyphens."
         return Meaning(ArgumentError, f"{at.bucket!r} is no name of a bucket", remedy)
-    if type(error) is ValueError and str(error).startswith("Invalid endpoint: "):
-        url = str(error).partition(": ")[2]
+    if (url := _INVALID_URL.match(str(error))) and isinstance(error, ValueError | aws.EndpointResolutionError):
         remedy = f"Write it as http://host:port or https://host, in {_ENDPOINTS}."
-        return Meaning(ConfigError, f"{url!r} is no URL of an endpoint", remedy)
+        # Quoted without what may be a password.
+        return Meaning(ConfigError, f"{Url(url[1])!r} is no URL of an endpoint", remedy, telling="@" in url[1])
     if isinstance(error, OSError) and error.filename:
         remedy = f"Check AWS_WEB_IDENTITY_TOKEN_FILE, and credential_process of the profile. {_GIVE_KEYS}"
         unusable = f"a file of the credentials cannot be used: {error.filename}: {error.strerror}"

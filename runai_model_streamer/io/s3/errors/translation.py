@@ -9,7 +9,7 @@ import ssl
 import traceback
 from collections.abc import Collection
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Final
 
 from runai_model_streamer.io.http.transport import BodyLengthError
 from runai_model_streamer.io.s3.errors.meaning import Circumstances
@@ -70,15 +70,15 @@ def in_short(error: Exception) -> str:
     return str(answer_of(error) or type(root_of(error)).__name__)
 
 
-def raise_translated(error: Exception, at: Circumstances) -> NoReturn:
-    """Raise our error from theirs, or theirs as it is where it is none of storage: a bug, to be seen.
+def translated(error: Exception, at: Circumstances) -> Exception:
+    """Our error, made from theirs; theirs as it is where it is none of storage: a bug, to be seen.
 
     Where their own text, or that of what they were made from, would give a secret away, a traceback must not show it:
-    ours then has no cause.
+    ours then has no cause. It is to be raised where theirs is no longer handled, or Python makes it the context.
     """
     meaning = meaning_of(error, at)
     if meaning is None:
-        raise error
+        return error
     tries = f"{at.attempts} attempt{'s' if at.attempts > 1 else ''} in {at.seconds:.1f} s"
     facts = ", ".join(filter(None, (str(meaning.answer or ""), str(at.span or ""), tries)))
     quote = _KEY_OR_TOKEN.sub("***", _one_line(meaning.quote))
@@ -87,7 +87,9 @@ def raise_translated(error: Exception, at: Circumstances) -> NoReturn:
     text = _redact(f"{_one_line(meaning.summary)}{told}.{quoted} {meaning.remedy}", at.secrets)
     theirs = "\n".join(map(str, chain_of(error)))
     telling = meaning.telling or _redact(theirs, at.secrets) != theirs or quote != _one_line(meaning.quote)
-    raise meaning.kind(f"{at.path}: {text}") from (None if telling else error)
+    made = meaning.kind(f"{at.path}: {text}")
+    made.__cause__ = None if telling else error
+    return made
 
 
 def release_frames(error: BaseException) -> None:
