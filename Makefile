@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV ?= .venv
 CUDA ?= cuda13
 CUDA_VENV ?= $(VENV)-$(CUDA)
+OLDEST_VENV ?= $(VENV)-oldest
+ENGINES_VENV ?= $(VENV)-engines
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -17,8 +19,11 @@ PIP = $(@D)/bin/python -m pip install --quiet --disable-pip-version-check --cons
 # Where tests say that they need packages of the GPU (tests/cuda_emulator/testing.py), without which they skip.
 CUDA_TESTS = $(shell grep --recursive --files-with-matches --include='test_*.py' 'testing import .*needs' tests)
 
+# What runs code that numba has compiled, or boto3.
+OLDEST_TESTS = tests/kernels tests/pipeline/landing tests/io/http tests/io/s3
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cuda test-gpu lint types format hooks clean
+.PHONY: help demo test test-cuda test-gpu test-oldest test-engines resolve lint types format hooks clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -37,6 +42,12 @@ test-gpu: $(CUDA_VENV)/.cuda ## on a machine with a GPU: what only one can show,
 	@$(CUDA_VENV)/bin/python -m pytest -m gpu tests/gpu $(ARGS)
 	@$(CUDA_VENV)/bin/python -m benchmarks.gpu
 
+test-oldest: $(OLDEST_VENV)/.oldest ## kernels, casts and S3 with the oldest numba, boto3 ... that pyproject.toml allows
+	@$(OLDEST_VENV)/bin/python -m pytest $(OLDEST_TESTS) $(ARGS)
+
+resolve: $(VENV)/.dev ## a table: can the package be installed next to vLLM and SGLang, on each Python (uv, nothing installed)
+	@$(BIN)/python -m tests.engines.resolve $(ARGS)
+
 lint: $(VENV)/.dev ## ruff: format and rules
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -51,12 +62,12 @@ format: $(VENV)/.dev ## ruff: rewrite what it can
 hooks: $(VENV)/.dev ## check each commit before it is made
 	@$(BIN)/pre-commit install
 
-clean: ## remove the environment and what tools left behind (the demo's checkpoint stays in its cache)
-	@rm -rf $(VENV) $(VENV)-cuda12 $(VENV)-cuda13 .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+clean: ## remove the environments and what tools left behind (the demo's checkpoint stays in its cache)
+	@rm -rf $(VENV) $(VENV)-cuda12 $(VENV)-cuda13 $(VENV)-oldest $(VENV)-engines .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment is made anew when what it is made from changes, so that nothing is left of what was asked for before.
-$(VENV)/.python $(CUDA_VENV)/.python: pyproject.toml $(wildcard constraints*.txt)
+$(VENV)/.python $(CUDA_VENV)/.python $(OLDEST_VENV)/.python: pyproject.toml $(wildcard constraints*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo 'error: $(PYTHON) is missing or older than Python 3.11; choose another: make PYTHON=python3.12' >&2; exit 1; }
 	@echo 'Making $(@D) ...'
@@ -78,4 +89,11 @@ $(VENV)/.dev: $(VENV)/.python
 $(CUDA_VENV)/.cuda: $(CUDA_VENV)/.python
 	@echo 'Installing the package, what its tests need, and the packages of [$(CUDA)] ...'
 	@$(PIP) --constraint constraints-$(CUDA).txt --editable '.[$(CUDA),s3,test]'
+	@touch $@
+
+$(OLDEST_VENV)/.oldest: $(OLDEST_VENV)/.python $(VENV)/.dev
+	@echo 'Installing the package with the oldest releases that it allows ...'
+	@$(BIN)/python -m tests.oldest >$(@D)/constraints.txt
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(@D)/constraints.txt \
+	    --editable '.[cast,cli,s3,verify]' hypothesis 'moto[s3,server]' packaging psutil pytest PyYAML safetensors
 	@touch $@

@@ -1,0 +1,1 @@
+"""The engines that our users run, vLLM and SGLang: their calls, their code, their pins."""
