@@ -135,7 +135,7 @@ class Streamer:
         self._check_usable()
         load = self._load
         if load is None:
-            raise StateError(f"nothing to stream: call {calls} first")
+            raise StateError("nothing to stream", remedy=f"call {calls} first", sep=": ")
         return self._placed(load, load.tensors())
 
     def _placed(self, load: Load, tensors: Tensors) -> Generator[tuple[str, torch.Tensor]]:
@@ -200,11 +200,17 @@ class Streamer:
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():
-            raise StateError("this streamer was made before a fork; its threads are the parent's: make a new one here")
+            raise StateError(
+                "this streamer was made before a fork; its threads are the parent's",
+                remedy="make a new one here",
+                sep=": ",
+            )
 
     def _check_open(self) -> None:
         if self._closed:
-            raise StateError("this streamer is closed: use it in another with statement, or make a new one")
+            raise StateError(
+                "this streamer is closed", remedy="use it in another with statement, or make a new one", sep=": "
+            )
 
     def __del__(self) -> None:
         load = getattr(self, "_load", None)

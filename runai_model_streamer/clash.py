@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from typing import Final
+from typing import Final, NamedTuple
 
 _log = logging.getLogger(__name__)
 
@@ -10,11 +10,19 @@ _ORIGINAL: Final = "runai-model-streamer"
 _OURS: Final = "runai-model-streamer-cuda"
 
 
-def clash() -> str | None:
-    """What is wrong and what to do about it, if the original streamer is installed in this environment too.
+class Clash(NamedTuple):
+    """The original streamer is installed in this environment too."""
 
-    The search reads every folder of `sys.path`.
-    """
+    problem: str
+    remedy: str
+    """A command."""
+
+    def __str__(self) -> str:
+        return f"{self.problem} Keep one: {self.remedy}"
+
+
+def clash() -> Clash | None:
+    """Look for the original streamer in every folder of `sys.path`; None if it is not installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -24,15 +32,15 @@ def clash() -> str | None:
     except Exception as error:  # a broken installation of anything is no reason not to load
         _log.debug("cannot tell whether %s is installed: %s", _ORIGINAL, error)
         return None
-    return (
+    return Clash(
         f"{_ORIGINAL} {found} is installed beside {_OURS}. Both are imported as runai_model_streamer and overwrite "
-        f"each other's files. Keep one: pip uninstall -y {_ORIGINAL} && "
-        f"pip install --force-reinstall --no-deps {_OURS}"
+        "each other's files.",
+        f"pip uninstall -y {_ORIGINAL} && pip install --force-reinstall --no-deps {_OURS}",
     )
 
 
 @functools.cache
 def warn_of_original() -> None:
     """Log a warning if the original streamer is installed in this environment; once in a process, not at import."""
-    if told := clash():
-        _log.warning("%s", told)
+    if found := clash():
+        _log.warning("%s", found)

@@ -34,7 +34,7 @@ _DIST_TIMEOUT: Final = 600.0
 _DAY: Final = 86400
 _PLACEHOLDER: Final = re.compile(r"\{[^{}]*\}")
 _READ: Final = ("RUNAI_STREAMER_", "LOCAL_WORLD_SIZE", "REQUESTS_CA_BUNDLE")
-_LEAST_BANDWIDTH: Final = 64 << 10
+_MIN_BANDWIDTH: Final = 64 << 10
 """Bytes per second: less than this is a number of megabytes, most likely."""
 
 
@@ -202,19 +202,22 @@ def _settings() -> dict[str, Url]:
     return {name: Url(os.environ[name]) for name in os.environ if name.startswith(_READ)}
 
 
+def _refused(name: str, text: str, expected: str) -> ConfigError:
+    return ConfigError(f"{name}={text!r} cannot be used", remedy=f"set it to {expected}", sep=": ")
+
+
 def _whole(
     env: Mapping[str, str], name: str, default: int, *, least: int, most: int | None = None, unit: str = ""
 ) -> int:
     text = env.get(name, "").strip()
     if not text:
         return default
-    try:
+    value = None
+    with suppress(ValueError):
         value = int(text)
-    except ValueError:
-        value = None
     if value is None or value < least or (most is not None and value > most):
         bounds = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise ConfigError(f"{name}={text!r} cannot be used: set it to a whole number{unit}, {bounds}")
+        raise _refused(name, text, f"a whole number{unit}, {bounds}")
     return value
 
 
@@ -222,12 +225,11 @@ def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
     text = env.get(name, "").strip()
     if not text:
         return default
-    try:
+    value = math.nan
+    with suppress(ValueError):
         value = float(text)
-    except ValueError:
-        value = math.nan
     if not 0 < value <= _DAY:
-        raise ConfigError(f"{name}={text!r} cannot be used: set it to a number of seconds above 0, at most {_DAY}")
+        raise _refused(name, text, f"a number of seconds above 0, at most {_DAY}")
     return value
 
 
@@ -237,9 +239,8 @@ def _bandwidth(env: Mapping[str, str]) -> int | None:
     value = -1
     with suppress(ValueError):  # more digits than Python reads
         value = int(text) if text.isdecimal() else -1
-    if value and value < _LEAST_BANDWIDTH:
-        remedy = f"set it to a whole number of bytes per second, at least {_LEAST_BANDWIDTH}, or 0 for no bound"
-        raise ConfigError(f"{name}={text!r} cannot be used: {remedy}")
+    if value and value < _MIN_BANDWIDTH:
+        raise _refused(name, text, f"a whole number of bytes per second, at least {_MIN_BANDWIDTH}, or 0 for no bound")
     return value or None
 
 
@@ -251,14 +252,14 @@ def _flag(env: Mapping[str, str], name: str, default: bool) -> bool:
         return True
     if text in ("0", "false", "no", "off"):
         return False
-    raise ConfigError(f"{name}={text!r} cannot be used: set it to 0 or 1")
+    raise _refused(name, text, "0 or 1")
 
 
 def _log_level(env: Mapping[str, str]) -> str | None:
     name = "RUNAI_STREAMER_LOG_LEVEL"
     level = env.get(name, "").strip().upper()
     if level and level not in logging.getLevelNamesMapping():
-        raise ConfigError(f"{name}={level!r} cannot be used: set it to DEBUG, INFO, WARNING or ERROR")
+        raise _refused(name, level, "DEBUG, INFO, WARNING or ERROR")
     return level or None
 
 
@@ -267,8 +268,7 @@ def _trace(env: Mapping[str, str]) -> str | None:
     text = env.get(name, "").strip()
     unknown = set(_PLACEHOLDER.findall(text)) - {"{pid}", "{rank}"}
     if unknown or text.endswith("/") or "\0" in text:
-        remedy = "set it to a file's path, in which {pid} and {rank} may stand for the process and its rank"
-        raise ConfigError(f"{name}={text!r} cannot be used: {remedy}")
+        raise _refused(name, text, "a file's path, in which {pid} and {rank} may stand for the process and its rank")
     return text or None
 
 
@@ -288,7 +288,7 @@ def _auto_or_flag(env: Mapping[str, str], name: str, default: _AutoOrFlag) -> _A
     try:
         return type(default)(text)
     except ValueError:
-        raise ConfigError(f"{name}={text!r} cannot be used: set it to auto, 0 or 1") from None
+        raise _refused(name, text, "auto, 0 or 1") from None
 
 
 def _s3_transport(env: Mapping[str, str]) -> S3Transport:
@@ -297,4 +297,4 @@ def _s3_transport(env: Mapping[str, str]) -> S3Transport:
     try:
         return S3Transport(text or "auto")
     except ValueError:
-        raise ConfigError(f"{name}={text!r} cannot be used: set it to auto, curl or boto3") from None
+        raise _refused(name, text, "auto, curl or boto3") from None

@@ -15,11 +15,11 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     try:
         found = torch.device("cpu" if device is None else device)
     except (RuntimeError, TypeError) as error:
-        raise ArgumentError(f'device {device!r} is unknown to torch; use "cpu" or "cuda:0"') from error
+        raise ArgumentError(f"device {device!r} is unknown to torch", remedy='use "cpu" or "cuda:0"') from error
     if found.type == "cpu":
         return torch.device("cpu")
     if found.type == "meta":
-        raise ArgumentError('device "meta" holds no bytes; stream to "cpu" or "cuda:0"')
+        raise ArgumentError('device "meta" holds no bytes', remedy='stream to "cpu" or "cuda:0"')
     if found.type == "cuda":
         return _resolve_cuda(found)
     try:
@@ -34,11 +34,13 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 def _resolve_cuda(device: torch.device) -> torch.device:
     if not torch.backends.cuda.is_built():
         raise DeviceError(
-            f'device "{device}": the installed torch {torch.__version__} is built without CUDA; '
-            'install one with it, or stream to "cpu"'
+            f'device "{device}": the installed torch {torch.__version__} is built without CUDA',
+            remedy='install one with it, or stream to "cpu"',
         )
     if not torch.cuda.is_available():
-        raise DeviceError(f'device "{device}": no GPU or no driver is found (nvidia-smi tells); or stream to "cpu"')
+        raise DeviceError(
+            f'device "{device}": no GPU or no driver is found (nvidia-smi tells)', remedy='stream to "cpu"', sep="; or "
+        )
     try:
         index = torch.cuda.current_device() if device.index is None else device.index
     except RuntimeError as error:

@@ -1,16 +1,110 @@
-"""Every exception the package raises.
+"""Every exception the package raises, and the parts that it is made of.
 
 All derive from `StreamerError`, and each also from the built-in that existing code already catches
 (`ValueError`, `FileNotFoundError`, `PermissionError`, `TimeoutError`, `MemoryError` ...). A message says what
-happened, where (path, byte range, tensor) and what to do; none ever contains a secret.
+happened, where (path, byte range, tensor) and what to do. None contains a secret.
 
-What goes wrong in reading is a `ValueError`, too, and so is an argument of the wrong type: the original has nothing
+A failed read is a `ValueError`, too, and so is an argument of the wrong type: the original streamer raises nothing
 else, and code written for it catches that.
 """
 
+import os
+from collections.abc import Sequence
+from errno import EACCES, EISDIR, ENOENT, ENOTDIR, ETIMEDOUT
+from typing import Any, ClassVar, NamedTuple
+
+from runai_model_streamer.ranges import ByteRange
+
+
+class Where(NamedTuple):
+    """The place of an error: a file, folder, object or bucket, and the bytes of it, where they are known."""
+
+    path: str
+    span: ByteRange | None = None
+
 
 class StreamerError(Exception):
-    """Base of every error of this package."""
+    """Base of every error of this package.
+
+    `str()` puts the parts together: `path: problem; remedy`. Errors can be copied and pickled, with all their parts.
+
+    Args:
+        problem: what happened. A whole message will do, for code that has no parts.
+        where: the path, or the path with a byte range. `str()` shows the path; a problem that concerns the range
+            names it.
+        remedy: what to do about it.
+        tensor: name of the tensor that could not be loaded. A problem that concerns the tensor names it.
+        lead: text between the path and the problem; None if the problem names the path itself.
+        sep: text between the problem and the remedy.
+        errno: of the system call that failed. Errors that are an `OSError` keep it, and have the path as `filename`.
+    """
+
+    _ERRNO: ClassVar[int | None] = None
+    """What `errno` is where the caller gives none."""
+
+    problem: str = ""
+    """What happened, without the path and the remedy."""
+    where: Where | None = None
+    """`where.path`, and `where.span` if the error is one of a byte range."""
+    remedy: str = ""
+    """What to do; "" where there is nothing to say."""
+    tensor: str | None = None
+    """Name of the tensor that could not be loaded."""
+    _lead: str | None = ": "
+    _sep: str = "; "
+    _reading: str = ""
+
+    def __init__(
+        self,
+        problem: object = "",
+        *,
+        where: Where | str | os.PathLike[str] | None = None,
+        remedy: str = "",
+        tensor: str | None = None,
+        lead: str | None = ": ",
+        sep: str = "; ",
+        errno: int | None = None,
+    ) -> None:
+        self.problem = str(problem)
+        self.where = where if where is None or isinstance(where, Where) else Where(os.fspath(where))
+        self.remedy = remedy
+        self.tensor = tensor
+        self._lead = lead
+        self._sep = sep
+        super().__init__(str(self))
+        system: Any = self
+        if isinstance(system, OSError):
+            number = self._ERRNO if errno is None else errno
+            if number is not None:
+                system.errno, system.strerror = number, os.strerror(number)
+            if self.where is not None:
+                system.filename = self.where.path
+
+    @property
+    def summary(self) -> str:
+        """The message without the remedy: `path: problem`."""
+        if self.where is None or self._lead is None:
+            return self.problem
+        return f"{self.where.path}{self._lead}{self.problem}"
+
+    def __str__(self) -> str:
+        if not self.problem:
+            return super().__str__()  # a class of the caller's that does not call __init__
+        return f"{self.summary}{self._sep if self.remedy else ''}{self.remedy}{self._reading}"
+
+    def while_reading(self, tensors: Sequence[str]) -> None:
+        """Add the names of the tensors that the failed read was for, one at least."""
+        self.tensor = tensors[0]
+        more = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
+        self._reading = f" (while reading tensor {tensors[0]!r}{more})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Python calls the class with `args`, which has no keyword, and restores `__dict__`, which has no errno.
+        state = dict(self.__dict__)
+        for name in ("args", "errno", "strerror", "filename", "name", "path"):
+            if (value := getattr(self, name, None)) is not None:
+                state[name] = value
+        return type(self), self.args, state
 
 
 class ConfigError(StreamerError, ValueError):
@@ -36,13 +130,10 @@ class DeviceError(StreamerError, RuntimeError):
 class DistributedError(StreamerError, RuntimeError):
     """Distributed streaming ended on this rank because of another; the message names it and carries what it said."""
 
-    def __init__(self, message: str, ranks: tuple[int, ...] = ()) -> None:
-        super().__init__(message, ranks)
+    def __init__(self, problem: object = "", ranks: tuple[int, ...] = (), **parts: Any) -> None:
+        super().__init__(problem, **parts)
         self.ranks = ranks
-        """Whose fault it is: ranks of the default process group."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
+        """Ranks of the default process group that failed, or that differ."""
 
 
 class GdsUnavailableError(StreamerError, RuntimeError):
@@ -100,13 +191,19 @@ class ChecksumError(ReadError):
 class NotFoundError(ReadError, FileNotFoundError):
     """No file, object or bucket of this name."""
 
+    _ERRNO = ENOENT
+
 
 class IsDirectoryError(ReadError, IsADirectoryError):
     """A folder, or a prefix of keys, where a file was expected."""
 
+    _ERRNO = EISDIR
+
 
 class NotDirectoryError(ReadError, NotADirectoryError):
     """A file where a folder was expected."""
+
+    _ERRNO = ENOTDIR
 
 
 class UnsafeNameError(ReadError):
@@ -115,6 +212,8 @@ class UnsafeNameError(ReadError):
 
 class AccessDeniedError(ReadError, PermissionError):
     """The file's or the bucket's owner does not let this user read."""
+
+    _ERRNO = EACCES
 
 
 class CredentialsError(AccessDeniedError):
@@ -128,6 +227,8 @@ class StorageUnreachableError(ReadError, ConnectionError):
 class StorageTimeoutError(ReadError, TimeoutError):
     """The object storage did not answer, or stopped sending, for longer than the timeout."""
 
+    _ERRNO = ETIMEDOUT
+
 
 class InterruptedReadError(ReadError):
     """A read was cut short because the streamer is closing. Never reaches the caller."""
@@ -139,3 +240,5 @@ class WriteError(StreamerError, OSError):
 
 class WriteDeniedError(WriteError, PermissionError):
     """This user may not write to the folder that files are pulled into."""
+
+    _ERRNO = EACCES

@@ -102,8 +102,10 @@ class ObjectStorageModel:
             lock = _open_lock(self._lock_path)
         except OSError as error:
             raise WriteError(
-                f"{self._lock_path}: cannot be made, and with it processes take turns: {error.strerror}; choose a "
-                "folder beside which this user may write, or call pull_files"
+                f"cannot be made, and with it processes take turns: {error.strerror}",
+                where=self._lock_path,
+                errno=error.errno,
+                remedy="choose a folder beside which this user may write, or call pull_files",
             ) from error
         try:
             with locked(lock, self.dir):
@@ -126,8 +128,9 @@ class ObjectStorageModel:
             return {}
         if model_path != self._model_path:
             raise ArgumentError(
-                f"{self.dir}: has the files of {model_path}, not of {self._model_path}; delete it, or choose another "
-                "folder"
+                f"has the files of {model_path}, not of {self._model_path}",
+                where=self.dir,
+                remedy="delete it, or choose another folder",
             )
         return pulls
 

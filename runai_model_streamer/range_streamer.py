@@ -216,5 +216,9 @@ def _limited(config: StreamerConfig, limit: int | None) -> tuple[StreamerConfig,
     except TypeError as error:
         raise ArgumentTypeError(f"memory_limit is a whole number of bytes, not {limit!r}") from error
     if found < UNLIMITED:
-        raise ArgumentError(f"memory_limit={found}: use a number of bytes, 0 for the largest range, or -1 for no limit")
+        raise ArgumentError(
+            f"memory_limit={found}",
+            remedy="use a number of bytes, 0 for the largest range, or -1 for no limit",
+            sep=": ",
+        )
     return dataclasses.replace(config, memory_limit=found), "memory_limit"

@@ -131,7 +131,9 @@ class SafetensorsStreamer(Streamer):
         self.files_to_tensors_metadata = {}  # so that a call that fails does not leave another load's behind
         with self._beginning(is_distributed, progress) as (config, sharing, tally):
             if isinstance(paths, str | bytes | os.PathLike):
-                raise ArgumentTypeError(f"stream_files takes a list of paths; for one, call stream_file({paths!r})")
+                raise ArgumentTypeError(
+                    "stream_files takes a list of paths", remedy=f"for one, call stream_file({paths!r})"
+                )
             self._device = resolve_device(device)
             checked = [as_path(path) for path in paths]
             if not checked:  # perhaps of a folder that has none: a model would keep the weights that it was made with

@@ -19,7 +19,7 @@ LARGEST_FOLDER = 15
 # all that is in them, or single modules. A room is a folder, or one module; the longest name that fits a module is its
 # room, so `io.s3` says nothing of `io.s3.errors`.
 MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
-    "errors": (),
+    "errors": ("ranges",),
     "ranges": (),
     "origins": (),
     "clash": (),

@@ -208,7 +208,8 @@ def test_a_variable_that_is_empty_has_its_default(name: str, default: object, te
 @pytest.mark.parametrize(("name", "text", "value"), GOOD)
 def test_a_good_value_is_taken(name: str, text: str, value: object) -> None:
     found = setting({name: text}, name)
-    assert (found, type(found)) == (value, type(value))
+    assert found == value
+    assert isinstance(found, type(value))
 
 
 @pytest.mark.parametrize(("name", "text"), BAD)

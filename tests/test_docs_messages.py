@@ -5,6 +5,7 @@ to case is `…`, here as there.
 """
 
 import ast
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.test_errors import BUILT_IN
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "runai_model_streamer"
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-CLASSES = {name for name, value in vars(errors).items() if isinstance(value, type)}
+CLASSES = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
 
 UNSEEN = {"InterruptedReadError"}
 """Never reach the caller."""
@@ -54,6 +55,13 @@ COMPLETE = (
 )
 """Modules whose messages are all on the page; but for those of `EXPLAIN_THEMSELVES`."""
 
+JOINTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(errors.StreamerError).parameters.items()
+    if name in ("lead", "sep")
+}
+"""What an error's `str()` puts between the path, the problem and the remedy, where a call does not say."""
+
 EXPLAIN_THEMSELVES = ("ArgumentError", "ArgumentTypeError", "InterruptedReadError")
 
 
@@ -69,14 +77,38 @@ def text_of(node: ast.AST) -> str | None:
     return None
 
 
-def raised(path: Path) -> Iterator[tuple[str, str]]:
-    """Class and text of every error that a module makes, as far as they stand in one place."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def assignments(tree: ast.AST) -> dict[str, list[str]]:
+    """Name -> the texts that are assigned to it, `a, b = "x", "y"` included."""
     assigned: dict[str, list[str]] = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            parts = [node.value.body, node.value.orelse] if isinstance(node.value, ast.IfExp) else [node.value]
-            assigned.setdefault(node.targets[0].id, []).extend(text for part in parts if (text := text_of(part)))
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            pairs = [(target, node.value)]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs = list(zip(target.elts, node.value.elts, strict=True))
+            for name, value in pairs:
+                parts = [value.body, value.orelse] if isinstance(value, ast.IfExp) else [value]
+                assigned.setdefault(named(name), []).extend(text for part in parts if (text := text_of(part)))
+    return assigned
+
+
+def whole(problem: str, call: ast.Call, assigned: dict[str, list[str]]) -> Iterator[str]:
+    """The message that `StreamerError.__str__` makes of a problem and the keywords of its call."""
+    parts = {keyword.arg: keyword.value for keyword in call.keywords}
+    lead, sep = (ast.literal_eval(parts[name]) if name in parts else usual for name, usual in JOINTS.items())
+    where = f"…{lead}" if "where" in parts and lead is not None else ""
+    if "remedy" not in parts:
+        yield where + problem
+        return
+    remedy = text_of(parts["remedy"])
+    for each in assigned.get(named(parts["remedy"]), ["…"]) if remedy is None else [remedy]:
+        yield f"{where}{problem}{sep}{each}"
+
+
+def raised(path: Path) -> Iterator[tuple[str, str]]:
+    """Class and text of every error that a module makes, as far as they are in one place."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assigned = assignments(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             parts = [node.func, *node.args]
@@ -92,7 +124,11 @@ def raised(path: Path) -> Iterator[tuple[str, str]]:
                 for part in span:
                     text = text_of(part)
                     texts = assigned.get(named(part), []) if text is None else [text]
-                    yield from ((kind, each) for each in texts if re.search(r"\w", each))
+                    for each in filter(re.compile(r"\w").search, texts):
+                        if isinstance(node, ast.Call) and name not in MADE_ELSEWHERE:
+                            yield from ((kind, text) for text in whole(each, node, assigned))
+                        else:
+                            yield kind, each
                 break
 
 
@@ -154,3 +190,22 @@ def test_every_message_of_a_module_is_on_the_page(module: str) -> None:
         if kind not in EXPLAIN_THEMSELVES and not any(says(text, message) for message in SECTIONS[kind][1])
     }
     assert missing == set()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        'ReadError("it fails")',
+        'ReadError("it fails", where=path)',
+        'ReadError(f"{span}: it fails", where=path, remedy="mend it")',
+        'HeaderError("is empty", where=path, remedy=f"mend {span}", lead=" ", sep=": ")',
+        'ConfigError("it fails", where=path, lead=None)',
+        'StateError("it fails", remedy=AGAIN, tensor=span)',
+        'errors.TruncatedError("it fails", where=errors.Where(path, None), remedy=AGAIN, sep=". ")',
+    ],
+)
+def test_a_message_is_read_off_the_source_as_str_makes_it_of_its_parts(tmp_path: Path, call: str) -> None:
+    module = tmp_path / "module.py"
+    module.write_text(f'AGAIN = "do it again"\nraise {call}\n', encoding="utf-8")
+    error = eval(call, vars(errors) | {"errors": errors, "path": "…", "span": "…", "AGAIN": "do it again"})
+    assert list(raised(module)) == [(type(error).__name__, str(error))]

@@ -86,7 +86,7 @@ def _header_length(source: Source) -> int:
     """Read the header's length, and check that the file has room for it."""
     path, size = source.path, source.size
     if not size:
-        raise HeaderError(f"{path} is empty: download or copy it again")
+        raise HeaderError("is empty", where=path, remedy="download or copy it again", lead=" ", sep=": ")
     prefix = bytearray(min(size, _PREFIX))
     source.read_into(0, memoryview(prefix))
     length = int.from_bytes(prefix, "little")
@@ -94,17 +94,29 @@ def _header_length(source: Source) -> int:
         return length
     if size >= _PREFIX and 0 < length <= MAX_HEADER_BYTES:
         raise HeaderError(
-            f"{path} is incomplete, or not a safetensors file: its header should have {length} bytes, but the file "
-            f"ends {_PREFIX + length - size} bytes before that (it has {size} bytes); download or copy it again"
+            f"is incomplete, or not a safetensors file: its header should have {length} bytes, but the file ends "
+            f"{_PREFIX + length - size} bytes before that (it has {size} bytes)",
+            where=path,
+            remedy="download or copy it again",
+            lead=" ",
         )
     start = f"it starts with {bytes(prefix)!r}"
     if known := recognise(bytes(prefix)):
-        raise HeaderError(f"{path} is not a safetensors file: {start}: {known}")
+        what, remedy = known
+        raise HeaderError(f"is not a safetensors file: {start}: {what}", where=path, remedy=remedy, lead=" ", sep=": ")
     if size < _PREFIX:
-        raise HeaderError(f"{path} is not a safetensors file, or cut short: {start} and has no more; download it again")
+        raise HeaderError(
+            f"is not a safetensors file, or cut short: {start} and has no more",
+            where=path,
+            remedy="download it again",
+            lead=" ",
+        )
     raise HeaderError(
-        f"{path} is not a safetensors file, or damaged: {start}, so its header would have {length} bytes "
-        f"(from 1 to {MAX_HEADER_BYTES} are allowed); look at what it is, or download it again"
+        f"is not a safetensors file, or damaged: {start}, so its header would have {length} bytes (from 1 to "
+        f"{MAX_HEADER_BYTES} are allowed)",
+        where=path,
+        remedy="look at what it is, or download it again",
+        lead=" ",
     )
 
 
@@ -112,10 +124,10 @@ def _metadata(path: str, metadata: Any) -> dict[str, str]:
     if metadata is None:  # missing, or null, which the format's own reader accepts
         return {}
     if type(metadata) is not dict:
-        raise HeaderError(f"{path}: {_METADATA} is {short(metadata)}, not an object of strings; {AGAIN}")
+        raise HeaderError(f"{_METADATA} is {short(metadata)}, not an object of strings", where=path, remedy=AGAIN)
     for key, value in metadata.items():
         if type(value) is not str:
-            raise HeaderError(f"{path}: {_METADATA}: {short(key)} is {short(value)}, not a string; {AGAIN}")
+            raise HeaderError(f"{_METADATA}: {short(key)} is {short(value)}, not a string", where=path, remedy=AGAIN)
     return metadata
 
 
@@ -152,7 +164,7 @@ def _columns_one_by_one(path: str, entries: dict[str, Any]) -> _Columns:
     """Turn the entries into columns; raise for the first that is not valid."""
     for name, entry in entries.items():
         if fault := _fault(entry):
-            raise HeaderError(f"{path}: tensor {short(name)}: {fault}; {AGAIN}")
+            raise HeaderError(f"tensor {short(name)}: {fault}", where=path, remedy=AGAIN, tensor=name)
     dtypes, shapes, pairs = ([entry[field] for entry in entries.values()] for field in _FIELDS)
     starts, ends = np.array(pairs, np.int64).reshape(-1, 2).T
     return _Columns(list(entries), dtypes, shapes, starts, ends)
@@ -212,7 +224,7 @@ def _in_file_order(path: str, columns: _Columns) -> _Columns:
         what = f"bytes {end}-{start} of the data, in front of tensor {name}, belong to no tensor"
     else:
         what = f"tensor {name} starts at byte {start} of the data, tensor {short(names[i - 1])} ends only at {end}"
-    raise HeaderError(f"{path}: {what}; {AGAIN}")
+    raise HeaderError(what, where=path, remedy=AGAIN, tensor=names[i])
 
 
 def _ends_before(columns: _Columns) -> npt.NDArray[np.int64]:
@@ -224,13 +236,19 @@ def _check_size(path: str, size: int, data_start: int, columns: _Columns) -> Non
     promised = data_start + (int(columns.ends[-1]) if columns.names else 0)
     if size < promised:
         raise HeaderError(
-            f"{path} is incomplete: {promised - size} bytes are missing (it has {size}, its header describes "
-            f"{promised}): the download or copy was cut short, do it again"
+            f"is incomplete: {promised - size} bytes are missing (it has {size}, its header describes {promised})",
+            where=path,
+            remedy="the download or copy was cut short, do it again",
+            lead=" ",
+            sep=": ",
         )
     if size > promised:
         raise HeaderError(
-            f"{path} has {size - promised} bytes more than its header describes ({size}, not {promised}): it was "
-            "overwritten in part, or joined with something else; download or copy it again"
+            f"has {size - promised} bytes more than its header describes ({size}, not {promised}): it was "
+            "overwritten in part, or joined with something else",
+            where=path,
+            remedy="download or copy it again",
+            lead=" ",
         )
 
 

@@ -33,8 +33,10 @@ def parse(path: str, raw: bytearray) -> dict[str, Any]:
     if raw[0] != ord("{"):
         what = f"starts with {bytes(raw[:16])!r}" if any(raw) else "is all zeros, as an unfinished download leaves it"
         raise HeaderError(
-            f"{path} is not a safetensors file, or damaged: its header {what}, and should start with '{{'; "
-            "download or copy it again"
+            f"is not a safetensors file, or damaged: its header {what}, and should start with '{{'",
+            where=path,
+            remedy="download or copy it again",
+            lead=" ",
         )
     parsed: dict[str, Any]
     try:
@@ -44,9 +46,9 @@ def parse(path: str, raw: bytearray) -> dict[str, Any]:
             raw.decode()
         except UnicodeDecodeError as fault:
             raise HeaderError(
-                f"{path}: the header is not UTF-8: byte {raw[fault.start]:#04x} at {fault.start}; {AGAIN}"
+                f"the header is not UTF-8: byte {raw[fault.start]:#04x} at {fault.start}", where=path, remedy=AGAIN
             ) from None
-        raise HeaderError(f"{path}: the header is not JSON: {error}; {AGAIN}") from None
+        raise HeaderError(f"the header is not JSON: {error}", where=path, remedy=AGAIN) from None
     # orjson reads -0 as the integer 0. The format's own reader, like Python's, takes it for a float.
     if b"-" in raw and re.search(rb"[\[,\s]-0", raw):
         parsed = parse_every_key(path, raw)
@@ -66,7 +68,7 @@ def parse_every_key(path: str, raw: bytearray) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise HeaderError(f"{path}: the header has the key {short(key)} twice in one object; {AGAIN}")
+                raise HeaderError(f"the header has the key {short(key)} twice in one object", where=path, remedy=AGAIN)
             found[key] = value
         return found
 
@@ -90,7 +92,7 @@ def parse_every_key(path: str, raw: bytearray) -> dict[str, Any]:
             ]
             depth += 1
     if depth > _MAX_NESTING:
-        raise HeaderError(f"{path}: the header is nested more than {_MAX_NESTING} levels deep; {AGAIN}")
+        raise HeaderError(f"the header is nested more than {_MAX_NESTING} levels deep", where=path, remedy=AGAIN)
     return parsed
 
 

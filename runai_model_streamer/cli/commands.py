@@ -10,7 +10,7 @@ import runai_model_streamer
 from runai_model_streamer.cli import load, ls, pull, verify
 from runai_model_streamer.cli.arguments import SIZES
 from runai_model_streamer.cli.doctor import command as doctor
-from runai_model_streamer.cli.output import write_error, write_json
+from runai_model_streamer.cli.output import described, write_error, write_json
 from runai_model_streamer.cli.tune import command as tune
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.profiling.environment import environment
@@ -59,7 +59,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.debug:
             logging.getLogger("runai_model_streamer.cli").exception("the command failed")
         if arguments.json:
-            write_json({"error": {"type": type(error).__name__, "message": str(error)}})
+            write_json({"error": described(error)})
         write_error(str(error))
         return 1
     return code

@@ -9,7 +9,16 @@ from typing import Any
 from runai_model_streamer.checkpoint.header import Header
 from runai_model_streamer.checkpoint.tensor_info import TensorInfo, nbytes_of
 from runai_model_streamer.cli.arguments import Subcommands, add_command, add_paths
-from runai_model_streamer.cli.output import Column, counted, size, write_error, write_json, write_line, write_table
+from runai_model_streamer.cli.output import (
+    Column,
+    counted,
+    described,
+    size,
+    write_error,
+    write_json,
+    write_line,
+    write_table,
+)
 from runai_model_streamer.cli.targets import find_files
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import StreamerError
@@ -128,7 +137,7 @@ def _document(listed: Sequence[Listed], failures: Sequence[StreamerError], *, wi
         "files": [_described(each, with_tensors=with_tensors) for each in listed],
         "bytes": sum(each.size for each in listed),
         "tensor_count": sum(len(each.header.tensors) for each in listed),
-        "errors": [str(failure) for failure in failures],
+        "errors": [described(failure) for failure in failures],
     }
 
 

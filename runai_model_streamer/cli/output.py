@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
+from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.logs import size_text
 
 if TYPE_CHECKING:
@@ -75,6 +76,20 @@ def write_json(document: Mapping[str, Any]) -> None:
     """The one document of a call with --json."""
     # ASCII: names of files may be no Unicode at all.
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def described(error: StreamerError) -> dict[str, Any]:
+    """An error as JSON has it: the whole message, and each of its parts, null where there is none."""
+    path, span = error.where or (None, None)
+    return {
+        "type": type(error).__name__,
+        "message": str(error),
+        "problem": error.problem,
+        "path": path,
+        "bytes": span and list(span),
+        "tensor": error.tensor,
+        "remedy": error.remedy or None,
+    }
 
 
 def write_line(text: str = "") -> None:

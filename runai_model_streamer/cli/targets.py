@@ -33,7 +33,7 @@ def _files_of(path: str) -> list[str]:
             return [path]
         raise
     if not found:
-        raise NotFoundError(f"{path}: has no safetensors file (folders below it are not looked into)")
+        raise NotFoundError("has no safetensors file (folders below it are not looked into)", where=path)
     return found
 
 

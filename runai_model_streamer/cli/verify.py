@@ -6,7 +6,7 @@ from typing import Any
 
 from runai_model_streamer.checkpoint.header import read_header
 from runai_model_streamer.cli.arguments import Subcommands, add_command, add_paths
-from runai_model_streamer.cli.output import counted, size, write_json, write_line
+from runai_model_streamer.cli.output import counted, described, size, write_json, write_line
 from runai_model_streamer.cli.progress import progress
 from runai_model_streamer.cli.targets import find_files
 from runai_model_streamer.config import StreamerConfig
@@ -27,7 +27,7 @@ class Verified:
     tensors: int = 0
     checksum: str | None = None
     """The algorithm of the store's checksum, which the bytes have; None: there is none to hold them against."""
-    error: str | None = None
+    error: StreamerError | None = None
 
 
 def add(commands: Subcommands) -> None:
@@ -81,7 +81,7 @@ def _verify(path: str, config: StreamerConfig) -> Verified:
             finally:
                 load.close()
     except StreamerError as error:
-        return Verified(path, error=str(error))
+        return Verified(path, error=error)
     return Verified(path, source.size, len(pieces), source.verified_by)
 
 
@@ -95,7 +95,7 @@ def _print(result: Verified) -> None:
 
 def _described(result: Verified) -> dict[str, Any]:
     if result.error is not None:
-        return {"path": result.path, "ok": False, "error": result.error}
+        return {"path": result.path, "ok": False, "error": described(result.error)}
     return {
         "path": result.path,
         "ok": True,

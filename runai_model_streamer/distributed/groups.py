@@ -104,8 +104,9 @@ def _meet(parties: Iterable[Sequence[int]], config: StreamerConfig) -> Peers | N
             with suppress(RuntimeError, ValueError):
                 dist.destroy_process_group(group)
         raise DistributedError(
-            f"rank {dist.get_rank()}: the ranks {', '.join(map(str, party))} did not meet within {seconds:g} s: each "
-            f"has to call stream_files(..., is_distributed=True); torch says: {error}"
+            f"rank {dist.get_rank()}: the ranks {', '.join(map(str, party))} did not meet within {seconds:g} s",
+            remedy=f"each has to call stream_files(..., is_distributed=True); torch says: {error}",
+            sep=": ",
         ) from error
     return peers
 

@@ -56,7 +56,7 @@ class HeadSource(SourceWrapper):
         """See `Source.read_into`."""
         found = self._head[offset : offset + len(buffer)]
         if len(found) < len(buffer):
-            raise TruncatedError(f"{self.path}: of its header, another rank has sent {len(self._head)} bytes")
+            raise TruncatedError(f"of its header, another rank has sent {len(self._head)} bytes", where=self.path)
         buffer[:] = found
         return Origin.BUFFERED
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from runai_model_streamer.errors import InterruptedReadError
+from runai_model_streamer.errors import InterruptedReadError, Where
 from runai_model_streamer.io.source import OpenFile, Source, SourceWrapper
 from runai_model_streamer.origins import Origin
 from runai_model_streamer.ranges import PAGE, ByteRange, round_down
@@ -114,7 +114,7 @@ class PacedSource(SourceWrapper):
             count = owed + max(piece.end - max(start, self._ahead), 0)
             owed = 0
             if count and not self._bandwidth.take(count, lambda: self._interrupted):
-                raise InterruptedReadError(f"{self.path}: {whole} not read: the streamer is closing")
+                raise InterruptedReadError(f"{whole} not read: the streamer is closing", where=Where(self.path, whole))
             yield piece
             start = piece.end
             if start == whole.end:

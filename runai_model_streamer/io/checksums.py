@@ -65,8 +65,9 @@ def make_digest(algorithm: str, size: int) -> Digest:
         from awscrt import checksums
     except ImportError as error:
         raise MissingDependencyError(
-            f"RUNAI_STREAMER_VERIFY needs awscrt for {algorithm}: "
-            'pip install "runai-model-streamer-cuda[verify]", or unset it'
+            f"RUNAI_STREAMER_VERIFY needs awscrt for {algorithm}",
+            remedy='pip install "runai-model-streamer-cuda[verify]", or unset it',
+            sep=": ",
         ) from error
     name = algorithm.lower()
     return CombinedDigest(getattr(checksums, name), getattr(checksums, f"combine_{name}"), _CRC_BYTES[algorithm], size)
@@ -193,9 +194,11 @@ class VerifiedSource(SourceWrapper):
                 algorithm, value = self._checksum
                 doubt = "; some stores' ETags are no MD5: unset RUNAI_STREAMER_VERIFY there" * (algorithm == "MD5")
                 raise ChecksumError(
-                    f"{self.path}: its {self.size} bytes do not have the checksum that the store has of them: "
-                    f"{algorithm} is {found.hex()}, and should be {value.hex()}. Load it again; if that is refused "
-                    f"too, the object is damaged: upload it again{doubt}"
+                    f"its {self.size} bytes do not have the checksum that the store has of them: {algorithm} is "
+                    f"{found.hex()}, and should be {value.hex()}",
+                    where=self.path,
+                    remedy=f"Load it again; if that is refused too, the object is damaged: upload it again{doubt}",
+                    sep=". ",
                 )
         return origin
 

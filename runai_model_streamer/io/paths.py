@@ -25,16 +25,18 @@ def as_path(path: str | os.PathLike[str]) -> str:
     if not isinstance(text, str):
         raise ArgumentTypeError(f"a path is a str or os.PathLike, not {type(path).__name__}: {path!r}")
     if not text:
-        raise ArgumentError("a path is empty; give a file's path or an s3://bucket/key URL")
+        raise ArgumentError("a path is empty", remedy="give a file's path or an s3://bucket/key URL")
     if "\0" in text or not _is_encodable(text):
         raise ArgumentError(f"a path has a character that no path can have: {text!r}")
     if text.startswith("s3:/") and not text.startswith("s3://"):
-        raise ArgumentError(f"{text}: a URL has two slashes, s3://bucket/key; pathlib drops one, so pass it as a str")
+        raise ArgumentError(
+            "a URL has two slashes, s3://bucket/key", where=text, remedy="pathlib drops one, so pass it as a str"
+        )
     scheme = _SCHEME.match(text)
     if scheme and scheme[1] != "s3":
         service = _NOT_YET.get(scheme[1].lower())
         what = f"{service} is not supported yet" if service else f"{scheme[1]}:// URLs are not supported"
-        raise UnsupportedError(f"{text}: {what}; give a local path or an s3://bucket/key URL")
+        raise UnsupportedError(what, where=text, remedy="give a local path or an s3://bucket/key URL")
     return text
 
 

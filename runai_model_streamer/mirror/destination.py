@@ -41,21 +41,24 @@ def as_files(path: str, entries: Iterable[Entry]) -> list[Entry]:
         name = file_name(entry.name)
         if any(part in ("", ".", "..") for part in name.split("/")) or "\0" in name:
             raise UnsafeNameError(
-                f"{entry.path}: {entry.name!r} cannot be the name of a file under the folder that it is pulled into; "
-                "leave it out with ignore_pattern"
+                f"{entry.name!r} cannot be the name of a file under the folder that it is pulled into",
+                where=entry.path,
+                remedy="leave it out with ignore_pattern",
             )
         other = files.setdefault(name, entry)
         if other is not entry:
             raise UnsafeNameError(
-                f"{entry.path}: would be the same file as {other.path}, {name}; leave one of them out with "
-                "ignore_pattern"
+                f"would be the same file as {other.path}, {name}",
+                where=entry.path,
+                remedy="leave one of them out with ignore_pattern",
             )
     folders = {str(parent) for name in files for parent in PurePosixPath(name).parents}
     for name, entry in files.items():
         if name in folders:
             raise UnsafeNameError(
-                f"{entry.path}: is an object, and {path} has others under {name}/; a file system can have only "
-                "one of them, so leave one out with ignore_pattern"
+                f"is an object, and {path} has others under {name}/",
+                where=entry.path,
+                remedy="a file system can have only one of them, so leave one out with ignore_pattern",
             )
     return [entry._replace(name=name) for name, entry in files.items()]
 
@@ -178,27 +181,29 @@ class Destination:
         """Our error for one of writing the file `name`."""
         path = os.path.normpath(os.path.join(self.path, name))
         kind: type[WriteError] = WriteError
+        remedy, sep = "", "; "
         match error.errno:
             case errno.ENOSPC | errno.EDQUOT:
-                text = "no space left on its disk, or in its quota: free some, or pull into another folder"
+                problem = "no space left on its disk, or in its quota"
+                remedy, sep = "free some, or pull into another folder", ": "
             case errno.EACCES | errno.EPERM | errno.EROFS:
-                kind, text = WriteDeniedError, "this user may not write here; check the folder's permissions"
+                kind, problem = WriteDeniedError, "this user may not write here"
+                remedy = "check the folder's permissions"
             case errno.EISDIR | errno.ENOTEMPTY:
-                text = "is a folder, where a file is to be; remove it, or pull into another folder"
+                problem, remedy = "is a folder, where a file is to be", "remove it, or pull into another folder"
             case errno.ELOOP | errno.ENOTDIR | errno.EEXIST:
-                text = (
+                problem = (
                     "a part of this path is a file, or a symbolic link, where a folder is to be (links are not "
-                    "followed); remove it, or pull into another folder"
+                    "followed)"
                 )
+                remedy = "remove it, or pull into another folder"
             case errno.ENAMETOOLONG:
-                text = "the name is longer than its file system allows; leave it out with ignore_pattern"
+                problem, remedy = "the name is longer than its file system allows", "leave it out with ignore_pattern"
             case errno.ENOENT:
-                text = "somebody removed the folder while files were pulled into it; pull again"
+                problem, remedy = "somebody removed the folder while files were pulled into it", "pull again"
             case _:
-                text = f"cannot be written: {error.strerror or error}"
-        translated = kind(f"{path}: {text}")
-        translated.errno = error.errno
-        return translated
+                problem = f"cannot be written: {error.strerror or error}"
+        return kind(problem, where=path, remedy=remedy, sep=sep, errno=error.errno)
 
     def rename(self, part: str, name: str) -> None:
         """Give a finished file its name."""
@@ -254,7 +259,9 @@ class Part:
             raise self._destination.translated(error, self._name) from error
         if size != self._size:
             path = f"{self._destination.path}/{self._name}"
-            raise WriteError(f"{path}: has {size} bytes instead of {self._size}; somebody else writes to this folder")
+            raise WriteError(
+                f"has {size} bytes instead of {self._size}; somebody else writes to this folder", where=path
+            )
 
     def discard(self) -> None:
         """Remove the file. Threads that still write to it write to nowhere."""

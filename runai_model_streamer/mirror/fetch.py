@@ -69,8 +69,10 @@ class _File:
                 self.source = storage.open(self.entry.path)
                 if self.source.size != self.entry.size:
                     raise SourceChangedError(
-                        f"{self.entry.path}: has {self.source.size} bytes, and had {self.entry.size} a moment ago: it "
-                        "was written to while it was being pulled; pull again when nothing writes to it any more"
+                        f"has {self.source.size} bytes, and had {self.entry.size} a moment ago: it was written to "
+                        "while it was being pulled",
+                        where=self.entry.path,
+                        remedy="pull again when nothing writes to it any more",
                     )
             self.part = destination.create(self.entry.name, self.entry.size)
         return self.source, self.part
@@ -144,7 +146,9 @@ class _Fetch:
             thread.start()
         except RuntimeError as error:
             if first:
-                raise StreamerError(f"no thread to pull with: {error}; raise the limit with `ulimit -u`") from error
+                raise StreamerError(
+                    f"no thread to pull with: {error}", remedy="raise the limit with `ulimit -u`"
+                ) from error
             # Where the system gives fewer threads, those have to do.
             return False
         return True

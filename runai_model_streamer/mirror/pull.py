@@ -87,11 +87,13 @@ def _before(source: str) -> str:
 
 def _check_target(source: str, target: str) -> None:
     if is_object(target):
-        raise ArgumentError(f"{target}: files are pulled to a local folder, not to object storage")
+        raise ArgumentError("files are pulled to a local folder, not to object storage", where=target)
     if not is_object(source):
         outer = os.path.realpath(source)
         if os.path.commonpath([outer, os.path.realpath(target)]) == outer:
-            raise ArgumentError(f"{target}: is {source} itself, or a folder in it; pull into another folder")
+            raise ArgumentError(
+                f"is {source} itself, or a folder in it", where=target, remedy="pull into another folder"
+            )
 
 
 def _bounds(config: StreamerConfig, kind: SourceKind) -> tuple[int, int, int]:

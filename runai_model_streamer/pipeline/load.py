@@ -126,7 +126,9 @@ class Load:
         """
         if self._taken:
             raise StateError(
-                "get_tensors was called before for this load: go on with its iterator, or call stream_files again"
+                "get_tensors was called before for this load",
+                remedy="go on with its iterator, or call stream_files again",
+                sep=": ",
             )
         self._taken = True
         landed = self._yield_tensors()
@@ -214,7 +216,7 @@ class Load:
         closing = self._close_quietly()  # first: while readers run, their frames keep what the error leads to
         error = self._lifecycle.forget_error() or closing
         if error is None:
-            raise StateError("the load was closed while its tensors were being read; call stream_files again")
+            raise StateError("the load was closed while its tensors were being read", remedy="call stream_files again")
         self.tally.fail(error)
         try:
             raise error
@@ -233,7 +235,11 @@ class Load:
 
     def _check_process(self) -> None:
         if self._pid != os.getpid():
-            raise StateError("this load was started before a fork; its readers are the parent's: start a new one here")
+            raise StateError(
+                "this load was started before a fork; its readers are the parent's",
+                remedy="start a new one here",
+                sep=": ",
+            )
 
     def stop(self) -> None:
         """Make the readers end, without waiting for them."""

@@ -141,7 +141,9 @@ def _open_concurrently(
                 thread.start()
             except RuntimeError as error:
                 if not number:
-                    raise StreamerError(f"no thread to open with: {error}; raise the limit with `ulimit -u`") from error
+                    raise StreamerError(
+                        f"no thread to open with: {error}", remedy="raise the limit with `ulimit -u`"
+                    ) from error
                 break  # those have to do
         for _ in indices:
             index, result = results.get()

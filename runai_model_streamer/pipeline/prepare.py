@@ -199,8 +199,9 @@ def make_load(start: Start, config: StreamerConfig, device: torch.device, target
 def _gds(config: StreamerConfig, *, waits: bool) -> GdsMode:
     if waits and config.gds is GdsMode.ALWAYS:
         raise GdsUnavailableError(
-            "RUNAI_STREAMER_GDS=1, but ranks that share a load send each other what they read, from host memory: "
-            "leave out is_distributed=True, or set RUNAI_STREAMER_GDS=auto"
+            "RUNAI_STREAMER_GDS=1, but ranks that share a load send each other what they read, from host memory",
+            remedy="leave out is_distributed=True, or set RUNAI_STREAMER_GDS=auto",
+            sep=": ",
         )
     return GdsMode.NEVER if waits else config.gds
 

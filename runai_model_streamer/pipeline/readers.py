@@ -87,7 +87,9 @@ class Readers:
             self._feed.tally.readers.remove(tally)
             self._count = number
             if not number:
-                raise StreamerError(f"no thread to read with: {error}; raise the limit with `ulimit -u`") from error
+                raise StreamerError(
+                    f"no thread to read with: {error}", remedy="raise the limit with `ulimit -u`"
+                ) from error
 
     def join(self, seconds: float) -> list[str]:
         """Wait until all have ended, but no longer than that; the names of those that have not."""
@@ -147,5 +149,4 @@ def _name_tensor(error: ReadError, group: Group, step: Step) -> None:
         if max(tensor.start, step.offset) < min(tensor.end, end)
     ]
     if names:
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        error.args = (f"{error.args[0]} (while reading tensor {names[0]!r}{more})", *error.args[1:])
+        error.while_reading(names)

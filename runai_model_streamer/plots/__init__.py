@@ -13,6 +13,8 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in ("matplotlib", "PIL"):
         raise
-    raise MissingDependencyError("plots need matplotlib: pip install 'runai-model-streamer-cuda[notebook]'") from error
+    raise MissingDependencyError(
+        "plots need matplotlib", remedy="pip install 'runai-model-streamer-cuda[notebook]'", sep=": "
+    ) from error
 
 __all__ = ["Plot", "comparison", "memory", "throughput", "time_shares", "timeline"]

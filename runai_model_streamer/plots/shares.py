@@ -23,7 +23,7 @@ def time_shares(reports: Mapping[str, LoadReport], title: str = "What the time w
         ArgumentError: there is no report.
     """
     if not reports:
-        raise ArgumentError("there is nothing to plot: give at least one report, by name")
+        raise ArgumentError("there is nothing to plot", remedy="give at least one report, by name", sep=": ")
     plot, axes = new_plot(title, "seconds of each load, by what it waited for", 1.6 + 0.42 * len(reports))
     for row, report in enumerate(reports.values()):
         left = 0.0

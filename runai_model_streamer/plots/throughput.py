@@ -163,8 +163,9 @@ def _axis(measured: Sequence[Measurement]) -> str:
     found = [name for name in _varying(measured) if name in _AXES]
     if len(found) != 1:
         raise ArgumentError(
-            f"one of {', '.join(_AXES)} has to vary between the measurements, and here {' and '.join(found) or 'none'} "
-            "does; comparison() takes any"
+            f"one of {', '.join(_AXES)} has to vary between the measurements, and here "
+            f"{' and '.join(found) or 'none'} does",
+            remedy="comparison() takes any",
         )
     return found[0]
 
@@ -197,6 +198,6 @@ def _name(measurement: Measurement, varying: Sequence[str]) -> str:
 
 def _runs(measured: Sequence[Measurement]) -> str:
     if not measured:
-        raise ArgumentError("there is nothing to plot: measure something first")
+        raise ArgumentError("there is nothing to plot", remedy="measure something first", sep=": ")
     counts = sorted({len(each.seconds) for each in measured})
     return f"medians of {' to '.join(map(str, counts))} loads"

@@ -41,9 +41,11 @@ def timeline(trace: str | os.PathLike[str], title: str = "What each thread did")
         names = {entry["tid"]: str(entry["args"]["name"]) for entry in entries if entry["name"] == "thread_name"}
         events = _events([entry for entry in entries if entry["ph"] == "X"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ArgumentError(f"{os.fspath(trace)}: is not a trace ({error}); RUNAI_STREAMER_TRACE writes one") from error
+        raise ArgumentError(
+            f"is not a trace ({error})", where=os.fspath(trace), remedy="RUNAI_STREAMER_TRACE writes one"
+        ) from error
     if not events:
-        raise ArgumentError(f"{os.fspath(trace)}: has no event in it: nothing was loaded")
+        raise ArgumentError("has no event in it: nothing was loaded", where=os.fspath(trace))
     rows = _rows(events, names)
     plot, axes = new_plot(title, "a row for each thread: the caller's, and the readers'", 1.7 + 0.24 * len(rows))
     end = max(event.start + event.length for event in events)

@@ -33,7 +33,12 @@ def evict(paths: Iterable[str | os.PathLike[str]]) -> None:
         try:
             kind = file_systems.name(fd)
             if kind in file_systems.IN_MEMORY:
-                raise ArgumentError(f"{os.fspath(path)}: is on {kind}, which is memory: choose a folder on a disk")
+                raise ArgumentError(
+                    f"is on {kind}, which is memory",
+                    where=os.fspath(path),
+                    remedy="choose a folder on a disk",
+                    sep=": ",
+                )
             left: float | None = 1.0
             for _ in range(_TRIES):
                 os.fsync(fd)
@@ -43,8 +48,9 @@ def evict(paths: Iterable[str | os.PathLike[str]]) -> None:
                     break
             else:
                 raise ReadError(
-                    f"{os.fspath(path)}: {left:.0%} of it stays in the page cache; close what else has it mapped, or "
-                    "measure a copy of your own"
+                    f"{left:.0%} of it stays in the page cache",
+                    where=os.fspath(path),
+                    remedy="close what else has it mapped, or measure a copy of your own",
                 )
         finally:
             os.close(fd)

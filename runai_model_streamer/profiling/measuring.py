@@ -112,7 +112,9 @@ def measure(
         if variant not in variants:
             variants.append(variant)
     if not variants or runs < 1:
-        raise ArgumentError("there is nothing to measure: give at least one value of each setting, and one run")
+        raise ArgumentError(
+            "there is nothing to measure", remedy="give at least one value of each setting, and one run", sep=": "
+        )
     for variant in variants:
         variant.load(tensors=1)
     loads: list[list[_Done]] = [[] for _ in variants]

@@ -59,7 +59,7 @@ def test_a_broken_file_fails(streamer: Command, model: Path, damage: str) -> Non
     done = streamer("verify", "--json", model)
     assert done.code == 1
     assert [each["ok"] for each in done.document["files"]] == [True, False]
-    assert str(path) in done.document["files"][1]["error"]
+    assert done.document["files"][1]["error"]["path"] == str(path)
 
 
 def test_dtypes_that_torch_cannot_hold_are_verified(streamer: Command, tmp_path: Path) -> None:

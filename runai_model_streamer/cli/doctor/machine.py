@@ -46,9 +46,8 @@ def python() -> Iterator[Check]:
     yield Check("python", "ok", system)
     where = os.path.dirname(runai_model_streamer.__file__)
     yield Check("package", "ok", f"runai-model-streamer-cuda {runai_model_streamer.__version__} in {where}")
-    if told := clash():
-        what, _, remedy = told.partition(" Keep one: ")
-        yield Check("clash", "error", what, remedy)
+    if found := clash():
+        yield Check("clash", "error", found.problem, found.remedy)
     else:
         yield Check("clash", "ok", "no other package is imported as runai_model_streamer")
 
@@ -58,8 +57,7 @@ def settings() -> Iterator[Check]:
     try:
         StreamerConfig.from_environment()
     except ConfigError as error:
-        what, _, remedy = str(error).partition(": ")
-        yield Check("settings", "error", what, remedy)
+        yield Check("settings", "error", error.summary, error.remedy)
         return
     told = " ".join(f"{name}={_without_user(value)}" for name, value in settings_in_environment().items())
     yield Check("settings", "ok", told or "all at their defaults")

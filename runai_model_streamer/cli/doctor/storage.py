@@ -20,6 +20,7 @@ from runai_model_streamer.origins import Origin
 from runai_model_streamer.ranges import PAGE
 
 _UNLINKED: Final = ".runai-streamer-doctor-"
+_GIVE_FOLDER: Final = "give a folder of safetensors files that this user may read"
 
 
 def folder(path: str, *, on_gpu: bool) -> Iterator[Check]:
@@ -27,9 +28,10 @@ def folder(path: str, *, on_gpu: bool) -> Iterator[Check]:
     try:
         with _sample(path) as file:
             yield from _file(file, path, on_gpu=on_gpu)
-    except (StreamerError, OSError) as error:
-        what = str(error) if isinstance(error, StreamerError) else f"{path}: {error.strerror}"
-        yield Check("path", "error", what, "give a folder of safetensors files that this user may read")
+    except StreamerError as error:
+        yield Check("path", "error", error.summary, error.remedy or _GIVE_FOLDER)
+    except OSError as error:
+        yield Check("path", "error", f"{path}: {error.strerror}", _GIVE_FOLDER)
 
 
 @contextmanager
@@ -89,7 +91,7 @@ def _gpudirect(source: FileSource, path: str) -> Check:
     try:
         file = gds.open_gds(source, GdsMode.ALWAYS)
     except GdsUnavailableError as error:
-        return Check("gpudirect path", "warning", str(error).partition(". ")[0], "see docs/gpu.md, GPUDirect Storage")
+        return Check("gpudirect path", "warning", error.summary, "see docs/gpu.md, GPUDirect Storage")
     if file is not None:
         file.close()
     return Check("gpudirect path", "ok", f"{path}: kvikio reads its files straight into the GPU's memory")
@@ -100,18 +102,16 @@ def s3(urls: list[str]) -> Iterator[Check]:
     try:
         config = StreamerConfig.from_environment().s3
     except ConfigError as error:
-        yield Check("s3", "error", str(error))
+        yield Check("s3", "error", error.summary, error.remedy)
         return
     yield _libcurl(config)
     try:
         found = diagnosis.identify(config)
     except MissingDependencyError as error:
-        what, _, remedy = str(error).partition(": ")
-        yield Check("s3", "error" if urls else "ok", f"{what}, which is not installed", remedy)
+        yield Check("s3", "error" if urls else "ok", f"{error.summary}, which is not installed", error.remedy)
         return
     except StreamerError as error:
-        what, _, remedy = str(error).partition(". ")
-        yield Check("s3 credentials", "error", what, remedy)
+        yield Check("s3 credentials", "error", error.summary, error.remedy)
         return
     yield Check("s3 transport", "ok", found.transport)
     yield Check("s3 endpoint", "ok", f"{found.endpoint} (region {found.region})")
@@ -143,7 +143,6 @@ def _bucket(config: S3Config, url: str) -> Check:
         if diagnosis.answers(config, url):
             return Check("s3 bucket", "ok", f"{url} answers")
     except StreamerError as error:
-        what, _, remedy = str(error).partition("). ")
-        return Check("s3 bucket", "error", f"{what})" if remedy else what, remedy)
+        return Check("s3 bucket", "error", error.summary, error.remedy)
     remedy = "check the prefix, where case, spaces and slashes count"
     return Check("s3 bucket", "warning", f"{url}: the bucket answers, but has no key under this prefix", remedy)

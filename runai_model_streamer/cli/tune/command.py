@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     paths = find_files(arguments.paths)
     checkpoint = read_checkpoint(paths)
     if not checkpoint.bytes:
-        raise ArgumentError(f"{arguments.paths[0]}: there are no tensors with any bytes to load")
+        raise ArgumentError("there are no tensors with any bytes to load", where=arguments.paths[0])
     default = current(paths)
     trials = Trials(default, arguments.device, cold=arguments.cold)
     with status() as say:
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         except Failed as failure:
             raise failure.__cause__ or StreamerError(str(failure)) from None
     if not found.default.runs:
-        raise ArgumentError(f"--budget {arguments.budget:g}: the warm-up took all of it; give more seconds")
+        raise ArgumentError(f"--budget {arguments.budget:g}: the warm-up took all of it", remedy="give more seconds")
     spent = time.perf_counter() - started
     if arguments.json:
         write_json(_document(found, trials, checkpoint.bytes, spent))

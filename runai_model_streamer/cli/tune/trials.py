@@ -168,4 +168,9 @@ def evict(paths: Iterable[str]) -> None:
     try:
         caches.evict(path for path in paths if not is_object(path))
     except StreamerError as error:
-        raise StreamerError(f"--cold: {error}; or leave out --cold") from error
+        raise StreamerError(
+            f"--cold: {error.summary}",
+            where=error.where,
+            remedy=f"{error.remedy}{'; ' if error.remedy else ''}or leave out --cold",
+            lead=None,
+        ) from error

@@ -57,17 +57,19 @@ class GdsFile:
         self.size = source.size
         opened = source.open_file()
         if opened is None:
-            raise errors.GdsUnavailableError(f"{source.path}: GPUDirect cannot read it: {_no_file(source)}")
+            raise errors.GdsUnavailableError(f"GPUDirect cannot read it: {_no_file(source)}", where=source.path)
         self._opened = opened
         self._file: Any = None
         if not _installed("kvikio"):
-            raise errors.MissingDependencyError(f"{self.path}: GPUDirect reads need kvikio: {_INSTALL}")
+            raise errors.MissingDependencyError(
+                "GPUDirect reads need kvikio", where=self.path, remedy=_INSTALL, sep=": "
+            )
         import kvikio
 
         try:
             self._file = kvikio.CuFile(_by_descriptor(opened), "r")
         except (RuntimeError, OSError, ValueError) as error:
-            raise errors.ReadError(f"{self.path}: kvikio cannot open it: {error}") from error
+            raise errors.ReadError(f"kvikio cannot open it: {error}", where=self.path) from error
 
     def read_into_device(self, offset: int, pointer: int, length: int) -> None:
         """Fill `length` bytes of device memory at `pointer` with the file's bytes from `offset` on.
@@ -93,7 +95,7 @@ class GdsFile:
     def _read(self, span: ByteRange, pointer: int) -> None:
         offset, length = span.start, span.size
         if self._file is None:
-            raise errors.ReadError(f"{self.path}: {span}: the file is closed")
+            raise errors.ReadError(f"{span}: the file is closed", where=errors.Where(self.path, span))
         landed, failure = 0, None
         try:
             while landed < length:
@@ -108,12 +110,15 @@ class GdsFile:
         size = os.fstat(self._opened.fileno()).st_size
         if size < span.end:
             raise errors.TruncatedError(
-                f"{self.path}: ends at byte {size}, but {span} were expected; it was {self.size} bytes long when opened"
+                f"ends at byte {size}, but {span} were expected; it was {self.size} bytes long when opened",
+                where=errors.Where(self.path, span),
             ) from failure
         self._opened.require_unchanged(span)
         if landed < length:
             why = failure or f"cuFile ended at byte {offset + landed}"
-            raise errors.ReadError(f"{self.path}: {span}: cannot be read into device memory: {why}") from failure
+            raise errors.ReadError(
+                f"{span}: cannot be read into device memory: {why}", where=errors.Where(self.path, span)
+            ) from failure
 
     def interrupt(self) -> None:
         """Do nothing: a read of a local file cannot be cut short."""
@@ -155,8 +160,10 @@ def open_gds(source: Source, mode: GdsMode, *, shared: bool = False) -> GdsFile 
                 return GdsFile(source)
     if mode is GdsMode.ALWAYS:
         raise errors.GdsUnavailableError(
-            f"{source.path}: RUNAI_STREAMER_GDS=1, but GPUDirect Storage cannot be used: {reason}. "
-            "RUNAI_STREAMER_GDS=auto loads through pinned host memory instead"
+            f"RUNAI_STREAMER_GDS=1, but GPUDirect Storage cannot be used: {reason}",
+            where=source.path,
+            remedy="RUNAI_STREAMER_GDS=auto loads through pinned host memory instead",
+            sep=". ",
         )
     _log.debug("%s: no GPUDirect: %s; loading through pinned host memory", source.path, reason)
     return None

@@ -32,7 +32,7 @@ def _walk(
         status = os.stat(folder)
         identity = (status.st_dev, status.st_ino)
         if identity in above:
-            raise ReadError(f"{folder}: is a symbolic link to a folder that it lies in; remove the link")
+            raise ReadError("is a symbolic link to a folder that it lies in", where=folder, remedy="remove the link")
         with os.scandir(folder) as found:
             children = list(found)
     except OSError as error:
@@ -56,12 +56,12 @@ def _walk(
 def _translated(error: OSError, path: str) -> StreamerError:
     match error.errno:
         case errno.ENOENT if os.path.islink(path):
-            return NotFoundError(f"{path}: is a symbolic link to {os.readlink(path)}, which is not there")
+            return NotFoundError(f"is a symbolic link to {os.readlink(path)}, which is not there", where=path)
         case errno.ENOENT:
-            return NotFoundError(f"{path}: no such folder")
+            return NotFoundError("no such folder", where=path)
         case errno.ENOTDIR:
-            return NotDirectoryError(f"{path}: is a file, not a folder; stream_file takes it as it is")
+            return NotDirectoryError("is a file, not a folder", where=path, remedy="stream_file takes it as it is")
         case errno.EACCES | errno.EPERM:
-            return AccessDeniedError(f"{path}: this user may not read it; check its permissions")
+            return AccessDeniedError("this user may not read it", where=path, remedy="check its permissions")
         case _:
-            return ReadError(f"{path}: cannot be read: {error.strerror or error}")
+            return ReadError(f"cannot be read: {error.strerror or error}", where=path, errno=error.errno)

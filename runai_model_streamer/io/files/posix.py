@@ -76,8 +76,10 @@ class FileSource:
         if not stat.S_ISREG(status.st_mode):
             self.close()
             if stat.S_ISDIR(status.st_mode):
-                raise errors.IsDirectoryError(f"{path}: is a folder; give the safetensors files in it one by one")
-            raise errors.ReadError(f"{path}: is not a regular file but a pipe, socket or device")
+                raise errors.IsDirectoryError(
+                    "is a folder", where=path, remedy="give the safetensors files in it one by one"
+                )
+            raise errors.ReadError("is not a regular file but a pipe, socket or device", where=path)
         self.size = status.st_size
         self._stamp = _stamp(status)
         self.version: str | None = str(status.st_mtime_ns)
@@ -187,12 +189,16 @@ class FileSource:
             return
         if (now.size, now.modified) != (opened.size, opened.modified):
             raise errors.SourceChangedError(
-                f"{self.path}: was written to while it was being streamed ({span}); load again once it is complete"
+                f"was written to while it was being streamed ({span})",
+                where=errors.Where(self.path, span),
+                remedy="load again once it is complete",
             )
         if now.links == opened.links:
             raise errors.SourceChangedError(
-                f"{self.path}: was changed while it was being streamed ({span}), and its modification time put back "
-                f"(as by rsync --inplace --times), or its owner or mode was set; load again once that is done"
+                f"was changed while it was being streamed ({span}), and its modification time put back (as by rsync "
+                "--inplace --times), or its owner or mode was set",
+                where=errors.Where(self.path, span),
+                remedy="load again once that is done",
             )
         # A link was made or removed, as when another file takes this one's name: that sets the time of the change.
         self._stamp = now
@@ -226,9 +232,11 @@ class FileSource:
         while landed < length:
             count = os.preadv(fd, [buffer[landed:]], offset + landed)
             if not count:
+                span = ByteRange(offset, offset + length)
                 raise errors.TruncatedError(
-                    f"{self.path}: ends at byte {offset + landed}, but {ByteRange(offset, offset + length)} "
-                    f"were expected; it was {self.size} bytes long when opened"
+                    f"ends at byte {offset + landed}, but {span} were expected; it was {self.size} bytes long when "
+                    "opened",
+                    where=errors.Where(self.path, span),
                 )
             landed += count
 
@@ -260,13 +268,19 @@ def _close(fd: int) -> None:
 
 
 def _translated(error: OSError, path: str, span: ByteRange | None = None) -> errors.StreamerError:
-    where = f"{path}: {span}" if span else path
+    where = errors.Where(path, span)
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR:
-            return errors.NotFoundError(f"{where}: no such file")
+            return errors.NotFoundError("no such file", where=where)
         case errno.EACCES | errno.EPERM:
-            return errors.AccessDeniedError(f"{where}: this user may not read it; check the file's permissions")
+            return errors.AccessDeniedError(
+                "this user may not read it", where=where, remedy="check the file's permissions"
+            )
         case errno.EMFILE | errno.ENFILE:
-            return errors.ReadError(f"{where}: too many open files; raise the limit with `ulimit -n`")
+            return errors.ReadError(
+                "too many open files", where=where, remedy="raise the limit with `ulimit -n`", errno=error.errno
+            )
         case _:
-            return errors.ReadError(f"{where}: cannot be read: {error.strerror or error}")
+            why = error.strerror or error
+            problem = f"{span}: cannot be read: {why}" if span else f"cannot be read: {why}"
+            return errors.ReadError(problem, where=where, errno=error.errno)

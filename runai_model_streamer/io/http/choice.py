@@ -39,8 +39,9 @@ def make_transport(config: S3Config, endpoint: str, certificates: str, other: Ca
             transport = _make_curl_transport(config.timeout, certificates)
         except (ImportError, libcurl.UnusableError) as error:
             if config.transport is S3Transport.CURL:
-                summary = f"RUNAI_STREAMER_S3_TRANSPORT=curl cannot be used: {error}. {_REMEDY}"
-                raise MissingDependencyError(summary) from error
+                raise MissingDependencyError(
+                    f"RUNAI_STREAMER_S3_TRANSPORT=curl cannot be used: {error}", remedy=_REMEDY, sep=". "
+                ) from error
             _log.debug("object storage is not read through curl: %s", error)
     transport = transport or other()
     _log.debug("object storage is read through %s", transport.name)

@@ -32,8 +32,10 @@ def proxy_for(url: str) -> Proxy:
     proxy = _parse(named if "://" in named else Url(f"http://{named}"))
     if proxy is None:
         raise ConfigError(
-            f"{scheme.upper()}_PROXY holds no URL of a proxy: write it as http://user:password@host:port, with special "
-            "characters of the password percent-encoded (/ is %2F, # is %23, ? is %3F, @ is %40)"
+            f"{scheme.upper()}_PROXY holds no URL of a proxy",
+            remedy="write it as http://user:password@host:port, with special characters of the password "
+            "percent-encoded (/ is %2F, # is %23, ? is %3F, @ is %40)",
+            sep=": ",
         )
     return proxy
 

@@ -92,7 +92,7 @@ def make_access(config: S3Config, credentials: S3Credentials | None, connections
         from botocore.httpsession import get_cert_path
     except ImportError as error:
         raise MissingDependencyError(
-            'reading from s3:// needs boto3: pip install "runai-model-streamer-cuda[s3]"'
+            "reading from s3:// needs boto3", remedy='pip install "runai-model-streamer-cuda[s3]"', sep=": "
         ) from error
 
     unsigned = config.unsigned and not key

@@ -55,9 +55,11 @@ def list_objects(store: S3Store, path: str, wanted: Wanted, *, recursive: bool) 
         request["ContinuationToken"] = token
     if not found:
         raise NotFoundError(
-            f"{path}: bucket {bucket} has no key that begins with {prefix!r}. Check it, where case, spaces and slashes "
-            f"count: {store.access().provenance.list_command(bucket)} (if it is an object, stream_file takes it as it "
-            "is)"
+            f"bucket {bucket} has no key that begins with {prefix!r}",
+            where=path,
+            remedy=f"Check it, where case, spaces and slashes count: {store.access().provenance.list_command(bucket)} "
+            "(if it is an object, stream_file takes it as it is)",
+            sep=". ",
         )
     return sorted(entries, key=lambda entry: entry.name)
 
@@ -85,7 +87,9 @@ def has_keys(store: S3Store, path: str) -> bool:
 def _split_url(path: str) -> tuple[str, str]:
     bucket, _, key = path.removeprefix("s3://").partition("/")
     if not path.startswith("s3://") or not bucket:
-        raise ArgumentError(f"{path!r} does not name a bucket: write s3://bucket or s3://bucket/prefix")
+        raise ArgumentError(
+            f"{path!r} does not name a bucket", remedy="write s3://bucket or s3://bucket/prefix", sep=": "
+        )
     return bucket, key if not key or key.endswith("/") else f"{key}/"
 
 
@@ -110,4 +114,6 @@ def _modified_ns(item: Mapping[str, Any]) -> int:
 
 
 def _unfit(page: Mapping[str, Any], path: str, what: str) -> ReadError:
-    return ReadError(f"{path}: the store cannot be listed: {what} ({Answer.of(page)}). Check the endpoint.")
+    return ReadError(
+        f"the store cannot be listed: {what} ({Answer.of(page)})", where=path, remedy="Check the endpoint.", sep=". "
+    )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final, Protocol
 
 from runai_model_streamer.config import S3Config
-from runai_model_streamer.errors import InterruptedReadError, StreamerError
+from runai_model_streamer.errors import InterruptedReadError, StreamerError, Where
 from runai_model_streamer.io.http.flights import Flight, Flights
 from runai_model_streamer.io.s3.access import Access
 from runai_model_streamer.io.s3.errors import translation
@@ -113,4 +113,4 @@ def persist(
         finally:
             # The traceback holds this frame, and the frame would hold the exception.
             del failure
-    raise InterruptedReadError(f"{path}: {span or 'listing'} not read: the streamer is closing")
+    raise InterruptedReadError(f"{span or 'listing'} not read: the streamer is closing", where=Where(path, span))

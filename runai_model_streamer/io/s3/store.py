@@ -10,11 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from runai_model_streamer.config import S3Config
-from runai_model_streamer.errors import (
-    ArgumentError,
-    IsDirectoryError,
-    TruncatedError,
-)
+from runai_model_streamer.errors import ArgumentError, IsDirectoryError, TruncatedError, Where
 from runai_model_streamer.io.checksums import Checksum
 from runai_model_streamer.io.http.answers import total_size, verify
 from runai_model_streamer.io.http.flights import Flight, Flights
@@ -184,8 +180,10 @@ class S3Source:
         span = ByteRange(offset, offset + len(buffer))
         if span.end > self._size:
             raise TruncatedError(
-                f"{self._path}: {span} cannot be read: the object has {self._size} bytes. "
-                f"Upload it again if it should have more."
+                f"{span} cannot be read: the object has {self._size} bytes",
+                where=Where(self._path, span),
+                remedy="Upload it again if it should have more.",
+                sep=". ",
             )
         prefix = self._prefix
         if prefix is not None:
@@ -292,7 +290,11 @@ def _split_url(path: str) -> tuple[str, str]:
     scheme, separator, rest = path.partition("://")
     bucket, _, key = rest.partition("/")
     if scheme.lower() != "s3" or not separator or not bucket or not key:
-        raise ArgumentError(f"{path!r} does not name an object: write s3://bucket/key; list_safetensors finds them")
+        raise ArgumentError(
+            f"{path!r} does not name an object", remedy="write s3://bucket/key; list_safetensors finds them", sep=": "
+        )
     if key.endswith("/"):
-        raise IsDirectoryError(f"{path}: a prefix of keys, not an object: name one file; list_safetensors finds them")
+        raise IsDirectoryError(
+            "a prefix of keys, not an object", where=path, remedy="name one file; list_safetensors finds them", sep=": "
+        )
     return bucket, key

@@ -67,8 +67,9 @@ def cuda_load(
         cast = _device_cast(device, api, target, to_cast)
         if cast is None and config.gds is GdsMode.ALWAYS:
             raise GdsUnavailableError(
-                f"RUNAI_STREAMER_GDS=1: no GPUDirect onto {device}: tensors are to be cast, which numba-cuda cannot do "
-                "there (see the log); leave out dtype=, or set RUNAI_STREAMER_GDS=auto"
+                f"RUNAI_STREAMER_GDS=1: no GPUDirect onto {device}: tensors are to be cast, which numba-cuda cannot "
+                "do there (see the log)",
+                remedy="leave out dtype=, or set RUNAI_STREAMER_GDS=auto",
             )
         if cast is None:
             return None

@@ -34,8 +34,9 @@ def driver_api() -> Any:
         return importlib.import_module("cuda.bindings.driver")
     except (ImportError, RuntimeError) as error:  # RuntimeError: a version that looks for libcuda at once
         raise MissingDependencyError(
-            f"cuda.bindings cannot be imported ({error}): pip install 'runai-model-streamer-cuda[cuda13]', "
-            "or [cuda12] beside a torch built for CUDA 12"
+            f"cuda.bindings cannot be imported ({error})",
+            remedy="pip install 'runai-model-streamer-cuda[cuda13]', or [cuda12] beside a torch built for CUDA 12",
+            sep=": ",
         ) from error
 
 
@@ -67,10 +68,10 @@ class CudaDriver:
 
     def _fail(self, name: str, error: Any) -> None:
         code = getattr(error, "name", None) or f"error {int(error)}"
-        hint = ""
+        remedy = ""
         if name == "cuMemHostAlloc" or int(error) == _OUT_OF_MEMORY:
-            hint = "; for less pinned memory set RUNAI_STREAMER_MEMORY_LIMIT, to 0 for the least"
-        raise CudaError(f"{name} failed with {code}{hint}")
+            remedy = "for less pinned memory set RUNAI_STREAMER_MEMORY_LIMIT, to 0 for the least"
+        raise CudaError(f"{name} failed with {code}", remedy=remedy)
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:

@@ -55,8 +55,8 @@ def staging_for(limit: int | None, chunk: int, concurrency: int) -> Staging:
         limit, wanted = MOST_BYTES, LEAST
     elif limit < LEAST * PAGE:
         raise RunaiStreamerMemoryLimitException(
-            f"RUNAI_STREAMER_MEMORY_LIMIT={limit} is too small to stage anything for the GPU in; "
-            f"set it to {LEAST * PAGE} or more, or to 0 for what two reads need"
+            f"RUNAI_STREAMER_MEMORY_LIMIT={limit} is too small to stage anything for the GPU in",
+            remedy=f"set it to {LEAST * PAGE} or more, or to 0 for what two reads need",
         )
     size = min(chunk, round_down(limit // LEAST, PAGE))
     return Staging(size, min(wanted, limit // size))

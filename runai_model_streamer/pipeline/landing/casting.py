@@ -204,7 +204,8 @@ def _kernels(plan: CastPlan) -> dict[str, Callable[[Bytes, Bytes], None]]:
         from runai_model_streamer.kernels import host
     except ImportError as error:
         raise MissingDependencyError(
-            f"dtype=... needs numba to cast {', '.join(sorted(plan.sources))} to {plan.target} ({error}): "
-            "pip install 'runai-model-streamer-cuda[cast]'"
+            f"dtype=... needs numba to cast {', '.join(sorted(plan.sources))} to {plan.target} ({error})",
+            remedy="pip install 'runai-model-streamer-cuda[cast]'",
+            sep=": ",
         ) from error
     return {source: host.cast(source, plan.target) for source in sorted(plan.sources)}

@@ -90,13 +90,17 @@ def _check_unusual(path: str, tensor: TensorInfo) -> None:
     layout = _LAYOUTS.get(tensor.dtype)
     if layout is None:
         raise UnsupportedDtypeError(
-            f"{path}: tensor {tensor.name!r} has dtype {tensor.dtype}, for which torch {torch.__version__} has none; "
-            "leave it out with tensor_names, or use a torch that has it"
+            f"tensor {tensor.name!r} has dtype {tensor.dtype}, for which torch {torch.__version__} has none",
+            where=path,
+            tensor=tensor.name,
+            remedy="leave it out with tensor_names, or use a torch that has it",
         )
     if not tensor.shape or tensor.shape[-1] % layout.per_element:
         raise UnsupportedDtypeError(
-            f"{path}: tensor {tensor.name!r} of dtype {tensor.dtype} has shape {list(tensor.shape)}; torch packs "
-            f"{layout.per_element} numbers in an element, so its last dimension must be a multiple of that"
+            f"tensor {tensor.name!r} of dtype {tensor.dtype} has shape {list(tensor.shape)}; torch packs "
+            f"{layout.per_element} numbers in an element, so its last dimension must be a multiple of that",
+            where=path,
+            tensor=tensor.name,
         )
 
 

@@ -173,12 +173,15 @@ def page_locking(mode: PinnedMode, limit: int | None) -> "PageLocking | None":
             return None
         if not torch.backends.cuda.is_built():
             raise PinnedUnavailableError(
-                f"RUNAI_STREAMER_PINNED=1, but the installed torch {torch.__version__} is built without CUDA: install "
-                "one with it, or set RUNAI_STREAMER_PINNED=auto"
+                f"RUNAI_STREAMER_PINNED=1, but the installed torch {torch.__version__} is built without CUDA",
+                remedy="install one with it, or set RUNAI_STREAMER_PINNED=auto",
+                sep=": ",
             )
         raise PinnedUnavailableError(
-            "RUNAI_STREAMER_PINNED=1, but CUDA is not initialised in this process: call torch.cuda.init() before, "
-            "though not where the process forks later, or set RUNAI_STREAMER_PINNED=auto"
+            "RUNAI_STREAMER_PINNED=1, but CUDA is not initialised in this process",
+            remedy="call torch.cuda.init() before, though not where the process forks later, or set "
+            "RUNAI_STREAMER_PINNED=auto",
+            sep=": ",
         )
     try:
         # Where no device has a context yet, that of the caller's current device is made, not one of a reader's.
@@ -186,8 +189,8 @@ def page_locking(mode: PinnedMode, limit: int | None) -> "PageLocking | None":
     except RuntimeError as error:
         if required:
             raise PinnedUnavailableError(
-                f"RUNAI_STREAMER_PINNED=1, but torch cannot page-lock memory: {error}; RUNAI_STREAMER_PINNED=auto goes "
-                "on without"
+                f"RUNAI_STREAMER_PINNED=1, but torch cannot page-lock memory: {error}",
+                remedy="RUNAI_STREAMER_PINNED=auto goes on without",
             ) from error
         _log.info("Tensors are loaded into ordinary memory, since torch cannot page-lock any: %s", error)
         return None
@@ -226,8 +229,9 @@ class PageLocking:
             if self.required:
                 raise OutOfMemoryError(
                     f"no page-locked memory for the {group.footprint} bytes of the group that begins with tensor "
-                    f"{group.first_name!r} (RUNAI_STREAMER_PINNED=1): {error}; drop tensors as they come, or set "
-                    "RUNAI_STREAMER_PINNED=auto"
+                    f"{group.first_name!r} (RUNAI_STREAMER_PINNED=1): {error}",
+                    tensor=group.first_name,
+                    remedy="drop tensors as they come, or set RUNAI_STREAMER_PINNED=auto",
                 ) from error
             self._end(f"torch gives no more: {error}")
             return None

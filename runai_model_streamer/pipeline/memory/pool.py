@@ -256,7 +256,10 @@ class SlabPool:
         except (OSError, MemoryError) as error:
             raise OutOfMemoryError(
                 f"no memory for the {group.footprint} bytes of the group that begins with tensor {group.first_name!r} "
-                f"({self._held} bytes are held): set RUNAI_STREAMER_MEMORY_LIMIT, or drop tensors as they come"
+                f"({self._held} bytes are held)",
+                tensor=group.first_name,
+                remedy="set RUNAI_STREAMER_MEMORY_LIMIT, or drop tensors as they come",
+                sep=": ",
             ) from error
 
     def _grant(self, slab: GroupMemory, group: Group) -> Lease:

@@ -59,7 +59,7 @@ class ScratchPool:
                 piece = Slab(self._size)
             except (OSError, MemoryError) as error:
                 raise OutOfMemoryError(
-                    f"no memory for {self._size} bytes to cast from: set RUNAI_STREAMER_MEMORY_LIMIT"
+                    f"no memory for {self._size} bytes to cast from", remedy="set RUNAI_STREAMER_MEMORY_LIMIT", sep=": "
                 ) from error
             # Direct reads fill it: see `Slab.hide_from_children`.
             piece.hide_from_children(True)

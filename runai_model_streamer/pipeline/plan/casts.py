@@ -84,7 +84,9 @@ def target_name(dtype: object) -> str:
         raise ArgumentTypeError(f"dtype is {possible}, or None for the file's own, not {dtype!r}")
     name = _TARGETS.get(dtype)
     if name is None:
-        raise ArgumentError(f"dtype={dtype} cannot be cast to; use {possible}, or None for the file's own dtypes")
+        raise ArgumentError(
+            f"dtype={dtype} cannot be cast to", remedy=f"use {possible}, or None for the file's own dtypes"
+        )
     return name
 
 

@@ -56,8 +56,9 @@ class MemoryLimit(NamedTuple):
             size += f" to be read at once, and the largest part that is cut from such bytes {made}" if made else ""
             divided = f" for {self.processes} processes of this node" if self.processes > 1 else ""
             raise RunaiStreamerMemoryLimitException(
-                f"{paths[index]}: tensor {tensor.name!r} has {size}, more than "
-                f"{self.name}={self.setting}{divided}; set it to {needed * self.processes} or more, "
-                "or to 0 for as much as the largest tensor needs"
+                f"tensor {tensor.name!r} has {size}, more than {self.name}={self.setting}{divided}",
+                where=paths[index],
+                tensor=tensor.name,
+                remedy=f"set it to {needed * self.processes} or more, or to 0 for as much as the largest tensor needs",
             )
         return self.part - made

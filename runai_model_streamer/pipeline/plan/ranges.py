@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import Final
 
 from runai_model_streamer.checkpoint.tensor_info import TensorInfo
-from runai_model_streamer.errors import ArgumentError, ArgumentTypeError
+from runai_model_streamer.errors import ArgumentError, ArgumentTypeError, Where
 from runai_model_streamer.io.paths import as_path
 from runai_model_streamer.ranges import ByteRange
 
@@ -38,7 +38,9 @@ class FileChunks:
         for field in ("offsets", "sizes"):
             object.__setattr__(self, field, _numbers(self.path, field, getattr(self, field)))
         if len(self.offsets) != len(self.sizes):
-            raise ArgumentError(f"{self.path}: {len(self.offsets)} offsets and {len(self.sizes)} sizes: one for each")
+            raise ArgumentError(
+                f"{len(self.offsets)} offsets and {len(self.sizes)} sizes: one for each", where=self.path
+            )
 
     @classmethod
     def contiguous(cls, id: int, path: str, offset: int, sizes: Sequence[int]) -> "FileChunks":  # noqa: A002
@@ -47,7 +49,7 @@ class FileChunks:
         try:
             first = operator.index(offset)
         except TypeError as error:
-            raise ArgumentTypeError(f"{path}: offset is a whole number, not {offset!r}") from error
+            raise ArgumentTypeError(f"offset is a whole number, not {offset!r}", where=path) from error
         return cls(id, path, list(accumulate(numbers, initial=first))[: len(numbers)], numbers)
 
     def total_size(self) -> int:
@@ -63,9 +65,9 @@ def _numbers(path: str, field: str, numbers: Sequence[int]) -> list[int]:
     try:
         found = list(map(operator.index, numbers))
     except TypeError as error:
-        raise ArgumentTypeError(f"{path}: {field} is a list of whole numbers, not {numbers!r}") from error
+        raise ArgumentTypeError(f"{field} is a list of whole numbers, not {numbers!r}", where=path) from error
     if wrong := [number for number in found if not 0 <= number <= _LARGEST]:
-        raise ArgumentError(f"{path}: {field} holds {wrong[0]}; each is from 0 to 2**63 - 1")
+        raise ArgumentError(f"{field} holds {wrong[0]}", where=path, remedy="each is from 0 to 2**63 - 1")
     return found
 
 
@@ -79,9 +81,10 @@ def tensors_of(chunks: FileChunks, size: int) -> list[TensorInfo]:
     for index, (offset, length) in enumerate(zip(chunks.offsets, chunks.sizes, strict=True)):
         end = offset + length
         if end > size:
+            span = ByteRange(offset, end)
             raise ArgumentError(
-                f"{chunks.path}: range {index}, {ByteRange(offset, end)}, goes beyond the file's end: it has {size} "
-                "bytes"
+                f"range {index}, {span}, goes beyond the file's end: it has {size} bytes",
+                where=Where(chunks.path, span),
             )
         found.append(TensorInfo(f"range {index}", "U8", (1, length), offset, end, 0))
     return found

@@ -22,7 +22,7 @@ def checked_names(names: Collection[str] | None) -> frozenset[str] | None:
     if isinstance(names, str | bytes) or not isinstance(names, Collection):
         raise ArgumentTypeError(f"tensor_names is a list or set of names, not {type(names).__name__}: {names!r}")
     if not names:
-        raise ArgumentError("tensor_names is empty: give the names to read, or None for all tensors")
+        raise ArgumentError("tensor_names is empty", remedy="give the names to read, or None for all tensors", sep=": ")
     for name in names:
         if not isinstance(name, str):
             raise ArgumentTypeError(f"tensor_names holds {name!r}, which is no str")
@@ -42,11 +42,18 @@ def named(paths: Sequence[str], opened: Sequence[Opened], names: frozenset[str])
             places.setdefault(tensor.name, []).append(path)
     unknown = sorted(names - places.keys())
     if unknown:
-        where = paths[0] if len(paths) == 1 else f"any of the {len(paths)} files"
-        raise ArgumentError(f"tensor_names has names that are not in {where}: {listed(unknown)}")
-    twice = [f"{name!r} in {' and '.join(found)}" for name, found in sorted(places.items()) if len(found) > 1]
+        only = paths[0] if len(paths) == 1 else None
+        place = only or f"any of the {len(paths)} files"
+        raise ArgumentError(
+            f"tensor_names has names that are not in {place}: {listed(unknown)}",
+            where=only,
+            tensor=unknown[0],
+            lead=None,
+        )
+    twice = [name for name, found in sorted(places.items()) if len(found) > 1]
     if twice:
-        raise ArgumentError(f"tensor_names has names that are in more than one file: {'; '.join(twice[:10])}")
+        told = "; ".join(f"{name!r} in {' and '.join(places[name])}" for name in twice[:10])
+        raise ArgumentError(f"tensor_names has names that are in more than one file: {told}", tensor=twice[0])
     return wanted
 
 

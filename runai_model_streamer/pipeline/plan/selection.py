@@ -161,46 +161,66 @@ def _flat(tensor: TensorInfo, start: int, size: int) -> TensorInfo:
 
 def _bounds(path: str, tensor: TensorInfo, wanted: object) -> TensorSlice:
     """The part as a slice of a dimension counted from the first one."""
-    where = f"{path}: tensor {tensor.name!r} of shape {list(tensor.shape)}"
     if isinstance(wanted, TensorShard):
-        numbers = _whole(where, wanted, (wanted.dim, wanted.rank, wanted.world_size))
-        dim = _dimension(where, wanted, numbers[0], len(tensor.shape))
+        numbers = _whole(path, tensor, wanted, (wanted.dim, wanted.rank, wanted.world_size))
+        dim = _dimension(path, tensor, wanted, numbers[0])
         rank, ranks = numbers[1:]
         if not 0 <= rank < ranks:
-            raise ArgumentError(f"{where}: select gives {wanted}: rank is not from 0 to world_size - 1")
+            raise ArgumentError(
+                f"{_told(tensor)}: select gives {wanted}: rank is not from 0 to world_size - 1",
+                where=path,
+                tensor=tensor.name,
+            )
         size = tensor.shape[dim]
         each = -(-size // ranks)
         found = TensorSlice(dim, min(rank * each, size), min((rank + 1) * each, size))
     elif isinstance(wanted, tuple) and len(wanted) == 3:
-        numbers = _whole(where, wanted, wanted)
-        found = TensorSlice(_dimension(where, wanted, numbers[0], len(tensor.shape)), *numbers[1:])
+        numbers = _whole(path, tensor, wanted, wanted)
+        found = TensorSlice(_dimension(path, tensor, wanted, numbers[0]), *numbers[1:])
         if not 0 <= found.start <= found.stop <= tensor.shape[found.dim]:
+            size = tensor.shape[found.dim]
+            fault = f"is not within the {size} of dimension {found.dim}: 0 <= start <= stop <= {size} has to hold"
             raise ArgumentError(
-                f"{where}: select gives {wanted}, which is not within the {tensor.shape[found.dim]} of dimension "
-                f"{found.dim}: 0 <= start <= stop <= {tensor.shape[found.dim]} has to hold"
+                f"{_told(tensor)}: select gives {wanted}, which {fault}", where=path, tensor=tensor.name
             )
     else:
-        raise ArgumentTypeError(f"{where}: select gives {wanted!r}, which is none of {_FORMS}")
+        raise ArgumentTypeError(
+            f"{_told(tensor)}: select gives {wanted!r}, which is none of {_FORMS}", where=path, tensor=tensor.name
+        )
     packed = 8 // DTYPE_BITS[tensor.dtype]  # numbers in a byte; 0 for those of more than a byte
     if packed > 1 and found.dim == len(tensor.shape) - 1 and (found.start % packed or found.stop % packed):
         raise ArgumentError(
-            f"{where}: select gives {wanted}, but torch packs {packed} numbers of {tensor.dtype} in an element: along "
-            f"the last dimension start and stop ({found.start} and {found.stop}) must be multiples of that"
+            f"{_told(tensor)}: select gives {wanted}, but torch packs {packed} numbers of {tensor.dtype} in an "
+            f"element: along the last dimension start and stop ({found.start} and {found.stop}) must be multiples of "
+            "that",
+            where=path,
+            tensor=tensor.name,
         )
     return found
 
 
-def _whole(where: str, wanted: object, numbers: Sequence[SupportsIndex]) -> tuple[int, int, int]:
+def _told(tensor: TensorInfo) -> str:
+    return f"tensor {tensor.name!r} of shape {list(tensor.shape)}"
+
+
+def _whole(path: str, tensor: TensorInfo, wanted: object, numbers: Sequence[SupportsIndex]) -> tuple[int, int, int]:
     try:
         if any(isinstance(number, bool) for number in numbers):
             raise TypeError("a bool")
         first, second, third = map(operator.index, numbers)
     except TypeError as error:
-        raise ArgumentTypeError(f"{where}: select gives {wanted!r}, which is not of whole numbers") from error
+        raise ArgumentTypeError(
+            f"{_told(tensor)}: select gives {wanted!r}, which is not of whole numbers", where=path, tensor=tensor.name
+        ) from error
     return first, second, third
 
 
-def _dimension(where: str, wanted: object, dim: int, count: int) -> int:
+def _dimension(path: str, tensor: TensorInfo, wanted: object, dim: int) -> int:
+    count = len(tensor.shape)
     if not -count <= dim < count:
-        raise ArgumentError(f"{where}: select gives {wanted}, but the tensor has {count} dimensions")
+        raise ArgumentError(
+            f"{_told(tensor)}: select gives {wanted}, but the tensor has {count} dimensions",
+            where=path,
+            tensor=tensor.name,
+        )
     return dim % count

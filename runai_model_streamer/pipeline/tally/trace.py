@@ -107,8 +107,11 @@ class Trace:
                 pass
         except OSError as error:
             raise ConfigError(
-                f"{VARIABLE}: {path} cannot be written: {error.strerror or error}; name a file in a folder that is "
-                "there and that this user may write to, or leave the variable out"
+                f"{VARIABLE}: {path} cannot be written: {error.strerror or error}",
+                where=path,
+                lead=None,
+                remedy="name a file in a folder that is there and that this user may write to, or leave the variable "
+                "out",
             ) from error
 
     def thread(self, name: str, thread: int) -> Events:

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from types import FrameType
 from typing import Final
 
+from runai_model_streamer.errors import Where
 from runai_model_streamer.io.http.transport import BodyLengthError
 from runai_model_streamer.io.s3.errors.meaning import Circumstances
 from runai_model_streamer.io.s3.errors.network import chain_of, is_no_bundle, is_no_tls, root_of
@@ -82,12 +83,13 @@ def translated(error: Exception, at: Circumstances) -> Exception:
     tries = f"{at.attempts} attempt{'s' if at.attempts > 1 else ''} in {at.seconds:.1f} s"
     facts = ", ".join(filter(None, (str(meaning.answer or ""), str(at.span or ""), tries)))
     quote = _KEY_OR_TOKEN.sub("***", _one_line(meaning.quote))
-    quoted = f' The store says: "{quote}".' if quote else ""
+    quoted = f'. The store says: "{quote}"' if quote else ""
     told = "" if meaning.local else f" ({facts})"
-    text = _redact(f"{_one_line(meaning.summary)}{told}.{quoted} {meaning.remedy}", at.secrets)
+    problem = _redact(f"{_one_line(meaning.summary)}{told}{quoted}", at.secrets)
+    remedy = _redact(meaning.remedy, at.secrets)
     theirs = "\n".join(map(str, chain_of(error)))
     telling = meaning.telling or _redact(theirs, at.secrets) != theirs or quote != _one_line(meaning.quote)
-    made = meaning.kind(f"{at.path}: {text}")
+    made = meaning.kind(problem, where=Where(at.path, at.span), remedy=remedy, sep=". ")
     made.__cause__ = None if telling else error
     return made
 
