@@ -16,6 +16,7 @@ from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import Origin
+from runai_model_streamer.pipeline.landing.host import in_host_memory
 from runai_model_streamer.pipeline.load import Load
 from runai_model_streamer.pipeline.plan.groups import PlannedFile
 from tests.sources import MemorySource
@@ -108,7 +109,8 @@ def load_of(
     for source in sources:
         tensors = [tensor for tensor in read_header(source).tensors if names is None or tensor.name in names]
         files.append(PlannedFile(source.size, source.kind, source.alignment, chunk, tensors))
-    load = Load(storage or Storage(StreamerConfig(), None, shared=False), sources, files, limit, concurrency)
+    opened_from = storage or Storage(StreamerConfig(), None, shared=False)
+    load = Load(opened_from, sources, in_host_memory(files, limit), concurrency)
     load.start()
     return load
 

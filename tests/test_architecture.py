@@ -90,10 +90,12 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     ),
     "pipeline.landing": (
         "checkpoint",
+        "config",
         "errors",
         "io.source",
         "kernels",
         "lifecycle",
+        "origins",
         "pipeline.memory",
         "pipeline.plan",
         "pipeline.tally",

@@ -12,7 +12,7 @@ from runai_model_streamer.cli.targets import find_files
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.logs import configure_logging
-from runai_model_streamer.pipeline.prepare import HOST, Start, make_load, opening
+from runai_model_streamer.pipeline.prepare import FileReads, make_load, opening
 from runai_model_streamer.profiling.environment import environment
 
 _VERIFY = "RUNAI_STREAMER_VERIFY"
@@ -72,7 +72,7 @@ def _verify(path: str, config: StreamerConfig) -> Verified:
             header = read_header(source)
             # Bytes, so that a dtype which torch cannot hold is read as well.
             pieces = [each._replace(dtype="U8", shape=(each.nbytes,)) for each in header.tensors]
-            load = make_load(Start(storage, [path], [source], [pieces]), config, HOST)
+            load = make_load(storage, [FileReads(path, source, pieces)], config)
             try:
                 load.start()
                 with progress(path, load.total_bytes) as advance:

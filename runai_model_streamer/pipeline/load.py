@@ -15,13 +15,11 @@ from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.origins import Origin
 from runai_model_streamer.pipeline.feed import Feed
-from runai_model_streamer.pipeline.landing.host import HostLanding
-from runai_model_streamer.pipeline.landing.protocol import Destination, Landing
+from runai_model_streamer.pipeline.landing.destination import Destination
+from runai_model_streamer.pipeline.landing.protocol import Landing
 from runai_model_streamer.pipeline.landing.tensors import Tensors, map_code
-from runai_model_streamer.pipeline.memory.pool import SlabPool
-from runai_model_streamer.pipeline.memory.slabs import OtherMemory
 from runai_model_streamer.pipeline.pace import Pace
-from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile, plan_groups, steps_of
+from runai_model_streamer.pipeline.plan.groups import Group, steps_of
 from runai_model_streamer.pipeline.readers import Readers
 from runai_model_streamer.pipeline.tally.load import Tally
 
@@ -43,14 +41,11 @@ class Load:
 
     Args:
         storage: what the sources were opened from.
-        sources: one for each file; of several files it may be the same.
-        files: what to read of each.
-        limit: bytes of host memory held at most, at least the largest tensor; None for no limit.
+        sources: one for each of the destination's files; the same source may be behind several.
+        destination: what to read, in which groups, and where it lands.
         concurrency: reads in flight at once.
-        destination: None for host memory. The limit then is the destination's business.
-        finish: makes what is given out of what lands; None where that is the same.
+        finish: makes what the caller gets out of what lands; None where that is the same.
         tally: where the load is counted and timed.
-        memory: other host memory than slabs; of no account with a destination.
 
     Raises:
         StreamerError: the destination cannot be used. The sources are not closed.
@@ -60,13 +55,10 @@ class Load:
         self,
         storage: Storage,
         sources: Sequence[Source],
-        files: Sequence[PlannedFile],
-        limit: int | None,
+        destination: Destination,
         concurrency: int,
-        destination: Destination | None = None,
         finish: Finish | None = None,
         tally: Tally | None = None,
-        memory: OtherMemory | None = None,
     ) -> None:
         self._storage = storage
         self._sources = sources
@@ -74,18 +66,13 @@ class Load:
         self._lifecycle = Lifecycle()
         self.tally = Tally() if tally is None else tally
         """What is counted and timed."""
-        self.tally.concurrency, self.tally.limit = concurrency, limit
+        files = destination.files
+        self.tally.concurrency, self.tally.limit = concurrency, destination.limit
         self.tally.chunk = max((file.chunk for file in files), default=0)
-        self._landing: Landing[Any]
-        if destination is None:
-            self.device = torch.device("cpu")
-            """Where the tensors are."""
-            self._groups = tuple(plan_groups(files, limit))
-            self._landing = HostLanding(SlabPool(limit, self._lifecycle, memory))
-        else:
-            self.device = destination.device
-            self._groups = tuple(plan_groups(files, destination.group_limit, destination.group_bytes))
-            self._landing = destination.landing(self._lifecycle)
+        self.device = destination.device
+        """Where the tensors are."""
+        self._groups = destination.groups
+        self._landing: Landing[Any] = destination.make_landing(self._lifecycle)
         first = next((step for group in self._groups for step in steps_of(group, files)), None)
         origin = Origin.BUFFERED if first is None else sources[first.file].origin(first.offset, first.length)
         streams = max((source.streams or concurrency for source in sources), default=concurrency)

@@ -3,29 +3,26 @@
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from runai_model_streamer.checkpoint.header import Opened, read_header
 from runai_model_streamer.checkpoint.tensor_info import TensorInfo, nbytes_of
-from runai_model_streamer.config import GdsMode, PinnedMode, StreamerConfig
-from runai_model_streamer.errors import (
-    GdsUnavailableError,
-)
+from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import SourceKind
-from runai_model_streamer.pipeline.landing.assembly import assembled
+from runai_model_streamer.pipeline.destination import destination_for
+from runai_model_streamer.pipeline.landing.assembly import assembled, largest_assembled
+from runai_model_streamer.pipeline.landing.destination import HOST, LoadSpec
 from runai_model_streamer.pipeline.landing.tensors import check_dtypes
 from runai_model_streamer.pipeline.load import Load
-from runai_model_streamer.pipeline.memory.slabs import OtherMemory
 from runai_model_streamer.pipeline.opening import open_files
-from runai_model_streamer.pipeline.plan.casts import held, plan_cast, scratch_size, sources_of, target_name
-from runai_model_streamer.pipeline.plan.groups import LARGE_BYTES, REST_BYTES, Grouping, PlannedFile, plan_groups
+from runai_model_streamer.pipeline.plan.casts import casting_of, target_name
+from runai_model_streamer.pipeline.plan.groups import PlannedFile
 from runai_model_streamer.pipeline.plan.limit import LIMIT, MemoryLimit
 from runai_model_streamer.pipeline.plan.request import checked_names, named
 from runai_model_streamer.pipeline.plan.selection import Select, Selected, select_parts
@@ -33,8 +30,6 @@ from runai_model_streamer.pipeline.sharing import Sharing
 from runai_model_streamer.pipeline.tally.load import Tally
 
 _log = logging.getLogger(__name__)
-
-HOST: Final = torch.device("cpu")
 
 
 class PreparedLoad(NamedTuple):
@@ -91,9 +86,8 @@ def prepare_load(
             for path, tensors in zip(paths, wanted, strict=True):
                 check_dtypes(path, tensors)
         _skip_verification(opened, read)
-        load = make_load(
-            Start(storage, paths, sources, read, parts, sharing=sharing, tally=tally), config, device, target
-        )
+        reads = list(map(FileReads, paths, sources, read))
+        load = make_load(storage, reads, config, device, target=target, parts=parts, sharing=sharing, tally=tally)
     return PreparedLoad(load, dict(enumerate(wanted)))
 
 
@@ -116,102 +110,79 @@ def opening(
         raise
 
 
-class Start(NamedTuple):
-    """What a load is made from: what to read, and from where."""
+class FileReads(NamedTuple):
+    """What to read of one file."""
 
-    storage: Storage
-    paths: Sequence[str]
-    """For messages, one for each source."""
-    sources: Sequence[Source]
-    tensors: Sequence[Sequence[TensorInfo]]
-    """Of each source, in file order."""
-    parts: Sequence[Selected] | None = None
-    """What the caller gets of them; None: the same."""
-    limit_name: str = LIMIT
-    """What the memory limit is called in messages."""
-    sharing: Sharing | None = None
-    tally: Tally | None = None
-    """Where the load is counted and timed; None: in one of its own."""
+    path: str
+    """For messages."""
+    source: Source
+    tensors: Sequence[TensorInfo]
+    """In file order."""
 
 
-def make_load(start: Start, config: StreamerConfig, device: torch.device, target: str | None = None) -> Load:
-    """Plan what to read.
+def make_load(
+    storage: Storage,
+    reads: Sequence[FileReads],
+    config: StreamerConfig,
+    device: torch.device = HOST,
+    *,
+    target: str | None = None,
+    parts: Sequence[Selected] | None = None,
+    limit_name: str = LIMIT,
+    sharing: Sharing | None = None,
+    tally: Tally | None = None,
+) -> Load:
+    """Plan what to read, and where it lands.
 
     Args:
-        device: where the tensors are to be; see `prepare_load`.
+        storage: what the sources were opened from.
+        reads: of each file, in the order in which tensors come.
+        config: of the load.
+        device: where the tensors should be; see `prepare_load`.
         target: the format's name of the dtype to cast to; None to leave tensors as they are.
+        parts: what the caller gets of what is read; None: the same.
+        limit_name: what messages call the memory limit.
+        sharing: other processes that read the same; None: this one reads all.
+        tally: where the load is counted and timed; None: in one of its own.
+
+    Raises:
+        StreamerError: the destination cannot be used, or the memory limit is too low. The sources are not closed.
     """
-    storage, paths, sources, wanted, parts, name, sharing, given = start
-    tally = Tally() if given is None else given
-    files = [
+    tally = Tally() if tally is None else tally
+    sources: Sequence[Source] = [each.source for each in reads]
+    files: Sequence[PlannedFile] = [
         PlannedFile(source.size, source.kind, source.alignment, config.chunk_for(source.kind), tensors)
-        for source, tensors in zip(sources, wanted, strict=True)
+        for _, source, tensors in reads
     ]
-    kinds = {file.kind for file in files}
-    concurrency = max((config.concurrency_for(kind) for kind in kinds), default=1)
-    allowed = MemoryLimit(config.memory_limit, name)
-    waits = False  # for other ranks
+    concurrency = max((config.concurrency_for(file.kind) for file in files), default=1)
+    limit = MemoryLimit(config.memory_limit, limit_name)
+    waits_for_ranks = False
     if sharing is not None:
         terms = sharing.agree_on_terms(files, concurrency)
-        files, concurrency, waits = list(terms.files), terms.concurrency, not terms.alone
-        allowed = allowed._replace(processes=sharing.ranks_of_node, least=terms.least_limit)
-    to_cast = frozenset() if target is None else sources_of(files, target)
-    finish = None
-    made = 0  # bytes of the largest tensor that is made of what has landed, beside that
-    if parts is not None and any(part.rows for part in parts):
-        finish = partial(assembled, parts=parts, tally=tally)
-        made = max((part.info if target is None else held(part.info, target)).nbytes for part in parts if part.rows)
-    destination = limit = memory = None
-    if device.type == "cuda":
-        from runai_model_streamer.pipeline.cuda.destination import cuda_load
-
-        own = replace(config, memory_limit=allowed.part, gds=_gds(config, waits=waits))
-        shared = _is_shared(config)
-        onto_gpu = cuda_load(device, sources, files, own, concurrency, shared=shared, target=target, to_cast=to_cast)
-        if onto_gpu is not None:
-            files, destination = onto_gpu
-    if destination is None and target is not None and to_cast:
-        from runai_model_streamer.pipeline.landing.casting import cast_destination
-
-        becoming = [file._replace(tensors=[held(tensor, target) for tensor in file.tensors]) for file in files]
-        limit = allowed.bytes_for(paths, becoming, made, scratch_size(files))
-        plan = plan_cast(files, target, to_cast, limit, concurrency)
-        destination = cast_destination(plan, _page_locked(config, plan.slab_limit))
-    elif destination is None:
-        limit = allowed.bytes_for(paths, files, made)
-        memory = _page_locked(config, limit)
-    if device.type != "cuda" and not waits:
-        files = [file._replace(rest=REST_BYTES) for file in files]
-        # Reads land in place, of any size, if none is asked for. But within a limit the reader that has no more of a
-        # group often waits for the next one's memory until another is done with this one.
-        if destination is None and limit is None and config.chunk_bytesize is None:
-            files = [file._replace(large=LARGE_BYTES if file.kind is SourceKind.FILE else 0) for file in files]
-    kind = Grouping(limit) if destination is None else destination.grouping
+        files, concurrency, waits_for_ranks = terms.files, terms.concurrency, not terms.alone
+        limit = limit._replace(processes=sharing.ranks_of_node, least=terms.least_limit)
+    assembled_bytes = largest_assembled(parts or (), target)
+    spec = LoadSpec(
+        config,
+        [each.path for each in reads],
+        sources,
+        files,
+        limit,
+        concurrency,
+        casting_of(files, target),
+        assembled_bytes,
+        _is_shared(config),
+        waits_for_ranks,
+    )
+    destination = destination_for(device, spec)
+    grouping = destination.grouping
     if sharing is not None:
-        sources = sharing.divide(files, tuple(plan_groups(files, kind.limit, kind.target)), sources, kind)
-    in_order = any(source.in_order for source in sources)
-    if kind.readers is not None and (waits or in_order):
-        # A reader that waits for another rank, or for another reader, holds what one whom that waits for may need.
-        concurrency = min(concurrency, kind.readers)
-    return Load(storage, sources, files, limit, concurrency, destination, finish, tally, memory)
-
-
-def _gds(config: StreamerConfig, *, waits: bool) -> GdsMode:
-    if waits and config.gds is GdsMode.ALWAYS:
-        raise GdsUnavailableError(
-            "RUNAI_STREAMER_GDS=1, but ranks that share a load send each other what they read, from host memory",
-            remedy="leave out is_distributed=True, or set RUNAI_STREAMER_GDS=auto",
-            sep=": ",
-        )
-    return GdsMode.NEVER if waits else config.gds
-
-
-def _page_locked(config: StreamerConfig, limit: int | None) -> OtherMemory | None:
-    if config.pinned is PinnedMode.NEVER or (config.pinned is PinnedMode.AUTO and not torch.cuda.is_initialized()):
-        return None
-    from runai_model_streamer.pipeline.memory.pinned import page_locking
-
-    return page_locking(config.pinned, limit)
+        sources = sharing.divide(destination.files, destination.groups, sources, grouping)
+    if grouping.readers is not None and (waits_for_ranks or any(source.in_order for source in sources)):
+        # A reader that waits for another rank, or for another reader, may hold what that one needs.
+        concurrency = min(concurrency, grouping.readers)
+    finish = partial(assembled, parts=parts, tally=tally) if parts and assembled_bytes else None
+    return Load(storage, sources, destination, concurrency, finish, tally)
 
 
 def _is_shared(config: StreamerConfig) -> bool:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 
-from runai_model_streamer.checkpoint.tensor_info import TensorInfo
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.source import Source
@@ -12,7 +11,7 @@ from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.load import Load
 from runai_model_streamer.pipeline.opening import open_each
 from runai_model_streamer.pipeline.plan.ranges import FileChunks, ascending, tensors_of
-from runai_model_streamer.pipeline.prepare import Start, make_load, opening
+from runai_model_streamer.pipeline.prepare import FileReads, make_load, opening
 from runai_model_streamer.pipeline.sharing import Sharing
 from runai_model_streamer.pipeline.tally.load import Tally
 
@@ -42,19 +41,14 @@ def prepare_chunks(
             asked = {"ranges": [f"{each.offsets} {each.sizes}" for each in chunks], "device": [device.type]}
             opened = sharing.open_each(storage, files, requests, _nothing, asked)
         close_with.extend(source for source, _ in opened)
-        paths, sources = [], []
-        runs: list[list[TensorInfo]] = []
+        reads: list[FileReads] = []
         for each, (source, _) in zip(chunks, opened, strict=True):
             ascents = ascending(tensors_of(each, source.size))
             if not (len(ascents) == 1 and each.total_size() == source.size):
                 source.skip_verification()  # a store's checksum is of the whole object, each byte read once
             # A source of which nothing is read is the load's too, which closes it.
-            for run in ascents or [[]]:
-                paths.append(each.path)
-                sources.append(source)
-                runs.append(run)
-        start = Start(storage, paths, sources, runs, limit_name=limit_name, sharing=sharing, tally=tally)
-        return make_load(start, config, device)
+            reads.extend(FileReads(each.path, source, run) for run in ascents or [[]])
+        return make_load(storage, reads, config, device, limit_name=limit_name, sharing=sharing, tally=tally)
 
 
 def _nothing(_: Source) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from runai_model_streamer.config import UNLIMITED, GdsMode, StreamerConfig
+from runai_model_streamer.config import UNLIMITED, GdsMode
 from runai_model_streamer.errors import GdsUnavailableError, MissingDependencyError
 from runai_model_streamer.io.files.gds import open_gds
 from runai_model_streamer.io.source import Source
@@ -17,55 +17,41 @@ from runai_model_streamer.pipeline.cuda.driver import CudaDriver, driver_api
 from runai_model_streamer.pipeline.cuda.landing import CudaLanding, DeviceFile
 from runai_model_streamer.pipeline.cuda.memory import TorchMemory
 from runai_model_streamer.pipeline.cuda.slots import Staging, staging_for
-from runai_model_streamer.pipeline.landing.protocol import Destination
-from runai_model_streamer.pipeline.plan.groups import GROUP_BYTES, PlannedFile
+from runai_model_streamer.pipeline.landing.destination import Destination, LoadSpec
+from runai_model_streamer.pipeline.plan.groups import GROUP_BYTES, Grouping
 from runai_model_streamer.ranges import PAGE
 
 _log = logging.getLogger(__name__)
 
 
-class CudaLoad(NamedTuple):
-    """How a load onto a GPU differs from one into host memory."""
+class CudaTools(NamedTuple):
+    """What a load onto a GPU works with."""
 
-    files: list[PlannedFile]
-    """With reads that fit into a slot."""
-    destination: Destination
+    api: Any
+    """The driver's interface."""
+    cast: DeviceCast | None
+    """What casts on the device; None: nothing is cast."""
+    gds: GdsMode
 
 
-def cuda_load(
-    device: torch.device,
-    sources: Sequence[Source],
-    files: Sequence[PlannedFile],
-    config: StreamerConfig,
-    concurrency: int,
-    *,
-    shared: bool,
-    target: str | None = None,
-    to_cast: Collection[str] = (),
-) -> CudaLoad | None:
-    """Plan the load of `files`, which `sources` hold, onto a CUDA device.
+def cuda_tools(device: torch.device, spec: LoadSpec) -> CudaTools | None:
+    """Find what `cuda_destination` needs; None where packages are missing, which a line of the log says.
 
     Args:
         device: with its index.
-        concurrency: reads in flight at once.
-        shared: other processes of this node load the same files.
-        target: the format's name of the dtype to cast to; None to leave tensors as they are.
-        to_cast: the dtypes in the files that are cast to it.
-
-    Returns:
-        None where the packages for it, or what casts on the device, are missing, which is said in the log.
+        spec: what is loaded.
 
     Raises:
-        RunaiStreamerMemoryLimitException: the limit leaves no room to stage anything in.
-        GdsUnavailableError: RUNAI_STREAMER_GDS=1, and a file cannot be read so.
+        GdsUnavailableError: RUNAI_STREAMER_GDS=1, and this load cannot use it.
     """
-    api = _api(device, config.gds)
+    gds = _gds_mode(spec)
+    api = _api(device, gds)
     if api is None:
         return None
     cast = None
-    if target is not None and to_cast:
-        cast = _device_cast(device, api, target, to_cast)
-        if cast is None and config.gds is GdsMode.ALWAYS:
+    if spec.casting is not None:
+        cast = _device_cast(device, api, *spec.casting)
+        if cast is None and gds is GdsMode.ALWAYS:
             raise GdsUnavailableError(
                 f"RUNAI_STREAMER_GDS=1: no GPUDirect onto {device}: tensors are to be cast, which numba-cuda cannot "
                 "do there (see the log)",
@@ -73,25 +59,33 @@ def cuda_load(
             )
         if cast is None:
             return None
-    limit = None if config.memory_limit == UNLIMITED else config.memory_limit
-    staging = staging_for(limit, max((file.chunk for file in files), default=PAGE), concurrency)
-    direct: dict[int, DeviceFile] = {}
-    looked_at: dict[int, DeviceFile | None] = {}  # one source may be behind many files of the plan
-    try:
-        for index, source in enumerate(sources):
-            if id(source) not in looked_at:
-                looked_at[id(source)] = open_gds(source, config.gds, shared=shared)
-            file = looked_at[id(source)]
-            if file is not None:
-                direct[index] = file
-    except BaseException:
-        _close(direct)
-        raise
+    return CudaTools(api, cast, gds)
+
+
+def _gds_mode(spec: LoadSpec) -> GdsMode:
+    gds = spec.config.gds
+    if spec.waits_for_ranks and gds is GdsMode.ALWAYS:
+        raise GdsUnavailableError(
+            "RUNAI_STREAMER_GDS=1, but ranks that share a load send each other what they read, from host memory",
+            remedy="leave out is_distributed=True, or set RUNAI_STREAMER_GDS=auto",
+            sep=": ",
+        )
+    return GdsMode.NEVER if spec.waits_for_ranks else gds
+
+
+def cuda_destination(device: torch.device, spec: LoadSpec, tools: CudaTools) -> Destination:
+    """Land on a CUDA device: staged in pinned memory, or read into the device where GPUDirect can.
+
+    Raises:
+        RunaiStreamerMemoryLimitException: the limit leaves no room to stage anything in.
+    """
+    limit = None if spec.limit.part == UNLIMITED else spec.limit.part
+    staging = staging_for(limit, max((file.chunk for file in spec.files), default=PAGE), spec.concurrency)
     # Two groups are ahead of the caller: each is to have work for all readers.
-    group_bytes = max(GROUP_BYTES, concurrency * staging.size)
-    cut = [file._replace(chunk=min(file.chunk, staging.size)) for file in files]
-    landing = partial(_landing, device, api, staging, direct, cast)
-    return CudaLoad(cut, Destination(device, group_bytes, landing, stages=staging.slots))
+    group_bytes = max(GROUP_BYTES, spec.concurrency * staging.size)
+    files = [file._replace(chunk=min(file.chunk, staging.size)) for file in spec.files]
+    landing = partial(_landing, device, spec.sources, tools, staging, spec.shared)
+    return Destination(device, files, Grouping(None, group_bytes, staging.slots), landing)
 
 
 def _api(device: torch.device, gds: GdsMode) -> Any:
@@ -117,19 +111,37 @@ def _device_cast(device: torch.device, api: Any, target: str, to_cast: Collectio
 
 def _landing(
     device: torch.device,
-    api: Any,
+    sources: Sequence[Source],
+    tools: CudaTools,
     staging: Staging,
-    direct: Mapping[int, DeviceFile],
-    cast: DeviceCast | None,
+    shared: bool,
     lifecycle: Lifecycle,
 ) -> CudaLanding:
+    direct = _direct_files(sources, tools.gds, shared)
     try:
         memory = TorchMemory(device)
-        driver = CudaDriver(device.index, api)
+        driver = CudaDriver(device.index, tools.api)
     except BaseException:
         _close(direct)
         raise
-    return CudaLanding(driver, memory, staging, lifecycle, direct, cast)
+    return CudaLanding(driver, memory, staging, lifecycle, direct, tools.cast)
+
+
+def _direct_files(sources: Sequence[Source], gds: GdsMode, shared: bool) -> dict[int, DeviceFile]:
+    """Open the files that GPUDirect reads, by their index in the plan."""
+    direct: dict[int, DeviceFile] = {}
+    looked_at: dict[int, DeviceFile | None] = {}  # one source may be behind many files of the plan
+    try:
+        for index, source in enumerate(sources):
+            if id(source) not in looked_at:
+                looked_at[id(source)] = open_gds(source, gds, shared=shared)
+            file = looked_at[id(source)]
+            if file is not None:
+                direct[index] = file
+    except BaseException:
+        _close(direct)
+        raise
+    return direct
 
 
 def _close(files: Mapping[int, DeviceFile]) -> None:

@@ -7,11 +7,23 @@ from typing import Final
 import torch
 
 from runai_model_streamer.pipeline.landing.tensors import Tensors, torch_shape
+from runai_model_streamer.pipeline.plan.casts import held
 from runai_model_streamer.pipeline.plan.selection import Rows, Selected
 from runai_model_streamer.pipeline.tally.load import Tally
 
 _CARRIERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Bytes of an element -> a dtype that torch can copy, which not all of its own are."""
+
+
+def largest_assembled(parts: Sequence[Selected], target: str | None) -> int:
+    """Bytes of the largest tensor that `assembled` puts together; 0 if there is none.
+
+    Args:
+        parts: what the caller selected.
+        target: the format's name of the dtype that pieces are cast to as they land; None to leave them.
+    """
+    made = [part.info if target is None else held(part.info, target) for part in parts if part.rows]
+    return max((info.nbytes for info in made), default=0)
 
 
 def assembled(landed: Tensors, parts: Sequence[Selected], tally: Tally) -> Tensors:

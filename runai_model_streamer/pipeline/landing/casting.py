@@ -6,7 +6,7 @@ Groups without anything to cast land as ever, in place.
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,14 +16,23 @@ from runai_model_streamer.errors import MissingDependencyError
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.kernels.bits import ITEM_SIZES
 from runai_model_streamer.lifecycle import Lifecycle
-from runai_model_streamer.pipeline.landing.host import HostLanding
-from runai_model_streamer.pipeline.landing.protocol import Destination
+from runai_model_streamer.pipeline.landing.destination import HOST, Destination, LoadSpec
+from runai_model_streamer.pipeline.landing.host import HostLanding, other_memory, with_last_reads
 from runai_model_streamer.pipeline.landing.tensors import make_tensors
 from runai_model_streamer.pipeline.memory.pool import SlabPool
 from runai_model_streamer.pipeline.memory.scratch import ScratchPool
 from runai_model_streamer.pipeline.memory.slabs import Bytes, Lease, OtherMemory
-from runai_model_streamer.pipeline.plan.casts import CastLayout, CastPlan, Run, cast_layout
-from runai_model_streamer.pipeline.plan.groups import Group, Step, group_target
+from runai_model_streamer.pipeline.plan.casts import (
+    Casting,
+    CastLayout,
+    CastPlan,
+    Run,
+    cast_layout,
+    held,
+    plan_cast,
+    scratch_size,
+)
+from runai_model_streamer.pipeline.plan.groups import Group, Grouping, PlannedFile, Step, group_target
 from runai_model_streamer.pipeline.tally.nvtx import nvtx_range
 from runai_model_streamer.pipeline.tally.reading import Reading, timed_read
 
@@ -70,11 +79,11 @@ class CastingLanding:
     beside = "cast"
 
     def __init__(self, pool: SlabPool, plan: CastPlan, lifecycle: Lifecycle) -> None:
-        self._kernels = _kernels(plan)
+        self._kernels = _kernels(plan.casting)
         self._pool = pool
         self.waits = pool.waits
         self._plain = HostLanding(pool)
-        self._plan = plan
+        self._target = plan.casting.target
         self._scratch = ScratchPool(plan.scratch_bytes, plan.scratch_count, lifecycle)
         self._joining = threading.Lock()
 
@@ -85,7 +94,7 @@ class CastingLanding:
 
     def lease(self, group: Group, hurry: bool) -> CastLease:
         """A slab for what the group becomes."""
-        layout = cast_layout(group, self._plan.target)
+        layout = cast_layout(group, self._target)
         if layout is None:
             return CastLease(group, self._plain.lease(group, hurry), None, [])
         with nvtx_range("wait for memory"):
@@ -163,7 +172,7 @@ class CastingLanding:
     def take(self, group: Group, lease: CastLease | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
         """Tensors over the slab's bytes; the slab is recycled when all of them are gone."""
         if lease is None:
-            layout = cast_layout(group, self._plan.target)
+            layout = cast_layout(group, self._target)
             return make_tensors(group if layout is None else layout.output, None)
         if lease.layout is None:
             return self._plain.take(group, lease.slab)
@@ -183,29 +192,47 @@ class CastingLanding:
         self._pool.close()
 
 
-def cast_destination(plan: CastPlan, memory: OtherMemory | None = None) -> Destination:
-    """Host memory, in another dtype.
+def cast_destination(spec: LoadSpec, casting: Casting) -> Destination:
+    """Land in host memory, and cast on the way.
+
+    Raises:
+        RunaiStreamerMemoryLimitException: the limit is too low for a tensor and what it is cast from.
+        PinnedUnavailableError: page-locked memory is required, and cannot be had.
+    """
+    becoming = [file._replace(tensors=[held(tensor, casting.target) for tensor in file.tensors]) for file in spec.files]
+    limit = spec.limit.bytes_for(spec.paths, becoming, spec.assembled, scratch_size(spec.files))
+    plan = plan_cast(spec.files, casting, limit, spec.concurrency)
+    memory = other_memory(spec.config.pinned, plan.slab_limit)
+    return cast_in_host_memory(with_last_reads(spec), plan, limit, memory)
+
+
+def cast_in_host_memory(
+    files: Sequence[PlannedFile], plan: CastPlan, limit: int | None = None, memory: OtherMemory | None = None
+) -> Destination:
+    """Land in host memory, and cast on the way.
 
     Args:
+        files: what to read of each.
         plan: what to cast, and within which limits.
-        memory: other host memory than slabs.
+        limit: bytes that slabs and scratch memory may hold together; None for no limit.
+        memory: other host memory than slabs, for the groups that it takes.
     """
 
     def landing(lifecycle: Lifecycle) -> CastingLanding:
         return CastingLanding(SlabPool(plan.slab_limit, lifecycle, memory), plan, lifecycle)
 
-    return Destination(
-        torch.device("cpu"), group_target(plan.group_limit), landing, plan.group_limit, plan.scratch_count
-    )
+    grouping = Grouping(plan.group_limit, group_target(plan.group_limit), plan.scratch_count)
+    return Destination(HOST, files, grouping, landing, limit)
 
 
-def _kernels(plan: CastPlan) -> dict[str, Callable[[Bytes, Bytes], None]]:
+def _kernels(casting: Casting) -> dict[str, Callable[[Bytes, Bytes], None]]:
+    target, sources = casting.target, sorted(casting.sources)
     try:
         from runai_model_streamer.kernels import host
     except ImportError as error:
         raise MissingDependencyError(
-            f"dtype=... needs numba to cast {', '.join(sorted(plan.sources))} to {plan.target} ({error})",
+            f"dtype=... needs numba to cast {', '.join(sources)} to {target} ({error})",
             remedy="pip install 'runai-model-streamer-cuda[cast]'",
             sep=": ",
         ) from error
-    return {source: host.cast(source, plan.target) for source in sorted(plan.sources)}
+    return {source: host.cast(source, target) for source in sources}

@@ -1,14 +1,25 @@
-"""How bytes reach their destination: the protocol of a landing, and the one that lands in host memory."""
+"""Host memory: reads land where the tensors then live."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
+from runai_model_streamer.config import PinnedMode
 from runai_model_streamer.io.source import Source
+from runai_model_streamer.lifecycle import Lifecycle
+from runai_model_streamer.origins import SourceKind
+from runai_model_streamer.pipeline.landing.destination import HOST, Destination, LoadSpec
 from runai_model_streamer.pipeline.landing.tensors import make_tensors
 from runai_model_streamer.pipeline.memory.pool import SlabPool
-from runai_model_streamer.pipeline.memory.slabs import Lease
-from runai_model_streamer.pipeline.plan.groups import Group, Step
+from runai_model_streamer.pipeline.memory.slabs import Lease, OtherMemory
+from runai_model_streamer.pipeline.plan.groups import (
+    LARGE_BYTES,
+    REST_BYTES,
+    Group,
+    Grouping,
+    PlannedFile,
+    Step,
+)
 from runai_model_streamer.pipeline.tally.nvtx import nvtx_range
 from runai_model_streamer.pipeline.tally.reading import Reading, timed_read
 
@@ -69,3 +80,52 @@ class HostLanding:
     def close(self) -> None:
         """See `SlabPool.close`."""
         self._pool.close()
+
+
+def host_destination(spec: LoadSpec) -> Destination:
+    """Land in host memory, as the bytes are in the files.
+
+    Raises:
+        RunaiStreamerMemoryLimitException: a tensor is larger than the limit.
+        PinnedUnavailableError: page-locked memory is required, and cannot be had.
+    """
+    limit = spec.limit.bytes_for(spec.paths, spec.files, spec.assembled)
+    files = with_last_reads(spec)
+    # Reads land in place, of any size, if none is asked for. But within a limit the reader that has no more of a group
+    # often waits for the next one's memory until another is done with this one.
+    if limit is None and spec.config.chunk_bytesize is None and not spec.waits_for_ranks:
+        files = [file._replace(large=LARGE_BYTES if file.kind is SourceKind.FILE else 0) for file in files]
+    return in_host_memory(files, limit, other_memory(spec.config.pinned, limit))
+
+
+def in_host_memory(files: Sequence[PlannedFile], limit: int | None, memory: OtherMemory | None = None) -> Destination:
+    """Land in host memory.
+
+    Args:
+        files: what to read of each.
+        limit: bytes held at most, at least the largest tensor; None for no limit.
+        memory: other host memory than slabs, for the groups that it takes.
+    """
+
+    def landing(lifecycle: Lifecycle) -> HostLanding:
+        return HostLanding(SlabPool(limit, lifecycle, memory))
+
+    return Destination(HOST, files, Grouping(limit), landing, limit)
+
+
+def with_last_reads(spec: LoadSpec) -> list[PlannedFile]:
+    """Let the last read of a part be a little longer, unless ranks share the reads, which have to be even."""
+    return [file if spec.waits_for_ranks else file._replace(rest=REST_BYTES) for file in spec.files]
+
+
+def other_memory(pinned: PinnedMode, limit: int | None) -> OtherMemory | None:
+    """Page-locked memory, where it is wanted; None: slabs only.
+
+    Raises:
+        PinnedUnavailableError: it is required, and cannot be had.
+    """
+    if pinned is PinnedMode.NEVER or (pinned is PinnedMode.AUTO and not torch.cuda.is_initialized()):
+        return None
+    from runai_model_streamer.pipeline.memory.pinned import page_locking
+
+    return page_locking(pinned, limit)

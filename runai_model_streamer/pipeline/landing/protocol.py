@@ -1,13 +1,12 @@
 """What a landing is: the protocol that each way to land bytes follows."""
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Iterator
+from typing import Protocol, TypeVar
 
 import torch
 
 from runai_model_streamer.io.source import Source
-from runai_model_streamer.lifecycle import Lifecycle
-from runai_model_streamer.pipeline.plan.groups import Group, Grouping, Step
+from runai_model_streamer.pipeline.plan.groups import Group, Step
 from runai_model_streamer.pipeline.tally.reading import Reading
 from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
 
@@ -83,22 +82,3 @@ class Landing(Protocol[LeaseT]):
             StreamerError: something could not be released, or turned out to have failed. All the rest is released.
         """
         ...
-
-
-class Destination(NamedTuple):
-    """Where a load's tensors are to be, if that is not host memory, as they are in the files."""
-
-    device: torch.device
-    group_bytes: int
-    """Aim for the size of a group."""
-    landing: Callable[[Lifecycle], Landing[Any]]
-    """Makes the landing, once, in the thread that starts the load; which closes it."""
-    group_limit: int | None = None
-    """Most bytes of the files in a group, unless one tensor is larger."""
-    stages: int | None = None
-    """Reads that it has room to stage at once, where it stages them; None for any number."""
-
-    @property
-    def grouping(self) -> Grouping:
-        """How it wants its groups."""
-        return Grouping(self.group_limit, self.group_bytes, self.stages)

@@ -55,13 +55,19 @@ class CastLayout:
     """In order; bytes between them are not wanted."""
 
 
+class Casting(NamedTuple):
+    """What a load casts. Dtypes have the format's names."""
+
+    target: str
+    """The dtype that floating-point tensors get."""
+    sources: frozenset[str]
+    """The dtypes that are cast to it: never empty."""
+
+
 class CastPlan(NamedTuple):
     """How a load casts, and how it shares the memory limit."""
 
-    target: str
-    """The format's name of the dtype that floating-point tensors get."""
-    sources: frozenset[str]
-    """The dtypes that are cast to it: never empty."""
+    casting: Casting
     scratch_bytes: int
     """Bytes of a piece of memory that is read into, to be cast from."""
     scratch_count: int
@@ -103,9 +109,12 @@ def held(tensor: TensorInfo, target: str) -> TensorInfo:
     return tensor._replace(dtype=target, start=0, end=size)
 
 
-def sources_of(files: Iterable[PlannedFile], target: str) -> frozenset[str]:
-    """The dtypes in the files that are cast to `target`."""
-    return frozenset({tensor.dtype for file in files for tensor in file.tensors} & ITEM_SIZES.keys() - {target})
+def casting_of(files: Iterable[PlannedFile], target: str | None) -> Casting | None:
+    """What is cast to `target` in the files; None where nothing is."""
+    if target is None:
+        return None
+    sources = {tensor.dtype for file in files for tensor in file.tensors} & ITEM_SIZES.keys() - {target}
+    return Casting(target, frozenset(sources)) if sources else None
 
 
 def scratch_size(files: Sequence[PlannedFile]) -> int:
@@ -113,28 +122,26 @@ def scratch_size(files: Sequence[PlannedFile]) -> int:
     return round_up(max((PIECE if file.kind is SourceKind.FILE else file.chunk for file in files), default=PIECE), PAGE)
 
 
-def plan_cast(
-    files: Sequence[PlannedFile], target: str, sources: frozenset[str], limit: int | None, readers: int
-) -> CastPlan:
-    """How to cast within the limit.
+def plan_cast(files: Sequence[PlannedFile], casting: Casting, limit: int | None, readers: int) -> CastPlan:
+    """Plan how to cast within the limit.
 
     Args:
         files: what is read.
-        target: the format's name of the dtype to cast to.
-        sources: of `sources_of`, not empty.
+        casting: what is cast of it.
         limit: bytes that may be held at once, at least the largest tensor in memory and `scratch_size(files)`; None
             for no limit.
         readers: reads in flight at once.
     """
+    target, sources = casting
     scratch = scratch_size(files)
     growth = max(1, *(ITEM_SIZES[target] // ITEM_SIZES[source] for source in sources))
     if limit is None:
-        return CastPlan(target, sources, scratch, readers, None, None)
+        return CastPlan(casting, scratch, readers, None, None)
     largest = max(held(tensor, target).nbytes for file in files for tensor in file.tensors)
     # A quarter of it at most: what tensors are cast into is to have room for several groups.
     count = max(1, min(readers, limit // 4 // scratch, (limit - largest) // scratch))
     slab_limit = limit - count * scratch
-    return CastPlan(target, sources, scratch, count, slab_limit, slab_limit // growth)
+    return CastPlan(casting, scratch, count, slab_limit, slab_limit // growth)
 
 
 def cast_layout(group: Group, target: str) -> CastLayout | None:

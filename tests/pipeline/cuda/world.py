@@ -31,9 +31,9 @@ from runai_model_streamer.pipeline.cuda.cast import DeviceCast
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
 from runai_model_streamer.pipeline.cuda.landing import CudaLanding, DeviceFile
 from runai_model_streamer.pipeline.cuda.slots import staging_for
-from runai_model_streamer.pipeline.landing.protocol import Destination
+from runai_model_streamer.pipeline.landing.destination import Destination
 from runai_model_streamer.pipeline.load import Load
-from runai_model_streamer.pipeline.plan.groups import PlannedFile
+from runai_model_streamer.pipeline.plan.groups import Grouping, PlannedFile
 from runai_model_streamer.ranges import round_up
 from tests.checkpoints import Stored, encode
 from tests.cuda_emulator import Emulator
@@ -294,7 +294,8 @@ class World:
             return self.landing(lifecycle, limit=limit, chunk=chunk, concurrency=concurrency, files=direct, cast=cast)
 
         storage = Storage(StreamerConfig(), None, shared=False)
-        load = Load(storage, sources, planned, None, concurrency, Destination(DEVICE, group_bytes, landing))
+        destination = Destination(DEVICE, planned, Grouping(None, group_bytes), landing)
+        load = Load(storage, sources, destination, concurrency)
         load.start()
         return load
 

@@ -24,10 +24,10 @@ from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.origins import SourceKind
-from runai_model_streamer.pipeline.landing.casting import cast_destination
+from runai_model_streamer.pipeline.landing.casting import cast_in_host_memory
 from runai_model_streamer.pipeline.load import Load
 from runai_model_streamer.pipeline.memory.scratch import ScratchPool
-from runai_model_streamer.pipeline.plan.casts import PIECE, cast_layout, held, plan_cast, sources_of
+from runai_model_streamer.pipeline.plan.casts import PIECE, Casting, cast_layout, casting_of, held, plan_cast
 from runai_model_streamer.pipeline.plan.groups import PlannedFile, plan_groups
 from runai_model_streamer.ranges import PAGE
 from tests.casts import FLOATS, OTHERS, TARGETS, expected, finite
@@ -44,13 +44,19 @@ def planned(sources: Iterable[Source], chunk: int) -> list[PlannedFile]:
     ]
 
 
+def casting(files: Sequence[PlannedFile], target: str) -> Casting:
+    found = casting_of(files, target)
+    assert found is not None
+    return found
+
+
 def casting_load(
     sources: Sequence[Source], target: str, *, limit: int | None = None, chunk: int = 1 << 20, readers: int = 4
 ) -> Load:
     files = planned(sources, chunk)
-    plan = plan_cast(files, target, sources_of(files, target), limit, readers)
+    plan = plan_cast(files, casting(files, target), limit, readers)
     storage = Storage(StreamerConfig(), None, shared=False)
-    load = Load(storage, sources, files, None, readers, cast_destination(plan))
+    load = Load(storage, sources, cast_in_host_memory(files, plan), readers)
     load.start()
     return load
 
@@ -127,7 +133,7 @@ def test_the_limit_holds_what_tensors_become_and_what_they_are_cast_from(target:
     files = planned([MemorySource("m", data)], 7000)
     largest = max(held(tensor, target).nbytes for tensor in files[0].tensors)
     for limit in (largest + PIECE, 2 * largest + PIECE, 4 * PIECE, 16 * PIECE):
-        plan = plan_cast(files, target, sources_of(files, target), limit, 4)
+        plan = plan_cast(files, casting(files, target), limit, 4)
         assert plan.slab_limit is not None
         assert plan.slab_limit >= largest
         assert plan.slab_limit + plan.scratch_bytes * plan.scratch_count == limit

@@ -1,0 +1,28 @@
+"""Chooses where a load's tensors land. A new device, or a new way to land, is a module of its own and a line here."""
+
+import torch
+
+from runai_model_streamer.pipeline.landing.destination import Destination, LoadSpec
+from runai_model_streamer.pipeline.landing.host import host_destination
+
+
+def destination_for(device: torch.device, spec: LoadSpec) -> Destination:
+    """Plan how the tensors of `spec` land.
+
+    They land on a CUDA `device` if its packages are installed, else in host memory; `Destination.device` says where.
+    The caller then moves them.
+
+    Raises:
+        StreamerError: the device or a setting cannot be used, or the memory limit is too low.
+    """
+    if device.type == "cuda":
+        from runai_model_streamer.pipeline.cuda.destination import cuda_destination, cuda_tools
+
+        tools = cuda_tools(device, spec)
+        if tools is not None:
+            return cuda_destination(device, spec, tools)
+    if spec.casting is not None:
+        from runai_model_streamer.pipeline.landing.casting import cast_destination
+
+        return cast_destination(spec, spec.casting)
+    return host_destination(spec)
