@@ -23,6 +23,7 @@ from runai_model_streamer.pipeline.tally.trace import Trace, trace_path
 from runai_model_streamer.report.load_report import LoadReport
 from runai_model_streamer.report.make import Asked, given, make_report
 from runai_model_streamer.report.progress import Display, Progress, Watch, display_of
+from runai_model_streamer.threads.forks import OwnProcess
 from runai_model_streamer.variables import warn_of_misspelt
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Streamer:
     def __init__(self) -> None:
         self._load: Load | None = None
         self._closed = False
-        self._pid = os.getpid()
+        self._process = OwnProcess()
         self._device = torch.device("cpu")
         self._started = 0.0
         self._reports = True
@@ -181,7 +182,7 @@ class Streamer:
         A streamer that has been closed can stream again in another `with` block.
         """
         self._closed = True
-        if self._pid == os.getpid():
+        if not self._process.forked:
             self._end_load()
 
     def _end_load(self) -> None:
@@ -199,7 +200,7 @@ class Streamer:
         self._check_open()
 
     def _check_process(self) -> None:
-        if self._pid != os.getpid():
+        if self._process.forked:
             raise StateError(
                 "this streamer was made before a fork; its threads are the parent's",
                 remedy="make a new one here",
@@ -214,7 +215,7 @@ class Streamer:
 
     def __del__(self) -> None:
         load = getattr(self, "_load", None)
-        if load is not None and load.open and self._pid == os.getpid():
+        if load is not None and load.open and not self._process.forked:
             # Not close: a finaliser may run in any thread, also in one of the load's own.
             # And before the warning, which may be an error.
             load.stop()

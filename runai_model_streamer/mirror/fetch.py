@@ -2,17 +2,17 @@
 
 import mmap
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from runai_model_streamer.errors import SourceChangedError, StreamerError
+from runai_model_streamer.errors import SourceChangedError
 from runai_model_streamer.io.listing import Entry
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.mirror.destination import Destination, Part
 from runai_model_streamer.ranges import ByteRange, split
+from runai_model_streamer.threads.crew import Crew
 
 JOIN_SECONDS: Final = 1.0
 """Most seconds that a failed pull waits for its threads. One that hangs in the kernel longer ends alone."""
@@ -117,21 +117,18 @@ class _Fetch:
                 yield file, piece
 
     def run(self, count: int) -> None:
-        # Daemons: a read that hangs in the kernel must not keep the process from ending.
-        threads = [threading.Thread(target=self._run, name=f"runai-puller-{n}", daemon=True) for n in range(count)]
-        started: list[threading.Thread] = []
+        """Copy everything with `count` threads."""
+        crew = Crew("puller", "pull")
         try:
-            for thread in threads:
-                if not self._start(thread, first=not started):
+            for _ in range(count):
+                if not crew.add(self._run):
                     break
-                started.append(thread)
-            for thread in started:
-                thread.join()
+            crew.join()
         except BaseException as error:
             self._stop(error)
             raise
         finally:
-            self._end(started)
+            self._end(crew)
         failure, self._error = self._error, None
         if failure is not None:
             try:
@@ -140,24 +137,8 @@ class _Fetch:
                 # Its traceback leads here: a cycle would keep all that the frames hold until gc runs.
                 del failure
 
-    @staticmethod
-    def _start(thread: threading.Thread, *, first: bool) -> bool:
-        try:
-            thread.start()
-        except RuntimeError as error:
-            if first:
-                raise StreamerError(
-                    f"no thread to pull with: {error}", remedy="raise the limit with `ulimit -u`"
-                ) from error
-            # Where the system gives fewer threads, those have to do.
-            return False
-        return True
-
-    def _end(self, threads: Sequence[threading.Thread]) -> None:
-        deadline = time.monotonic() + JOIN_SECONDS
-        for thread in threads:
-            thread.join(max(deadline - time.monotonic(), 0))
-        alive = any(thread.is_alive() for thread in threads)
+    def _end(self, crew: Crew) -> None:
+        alive = crew.join(JOIN_SECONDS)
         for file in list(self._open):
             if file.part is not None:
                 file.part.discard()

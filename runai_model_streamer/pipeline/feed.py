@@ -8,7 +8,7 @@ from typing import Final, Generic
 from runai_model_streamer.io.cgroups import usable_cpus
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.lifecycle import Lifecycle
-from runai_model_streamer.origins import Origin
+from runai_model_streamer.origins import MEMORY_SPEED, Origin
 from runai_model_streamer.pipeline.landing.protocol import Landing, LeaseT
 from runai_model_streamer.pipeline.pace import Pace
 from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile, Step, steps_of
@@ -18,15 +18,10 @@ from runai_model_streamer.pipeline.tally.reading import Reading
 from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
 from runai_model_streamer.ranges import HUGE_PAGE, round_up
 
-MEMORY_SPEED: Final = 1.5e9
-"""Bytes per second of one read above which it was a copy from memory, where the source cannot tell."""
-
 MEMORY_LATENCY: Final = 100e-6
 """Seconds that such a copy takes beside, however short it is; a local SSD takes about as long to begin."""
 
 _ALL: Final = 1 << 30
-
-_FROM_STORAGE: Final = (Origin.DISK, Origin.OBJECT, Origin.RANK)
 
 
 class Feed(Generic[LeaseT]):
@@ -74,7 +69,7 @@ class Feed(Generic[LeaseT]):
         self._cpus = usable_cpus()
         self._pace = Pace(_ALL, _ALL, 0.0) if pace is None else pace
         self._resting = threading.Condition()
-        self._storage_bound = first in _FROM_STORAGE
+        self._storage_bound = first.waits_for_storage
         self._copying = first is Origin.PAGE_CACHE  # known, where not being bound by storage may be a hope
         self._copies = 0
         self._exhausted = False

@@ -1,7 +1,6 @@
 """One load, put together: sources, plan, memory and readers; the iterator over its tensors; its end."""
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NoReturn, TypeAlias, cast
@@ -22,6 +21,7 @@ from runai_model_streamer.pipeline.pace import Pace
 from runai_model_streamer.pipeline.plan.groups import Group, steps_of
 from runai_model_streamer.pipeline.readers import Readers
 from runai_model_streamer.pipeline.tally.load import Tally
+from runai_model_streamer.threads.forks import OwnProcess
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Load:
         """Called in the caller's thread when it has been given a group, and when it has been given all."""
         self._taken = False
         self._closed = False
-        self._pid = os.getpid()
+        self._process = OwnProcess()
         self.total_bytes = sum(nbytes_of(file.tensors) for file in files)
         """Bytes of all that lands."""
         steps = sum(group.steps for group in self._groups)
@@ -221,7 +221,7 @@ class Load:
         return None
 
     def _check_process(self) -> None:
-        if self._pid != os.getpid():
+        if self._process.forked:
             raise StateError(
                 "this load was started before a fork; its readers are the parent's",
                 remedy="start a new one here",
@@ -230,7 +230,7 @@ class Load:
 
     def stop(self) -> None:
         """Make the readers end, without waiting for them."""
-        if self._pid == os.getpid():  # in a forked child, a lock may be held by a thread that is not there
+        if not self._process.forked:  # in a forked child, a lock may be held by a thread that is not there
             self._lifecycle.close()
 
     def close(self) -> None:
@@ -244,7 +244,7 @@ class Load:
         if self._closed:
             return
         self._closed = True
-        if self._pid != os.getpid():
+        if self._process.forked:
             return
         try:
             self._lifecycle.close()

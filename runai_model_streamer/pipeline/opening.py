@@ -8,9 +8,9 @@ from typing import Final, Protocol, TypeVar
 
 from runai_model_streamer.checkpoint.gc_pause import collector_paused
 from runai_model_streamer.checkpoint.header import Opened, read_header
-from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.io.paths import is_object
 from runai_model_streamer.io.source import Source
+from runai_model_streamer.threads.crew import Crew
 
 _S = TypeVar("_S", bound=Source)
 _S_co = TypeVar("_S_co", bound=Source, covariant=True)
@@ -132,19 +132,11 @@ def _open_concurrently(
                 else:
                     results.put((index, result))
 
-    count = min(concurrency, len(indices))
-    # Daemons of our own, not an executor's threads, which the interpreter would wait for after a Ctrl-C.
-    threads = [threading.Thread(target=work, name=f"runai-opener-{n}", daemon=True) for n in range(count)]
+    crew = Crew("opener", "open")
     try:
-        for number, thread in enumerate(threads):
-            try:
-                thread.start()
-            except RuntimeError as error:
-                if not number:
-                    raise StreamerError(
-                        f"no thread to open with: {error}", remedy="raise the limit with `ulimit -u`"
-                    ) from error
-                break  # those have to do
+        for _ in range(min(concurrency, len(indices))):
+            if not crew.add(work):
+                break
         for _ in indices:
             index, result = results.get()
             if isinstance(result, BaseException):
@@ -157,10 +149,7 @@ def _open_concurrently(
         storage.interrupt()
         raise
     finally:
-        deadline = time.monotonic() + JOIN_SECONDS
-        for thread in threads:
-            if thread.is_alive():
-                thread.join(max(deadline - time.monotonic(), 0))
+        crew.join(JOIN_SECONDS)
         for _, left in _drain(results):
             if not isinstance(left, BaseException):
                 left[0].close()

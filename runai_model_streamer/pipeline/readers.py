@@ -1,8 +1,8 @@
 """Reader threads: take the next step in plan order, read it, say that it has landed."""
 
 import threading
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from runai_model_streamer.errors import ChecksumError, ReadError, StreamerError
@@ -12,6 +12,7 @@ from runai_model_streamer.pipeline.feed import Feed
 from runai_model_streamer.pipeline.landing.protocol import LeaseT
 from runai_model_streamer.pipeline.plan.groups import Group, Step
 from runai_model_streamer.pipeline.tally.reader import ReaderTally
+from runai_model_streamer.threads.crew import Crew
 
 
 class Readers:
@@ -40,7 +41,7 @@ class Readers:
         lifecycle: Lifecycle,
         left: Callable[[StreamerError | None], None] = lambda _: None,
     ) -> None:
-        self.threads: list[threading.Thread] = []
+        self._crew = Crew("reader", "read")
         self._count = count
         self._feed = feed
         self._sources = sources
@@ -77,29 +78,24 @@ class Readers:
         number = self._numbered
         self._numbered += 1  # before the thread looks
         tally = self._feed.tally.reader(self._feed.waits)
-        # Daemons: a read that hangs in the kernel must not keep the process from ending.
-        thread = threading.Thread(target=self._run, args=(number, tally), name=f"runai-reader-{number}", daemon=True)
-        self.threads.append(thread)  # before it runs: a Ctrl-C may come while it is started
+        started = False
         try:
-            thread.start()
-        except RuntimeError as error:
-            self.threads.remove(thread)
+            started = self._crew.add(partial(self._run, number, tally))
+        except StreamerError:
+            self._feed.tally.readers.remove(tally)
+            raise
+        if not started:
             self._feed.tally.readers.remove(tally)
             self._count = number
-            if not number:
-                raise StreamerError(
-                    f"no thread to read with: {error}", remedy="raise the limit with `ulimit -u`"
-                ) from error
 
     def join(self, seconds: float) -> list[str]:
         """Wait until all have ended, but no longer than that; the names of those that have not."""
-        deadline = time.monotonic() + seconds
-        for thread in self.threads:  # one that has been joined has added those that it started
-            if thread.is_alive():
-                thread.join(max(deadline - time.monotonic(), 0))
-        # `is_alive` is False of one whose join was cut short by a Ctrl-C: Python 3.11 and 3.12 take it for ended.
-        alive = threading.enumerate()
-        return [thread.name for thread in self.threads if thread in alive]
+        return self._crew.join(seconds)
+
+    @property
+    def threads(self) -> Sequence[threading.Thread]:
+        """Those that have been started."""
+        return self._crew.threads
 
     def _run(self, number: int, tally: ReaderTally) -> None:
         stopped = False

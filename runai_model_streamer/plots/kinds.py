@@ -12,13 +12,7 @@ class Kind(NamedTuple):
     colour: str
 
 
-READS: Final = {
-    Origin.DISK.value: Kind("read from disk", "#0072B2"),
-    Origin.BUFFERED.value: Kind("read through the page cache", "#6A5ACD"),
-    Origin.PAGE_CACHE.value: Kind("copy from the page cache", "#56B4E9"),
-    Origin.OBJECT.value: Kind("read from object storage", "#009E73"),
-    Origin.RANK.value: Kind("receive from another rank", "#999933"),
-}
+READS: Final = {origin.value: Kind(origin.act, origin.colour) for origin in Origin}
 """By the `origin` of a trace's reads."""
 
 REST: Final = Kind("rest: more readers than CPUs", "#EFE6D2")

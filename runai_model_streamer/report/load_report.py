@@ -5,6 +5,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from runai_model_streamer.origins import Origin
+
 Outcome: TypeAlias = Literal["running", "complete", "failed", "abandoned"]
 """How a load stands: still going on; all tensors given out; ended by an error; ended by the caller before that."""
 
@@ -29,7 +31,7 @@ class BytesFrom:
     @property
     def all(self) -> int:
         """Their sum."""
-        return self.page_cache + self.buffered + self.disk + self.object_storage + self.other_ranks
+        return sum(getattr(self, origin.field) for origin in Origin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class ReaderSeconds:
     @property
     def read(self) -> float:
         """The time in reads, from wherever."""
-        return self.page_cache + self.buffered + self.disk + self.object_storage + self.other_ranks
+        return sum((getattr(self, origin.field) for origin in Origin), 0.0)
 
     @property
     def all(self) -> float:

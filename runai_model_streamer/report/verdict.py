@@ -20,13 +20,11 @@ The largest share is the verdict.
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from runai_model_streamer.origins import MEMORY_SPEED
 from runai_model_streamer.report.load_report import Bound, LoadReport
 
 TOO_SHORT: Final = 0.05
 """Seconds below which a load tells nothing: threads start and stop in that."""
-
-MEMORY_SPEED: Final = 1.5e9
-"""Bytes per second of one reader above which buffered reads were copies from memory; as `pipeline.feed` has it."""
 
 _BOUNDS: Final[tuple[Bound, ...]] = ("storage", "network", "cpu", "copy", "memory", "caller")
 

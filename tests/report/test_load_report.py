@@ -12,6 +12,7 @@ import torch
 
 from runai_model_streamer import FileChunks, FileStreamer, LoadReport, S3Credentials, SafetensorsStreamer
 from runai_model_streamer.errors import NotFoundError, StreamerError
+from runai_model_streamer.origins import Origin
 from runai_model_streamer.report.load_report import BytesFrom, ReaderSeconds, Settings
 from tests.checkpoints import numbered, stored, write
 from tests.servers import FaultServer, refuse
@@ -47,6 +48,15 @@ def parts_of(report: LoadReport) -> float:
 
 
 # When there is one.
+
+
+def test_every_origin_has_a_field_in_both_reports_and_no_field_is_left_over() -> None:
+    fields = [origin.field for origin in Origin]
+    assert sorted(field.name for field in dataclasses.fields(BytesFrom)) == sorted(fields)
+    assert set(fields) < {field.name for field in dataclasses.fields(ReaderSeconds)}
+    counts = {field: 10**index for index, field in enumerate(fields)}
+    assert BytesFrom(**counts).all == 11111
+    assert ReaderSeconds(**counts, cast=0.5).read == 11111
 
 
 def test_there_is_none_before_the_first_load() -> None:

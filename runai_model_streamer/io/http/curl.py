@@ -27,6 +27,7 @@ from runai_model_streamer.io.http.transport import (
     range_headers,
 )
 from runai_model_streamer.ranges import ByteRange
+from runai_model_streamer.threads.forks import OwnProcess
 
 _BUFFER: Final = 256 << 10
 """Bytes that libcurl receives at once."""
@@ -56,7 +57,7 @@ class CurlTransport:
         self._proxies = proxies
         self._lock = threading.Lock()
         self._closed = False
-        self._process = os.getpid()
+        self._process = OwnProcess()
         self._idle = [self._connect()]
 
     def get(
@@ -82,7 +83,7 @@ class CurlTransport:
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
-        if os.getpid() != self._process:
+        if self._process.forked:
             # After a fork the connections are the parent's: to end TLS on them would end it for the parent.
             return
         for connection in idle:

@@ -41,7 +41,6 @@ caller waits for always comes first. That bounds scratch memory too (a tensor th
 
 import contextlib
 import logging
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -66,6 +65,7 @@ from runai_model_streamer.pipeline.plan.groups import Group, Step
 from runai_model_streamer.pipeline.tally.nvtx import nvtx_range
 from runai_model_streamer.pipeline.tally.reading import Reading, timed_call, timed_read
 from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
+from runai_model_streamer.threads.forks import OwnProcess
 
 _log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class CudaLanding:
         self._ring = SlotRing(driver, staging, lifecycle)
         self._slot_bytes = staging.size
         self.waits = WaitClock()
-        self._pid = os.getpid()
+        self._process = OwnProcess()
         self._leases: dict[int, CudaLease] = {}
         self._leased = 0  # counted by readers
         self._taken = 0  # by the consumer
@@ -291,7 +291,7 @@ class CudaLanding:
     def __del__(self) -> None:
         # A load that was dropped without a close. In a forked child the driver is the parent's, and a process that
         # ends frees all of it.
-        if not hasattr(self, "_stream") or self._pid != os.getpid() or sys.is_finalizing():
+        if not hasattr(self, "_stream") or self._process.forked or sys.is_finalizing():
             return
         try:
             self.close()

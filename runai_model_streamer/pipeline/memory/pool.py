@@ -14,9 +14,7 @@ it, not here.
 """
 
 import contextlib
-import os
 import threading
-import weakref
 from collections import deque
 from queue import Empty, SimpleQueue
 from typing import Final
@@ -28,6 +26,7 @@ from runai_model_streamer.pipeline.memory.slabs import GroupMemory, Lease, Other
 from runai_model_streamer.pipeline.plan.groups import GROUP_BYTES, Group, group_target
 from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
 from runai_model_streamer.ranges import round_up
+from runai_model_streamer.threads.forks import keep_in_children
 
 WORKING_SET: Final = 128 << 20
 """Without a limit: bytes of slabs up to which copies from memory take fresh memory rather than wait for a used slab.
@@ -87,7 +86,7 @@ class SlabPool:
         self.waits = WaitClock()
         """How long `lease` has waited for memory that had to be given back first."""
         lifecycle.on_stop(self._wake)
-        _pools.add(self)
+        keep_in_children(self)
 
     def lease(self, group: Group, hurry: bool = False) -> Lease:
         """Memory for `group`, as soon as the limit allows it; without one, in a hurry, fresh rather than waited for.
@@ -150,6 +149,10 @@ class SlabPool:
             self._held = 0
             while not self._returned.empty():
                 self._returned.get()
+
+    def missing_in_children(self) -> list[GroupMemory]:
+        """Slabs that are hidden from a child while reads fill them."""
+        return list(self._lent)
 
     def _wake(self) -> None:
         self._returned.put(None)
@@ -273,16 +276,3 @@ class SlabPool:
         assert lease.root is not None
         slab.watch(lease.root, lambda _: put(slab))
         return lease
-
-
-_pools: "weakref.WeakSet[SlabPool]" = weakref.WeakSet()
-_inherited: list[GroupMemory] = []
-
-
-def _keep_inherited_slabs() -> None:
-    # A slab hidden from this child is not mapped here: freeing it would unmap whatever has taken its addresses since.
-    for pool in _pools:
-        _inherited.extend(pool._lent)  # noqa: SLF001 - of this module
-
-
-os.register_at_fork(after_in_child=_keep_inherited_slabs)

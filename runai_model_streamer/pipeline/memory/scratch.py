@@ -1,14 +1,13 @@
 """Scratch memory: pieces that readers read into and empty again at once, a fixed number of them."""
 
 import contextlib
-import os
 import threading
-import weakref
 from collections.abc import Iterator
 
 from runai_model_streamer.errors import OutOfMemoryError
 from runai_model_streamer.lifecycle import Lifecycle
 from runai_model_streamer.pipeline.memory.slabs import Slab
+from runai_model_streamer.threads.forks import keep_in_children
 
 
 class ScratchPool:
@@ -28,7 +27,7 @@ class ScratchPool:
         self._free: list[Slab] = []
         self._made: list[Slab] = []
         lifecycle.on_stop(self._wake)
-        _pools.add(self)
+        keep_in_children(self)
 
     @contextlib.contextmanager
     def lend(self) -> Iterator[memoryview]:
@@ -72,19 +71,10 @@ class ScratchPool:
             self._free.clear()
             self._made.clear()
 
+    def missing_in_children(self) -> list[Slab]:
+        """All pieces: they are hidden from a child."""
+        return list(self._made)
+
     def _wake(self) -> None:
         with self._changed:
             self._changed.notify_all()
-
-
-_pools: "weakref.WeakSet[ScratchPool]" = weakref.WeakSet()
-_inherited: list[Slab] = []
-
-
-def _keep_inherited_pieces() -> None:
-    # Not mapped in this child: freeing them would unmap whatever has taken their addresses since.
-    for pool in _pools:
-        _inherited.extend(pool._made)  # noqa: SLF001 - of this module
-
-
-os.register_at_fork(after_in_child=_keep_inherited_pieces)

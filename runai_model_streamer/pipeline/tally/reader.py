@@ -13,14 +13,7 @@ from runai_model_streamer.pipeline.tally.reading import Reading
 from runai_model_streamer.pipeline.tally.trace import Events, Trace
 from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
 
-ORIGINS: Final = {
-    Origin.PAGE_CACHE: "page_cache",
-    Origin.BUFFERED: "buffered",
-    Origin.DISK: "disk",
-    Origin.OBJECT: "object_storage",
-    Origin.RANK: "other_ranks",
-}
-STAGES: Final = (*ORIGINS.values(), "cast", "copy", "memory", "rest")
+STAGES: Final = (*(origin.field for origin in Origin), "cast", "copy", "memory", "rest")
 """What a reader's time goes to; for what each is, see `report.ReaderSeconds`."""
 
 
@@ -74,7 +67,7 @@ class ReaderTally:
         self._times: ThreadTimes | None = None
         self._mark = self._waited = 0.0
         self.reads = 0
-        self.bytes = dict.fromkeys(ORIGINS.values(), 0)
+        self.bytes = dict.fromkeys((origin.field for origin in Origin), 0)
         """By the names of `report.BytesFrom`."""
         self.seconds = dict.fromkeys(STAGES, 0.0)
         """By the names of `report.ReaderSeconds`."""
@@ -128,7 +121,7 @@ class ReaderTally:
         now = time.perf_counter()
         waited = self._clock.at(now)
         passed, in_wait = now - self._mark, waited - self._waited
-        origin = ORIGINS[reading.origin]
+        origin = reading.origin.field
         part = reading.seconds / passed if passed > reading.seconds and beside is not None else 1.0
         self.reads += 1
         self.bytes[origin] += step.length

@@ -9,7 +9,7 @@ from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile, Step, 
 from runai_model_streamer.pipeline.tally import load as tally
 from runai_model_streamer.pipeline.tally import reader as reader_tally
 from runai_model_streamer.pipeline.tally.load import Tally
-from runai_model_streamer.pipeline.tally.reader import ORIGINS, ReaderTally, thread_times
+from runai_model_streamer.pipeline.tally.reader import STAGES, ReaderTally, thread_times
 from runai_model_streamer.pipeline.tally.reading import Reading
 from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
 from tests.checkpoints import infos
@@ -108,8 +108,9 @@ def test_a_source_that_says_it_took_longer_than_the_read_is_given_the_reads_time
     assert (reader.seconds["object_storage"], reader.seconds["copy"]) == (1.0, 0.0)
 
 
-def test_every_origin_has_a_name() -> None:
-    assert set(ORIGINS) == set(Origin)
+def test_every_origin_is_a_stage_whose_bytes_are_counted() -> None:
+    assert set(STAGES) >= {origin.field for origin in Origin}
+    assert set(ReaderTally(WaitClock(), WaitClock()).bytes) == {origin.field for origin in Origin}
 
 
 def test_the_callers_seconds_go_where_they_were_spent(clock: Clock) -> None:

@@ -1,0 +1,1 @@
+"""Threads that end with what started them, and what a fork leaves of them."""
