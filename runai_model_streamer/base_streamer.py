@@ -24,7 +24,7 @@ from runai_model_streamer.report.load_report import LoadReport
 from runai_model_streamer.report.make import Asked, given, make_report
 from runai_model_streamer.report.progress import Display, Progress, Watch, display_of
 from runai_model_streamer.threads.forks import OwnProcess
-from runai_model_streamer.variables import warn_of_misspelt
+from runai_model_streamer.variables import warn_of_settings
 
 if TYPE_CHECKING:
     from runai_model_streamer.distributed.sharing import Sharing
@@ -111,7 +111,7 @@ class Streamer:
             raise
         configure_logging(config)
         warn_of_original()
-        warn_of_misspelt()
+        warn_of_settings()
         self._asked = Asked(config)
         with _joined(config) if is_distributed else nullcontext() as sharing:
             self._reports = sharing is None or sharing.reports

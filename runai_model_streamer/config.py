@@ -1,19 +1,17 @@
 """The environment, read once for each load and validated once: one frozen `StreamerConfig`, passed down."""
 
-import logging
-import math
 import os
-import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Final, TypeVar
+from typing import Any, Final
 
 from runai_model_streamer.errors import ConfigError
 from runai_model_streamer.io.secret import Url
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.ranges import PAGE, round_up
+from runai_model_streamer.settings.table import SETTINGS
 
 MIB: Final = 1 << 20
 
@@ -25,17 +23,6 @@ _DEFAULT_CHUNK: Final = 8 * MIB
 """Each read takes some Python, in turns. 4 GB of files on 2 CPUs, of what bare reads do with 4 / 8 MiB: warm, dropped
 0.78 / 0.81, kept 0.93 / 1.00, cold 0.98 / 0.99, cold and kept 0.77 / 0.90. 16 and 24 MiB are no faster."""
 _LEAST_CHUNK: Final = {SourceKind.FILE: 2 * MIB, SourceKind.OBJECT: 5 * MIB}
-_MOST_CONCURRENCY: Final = 1024
-"""Each is a thread, and for object storage a connection."""
-
-_S3_MAX_RETRIES: Final = 8
-_S3_TIMEOUT: Final = 30.0
-_DIST_TIMEOUT: Final = 600.0
-_DAY: Final = 86400
-_PLACEHOLDER: Final = re.compile(r"\{[^{}]*\}")
-_READ: Final = ("RUNAI_STREAMER_", "LOCAL_WORLD_SIZE", "REQUESTS_CA_BUNDLE")
-_MIN_BANDWIDTH: Final = 64 << 10
-"""Bytes per second: less than this is a number of megabytes, most likely."""
 
 
 class DirectIO(Enum):
@@ -95,9 +82,9 @@ class S3Config:
     """bucket.host/key (True) or host/bucket/key (False)."""
     unsigned: bool = False
     """Anonymous requests, for public buckets."""
-    max_retries: int = _S3_MAX_RETRIES
+    max_retries: int = 8
     """Tries after the first for each range."""
-    timeout: float = _S3_TIMEOUT
+    timeout: float = 30.0
     """Seconds without an answer, or without a byte, after which a request is given up and tried again."""
     transport: S3Transport = S3Transport.AUTO
     ca_bundle: str | None = None
@@ -126,7 +113,7 @@ class StreamerConfig:
     distribution: Distribution = Distribution.AUTO
     distribute_globally: bool = False
     """All ranks share the reads (True), or those of each node (False)."""
-    distribution_timeout: float = _DIST_TIMEOUT
+    distribution_timeout: float = 600.0
     """Seconds that a rank waits for another, a caller's pause between two tensors included."""
     s3: S3Config = S3Config()
     trace: str | None = None
@@ -151,7 +138,7 @@ class StreamerConfig:
     def for_ranks(cls) -> "StreamerConfig":
         """What ranks meet by, for one whose other settings cannot be used and that has to tell the others so."""
         usable: dict[str, str] = {}
-        for name, value in _settings().items():
+        for name, value in _environment().items():
             if name.startswith("RUNAI_STREAMER_DIST"):
                 with suppress(ConfigError):
                     cls.from_environment({name: value})
@@ -165,136 +152,27 @@ class StreamerConfig:
         Raises:
             ConfigError: a value that cannot be used; the message names the variable, the value and what it may be.
         """
-        env = _settings() if environ is None else environ
-        return cls(
-            concurrency=_whole(env, "RUNAI_STREAMER_CONCURRENCY", 0, least=1, most=_MOST_CONCURRENCY) or None,
-            chunk_bytesize=_whole(env, "RUNAI_STREAMER_CHUNK_BYTESIZE", 0, least=1, unit=" of bytes") or None,
-            memory_limit=_whole(env, "RUNAI_STREAMER_MEMORY_LIMIT", UNLIMITED, least=-1, unit=" of bytes"),
-            direct_io=_direct_io(env),
-            gds=_auto_or_flag(env, "RUNAI_STREAMER_GDS", GdsMode.AUTO),
-            pinned=_auto_or_flag(env, "RUNAI_STREAMER_PINNED", PinnedMode.AUTO),
-            local_processes=max(
-                _whole(env, "LOCAL_WORLD_SIZE", 1, least=1),
-                _whole(env, "RUNAI_STREAMER_PROCESS_GROUP_SIZE", 1, least=1),
-            ),
-            max_bandwidth=_bandwidth(env),
-            verify=_flag(env, "RUNAI_STREAMER_VERIFY", False),
-            distribution=_auto_or_flag(env, "RUNAI_STREAMER_DIST", Distribution.AUTO),
-            distribute_globally=_flag(env, "RUNAI_STREAMER_DIST_GLOBAL", False),
-            distribution_timeout=_seconds(env, "RUNAI_STREAMER_DIST_TIMEOUT", _DIST_TIMEOUT),
-            s3=S3Config(
-                endpoint=Url(env.get("RUNAI_STREAMER_S3_ENDPOINT", "").strip()) or None,
-                virtual_addressing=_flag(env, "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", True),
-                unsigned=_flag(env, "RUNAI_STREAMER_S3_UNSIGNED", False),
-                max_retries=_whole(env, "RUNAI_STREAMER_S3_MAX_RETRIES", _S3_MAX_RETRIES, least=0),
-                timeout=_seconds(env, "RUNAI_STREAMER_S3_TIMEOUT", _S3_TIMEOUT),
-                transport=_s3_transport(env),
-                ca_bundle=env.get("REQUESTS_CA_BUNDLE", "").strip() or None,
-            ),
-            trace=_trace(env),
-            log_level=_log_level(env),
-            log_to_stderr=_flag(env, "RUNAI_STREAMER_LOG_TO_STDERR", False),
-        )
+        env = _environment() if environ is None else environ
+        found: dict[str, Any] = {}
+        s3: dict[str, Any] = {}
+        for setting in SETTINGS:
+            group, _, field = setting.field.rpartition(".")
+            values, defaults = (s3, _S3_DEFAULTS) if group else (found, _DEFAULTS)
+            value = setting.read(env)
+            if value is None:
+                continue
+            default = defaults[field]
+            if field == "local_processes":  # of two variables, the larger number
+                values[field] = max(value, values.get(field, default))
+            else:  # of two variables, the first one of the table
+                values.setdefault(field, type(default)(value) if isinstance(default, Enum) else value)
+        return cls(**found, s3=S3Config(**s3))
 
 
-def _settings() -> dict[str, Url]:
-    """What is read of the environment: the rest of it, in which secrets are, is no variable of a frame."""
-    return {name: Url(os.environ[name]) for name in os.environ if name.startswith(_READ)}
+_DEFAULTS: Final[Mapping[str, Any]] = {field.name: field.default for field in fields(StreamerConfig)}
+_S3_DEFAULTS: Final[Mapping[str, Any]] = {field.name: field.default for field in fields(S3Config)}
 
 
-def _refused(name: str, text: str, expected: str) -> ConfigError:
-    return ConfigError(f"{name}={text!r} cannot be used", remedy=f"set it to {expected}", sep=": ")
-
-
-def _whole(
-    env: Mapping[str, str], name: str, default: int, *, least: int, most: int | None = None, unit: str = ""
-) -> int:
-    text = env.get(name, "").strip()
-    if not text:
-        return default
-    value = None
-    with suppress(ValueError):
-        value = int(text)
-    if value is None or value < least or (most is not None and value > most):
-        bounds = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise _refused(name, text, f"a whole number{unit}, {bounds}")
-    return value
-
-
-def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
-    text = env.get(name, "").strip()
-    if not text:
-        return default
-    value = math.nan
-    with suppress(ValueError):
-        value = float(text)
-    if not 0 < value <= _DAY:
-        raise _refused(name, text, f"a number of seconds above 0, at most {_DAY}")
-    return value
-
-
-def _bandwidth(env: Mapping[str, str]) -> int | None:
-    name = "RUNAI_STREAMER_MAX_BANDWIDTH"
-    text = env.get(name, "").strip() or "0"
-    value = -1
-    with suppress(ValueError):  # more digits than Python reads
-        value = int(text) if text.isdecimal() else -1
-    if value and value < _MIN_BANDWIDTH:
-        raise _refused(name, text, f"a whole number of bytes per second, at least {_MIN_BANDWIDTH}, or 0 for no bound")
-    return value or None
-
-
-def _flag(env: Mapping[str, str], name: str, default: bool) -> bool:
-    text = env.get(name, "").strip().lower()
-    if not text:
-        return default
-    if text in ("1", "true", "yes", "on"):
-        return True
-    if text in ("0", "false", "no", "off"):
-        return False
-    raise _refused(name, text, "0 or 1")
-
-
-def _log_level(env: Mapping[str, str]) -> str | None:
-    name = "RUNAI_STREAMER_LOG_LEVEL"
-    level = env.get(name, "").strip().upper()
-    if level and level not in logging.getLevelNamesMapping():
-        raise _refused(name, level, "DEBUG, INFO, WARNING or ERROR")
-    return level or None
-
-
-def _trace(env: Mapping[str, str]) -> str | None:
-    name = "RUNAI_STREAMER_TRACE"
-    text = env.get(name, "").strip()
-    unknown = set(_PLACEHOLDER.findall(text)) - {"{pid}", "{rank}"}
-    if unknown or text.endswith("/") or "\0" in text:
-        raise _refused(name, text, "a file's path, in which {pid} and {rank} may stand for the process and its rank")
-    return text or None
-
-
-def _direct_io(env: Mapping[str, str]) -> DirectIO:
-    # The original streamer's spelling, on which only 1 had a meaning.
-    default = DirectIO.ALWAYS if env.get("RUNAI_STREAMER_DIRECTIO") == "1" else DirectIO.AUTO
-    return _auto_or_flag(env, "RUNAI_STREAMER_DIRECT_IO", default)
-
-
-_AutoOrFlag = TypeVar("_AutoOrFlag", DirectIO, GdsMode, PinnedMode, Distribution)
-
-
-def _auto_or_flag(env: Mapping[str, str], name: str, default: _AutoOrFlag) -> _AutoOrFlag:
-    text = env.get(name, "").strip().lower()
-    if not text:
-        return default
-    try:
-        return type(default)(text)
-    except ValueError:
-        raise _refused(name, text, "auto, 0 or 1") from None
-
-
-def _s3_transport(env: Mapping[str, str]) -> S3Transport:
-    name = "RUNAI_STREAMER_S3_TRANSPORT"
-    text = env.get(name, "").strip().lower()
-    try:
-        return S3Transport(text or "auto")
-    except ValueError:
-        raise _refused(name, text, "auto, curl or boto3") from None
+def _environment() -> dict[str, Url]:
+    """What is read of the environment. The rest may hold secrets, which error reporters would show with the frame."""
+    return {setting.name: Url(os.environ[setting.name]) for setting in SETTINGS if setting.name in os.environ}

@@ -12,7 +12,7 @@ from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.logs import configure_logging
 from runai_model_streamer.mirror.pull import pull
-from runai_model_streamer.variables import warn_of_misspelt
+from runai_model_streamer.variables import warn_of_settings
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def open_storage(credentials: S3Credentials | None) -> Iterator[tuple[Storage, S
     config = StreamerConfig.from_environment()
     configure_logging(config)
     warn_of_original()
-    warn_of_misspelt()
+    warn_of_settings()
     storage = Storage(config, credentials, shared=False)
     try:
         yield storage, config

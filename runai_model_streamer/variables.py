@@ -1,72 +1,67 @@
-"""Variables of the environment that look like settings of this package and are none: misspelt, or another version's."""
+"""Environment variables that do not do what they seem to: misspelt settings, and numbers above a maximum."""
 
 import difflib
 import functools
 import logging
 import os
+from contextlib import suppress
 from typing import Final
 
-from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.io.secret import Url
+from runai_model_streamer.settings.table import PREFIX, SETTINGS
 
 _log = logging.getLogger(__name__)
 
-PREFIX: Final = "RUNAI_STREAMER_"
+_NAMES: Final = frozenset(setting.name.removeprefix(PREFIX) for setting in SETTINGS if setting.name.startswith(PREFIX))
+"""Names of all settings, without the prefix."""
 
-_ALIKE: Final = 0.8
-"""From 0 to 1, as difflib counts it: MEMORY_LIMT and CHUNK_SIZE are this much like a setting."""
-
-
-class _Asked(dict[str, str]):
-    """An empty environment, which keeps the names that it is asked for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override]
-        self.names.add(name)
-        return super().get(name, default)
-
-
-@functools.cache
-def _settings() -> frozenset[str]:
-    """The names of all settings, without the prefix."""
-    environment = _Asked()
-    StreamerConfig.from_environment(environment)
-    return frozenset(name.removeprefix(PREFIX) for name in environment.names if name.startswith(PREFIX))
+_SIMILARITY: Final = 0.8
+"""From 0 to 1, as difflib computes it. MEMORY_LIMT and CHUNK_SIZE are this similar to a setting."""
 
 
 def settings_in_environment() -> dict[str, Url]:
-    """The settings of this package that are set, with their values, of which some are URLs."""
-    names = (PREFIX + name for name in sorted(_settings()))
+    """Return the settings of this package that are set, with their values; some are URLs."""
+    names = (PREFIX + name for name in sorted(_NAMES))
     return {name: Url(os.environ[name]) for name in names if name in os.environ}
 
 
 def unknown_in_environment() -> dict[str, str | None]:
-    """What looks like a setting and is none, with the setting that it is most like."""
+    """Return the variables that look like settings but are unknown, each with the most similar setting."""
     unknown: dict[str, str | None] = {}
     for name in sorted(os.environ):
-        if name.upper().startswith(PREFIX) and name.removeprefix(PREFIX) not in _settings():
+        if name.upper().startswith(PREFIX) and name.removeprefix(PREFIX) not in _NAMES:
             rest = name.upper().removeprefix(PREFIX)
-            # Who misspells a name gets its beginning right; OBJ_CONCURRENCY is the original's.
-            alike = difflib.get_close_matches(
-                rest, [known for known in _settings() if known[:1] == rest[:1]], 1, _ALIKE
-            )
-            unknown[name] = PREFIX + alike[0] if alike else None
+            # A misspelt name begins like the right one. OBJ_CONCURRENCY is a setting of the original.
+            candidates = [known for known in _NAMES if known[:1] == rest[:1]]
+            similar = difflib.get_close_matches(rest, candidates, 1, _SIMILARITY)
+            unknown[name] = PREFIX + similar[0] if similar else None
     return unknown
 
 
-def warn_of_misspelt() -> None:
-    """Log a warning for each variable that is nearly a setting; once in a process, not at import.
+def clamped_in_environment() -> dict[str, int]:
+    """Return the settings that hold a number above their maximum, each with the maximum, which is used instead."""
+    clamped: dict[str, int] = {}
+    for setting in SETTINGS:
+        maximum = setting.parser.maximum
+        with suppress(ValueError):
+            if maximum is not None and int(os.environ.get(setting.name, "0")) > maximum:
+                clamped[setting.name] = maximum
+    return clamped
 
-    Not for those that are like none: the original streamer has settings that this one has no use for.
+
+def warn_of_settings() -> None:
+    """Log a warning for each variable that is nearly a setting, and for each number above a maximum.
+
+    Each warning appears once in a process. Variables that resemble no setting are ignored: the original streamer has
+    settings that this one does not need.
     """
     for name, meant in unknown_in_environment().items():
         if meant is not None:
-            _warn(name, meant)
+            _warn("Unknown setting %s is ignored. Did you mean %s?", name, meant)
+    for name, maximum in clamped_in_environment().items():
+        _warn("%s is above its maximum, and counts as %d.", name, maximum)
 
 
 @functools.cache
-def _warn(name: str, meant: str) -> None:
-    _log.warning("%s is no setting, and ignored: is %s meant?", name, meant)
+def _warn(message: str, *values: object) -> None:
+    _log.warning(message, *values)

@@ -25,8 +25,9 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "clash": (),
     "threads.forks": (),
     "threads": ("errors",),
-    "config": ("errors", "io.secret", "origins", "ranges"),
-    "variables": ("config", "io.secret"),
+    "settings": ("errors", "io.secret"),
+    "config": ("errors", "io.secret", "origins", "ranges", "settings"),
+    "variables": ("io.secret", "settings"),
     "logs": ("config",),
     "device": ("errors",),
     "lifecycle": ("errors",),
@@ -204,6 +205,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "pipeline.opening",
         "pipeline.prepare",
         "profiling",
+        "settings",
     ),
     # Where the original has its names.
     "s3_utils": ("io.s3.credentials",),
@@ -410,6 +412,7 @@ def test_the_package_keeps_its_import_rules() -> None:
         ("helpers", "import os"),
         # One row for each direction of the house.
         ("config", "from runai_model_streamer.io.source import Source"),
+        ("settings.table", "from runai_model_streamer.config import StreamerConfig"),
         ("checkpoint.header", "from runai_model_streamer.config import StreamerConfig"),
         ("io.http.retries", "from runai_model_streamer.io.s3.store import S3Store"),
         ("io.s3.errors.translation", "from runai_model_streamer.io.s3.access import Access"),

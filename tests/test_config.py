@@ -80,15 +80,38 @@ FLAGS = {
     **dict.fromkeys(("0", "false", "FALSE", "no", "off", "\t0\n"), False),
 }
 
+BYTES = ("RUNAI_STREAMER_CHUNK_BYTESIZE", "RUNAI_STREAMER_MEMORY_LIMIT", "RUNAI_STREAMER_MAX_BANDWIDTH")
+UNITS = {
+    "70000B": 70_000,
+    "512k": 512 << 10,
+    "512KiB": 512 << 10,
+    "512Ki": 512 << 10,
+    "512kB": 512_000,
+    "4M": 4 << 20,
+    " 512MB ": 512_000_000,
+    "512 MiB": 512 << 20,
+    "4GiB": 4 << 30,
+    "4Gi": 4 << 30,
+    "4gib": 4 << 30,
+    "4GB": 4_000_000_000,
+    "1.5Gi": 3 << 29,
+    "2TiB": 2 << 40,
+}
+"""Sizes as people write them -> bytes."""
+
 GOOD: list[tuple[str, str, object]] = [
     ("RUNAI_STREAMER_CONCURRENCY", "1", 1),
     ("RUNAI_STREAMER_CONCURRENCY", " 32 ", 32),
+    ("RUNAI_STREAMER_CONCURRENCY", "1024", 1024),
+    ("RUNAI_STREAMER_CONCURRENCY", "1025", 1024),
     ("RUNAI_STREAMER_CHUNK_BYTESIZE", "1", 1),
     ("RUNAI_STREAMER_CHUNK_BYTESIZE", "8388608", 8 * MIB),
     ("RUNAI_STREAMER_MEMORY_LIMIT", "-1", -1),
     ("RUNAI_STREAMER_MEMORY_LIMIT", "0", 0),
     ("RUNAI_STREAMER_MEMORY_LIMIT", "1", 1),
     ("RUNAI_STREAMER_MEMORY_LIMIT", "5368709120", 5 << 30),
+    ("RUNAI_STREAMER_MEMORY_LIMIT", str(2**63 - 1), 2**63 - 1),
+    *((name, text, value) for name in BYTES for text, value in UNITS.items()),
     ("RUNAI_STREAMER_DIRECT_IO", "auto", DirectIO.AUTO),
     ("RUNAI_STREAMER_DIRECT_IO", "AUTO", DirectIO.AUTO),
     ("RUNAI_STREAMER_DIRECT_IO", "0", DirectIO.NEVER),
@@ -140,9 +163,14 @@ COUNTS = {
 }
 """Variables that hold whole numbers -> the least of them."""
 
+SIZES = ("RUNAI_STREAMER_CHUNK_BYTESIZE", "RUNAI_STREAMER_MEMORY_LIMIT")
+"""Those of them whose numbers may carry a unit."""
+
 BAD: list[tuple[str, str]] = [
     *((name, str(least - 1)) for name, least in COUNTS.items()),
-    *((name, text) for name in COUNTS for text in ("many", "1.5", "2e3", "16MiB", "0x10", "1 2", "nan", "--1")),
+    *((name, text) for name in COUNTS for text in ("many", "1.5", "2e3", "0x10", "1 2", "nan", "--1")),
+    *((name, "16MiB") for name in COUNTS if name not in SIZES),
+    *((name, text) for name in SIZES for text in ("16Q", "16 M B", "-16MiB", "MiB", "1.5.0MiB", "1,5GiB", "0.5B")),
     *(("RUNAI_STREAMER_DIRECT_IO", text) for text in ("2", "yes", "true", "-1")),
     *(("RUNAI_STREAMER_GDS", text) for text in ("2", "on")),
     *(("RUNAI_STREAMER_PINNED", text) for text in ("2", "yes")),
@@ -153,18 +181,18 @@ BAD: list[tuple[str, str]] = [
     *(("RUNAI_STREAMER_S3_UNSIGNED", text) for text in ("2", "maybe", "-1", "01")),
     *(("RUNAI_STREAMER_S3_TRANSPORT", text) for text in ("libcurl", "boto", "1")),
     *(("RUNAI_STREAMER_S3_TIMEOUT", text) for text in ("0", "-1", "nan", "inf", "-inf", "30s", "soon", "86401")),
-    *(("RUNAI_STREAMER_MAX_BANDWIDTH", text) for text in ("1", "100", "65535", "-1", "1e9", "100MB", "1.5")),
+    *(("RUNAI_STREAMER_MAX_BANDWIDTH", text) for text in ("1", "100", "65535", "-1", "1e9", "1.5", "63Ki", "100MB/s")),
     *(("RUNAI_STREAMER_VERIFY", text) for text in ("2", "md5")),
-    ("RUNAI_STREAMER_CONCURRENCY", "1025"),
     *(("RUNAI_STREAMER_TRACE", text) for text in ("traces/", "load-{host}.json", "load-{}.json", "a\0b")),
     ("RUNAI_STREAMER_LOG_LEVEL", "LOUD"),
     *(("RUNAI_STREAMER_LOG_TO_STDERR", text) for text in ("2", "maybe")),
 ]
 
 REMEDIES = {
-    "RUNAI_STREAMER_CONCURRENCY": "set it to a whole number, from 1 to 1024",
-    "RUNAI_STREAMER_CHUNK_BYTESIZE": "set it to a whole number of bytes, at least 1",
-    "RUNAI_STREAMER_MEMORY_LIMIT": "set it to a whole number of bytes, at least -1",
+    "RUNAI_STREAMER_CONCURRENCY": "set it to a whole number, at least 1",
+    "RUNAI_STREAMER_CHUNK_BYTESIZE": "set it to a number of bytes, or a size such as 16MiB, 16Mi or 16MB, at least 1",
+    "RUNAI_STREAMER_MEMORY_LIMIT": "set it to a number of bytes, or a size such as 4GiB, 4Gi or 4GB; to 0 for the "
+    "least, or to -1 for no limit",
     "RUNAI_STREAMER_DIRECT_IO": "set it to auto, 0 or 1",
     "RUNAI_STREAMER_GDS": "set it to auto, 0 or 1",
     "RUNAI_STREAMER_PINNED": "set it to auto, 0 or 1",
@@ -178,7 +206,8 @@ REMEDIES = {
     "RUNAI_STREAMER_S3_MAX_RETRIES": "set it to a whole number, at least 0",
     "RUNAI_STREAMER_S3_TRANSPORT": "set it to auto, curl or boto3",
     "RUNAI_STREAMER_S3_TIMEOUT": "set it to a number of seconds above 0, at most 86400",
-    "RUNAI_STREAMER_MAX_BANDWIDTH": "set it to a whole number of bytes per second, at least 65536, or 0 for no bound",
+    "RUNAI_STREAMER_MAX_BANDWIDTH": "set it to a number of bytes per second, or a size such as 500MB, at least 65536, "
+    "or to 0 for no bound",
     "RUNAI_STREAMER_VERIFY": "set it to 0 or 1",
     "RUNAI_STREAMER_TRACE": "set it to a file's path, in which {pid} and {rank} may stand for the process and its rank",
     "RUNAI_STREAMER_LOG_LEVEL": "set it to DEBUG, INFO, WARNING or ERROR",

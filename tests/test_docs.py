@@ -26,10 +26,11 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
-from runai_model_streamer import config
 from runai_model_streamer.cli.main import main
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.origins import SourceKind
+from runai_model_streamer.settings.table import SECTIONS, SETTINGS, Setting
+from tests import environment_page
 from tests.servers import FaultServer, aws_environment
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +46,7 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 NAME = re.compile(r"\bRUNAI_STREAMER_[A-Z0-9_]+\b")
-KNOWN = set(re.findall(r'"(RUNAI_STREAMER_[A-Z0-9_]+|LOCAL_WORLD_SIZE)"', Path(config.__file__).read_text("utf-8")))
+KNOWN = {setting.name for section in SECTIONS.values() for setting in section}
 
 
 class Example(NamedTuple):
@@ -296,32 +297,26 @@ def test_every_setting_that_a_page_shows_is_accepted(page: Path) -> None:
             StreamerConfig.from_environment({name: value})
 
 
-def variables() -> dict[str, tuple[str, str]]:
-    """Variable -> type and default, of the tables of our own variables."""
-    text = TEXTS[ROOT / "docs" / "environment.md"].split("## Read by boto3", 1)[0]
-    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line[:3] == "| `"]
-    assert all(len(row) == 4 and all(row) for row in rows)
-    return {row[0].strip("` "): (row[1], row[2]) for row in rows}
+def test_the_page_of_variables_is_made_from_the_table_of_settings() -> None:
+    text = TEXTS[environment_page.PAGE]
+    assert text == environment_page.with_tables(text), "run `python -m tests.environment_page`"
 
 
-def test_the_tables_hold_every_variable_and_no_other() -> None:
-    assert variables().keys() == KNOWN
-
-
-@pytest.mark.parametrize("name", sorted(KNOWN))
-def test_the_tables_have_each_variables_type_and_default(name: str) -> None:
-    kind, default = variables()[name]
-    for value in re.findall(r"`([^`]+)`", kind):  # every value that is listed
-        StreamerConfig.from_environment({name: value})
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_a_setting_shows_the_default_that_it_has(setting: Setting) -> None:
     plain = StreamerConfig()
-    if match := re.fullmatch(r"(\d+)(?: for files, (\d+) for objects)?", default):
-        of = plain.concurrency_for if "CONCURRENCY" in name else plain.chunk_for
-        assert (int(match[1]), int(match[2] or match[1])) == (of(SourceKind.FILE), of(SourceKind.OBJECT))
-    elif match := re.match(r"`([^`]+)`|0\b", default):
-        assert StreamerConfig.from_environment({name: match[1] or match[0]}) == plain
+    for value in re.findall(r"`([^`]+)`", setting.parser.kind):  # every value that is listed
+        StreamerConfig.from_environment({setting.name: value})
+    if setting.field == "concurrency":
+        counts = tuple(plain.concurrency_for(kind) for kind in (SourceKind.FILE, SourceKind.OBJECT))
+        assert setting.default == "{} for files, {} for objects".format(*counts)
+    elif setting.field == "chunk_bytesize":
+        assert setting.parser.read(setting.default.strip("`")) == plain.chunk_for(SourceKind.OBJECT)
+    elif match := re.match(r"`([^`]+)`", setting.default):
+        assert StreamerConfig.from_environment({setting.name: match[1]}) == plain
     else:
-        assert name in ("RUNAI_STREAMER_S3_ENDPOINT", "RUNAI_STREAMER_LOG_LEVEL", "RUNAI_STREAMER_TRACE")
-        assert default.startswith(("none", "INFO"))
+        assert setting.field in ("s3.endpoint", "s3.ca_bundle", "log_level", "trace")
+        assert setting.default.startswith(("none", "INFO"))
 
 
 def test_the_examples_are_plain_python() -> None:

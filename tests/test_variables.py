@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from runai_model_streamer import SafetensorsStreamer, list_safetensors, variables
-from runai_model_streamer.variables import settings_in_environment, unknown_in_environment, warn_of_misspelt
+from runai_model_streamer.variables import (
+    clamped_in_environment,
+    settings_in_environment,
+    unknown_in_environment,
+    warn_of_settings,
+)
 from tests.checkpoints import stored, write
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +70,30 @@ def test_a_load_and_a_listing_warn_once_of_a_misspelt_setting(
             streamer.stream_file(path)
             assert len(list(streamer.get_tensors())) == 1
     (said,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert said == "RUNAI_STREAMER_MEMORY_LIMT is no setting, and ignored: is RUNAI_STREAMER_MEMORY_LIMIT meant?"
+    assert said == "Unknown setting RUNAI_STREAMER_MEMORY_LIMT is ignored. Did you mean RUNAI_STREAMER_MEMORY_LIMIT?"
+
+
+@pytest.mark.parametrize(
+    ("value", "clamped"), [("1024", {}), (" 1025 ", {"RUNAI_STREAMER_CONCURRENCY": 1024}), ("many", {})]
+)
+def test_a_number_above_its_maximum_is_found(
+    value: str, clamped: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", value)
+    assert clamped_in_environment() == clamped
+
+
+def test_concurrency_above_the_maximum_is_used_as_the_maximum_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "model.safetensors", {"a": stored("F32", [2])})
+    monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", "5000")
+    for _ in range(2):
+        with SafetensorsStreamer() as streamer:
+            streamer.stream_file(path)
+            assert len(list(streamer.get_tensors())) == 1
+    (said,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert said == "RUNAI_STREAMER_CONCURRENCY is above its maximum, and counts as 1024."
 
 
 MOVING = (ROOT / "docs" / "moving.md").read_text(encoding="utf-8")
@@ -78,7 +106,7 @@ def test_the_originals_settings_are_passed_over(
 ) -> None:
     monkeypatch.setenv(name, "1")
     assert unknown_in_environment() == {name: None}
-    warn_of_misspelt()
+    warn_of_settings()
     assert caplog.records == []
 
 

@@ -1,9 +1,10 @@
 """What the subcommands' arguments have in common: sizes, settings, PATH, --json."""
 
 import argparse
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, TypeAlias
+
+from runai_model_streamer.settings.parsers import size_of
 
 Run: TypeAlias = Callable[[argparse.Namespace], int]
 """Carries a subcommand out; returns the exit code."""
@@ -15,7 +16,6 @@ TRACE: Final = "RUNAI_STREAMER_TRACE"
 
 SIZES: Final = "SIZE is a number of bytes, or 256M, 1G, 1GiB (powers of 1024), or 256MB (powers of 1000)."
 
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?B)?|B)?", re.IGNORECASE)
 _UNLIMITED: Final = ("-1", "none", "unlimited")
 _DTYPES: Final = {
     "bfloat16": "bfloat16",
@@ -38,17 +38,15 @@ class Subcommands(Protocol):
 
 
 def size(text: str) -> int:
-    """Bytes, of `4194304`, `4M`, `4MiB` or `4MB`.
+    """Bytes, of `4194304`, `4M`, `4Mi`, `4MiB` or `4MB`.
 
     Raises:
         argparse.ArgumentTypeError: none of these.
     """
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: write a number of bytes, or 256M, 1G, 1GiB")
-    number, unit, suffix = match.groups()
-    base = 1000 if (suffix or "").upper() == "B" else 1024
-    return int(float(number) * base ** (" KMGT".index(unit.upper()) if unit else 0))
+    try:
+        return size_of(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: write a number of bytes, or 256M, 1G, 1GiB") from None
 
 
 def chunk(text: str) -> int:

@@ -18,6 +18,8 @@ from runai_model_streamer.profiling.environment import environment
         ("256k", 256 << 10),
         ("256M", 256 << 20),
         ("256MiB", 256 << 20),
+        ("256Mi", 256 << 20),
+        ("9007199254740993", 9007199254740993),
         ("256 mib", 256 << 20),
         ("256MB", 256_000_000),
         ("1G", 1 << 30),
@@ -30,7 +32,7 @@ def test_sizes_are_read(text: str, wanted: int) -> None:
     assert size(text) == wanted
 
 
-@pytest.mark.parametrize("text", ["", "G", "1Q", "-1", "1e9", "1 G B", "1,5G", "0x10"])
+@pytest.mark.parametrize("text", ["", "G", "1Q", "-1", "1e9", "1 G B", "1,5G", "0x10", "1.5"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is no size: write a number of bytes, or 256M, 1G, 1GiB"):
         size(text)

@@ -18,7 +18,7 @@ from runai_model_streamer.config import GdsMode, StreamerConfig
 from runai_model_streamer.errors import ConfigError, MissingDependencyError
 from runai_model_streamer.io.files import gds
 from runai_model_streamer.io.files.page_cache import PageCache
-from runai_model_streamer.variables import settings_in_environment, unknown_in_environment
+from runai_model_streamer.variables import clamped_in_environment, settings_in_environment, unknown_in_environment
 
 Status: TypeAlias = Literal["ok", "warning", "error"]
 
@@ -64,6 +64,8 @@ def settings() -> Iterator[Check]:
     for name, meant in unknown_in_environment().items():
         remedy = f"unset {name}" if meant is None else f"rename it to {meant}, or unset it"
         yield Check("settings", "warning", f"{name} is no setting of this version, and ignored", remedy)
+    for name, maximum in clamped_in_environment().items():
+        yield Check("settings", "warning", f"{name} is above its maximum", f"set it to {maximum} or less")
 
 
 def _without_user(value: str) -> str:

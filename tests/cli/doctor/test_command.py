@@ -65,7 +65,15 @@ def test_a_setting_that_cannot_be_used_is_an_error(streamer: Command, monkeypatc
     (check,) = found(done)["settings"]
     assert (done.code, check.status) == (1, "error")
     assert check.detail == "RUNAI_STREAMER_CONCURRENCY='many' cannot be used"
-    assert check.remedy == "set it to a whole number, from 1 to 1024"
+    assert check.remedy == "set it to a whole number, at least 1"
+
+
+@pytest.mark.usefixtures("aws_files")
+def test_a_number_above_its_maximum_is_a_warning(streamer: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", "2000")
+    _, check = found(streamer("doctor", "--json"))["settings"]
+    assert (check.status, check.detail) == ("warning", "RUNAI_STREAMER_CONCURRENCY is above its maximum")
+    assert check.remedy == "set it to 1024 or less"
 
 
 class TestObjectStorage:

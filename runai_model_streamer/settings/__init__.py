@@ -1,0 +1,1 @@
+"""The environment variables: one table, and the parsers of their values."""

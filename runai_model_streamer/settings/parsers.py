@@ -1,0 +1,169 @@
+"""Parsers of what an environment variable may hold."""
+
+import logging
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Final, NamedTuple
+
+_FLAGS: Final = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
+_LONGEST_WAIT: Final = 86400
+"""Seconds: a day."""
+_MIN_BANDWIDTH: Final = 64 << 10
+"""Bytes per second. A smaller number is most likely one of megabytes."""
+
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?B?)|B)?", re.IGNORECASE)
+_PLACEHOLDER: Final = re.compile(r"\{[^{}]*\}")
+
+
+class Parser(NamedTuple):
+    """Reads the text of a variable, and says what the text may be."""
+
+    read: Callable[[str], object]
+    """Takes text that is not empty. Raises ValueError for text that cannot be used."""
+    expected: str
+    """For an error: goes on from "set it to"."""
+    kind: str
+    """For the documentation."""
+    maximum: int | None = None
+    """A larger number counts as this one, with a warning in the log."""
+
+
+def size_of(text: str) -> int:
+    """Bytes: `4194304`, `4096KiB`, `4Mi`, `4M` (powers of 1024) or `4MB` (powers of 1000).
+
+    Raises:
+        ValueError: not a size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(text)
+    number, unit, suffix = match.groups()
+    base = 1000 if (suffix or "").upper() == "B" else 1024
+    count = Fraction(number) * base ** (" KMGT".index(unit.upper()) if unit else 0)
+    if not unit and count.denominator > 1:
+        raise ValueError(text)
+    return int(count)
+
+
+def size(minimum: int) -> Parser:
+    """A number of bytes, at least `minimum`."""
+
+    def read(text: str) -> int:
+        return _at_least(minimum, size_of(text))
+
+    expected = f"a number of bytes, or a size such as 16MiB, 16Mi or 16MB, at least {minimum}"
+    return Parser(read, expected, "size")
+
+
+def memory_limit() -> Parser:
+    """A number of bytes, 0 or -1."""
+
+    def read(text: str) -> int:
+        return -1 if text == "-1" else size_of(text)
+
+    expected = "a number of bytes, or a size such as 4GiB, 4Gi or 4GB; to 0 for the least, or to -1 for no limit"
+    return Parser(read, expected, "size, 0 or -1")
+
+
+def bandwidth() -> Parser:
+    """A number of bytes per second; 0 is no bound, and read as None."""
+
+    def read(text: str) -> int | None:
+        value = size_of(text)
+        return _at_least(_MIN_BANDWIDTH, value) if value else None
+
+    expected = f"a number of bytes per second, or a size such as 500MB, at least {_MIN_BANDWIDTH}, or to 0 for no bound"
+    return Parser(read, expected, f"size per second, at least {_MIN_BANDWIDTH}")
+
+
+def whole(minimum: int, maximum: int | None = None) -> Parser:
+    """A whole number, at least `minimum`. One above `maximum` counts as that."""
+
+    def read(text: str) -> int:
+        value = _at_least(minimum, int(text))
+        return value if maximum is None else min(value, maximum)
+
+    kind = f"number, at least {minimum}" if maximum is None else f"number, {minimum} to {maximum}"
+    return Parser(read, f"a whole number, at least {minimum}", kind, maximum)
+
+
+def seconds() -> Parser:
+    """A number of seconds."""
+
+    def read(text: str) -> float:
+        value = float(text)
+        if not 0 < value <= _LONGEST_WAIT:
+            raise ValueError(text)
+        return value
+
+    bounds = f"above 0, at most {_LONGEST_WAIT}"
+    return Parser(read, f"a number of seconds {bounds}", f"seconds, {bounds}")
+
+
+def flag() -> Parser:
+    """Yes or no."""
+
+    def read(text: str) -> bool:
+        value = _FLAGS.get(text.lower())
+        if value is None:
+            raise ValueError(text)
+        return value
+
+    return Parser(read, "0 or 1", "flag")
+
+
+def choice(*values: str) -> Parser:
+    """One of these words, in any case."""
+
+    def read(text: str) -> str:
+        if text.lower() not in values:
+            raise ValueError(text)
+        return text.lower()
+
+    expected = f"{', '.join(values[:-1])} or {values[-1]}"
+    return Parser(read, expected, ", ".join(f"`{value}`" for value in values))
+
+
+def former(value: str) -> Parser:
+    """A spelling of the original streamer: this value counts, and any other is ignored."""
+    return Parser(lambda text: value if text == value else None, value, f"`{value}`")
+
+
+def log_level() -> Parser:
+    """The name of a level of `logging`, in any case."""
+
+    def read(text: str) -> str:
+        if text.upper() not in logging.getLevelNamesMapping():
+            raise ValueError(text)
+        return text.upper()
+
+    names = ("DEBUG", "INFO", "WARNING", "ERROR")
+    return Parser(read, f"{', '.join(names[:-1])} or {names[-1]}", ", ".join(f"`{name}`" for name in names))
+
+
+def trace() -> Parser:
+    """The path of a file, with placeholders."""
+
+    def read(text: str) -> str:
+        unknown = set(_PLACEHOLDER.findall(text)) - {"{pid}", "{rank}"}
+        if unknown or text.endswith("/") or "\0" in text:
+            raise ValueError(text)
+        return text
+
+    expected = "a file's path, in which {pid} and {rank} may stand for the process and its rank"
+    return Parser(read, expected, "a file's path")
+
+
+def text(kind: str) -> Parser:
+    """Any text."""
+    return Parser(lambda given: given, kind, kind)
+
+
+def _at_least(minimum: int, value: int) -> int:
+    if value < minimum:
+        raise ValueError(value)
+    return value
