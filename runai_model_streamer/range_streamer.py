@@ -4,6 +4,7 @@ import dataclasses
 import operator
 import os
 from collections.abc import Collection, Iterator, Sequence
+from typing import Self
 
 import torch
 
@@ -90,6 +91,10 @@ class FileStreamer(ChunkStreamer):
     range here.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._credentials: S3Credentials | None = None
+
     def stream_files(
         self,
         file_stream_requests: Sequence[FileChunks],
@@ -121,7 +126,19 @@ class FileStreamer(ChunkStreamer):
             CudaError, GdsUnavailableError: the GPU, or GPUDirect with RUNAI_STREAMER_GDS=1, cannot be used.
             ArgumentTypeError, ConfigError, StateError: what the message says. Nothing has been read.
         """
+        credentials = credentials or self._credentials
         self._stream(file_stream_requests, credentials, device, memory_limit, progress, is_distributed=False)
+
+    @property
+    def streamer(self) -> Self:
+        """The streamer itself, where the original has a native handle to pass to `handle_object_store`."""
+        return self
+
+    def handle_object_store(self, path: str, streamer: object = None, credentials: S3Credentials | None = None) -> str:  # noqa: ARG002
+        """Use these credentials wherever a call gives none; for code written for the original. Returns the path."""
+        if credentials is not None:
+            self._credentials = credentials
+        return path
 
     def list_files(
         self,
@@ -151,7 +168,7 @@ class FileStreamer(ChunkStreamer):
         # An empty list as the original has it here; there, too, pull_files pulls nothing for one.
         folder, patterns = as_path(prefix), Patterns.of(allow_patterns or None, ignore_patterns)
         before = folder if folder.endswith("/") else f"{folder}/"
-        with open_storage(credentials) as (storage, _):
+        with open_storage(credentials or self._credentials) as (storage, _):
             found = storage.entries(folder, lambda name: patterns.chooses(name, before), recursive=is_recursive)
         return [(entry.path, entry.size) for entry in found]
 
@@ -177,6 +194,7 @@ class DistributedStreamer(ChunkStreamer):
         device: str | torch.device | None = "cpu",
         is_distributed: bool = True,
         owned: bool = True,  # noqa: ARG002 - see the docstring
+        discover_ranks: bool = True,  # noqa: ARG002 - see the docstring
         *,
         progress: Watch = False,
     ) -> None:
@@ -188,6 +206,7 @@ class DistributedStreamer(ChunkStreamer):
             device: as there.
             is_distributed: False to read all of it in this process.
             owned: as there.
+            discover_ranks: accepted for compatibility. Ranks meet where `is_distributed` asks for it, and only there.
             progress: as there.
 
         Raises:

@@ -208,10 +208,20 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "settings",
     ),
     # Where the original has its names.
-    "s3_utils": ("io.s3.credentials",),
+    "s3_utils": ("files", "io.listing", "io.paths", "io.s3.credentials"),
     "distributed_streamer": ("range_streamer",),
     "file_streamer": ("errors", "pipeline.plan.ranges", "range_streamer"),
-    "safetensors_streamer": ("files", "object_storage_model", "streamer", "testing"),
+    "safetensors_streamer": (
+        "checkpoint.tensor_info",
+        "files",
+        "io.paths",
+        "io.s3.credentials",
+        "object_storage_model",
+        "origins",
+        "pipeline.opening",
+        "streamer",
+        "testing",
+    ),
     "__init__": (
         "errors",
         "files",
@@ -229,6 +239,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
 ONLY_IN = {
     "torch": (
         "base_streamer",
+        "checkpoint.tensor_info",
         "cli",
         "device",
         "distributed",

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from runai_model_streamer.checkpoint.foreign import recognise
 from runai_model_streamer.checkpoint.gc_pause import collector_paused
 from runai_model_streamer.checkpoint.strict_json import AGAIN, count_strings, parse, parse_every_key, short
-from runai_model_streamer.checkpoint.tensor_info import DTYPE_BITS, TensorInfo
+from runai_model_streamer.checkpoint.tensor_info import DTYPE_BITS, Shape, TensorInfo
 from runai_model_streamer.errors import HeaderError
 from runai_model_streamer.io.source import Source
 
@@ -256,7 +256,7 @@ def _tensors(columns: _Columns, data_start: int) -> tuple[TensorInfo, ...]:
     fields = zip(
         columns.names,
         columns.dtypes,
-        map(tuple, columns.shapes),
+        map(Shape, columns.shapes),
         (columns.starts + data_start).tolist(),
         (columns.ends + data_start).tolist(),
         repeat(data_start),

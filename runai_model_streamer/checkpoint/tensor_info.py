@@ -1,9 +1,15 @@
 """One tensor, as the header of its file describes it; the format's dtypes."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from runai_model_streamer.errors import UnsupportedDtypeError
+
+if TYPE_CHECKING:
+    import torch
 
 DTYPE_BITS: Final[Mapping[str, int]] = MappingProxyType(
     {
@@ -20,6 +26,53 @@ DTYPE_BITS: Final[Mapping[str, int]] = MappingProxyType(
     }
 )
 """Bits of one element, for every dtype of the format (safetensors 0.8)."""
+
+TORCH_NAMES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "BOOL": "bool",
+        "U8": "uint8",
+        "I8": "int8",
+        "I16": "int16",
+        "U16": "uint16",
+        "F16": "float16",
+        "BF16": "bfloat16",
+        "I32": "int32",
+        "U32": "uint32",
+        "F32": "float32",
+        "I64": "int64",
+        "U64": "uint64",
+        "F64": "float64",
+        "C64": "complex64",
+        "F8_E4M3": "float8_e4m3fn",
+        "F8_E5M2": "float8_e5m2",
+        "F8_E4M3FNUZ": "float8_e4m3fnuz",
+        "F8_E5M2FNUZ": "float8_e5m2fnuz",
+        "F8_E8M0": "float8_e8m0fnu",
+        "F4": "float4_e2m1fn_x2",
+    }
+)
+"""What torch calls a dtype of the format, where it has it. Older releases of torch lack some of these."""
+
+
+def torch_dtype(dtype: str) -> "torch.dtype | None":
+    """The installed torch's dtype for one of the format's; None if it has none."""
+    import torch
+
+    return getattr(torch, TORCH_NAMES.get(dtype, ""), None)
+
+
+class Shape(tuple[int, ...]):
+    """A tensor's shape: a tuple, also equal to a list of the same sizes, since the original streamer has lists."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return tuple.__eq__(self, tuple(other) if isinstance(other, list) else other)
+
+    def __ne__(self, other: object) -> bool:
+        return tuple.__ne__(self, tuple(other) if isinstance(other, list) else other)
+
+    __hash__ = tuple.__hash__
 
 
 class Offsets(NamedTuple):
@@ -57,6 +110,34 @@ class TensorInfo(NamedTuple):
     def nbytes(self) -> int:
         """Number of bytes in the file."""
         return self.end - self.start
+
+    # What the original's metadata has.
+
+    def get_bytesize(self) -> int:
+        """`nbytes`."""
+        return self.nbytes
+
+    def get_item_count(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    def get_element_size(self) -> int:
+        """Bytes of one element of `get_torch_dtype`, and raises as that does."""
+        return self.get_torch_dtype().itemsize
+
+    def get_torch_dtype(self) -> "torch.dtype":
+        """What torch makes of the dtype.
+
+        Raises:
+            UnsupportedDtypeError: the installed torch has no such dtype.
+        """
+        found = torch_dtype(self.dtype)
+        if found is None:
+            raise UnsupportedDtypeError(
+                f"tensor {self.name!r} has dtype {self.dtype}, which the installed torch cannot hold; "
+                "leave it out with tensor_names, or use a torch that has it"
+            )
+        return found
 
 
 _START: Final[Callable[[TensorInfo], int]] = attrgetter("start")

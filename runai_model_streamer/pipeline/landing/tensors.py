@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 import torch
 
-from runai_model_streamer.checkpoint.tensor_info import TensorInfo
+from runai_model_streamer.checkpoint.tensor_info import TensorInfo, torch_dtype
 from runai_model_streamer.errors import UnsupportedDtypeError
 from runai_model_streamer.pipeline.memory.slabs import Bytes, Root
 from runai_model_streamer.pipeline.plan.groups import Group
@@ -37,37 +37,27 @@ class _Layout(NamedTuple):
 
 
 def _layouts() -> dict[str, _Layout]:
-    known = {
-        name: _Layout(np.dtype(carrier), dtype, viewed=False, width=np.dtype(carrier).itemsize)
-        for name, carrier, dtype in (
-            ("BOOL", "?", torch.bool),
-            ("U8", "u1", torch.uint8),
-            ("I8", "i1", torch.int8),
-            ("I16", "<i2", torch.int16),
-            ("F16", "<f2", torch.float16),
-            ("I32", "<i4", torch.int32),
-            ("F32", "<f4", torch.float32),
-            ("I64", "<i8", torch.int64),
-            ("F64", "<f8", torch.float64),
-            ("C64", "<c8", torch.complex64),
-        )
+    carriers = {
+        "?": "BOOL",
+        "u1": "U8 F8_E4M3 F8_E5M2 F8_E4M3FNUZ F8_E5M2FNUZ F8_E8M0 F4",
+        "i1": "I8",
+        "<i2": "I16 BF16 U16",
+        "<f2": "F16",
+        "<i4": "I32 U32",
+        "<f4": "F32",
+        "<i8": "I64 U64",
+        "<f8": "F64",
+        "<c8": "C64",
     }
-    # By name: older torch versions lack some of them.
-    for name, carrier, attribute, per_element in (
-        ("BF16", "<i2", "bfloat16", 1),
-        ("U16", "<i2", "uint16", 1),
-        ("U32", "<i4", "uint32", 1),
-        ("U64", "<i8", "uint64", 1),
-        ("F8_E4M3", "u1", "float8_e4m3fn", 1),
-        ("F8_E5M2", "u1", "float8_e5m2", 1),
-        ("F8_E4M3FNUZ", "u1", "float8_e4m3fnuz", 1),
-        ("F8_E5M2FNUZ", "u1", "float8_e5m2fnuz", 1),
-        ("F8_E8M0", "u1", "float8_e8m0fnu", 1),
-        ("F4", "u1", "float4_e2m1fn_x2", 2),
-    ):
-        dtype = getattr(torch, attribute, None)
-        if dtype is not None:
-            known[name] = _Layout(np.dtype(carrier), dtype, True, per_element, np.dtype(carrier).itemsize)
+    known = {}
+    for carrier, names in carriers.items():
+        plain, *viewed = names.split()  # of the first, torch's dtype is also NumPy's
+        for name in (plain, *viewed):
+            dtype = torch_dtype(name)
+            if dtype is not None:
+                per_element = 2 if name == "F4" else 1
+                width = np.dtype(carrier).itemsize
+                known[name] = _Layout(np.dtype(carrier), dtype, name != plain, per_element, width)
     return known
 
 

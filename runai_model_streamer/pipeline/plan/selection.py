@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Final, NamedTuple, SupportsIndex, TypeAlias
 
-from runai_model_streamer.checkpoint.tensor_info import DTYPE_BITS, TensorInfo
+from runai_model_streamer.checkpoint.tensor_info import DTYPE_BITS, Shape, TensorInfo
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.plan.groups import MAX_GAP
@@ -144,7 +144,8 @@ def select_part(path: str, tensor: TensorInfo, wanted: object, gap: int) -> Sele
     first, inner = (whole * start // length, whole * (stop - start) // length) if whole else (0, 0)
     begin = tensor.start + first
     end = begin + outer * inner
-    part = tensor._replace(shape=(*shape[:dim], stop - start, *shape[dim + 1 :]), start=begin, end=end)
+    sizes = Shape((*shape[:dim], stop - start, *shape[dim + 1 :]))
+    part = tensor._replace(shape=sizes, start=begin, end=end)
     if outer == 1 or inner in (0, whole):
         return Selected(part, (part,))
     item = max(DTYPE_BITS[tensor.dtype] // 8, 1)
