@@ -1,0 +1,60 @@
+"""Builds the null disk, `null_disk.c`, and says how a process is started on it."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.checkpoints import cache_folder
+
+SOURCE = Path(__file__).with_name("null_disk.c")
+LATENCY_US = 80
+"""Of a read: what a local SSD takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the disk saw of a process.
+
+    Attributes:
+        reads: of 128 KiB and more.
+        nbytes: in them.
+        held: share of the time between the first and the last of them that the GIL was held; None: not known here.
+    """
+
+    reads: int
+    nbytes: int
+    held: float | None
+
+
+def build(folder: Path | None = None) -> Path:
+    """The library to preload, made by the C compiler unless it is there."""
+    folder = folder or cache_folder() / "null_disk"
+    folder.mkdir(parents=True, exist_ok=True)
+    library = folder / f"{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]}.so"
+    if not library.exists():
+        partial = library.with_suffix(".partial")
+        flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+        subprocess.run(["cc", *flags, "-o", partial, SOURCE, "-ldl", "-lpthread"], check=True)
+        partial.replace(library)
+    return library
+
+
+def variables(library: Path, gb_per_s: float, report: Path) -> dict[str, str]:
+    """What the environment of a process on this disk has in addition."""
+    return {
+        "LD_PRELOAD": str(library),
+        "NULLDISK_GBS": str(gb_per_s),
+        "NULLDISK_US": str(LATENCY_US),
+        "NULLDISK_REPORT": str(report),
+    }
+
+
+def said(report: Path) -> Said:
+    """What is in the report of a process that has ended; nothing where it has made no large read."""
+    if not report.exists():
+        return Said(0, 0, None)
+    reads, nbytes, held = report.read_text().split()
+    return Said(int(reads), int(nbytes), None if float(held) < 0 else float(held))

@@ -1,0 +1,73 @@
+"""The null disk of the benchmarks: what it answers without reading, and what it counts."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.ceiling import null_disk
+
+KIB = 1 << 10
+
+_READ = """
+import ctypes, mmap, os, struct, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+length = int(sys.argv[2])
+memory = mmap.mmap(-1, length)
+view = memoryview(memory)
+found = {"preadv": lambda: os.preadv(fd, [view], 0), "readinto": lambda: open(fd, "rb", 0).readinto(view)}
+if sys.argv[3] == "aio":
+    libc = ctypes.CDLL(None, use_errno=True)
+    context = ctypes.c_ulong()
+    assert libc.syscall(206, 4, ctypes.byref(context)) == 0
+    address = ctypes.addressof(ctypes.c_char.from_buffer(view))
+    request = ctypes.create_string_buffer(struct.pack("<QIIHhIQQqQII", 7, 0, 0, 0, 0, fd, address, length, 0, 0, 0, 0))
+    one = (ctypes.c_void_p * 1)(ctypes.addressof(request))
+    assert libc.syscall(209, context, ctypes.c_long(1), one) == 1
+    events = ctypes.create_string_buffer(32)
+    assert libc.syscall(208, context, ctypes.c_long(1), ctypes.c_long(1), events, None) == 1
+    data, _, result, _ = struct.unpack("<QQqq", events.raw)
+    assert data == 7
+    print(result, sum(view[:100]))
+else:
+    print(found[sys.argv[3]](), sum(view[:100]))
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    return null_disk.build(tmp_path_factory.mktemp("null_disk"))
+
+
+def read(library: Path, folder: Path, length: int, call: str) -> tuple[int, int, null_disk.Said]:
+    """What a read of a file of ones returns, the sum of its first 100 bytes, and what the disk says."""
+    file, report = folder / "file", folder / "report"
+    file.write_bytes(b"\1" * length)
+    environment = os.environ | null_disk.variables(library, 100, report)
+    command = [sys.executable, "-c", _READ, str(file), str(length), call]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    landed, ones = map(int, done.stdout.split())
+    return landed, ones, null_disk.said(report)
+
+
+@pytest.mark.parametrize("call", ["preadv", "readinto"])
+def test_a_small_read_is_real(library: Path, tmp_path: Path, call: str) -> None:
+    assert read(library, tmp_path, 64 * KIB, call) == (64 * KIB, 100, null_disk.Said(0, 0, None))
+
+
+@pytest.mark.parametrize("call", ["preadv", "readinto"])
+def test_a_large_read_moves_no_byte_and_is_counted(library: Path, tmp_path: Path, call: str) -> None:
+    landed, ones, said = read(library, tmp_path, 2048 * KIB, call)
+    assert (landed, ones, said.reads, said.nbytes) == (2048 * KIB, 0, 1, 2048 * KIB)
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="by the system call numbers of x86-64")
+@pytest.mark.parametrize(("length", "ones", "reads"), [(64 * KIB, 100, 0), (256 * KIB, 0, 1)])
+def test_linux_aio_is_seen_too(library: Path, tmp_path: Path, length: int, ones: int, reads: int) -> None:
+    landed, found, said = read(library, tmp_path, length, "aio")
+    assert (landed, found, said.reads) == (length, ones, reads)
