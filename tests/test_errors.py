@@ -1,10 +1,12 @@
 """Every error is one of ours and one that existing code catches."""
 
+import ast
 import copy
 import errno
 import multiprocessing
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +233,39 @@ def test_a_subclass_that_knows_only_messages_works() -> None:
     for each in copies(Callers("it fails", 3)):
         assert isinstance(each, Callers)
         assert (str(each), each.problem, each.code, each.where, each.remedy) == ("it fails", "it fails", 3, None, "")
+
+
+PACKAGE = Path(errors.__file__).parent
+
+
+GLUED = re.compile(r"f['\"]{[^}]*\b(path|where)\b[^}]*}:? ")
+
+
+def glued(source: str) -> list[str]:
+    """Where a module puts a path into an error's problem alone, or changes the message of an error that exists."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in OURS and node.args:
+            has_where = any(keyword.arg == "where" for keyword in node.keywords)
+            if GLUED.match(ast.unparse(node.args[0])) and not has_where:
+                found.append(ast.unparse(node))
+        if isinstance(node, ast.Attribute) and node.attr == "args" and isinstance(node.ctx, ast.Store):
+            found.append(ast.unparse(node))
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_path_of_an_error_is_a_part_of_its_own(module: Path) -> None:
+    assert glued(module.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'raise ReadError(f"{self.path}: cannot be read")',
+        'raise errors.HeaderError(f"{path} is empty: download it again")',
+        "error.args = (text,)",
+    ],
+)
+def test_a_path_that_is_glued_to_the_problem_is_found(line: str) -> None:
+    assert len(glued(line)) == 1

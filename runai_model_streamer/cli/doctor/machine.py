@@ -132,7 +132,7 @@ def _gds(install: str) -> Check:
         required = False
     if required:
         return Check("gpudirect", "error", f"RUNAI_STREAMER_GDS=1, but {reason}", "unset RUNAI_STREAMER_GDS")
-    remedy = install if "not installed" in reason else "see docs/gpu.md, GPUDirect Storage"
+    remedy = install if importlib.util.find_spec("kvikio") is None else "see docs/gpu.md, GPUDirect Storage"
     return Check("gpudirect", "warning", f"not used, files are read through pinned host memory: {reason}", remedy)
 
 

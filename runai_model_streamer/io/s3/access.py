@@ -82,8 +82,10 @@ def make_access(config: S3Config, credentials: S3Credentials | None, connections
     key = explicit.access_key_id
     if bool(key) != bool(explicit.secret_access_key) or (explicit.session_token and not key):
         raise CredentialsError(
-            "S3Credentials is incomplete: give access_key_id and secret_access_key together (and session_token for "
-            "temporary credentials), or none of them for boto3's own search"
+            "S3Credentials is incomplete",
+            remedy="give access_key_id and secret_access_key together (and session_token for temporary credentials), "
+            "or none of them for boto3's own search",
+            sep=": ",
         )
     try:
         from botocore import UNSIGNED

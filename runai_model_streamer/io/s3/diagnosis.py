@@ -51,7 +51,7 @@ def identify(config: S3Config) -> Identity:
         if isinstance(error, StreamerError):
             raise
         seconds = time.monotonic() - started
-        failure = translation.translated(error, Circumstances("object storage", "", None, 1, seconds, config.timeout))
+        failure = translation.translated(error, Circumstances(None, "", None, 1, seconds, config.timeout))
     raise failure
 
 

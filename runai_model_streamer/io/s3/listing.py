@@ -87,9 +87,8 @@ def has_keys(store: S3Store, path: str) -> bool:
 def _split_url(path: str) -> tuple[str, str]:
     bucket, _, key = path.removeprefix("s3://").partition("/")
     if not path.startswith("s3://") or not bucket:
-        raise ArgumentError(
-            f"{path!r} does not name a bucket", remedy="write s3://bucket or s3://bucket/prefix", sep=": "
-        )
+        problem, remedy = f"{path!r} does not name a bucket", "write s3://bucket or s3://bucket/prefix"
+        raise ArgumentError(problem, where=path, lead=None, remedy=remedy, sep=": ")
     return bucket, key if not key or key.endswith("/") else f"{key}/"
 
 

@@ -290,9 +290,8 @@ def _split_url(path: str) -> tuple[str, str]:
     scheme, separator, rest = path.partition("://")
     bucket, _, key = rest.partition("/")
     if scheme.lower() != "s3" or not separator or not bucket or not key:
-        raise ArgumentError(
-            f"{path!r} does not name an object", remedy="write s3://bucket/key; list_safetensors finds them", sep=": "
-        )
+        problem, remedy = f"{path!r} does not name an object", "write s3://bucket/key; list_safetensors finds them"
+        raise ArgumentError(problem, where=path, lead=None, remedy=remedy, sep=": ")
     if key.endswith("/"):
         raise IsDirectoryError(
             "a prefix of keys, not an object", where=path, remedy="name one file; list_safetensors finds them", sep=": "

@@ -96,7 +96,9 @@ def _api(device: torch.device, gds: GdsMode) -> Any:
         return driver_api()
     except MissingDependencyError as error:
         if gds is GdsMode.ALWAYS:
-            raise GdsUnavailableError(f"RUNAI_STREAMER_GDS=1: no GPUDirect onto {device}: {error}") from error
+            raise GdsUnavailableError(
+                f"RUNAI_STREAMER_GDS=1: no GPUDirect onto {device}: {error.summary}", remedy=error.remedy, sep=": "
+            ) from error
         _log.info("Tensors reach %s one by one, from host memory: %s", device, error)
         return None
 

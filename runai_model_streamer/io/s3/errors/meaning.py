@@ -14,7 +14,8 @@ from runai_model_streamer.ranges import ByteRange
 class Circumstances:
     """What was being done when it went wrong."""
 
-    path: str
+    path: str | None
+    """None where no object or bucket was concerned."""
     bucket: str
     span: ByteRange | None
     """None where keys were listed."""

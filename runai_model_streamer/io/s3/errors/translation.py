@@ -89,7 +89,8 @@ def translated(error: Exception, at: Circumstances) -> Exception:
     remedy = _redact(meaning.remedy, at.secrets)
     theirs = "\n".join(map(str, chain_of(error)))
     telling = meaning.telling or _redact(theirs, at.secrets) != theirs or quote != _one_line(meaning.quote)
-    made = meaning.kind(problem, where=Where(at.path, at.span), remedy=remedy, sep=". ")
+    where = None if at.path is None else Where(at.path, at.span)
+    made = meaning.kind(problem if where else f"object storage: {problem}", where=where, remedy=remedy, sep=". ")
     made.__cause__ = None if telling else error
     return made
 
