@@ -17,7 +17,7 @@ import ctypes
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -73,16 +73,20 @@ def build(folder: Path, name: str = LIBRARY) -> Path:
     name: of the file, and what the loader knows it by. A process that loads it as anything but `libcuda.so.1`, for
     ctypes alone, does not give it to every library that looks for a driver later.
     """
+    compile_library(folder / name, sorted((SOURCES / "libcuda").glob("*.c")), ["-lm"])
+    return folder
+
+
+def compile_library(target: Path, sources: Sequence[Path], options: Sequence[str] = ()) -> None:
+    """Make a shared library of C sources, which the loader knows by its file's name. Raises NoCompilerError."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         raise NoCompilerError("the emulated CUDA driver needs a C compiler: neither gcc nor cc is on the PATH")
-    command = [compiler, *_FLAGS, f"-Wl,-soname,{name}", "-o", str(folder / name)]
-    command += [str(path) for path in sorted(SOURCES.glob("*.c"))] + ["-lm", "-lpthread"]
-    folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [compiler, *_FLAGS, f"-Wl,-soname,{target.name}", "-o", str(target), *map(str, sources)]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run([*command, *options, "-lpthread"], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise NoCompilerError(f"{compiler} could not build the emulated CUDA driver:\n{done.stderr}")
-    return folder
+        raise NoCompilerError(f"{compiler} could not build the emulated {target.name}:\n{done.stderr}")
 
 
 def environment(folder: Path, base: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -152,6 +156,14 @@ class Emulator:
         """The nth copy, fill or cast of this call's fails as it runs: the call succeeds, later ones return the code."""
         self._check(self.library.emulator_fail(call.encode(), nth, code, 1), call)
 
+    def delay(self, call: str, seconds: float) -> None:
+        """Each coming call of this name takes so much longer, until the next reset; other threads' calls go on."""
+        self._check(self.library.emulator_delay(call.encode(), round(seconds * 1e6)), call)
+
+    def set_pinning_waits(self, waits: bool) -> None:
+        """Whether page-locking memory, and unlocking it, wait for all that is queued, as CUDA's may (no)."""
+        self.library.emulator_set_pinning_waits(int(waits))
+
     def misuses(self) -> list[Misuse]:
         """What was reported since the last reset, in order."""
         found = []
@@ -198,7 +210,7 @@ class Emulator:
         return result
 
     def reset(self) -> None:
-        """Forgets misuses, calls, planned failures, a lost device, ignored kinds and peaks; nothing else."""
+        """Forgets misuses, calls, planned failures, delays, a lost device, ignored kinds and peaks; nothing else."""
         self._taken = 0
         self.library.emulator_reset()
 

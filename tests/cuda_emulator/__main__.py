@@ -1,14 +1,28 @@
-"""`python -m tests.cuda_emulator FOLDER [COMMAND...]`: builds the emulator, and runs a command on it."""
+"""`python -m tests.cuda_emulator [--torch] FOLDER [COMMAND...]`: builds the emulator, and runs a command on it.
+
+--torch: the emulated runtime too, and stubs for what else the PyTorch that is installed for this Python is linked with.
+"""
 
 import os
 import sys
+import sysconfig
 from pathlib import Path
 
-from tests.cuda_emulator import build, environment
+from tests.cuda_emulator import NoCompilerError, build, environment
+from tests.cuda_emulator.torch_libraries import TorchError, build_for_torch
 
-if len(sys.argv) < 2:
+for_torch = sys.argv[1:2] == ["--torch"]
+arguments = sys.argv[2 if for_torch else 1 :]
+if not arguments:
     sys.exit(__doc__)
-folder = build(Path(sys.argv[1]))
-if len(sys.argv) > 2:
-    os.execvpe(sys.argv[2], sys.argv[2:], environment(folder))
+folder = Path(arguments[0]).resolve()
+try:
+    if for_torch:
+        build_for_torch(folder, Path(sysconfig.get_path("purelib")))
+    else:
+        build(folder)
+except (NoCompilerError, TorchError) as error:
+    sys.exit(f"error: {error}")
+if len(arguments) > 1:
+    os.execvpe(arguments[1], arguments[1:], environment(folder))
 print(folder)

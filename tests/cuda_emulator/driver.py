@@ -36,13 +36,13 @@ class DriverError(Exception):
 
 
 class Driver:
-    """Driver calls of an emulator, with the primary context current in the thread that makes this."""
+    """Driver calls of an emulator, with a device's primary context current in the thread that makes this."""
 
-    def __init__(self, emulator: Emulator) -> None:
+    def __init__(self, emulator: Emulator, device: int = 0) -> None:
         self.emulator = emulator
         self.call("cuInit", 0)
         context = ctypes.c_void_p()
-        self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), 0)
+        self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
         self.context = int(context.value or 0)
         self.make_current()
 

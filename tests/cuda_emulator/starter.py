@@ -2,8 +2,8 @@
 
     python -m tests.cuda_emulator.starter       # takes tasks on its standard input; `Starter` is the other side
 
-Nothing of ours and no package of the GPU is imported before the fork, and no thread is started but by numpy, whose
-BLAS knows what a fork is.
+Nothing of ours and no package of the GPU is imported before the fork (torch's CUDA build is, and initialises nothing),
+and no thread is started but by numpy, whose BLAS knows what a fork is.
 """
 
 import gc
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-_AT_START: Final = ("LD_", "PYTHON", "MALLOC_", "GLIBC_", "OMP_", "MKL_", "OPENBLAS_")
+_AT_START: Final = ("LD_", "PYTHON", "PYTORCH_", "MALLOC_", "GLIBC_", "OMP_", "MKL_", "OPENBLAS_")
 
 
 def at_start(environment: Mapping[str, str]) -> dict[str, str]:
@@ -61,6 +61,12 @@ def _serve() -> int:
     import pytest  # noqa: F401
     import torch  # noqa: F401
 
+    from tests.cuda_emulator.testing import torch_is_emulated
+
+    if torch_is_emulated():
+        from tests.cuda_emulator import torch_operators
+
+        torch_operators.install()
     # Not to be looked through again in each child.
     gc.freeze()
     for line in sys.stdin:

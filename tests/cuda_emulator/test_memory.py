@@ -286,3 +286,19 @@ def test_pointers_know_their_memory(cuda: Driver) -> None:
     pointers = (ctypes.c_void_p * 2)(*(ctypes.addressof(value) for value in values))
     cuda.call("cuPointerGetAttributes", 2, (ctypes.c_int * 2)(2, 9), pointers, memory.address)
     assert [value.value for value in values] == [0, -2]
+
+
+# Options of the emulator
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_page_locking_waits_for_the_device_if_it_is_told_to(emulator: Emulator, cuda: Driver, waits: bool) -> None:
+    emulator.set_pinning_waits(waits)
+    slot, target, stream = cuda.pinned(4), cuda.device(4), cuda.stream()
+    cuda.fill(target, 1, 4, stream)
+    cuda.free_pinned(slot)
+    assert emulator.live("operations") == (0 if waits else 1)
+    cuda.fill(target, 2, 4, stream)
+    cuda.pinned(4)
+    assert emulator.live("operations") == (0 if waits else 2)
+    assert emulator.misuses() == []

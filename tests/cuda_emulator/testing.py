@@ -1,4 +1,4 @@
-"""Tests on the emulated CUDA driver: each runs in a process of its own, where libcuda.so.1 is the emulator.
+"""Tests on emulated CUDA: each runs in a process of its own, where libcuda.so.1 is the emulator.
 
     from tests.cuda_emulator import Emulator
     from tests.cuda_emulator.testing import emulated, needs
@@ -9,11 +9,14 @@
         ...
         assert emulator.leaks() == {}
 
+With `@emulated_torch()` in place of `@emulated()` PyTorch's CUDA build runs on it too, on an emulated runtime.
+
 The process is pytest's on that one test, so fixtures, parameters and assertions are as ever. It has a hard time limit:
 a library that spins on a driver it does not like fails its test. A test also fails if misuses were reported that it
 did not expect, that is, did not take with `emulator.take_misuses()`.
 """
 
+import ctypes
 import functools
 import importlib.util
 import inspect
@@ -21,12 +24,13 @@ import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 import pytest
 
 from tests.cuda_emulator import MODES, Emulator, Mode, NoCompilerError, build, environment
 from tests.cuda_emulator.starter import Starter, at_start
+from tests.cuda_emulator.torch_libraries import RUNTIME
 
 _INSIDE: Final = "CUDA_EMULATOR_TEST"
 """Set in the test's own process."""
@@ -45,16 +49,67 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def emulated(
-    *, modes: Sequence[Mode] = MODES, seconds: float = 60.0
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+Test: TypeAlias = Callable[..., None]
+Allocator = Literal["native", "expandable", "async"]
+_ALLOCATORS: Final[Mapping[Allocator, str]] = {
+    "native": "",
+    "expandable": "expandable_segments:True",
+    "async": "backend:cudaMallocAsync",
+}
+"""What PYTORCH_CUDA_ALLOC_CONF says for each."""
+
+
+def emulated(*, modes: Sequence[Mode] = MODES, seconds: float = 60.0) -> Callable[[Test], Test]:
     """Runs a test function, which has a parameter `emulator`, in its own process, once for each mode.
 
     seconds: the hard limit of that process, its start included. Below this decorator goes what makes the test function
     (hypothesis' `given`), above it what pytest reads (marks, parameters).
     """
 
-    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+    def variables(folders: pytest.TempPathFactory) -> dict[str, str]:
+        return environment(_emulator_folder(folders))
+
+    return _in_its_own_process(modes, variables, seconds)
+
+
+def emulated_torch(
+    *,
+    modes: Sequence[Mode] = MODES,
+    devices: int = 1,
+    allocator: Allocator = "native",
+    seconds: float = 60.0,
+) -> Callable[[Test], Test]:
+    """Like `emulated`, with the CUDA build of torch, which runs on an emulated runtime (`make test-torch`).
+
+    Where torch is another one, or runs on another runtime, the test is skipped. Its process is forked off one that has
+    imported torch and installed `torch_operators`.
+
+    devices: how many there are. allocator: torch's own, that with expandable segments, or cudaMallocAsync.
+    """
+
+    def variables(_: pytest.TempPathFactory) -> dict[str, str]:
+        configured = {"PYTORCH_CUDA_ALLOC_CONF": _ALLOCATORS[allocator]} if _ALLOCATORS[allocator] else {}
+        return {**os.environ, "CUDA_EMULATOR_DEVICES": str(devices), **configured}
+
+    mark = pytest.mark.skipif(
+        not torch_is_emulated(), reason="PyTorch's CUDA build on the emulated runtime: make test-torch"
+    )
+    decorate = _in_its_own_process(modes, variables, seconds)
+    return lambda test: mark(decorate(test))
+
+
+@functools.cache
+def torch_is_emulated() -> bool:
+    """Whether torch is a CUDA build here, and runs on the emulated runtime."""
+    import torch
+
+    return torch.version.cuda is not None and hasattr(ctypes.CDLL(RUNTIME), "emulator_runtime")
+
+
+def _in_its_own_process(
+    modes: Sequence[Mode], variables: Callable[[pytest.TempPathFactory], dict[str, str]], seconds: float
+) -> Callable[[Test], Test]:
+    def decorate(test: Test) -> Test:
         signature = inspect.signature(test)
 
         @functools.wraps(test)
@@ -64,13 +119,13 @@ def emulated(
                     arguments["request"] = request
                 _run_here(test, emulator_mode, arguments)
             else:
-                _run_in_process(request, seconds)
+                _run_in_process(request, variables(request.getfixturevalue("tmp_path_factory")), seconds)
 
         own = [parameter for name, parameter in signature.parameters.items() if name != "emulator"]
         names = ("request", "emulator_mode") if "request" not in signature.parameters else ("emulator_mode",)
         added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
         run.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
-        parametrized: Callable[..., None] = pytest.mark.parametrize("emulator_mode", modes)(run)
+        parametrized: Test = pytest.mark.parametrize("emulator_mode", modes)(run)
         return parametrized
 
     return decorate
@@ -85,7 +140,7 @@ def _run_here(test: Callable[..., None], mode: Mode, arguments: dict[str, Any]) 
         pytest.fail(f"misuse of CUDA that the test did not expect:\n{lines}", pytrace=False)
 
 
-def _run_in_process(request: pytest.FixtureRequest, seconds: float) -> None:
+def _run_in_process(request: pytest.FixtureRequest, variables: dict[str, str], seconds: float) -> None:
     folders: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
     folder = folders.mktemp("emulated")
     report, log = folder / "report.xml", folder / "output.txt"
@@ -96,7 +151,7 @@ def _run_in_process(request: pytest.FixtureRequest, seconds: float) -> None:
     arguments += ["-o", f"faulthandler_timeout={seconds * 0.8}", f"--basetemp={folder / 'tmp'}"]
     # Not the whole node id: of a file outside the root it has no path.
     arguments.append(f"{request.path}::{request.node.nodeid.partition('::')[2]}")
-    variables = environment(_emulator_folder(folders)) | {_INSIDE: "1"}
+    variables |= {_INSIDE: "1"}
     status = _starter(request.config, variables).run_pytest(arguments, variables, log, seconds)
     if status is None:
         pytest.fail(f"still running after {seconds} s on the emulated driver:\n{_tail(log)}", pytrace=False)

@@ -25,7 +25,7 @@ static enum place place_of(struct range range, bool must_be_known) {
     if (!allocation && must_be_known)
         return invalid_place(range, MISUSE_OUT_OF_BOUNDS, "where no memory of the device's is");
     if (!allocation) return PLACE_PAGEABLE;
-    if (range.size > allocation->range.size - (range.start - allocation->range.start))
+    if (!is_alive(range, allocation->kind))
         return invalid_place(range, MISUSE_OUT_OF_BOUNDS, "past the end of their allocation");
     if (allocation->free_is_pending) return invalid_place(range, MISUSE_USE_AFTER_FREE, "after their free in stream order");
     return allocation->kind == MEMORY_DEVICE ? PLACE_DEVICE : PLACE_PINNED;
@@ -47,6 +47,10 @@ static CUresult copy(enum sides sides, CUdeviceptr target, CUdeviceptr source, s
     enum place from = place_of(operation.reads, sides == SIDES_FROM_DEVICE || sides == SIDES_ON_DEVICE);
     enum place to = place_of(operation.writes, sides == SIDES_TO_DEVICE || sides == SIDES_ON_DEVICE);
     if (from == PLACE_INVALID || to == PLACE_INVALID) return CUDA_ERROR_INVALID_VALUE;
+    if (stream->capture) {
+        enqueue(stream, operation);     /* both sides are used when the graph runs, whatever they are */
+        return CUDA_SUCCESS;
+    }
     if (from == PLACE_PAGEABLE) {
         if (waits) synchronize(stream, latest_sequence());
         operation.staged = staged_copy(operation.reads);

@@ -77,6 +77,15 @@ static const struct symbol {
     {"cuMemPoolGetAttribute", 11020, cuMemPoolGetAttribute},
     {"cuMemPoolSetAccess", 11020, cuMemPoolSetAccess},
     {"cuMemPoolGetAccess", 11020, cuMemPoolGetAccess},
+    {"cuMemAddressReserve", 10020, cuMemAddressReserve},
+    {"cuMemAddressFree", 10020, cuMemAddressFree},
+    {"cuMemCreate", 10020, cuMemCreate},
+    {"cuMemRelease", 10020, cuMemRelease},
+    {"cuMemMap", 10020, cuMemMap},
+    {"cuMemUnmap", 10020, cuMemUnmap},
+    {"cuMemSetAccess", 10020, cuMemSetAccess},
+    {"cuMemGetAllocationGranularity", 10020, cuMemGetAllocationGranularity},
+    {"cuMemGetAllocationPropertiesFromHandle", 10020, cuMemGetAllocationPropertiesFromHandle},
     {"cuMemcpy", ALWAYS, cuMemcpy},
     {"cuMemcpyHtoD", ALWAYS, cuMemcpyHtoD_v2},
     {"cuMemcpyDtoH", ALWAYS, cuMemcpyDtoH_v2},
@@ -116,6 +125,15 @@ static const struct symbol {
     {"cuEventSynchronize", ALWAYS, cuEventSynchronize},
     {"cuEventElapsedTime", ALWAYS, cuEventElapsedTime},
     {"cuEventElapsedTime", 12080, cuEventElapsedTime_v2},
+    {"cuThreadExchangeStreamCaptureMode", 10010, cuThreadExchangeStreamCaptureMode},
+    {"cuStreamBeginCapture", 10010, cuStreamBeginCapture_v2},
+    {"cuStreamEndCapture", 10000, cuStreamEndCapture},
+    {"cuStreamGetCaptureInfo", 12030, cuStreamGetCaptureInfo_v3},
+    {"cuGraphInstantiateWithFlags", 11040, cuGraphInstantiateWithFlags},
+    {"cuGraphLaunch", 10000, cuGraphLaunch},
+    {"cuGraphGetNodes", 10000, cuGraphGetNodes},
+    {"cuGraphDestroy", 10000, cuGraphDestroy},
+    {"cuGraphExecDestroy", 10000, cuGraphExecDestroy},
     {"cuLibraryLoadData", 12000, cuLibraryLoadData},
     {"cuLibraryUnload", 12000, cuLibraryUnload},
     {"cuLibraryGetKernel", 12000, cuLibraryGetKernel},
@@ -136,6 +154,7 @@ CUresult cuGetProcAddress_v2(const char *name, void **function, int version, uin
         found = *function ? SYMBOL_FOUND : SYMBOL_TOO_NEW;
     }
     if (*function && flags & PER_THREAD_DEFAULT_STREAM && per_thread_variant(name)) *function = per_thread_variant(name);
+    if (found == SYMBOL_UNKNOWN && (*function = absent_function(name))) found = SYMBOL_FOUND;
     if (!*function && getenv("CUDA_EMULATOR_LOG")) fprintf(stderr, "CUDA emulator: no %s\n", name);
     if (status) *status = found;
     return *function ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;

@@ -14,6 +14,11 @@ EXPORT void emulator_set_device_memory(size_t bytes);
    operation fails when its stream gets there, and every later call returns `code`. -1: no room, or a negative nth. */
 EXPORT int emulator_fail(const char *call, long nth, CUresult code, int when_run);
 
+/* Each coming call of this name takes so much longer, in which others go on. -1: no room. */
+EXPORT int emulator_delay(const char *call, unsigned microseconds);
+/* Whether page-locking memory, and unlocking it, wait for all that is queued on every stream. */
+EXPORT void emulator_set_pinning_waits(int waits);
+
 EXPORT long emulator_misuse_count(void);
 EXPORT const char *emulator_misuse_kind(long index);
 EXPORT const char *emulator_misuse_text(long index);
@@ -34,7 +39,12 @@ EXPORT void emulator_host_access(uint64_t address, size_t size, int writes);
 EXPORT CUresult emulator_launch_cast(const char *from, const char *to, uint64_t source, uint64_t target, size_t count,
                                      CUstream stream);
 
-/* Forgets reports, calls, failures, the lost device, ignored kinds and peaks, and gives back quarantined memory.
+/* What the launch of a kernel does that `kernel` stands for, which writes these bytes of the device's (none: 0). `argument`
+   is from malloc, and freed behind it. */
+EXPORT CUresult emulator_launch(void (*kernel)(void *), void *argument, size_t argument_size, uint64_t writes,
+                                size_t size, CUstream stream);
+
+/* Forgets reports, calls, failures, delays, the lost device, ignored kinds and peaks, and gives back quarantined memory.
    What is alive stays alive, what is pending stays pending, and the mode stays. */
 EXPORT void emulator_reset(void);
 

@@ -5,12 +5,20 @@
 
 enum { DEEPEST_STACK = 16, DEFAULT_DRIVER_VERSION = 13000, API_VERSION = 3020, GREATEST_PRIORITY = -5 };
 
-struct context {
-    long retained;
-    unsigned flags;
-};
+struct context contexts[MOST_DEVICES];
 
-struct context primary_context;
+/* Asked for in the environment, since a process may look before a test can tell: one by default. */
+int device_count(void) {
+    const char *text = getenv("CUDA_EMULATOR_DEVICES");
+    int count = text ? atoi(text) : 1;
+    return count < 0 ? 0 : count > MOST_DEVICES ? MOST_DEVICES : count;
+}
+
+bool is_device(CUdevice device) { return device >= 0 && device < device_count(); }
+
+static bool is_context(const struct context *context) {
+    return context >= contexts && context < contexts + MOST_DEVICES;
+}
 
 static bool initialised;
 static __thread struct context *stack[DEEPEST_STACK];
@@ -18,14 +26,20 @@ static __thread int depth;
 
 bool is_initialised(void) { return initialised; }
 
-long contexts_retained(void) { return primary_context.retained; }
+long contexts_retained(void) {
+    long sum = 0;
+    for (int i = 0; i < MOST_DEVICES; i++) sum += contexts[i].retained;
+    return sum;
+}
 
 static struct context *current(void) { return depth ? stack[depth - 1] : NULL; }
+
+int current_device(void) { return current() ? (int)(current() - contexts) : -1; }
 
 /* A thread has no context until it is given one, whatever the other threads have. */
 CUresult check_context(void) {
     if (!current()) return CUDA_ERROR_INVALID_CONTEXT;
-    return primary_context.retained ? CUDA_SUCCESS : CUDA_ERROR_CONTEXT_IS_DESTROYED;
+    return current()->retained ? CUDA_SUCCESS : CUDA_ERROR_CONTEXT_IS_DESTROYED;
 }
 
 int driver_version(void) {
@@ -48,17 +62,17 @@ CUresult cuDriverGetVersion(int *version) {
 
 CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {
     BEGIN_CALL(NEEDS_INIT);
-    if (device != 0) return end_call(CUDA_ERROR_INVALID_DEVICE);
-    primary_context.retained++;
-    *context = &primary_context;
+    if (!is_device(device)) return end_call(CUDA_ERROR_INVALID_DEVICE);
+    contexts[device].retained++;
+    *context = &contexts[device];
     return end_call(CUDA_SUCCESS);
 }
 
 CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device) {
     BEGIN_RELEASE();
-    if (device != 0) return end_call(CUDA_ERROR_INVALID_DEVICE);
-    if (primary_context.retained == 0) return end_call(CUDA_ERROR_INVALID_CONTEXT);
-    primary_context.retained--;
+    if (!is_device(device)) return end_call(CUDA_ERROR_INVALID_DEVICE);
+    if (contexts[device].retained == 0) return end_call(CUDA_ERROR_INVALID_CONTEXT);
+    contexts[device].retained--;
     return end_call(CUDA_SUCCESS);
 }
 
@@ -70,15 +84,17 @@ CUresult cuDevicePrimaryCtxReset_v2(CUdevice device) {
 
 CUresult cuDevicePrimaryCtxGetState(CUdevice device, unsigned *flags, int *active) {
     BEGIN_CALL(NEEDS_INIT);
-    *flags = primary_context.flags;
-    *active = primary_context.retained > 0;
-    return end_call(device == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE);
+    if (!is_device(device)) return end_call(CUDA_ERROR_INVALID_DEVICE);
+    *flags = contexts[device].flags;
+    *active = contexts[device].retained > 0;
+    return end_call(CUDA_SUCCESS);
 }
 
 CUresult cuDevicePrimaryCtxSetFlags_v2(CUdevice device, unsigned flags) {
     BEGIN_CALL(NEEDS_INIT);
-    primary_context.flags = flags;
-    return end_call(device == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE);
+    if (!is_device(device)) return end_call(CUDA_ERROR_INVALID_DEVICE);
+    contexts[device].flags = flags;
+    return end_call(CUDA_SUCCESS);
 }
 
 /* There is the primary context only. kvikio looks for these three, and does without them. */
@@ -101,7 +117,7 @@ CUresult cuCtxDestroy_v2(CUcontext context) {
 
 CUresult cuCtxSetCurrent(CUcontext context) {
     BEGIN_CALL(NEEDS_INIT);
-    if (context && context != &primary_context) return end_call(CUDA_ERROR_INVALID_CONTEXT);
+    if (context && !is_context(context)) return end_call(CUDA_ERROR_INVALID_CONTEXT);
     if (context && depth == 0) depth = 1;
     if (context) stack[depth - 1] = context;
     else if (depth) depth--;
@@ -116,7 +132,7 @@ CUresult cuCtxGetCurrent(CUcontext *context) {
 
 CUresult cuCtxPushCurrent_v2(CUcontext context) {
     BEGIN_CALL(NEEDS_INIT);
-    if (context != &primary_context || depth == DEEPEST_STACK) return end_call(CUDA_ERROR_INVALID_CONTEXT);
+    if (!is_context(context) || depth == DEEPEST_STACK) return end_call(CUDA_ERROR_INVALID_CONTEXT);
     stack[depth++] = context;
     return end_call(CUDA_SUCCESS);
 }
@@ -131,14 +147,16 @@ CUresult cuCtxPopCurrent_v2(CUcontext *context) {
 
 CUresult cuCtxGetDevice(CUdevice *device) {
     BEGIN_CALL(NEEDS_CONTEXT);
-    *device = 0;
+    *device = current_device();
     return end_call(CUDA_SUCCESS);
 }
 
 CUresult cuCtxGetDevice_v2(CUdevice *device, CUcontext context) {
     BEGIN_CALL(NEEDS_INIT);
-    *device = 0;
-    return end_call(context == &primary_context ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT);
+    if (!context) context = current();
+    if (!is_context(context)) return end_call(CUDA_ERROR_INVALID_CONTEXT);
+    *device = (int)(context - contexts);
+    return end_call(CUDA_SUCCESS);
 }
 
 CUresult cuCtxGetApiVersion(CUcontext context, unsigned *version) {
@@ -150,14 +168,13 @@ CUresult cuCtxGetApiVersion(CUcontext context, unsigned *version) {
 
 CUresult cuCtxGetFlags(unsigned *flags) {
     BEGIN_CALL(NEEDS_CONTEXT);
-    *flags = primary_context.flags;
+    *flags = current()->flags;
     return end_call(CUDA_SUCCESS);
 }
 
 CUresult cuCtxGetId(CUcontext context, unsigned long long *id) {
-    (void)context;
     BEGIN_CALL(NEEDS_INIT);
-    *id = 1;
+    *id = 1 + (uint64_t)((context ? context : current()) - contexts);
     return end_call(CUDA_SUCCESS);
 }
 
@@ -176,7 +193,7 @@ CUresult cuCtxSynchronize(void) {
 
 CUresult cuCtxSynchronize_v2(CUcontext context) {
     BEGIN_CALL(NEEDS_INIT);
-    if (context != &primary_context) return end_call(CUDA_ERROR_INVALID_CONTEXT);
+    if (!is_context(context)) return end_call(CUDA_ERROR_INVALID_CONTEXT);
     run_all();
     return end_call(sticky_error());
 }

@@ -28,10 +28,10 @@ static void add_stream_until(struct stream *stream, uint64_t sequence) {
 static void add_predecessors(struct stream *stream, const struct operation *operation) {
     uint64_t before = operation->sequence - 1;
     if (operation->kind == OPERATION_WAIT) add_stream_until(operation->awaited, operation->awaited_sequence);
-    if (is_blocking(stream)) add_stream_until(&legacy_stream, before);
-    if (stream == &legacy_stream)
+    if (is_blocking(stream)) add_stream_until(&legacy_streams[stream->device], before);
+    if (is_legacy(stream))
         for (struct stream *other = all_streams; other; other = other->next)
-            if (is_blocking(other)) add_stream_until(other, before);
+            if (is_blocking(other) && other->device == stream->device) add_stream_until(other, before);
 }
 
 void report_races(struct stream *stream, const struct operation *operation) {

@@ -1,14 +1,26 @@
 /* What one operation does when its stream gets to it. */
 #include "emulator.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+/* FNV, of eight bytes at a time in four lanes: whole loads pass through here. */
 uint64_t checksum(const void *bytes, size_t size) {
+    enum { LANES = 4, STEP = LANES * sizeof(uint64_t) };
+    const uint64_t prime = 1099511628211u, start = 14695981039346656037u;
     const unsigned char *byte = bytes;
-    uint64_t sum = 14695981039346656037u;
-    for (size_t i = 0; i < size; i++) sum = (sum ^ byte[i]) * 1099511628211u;
+    uint64_t lanes[LANES] = {start, start + 1, start + 2, start + 3}, sum = start;
+    size_t at = 0;
+    for (; at + STEP <= size; at += STEP)
+        for (int lane = 0; lane < LANES; lane++) {
+            uint64_t word;
+            memcpy(&word, byte + at + sizeof word * (size_t)lane, sizeof word);
+            lanes[lane] = (lanes[lane] ^ word) * prime;
+        }
+    for (; at < size; at++) sum = (sum ^ byte[at]) * prime;
+    for (int lane = 0; lane < LANES; lane++) sum = (sum ^ lanes[lane]) * prime;
     return sum;
 }
 
@@ -70,7 +82,7 @@ static void execute_host_call(struct stream *stream, const struct operation *ope
 void execute(struct stream *stream, struct operation *operation) {
     CUresult code;
     bool moves_bytes = operation->kind == OPERATION_COPY || operation->kind == OPERATION_FILL ||
-                       operation->kind == OPERATION_CAST;
+                       operation->kind == OPERATION_CAST || operation->kind == OPERATION_KERNEL;
     if (moves_bytes && sticky_error() == CUDA_SUCCESS && operation_fails(operation->call, &code)) lose_device(code);
     CUresult error = sticky_error();
     switch (operation->kind) {
@@ -83,6 +95,11 @@ void execute(struct stream *stream, struct operation *operation) {
     case OPERATION_CAST:
         if (error == CUDA_SUCCESS && check_memory(operation, operation->reads) && check_memory(operation, operation->writes))
             execute_cast(operation->cast, operation->reads, operation->writes);
+        break;
+    case OPERATION_KERNEL:
+        if (error == CUDA_SUCCESS && operation->kernel && check_memory(operation, operation->writes))
+            operation->kernel(operation->argument);
+        free(operation->argument);
         break;
     case OPERATION_RECORD:
         operation->event->ran_sequence = operation->sequence;

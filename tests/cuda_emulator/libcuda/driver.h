@@ -16,12 +16,15 @@ typedef struct event *CUevent;
 typedef struct pool *CUmemoryPool;
 typedef struct library *CUlibrary;
 typedef struct kernel *CUkernel;
+typedef struct graph *CUgraph;     /* and CUgraphExec */
+typedef struct physical *CUmemGenericAllocationHandle;
 typedef void (*CUhostFn)(void *);
 typedef void (*CUstreamCallback)(CUstream, CUresult, void *);
 typedef struct { char bytes[16]; } CUuuid;
 typedef struct { int type; int id; } CUmemLocation;
 typedef struct { int allocation_type; int handle_types; CUmemLocation location; void *security; size_t max_size; } CUmemPoolProps;
 typedef struct { CUmemLocation location; int flags; } CUmemAccessDesc;
+typedef struct { int type, handle_types; CUmemLocation location; void *meta; unsigned char flags[8]; } CUmemAllocationProp;
 
 typedef struct { unsigned grid[3], block[3], shared_bytes; CUstream stream; void *attributes; unsigned attribute_count; } CUlaunchConfig;
 
@@ -52,6 +55,15 @@ enum {
     CUDA_ERROR_LAUNCH_FAILED = 719,
     CUDA_ERROR_NOT_PERMITTED = 800,
     CUDA_ERROR_NOT_SUPPORTED = 801,
+    CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900,
+    CUDA_ERROR_STREAM_CAPTURE_INVALIDATED = 901,
+    CUDA_ERROR_STREAM_CAPTURE_MERGE = 902,
+    CUDA_ERROR_STREAM_CAPTURE_UNMATCHED = 903,
+    CUDA_ERROR_STREAM_CAPTURE_UNJOINED = 904,
+    CUDA_ERROR_STREAM_CAPTURE_ISOLATION = 905,
+    CUDA_ERROR_STREAM_CAPTURE_IMPLICIT = 906,
+    CUDA_ERROR_CAPTURED_EVENT = 907,
+    CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD = 908,
     CUDA_ERROR_UNKNOWN = 999
 };
 
@@ -128,6 +140,21 @@ EXPORT CUresult cuMemPoolGetAttribute(CUmemoryPool pool, int attribute, void *va
 EXPORT CUresult cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc *descriptions, size_t count);
 EXPORT CUresult cuMemPoolGetAccess(int *flags, CUmemoryPool pool, CUmemLocation *location);
 
+/* virtual.c */
+EXPORT CUresult cuMemAddressReserve(CUdeviceptr *pointer, size_t size, size_t alignment, CUdeviceptr wanted,
+                                    unsigned long long flags);
+EXPORT CUresult cuMemAddressFree(CUdeviceptr pointer, size_t size);
+EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size, const CUmemAllocationProp *properties,
+                            unsigned long long flags);
+EXPORT CUresult cuMemRelease(CUmemGenericAllocationHandle handle);
+EXPORT CUresult cuMemMap(CUdeviceptr pointer, size_t size, size_t offset, CUmemGenericAllocationHandle handle,
+                         unsigned long long flags);
+EXPORT CUresult cuMemUnmap(CUdeviceptr pointer, size_t size);
+EXPORT CUresult cuMemSetAccess(CUdeviceptr pointer, size_t size, const CUmemAccessDesc *descriptions, size_t count);
+EXPORT CUresult cuMemGetAllocationGranularity(size_t *granularity, const CUmemAllocationProp *properties, int option);
+EXPORT CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *properties,
+                                                       CUmemGenericAllocationHandle handle);
+
 /* copies.c and fills.c */
 EXPORT CUresult cuMemcpy(CUdeviceptr target, CUdeviceptr source, size_t size);
 EXPORT CUresult cuMemcpyHtoD_v2(CUdeviceptr target, const void *source, size_t size);
@@ -162,7 +189,6 @@ EXPORT CUresult cuStreamGetFlags(CUstream stream, unsigned *flags);
 EXPORT CUresult cuStreamGetPriority(CUstream stream, int *priority);
 EXPORT CUresult cuStreamGetDevice(CUstream stream, CUdevice *device);
 EXPORT CUresult cuStreamGetId(CUstream stream, unsigned long long *id);
-EXPORT CUresult cuStreamIsCapturing(CUstream stream, int *status);
 EXPORT CUresult cuStreamAddCallback(CUstream stream, CUstreamCallback callback, void *argument, unsigned flags);
 EXPORT CUresult cuLaunchHostFunc(CUstream stream, CUhostFn function, void *argument);
 
@@ -175,6 +201,19 @@ EXPORT CUresult cuEventQuery(CUevent event);
 EXPORT CUresult cuEventSynchronize(CUevent event);
 EXPORT CUresult cuEventElapsedTime(float *milliseconds, CUevent start, CUevent end);
 EXPORT CUresult cuEventElapsedTime_v2(float *milliseconds, CUevent start, CUevent end);
+
+/* capture.c */
+EXPORT CUresult cuThreadExchangeStreamCaptureMode(int *mode);
+EXPORT CUresult cuStreamBeginCapture_v2(CUstream stream, int mode);
+EXPORT CUresult cuStreamEndCapture(CUstream stream, CUgraph *graph);
+EXPORT CUresult cuStreamIsCapturing(CUstream stream, int *status);
+EXPORT CUresult cuStreamGetCaptureInfo_v3(CUstream stream, int *status, uint64_t *id, CUgraph *graph,
+                                          const void **nodes, const void **edges, size_t *count);
+EXPORT CUresult cuGraphInstantiateWithFlags(CUgraph *executable, CUgraph graph, unsigned long long flags);
+EXPORT CUresult cuGraphLaunch(CUgraph executable, CUstream stream);
+EXPORT CUresult cuGraphGetNodes(CUgraph graph, void **nodes, size_t *count);
+EXPORT CUresult cuGraphDestroy(CUgraph graph);
+EXPORT CUresult cuGraphExecDestroy(CUgraph executable);
 
 /* kernels.c */
 EXPORT CUresult cuLibraryLoadData(CUlibrary *library, const void *image, void *options, void **values, unsigned count,

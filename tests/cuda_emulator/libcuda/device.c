@@ -1,4 +1,5 @@
-/* The one emulated device: what it says of itself. It names a compute capability, for which kernels are compiled; see kernels.c. */
+/* The emulated devices: what they say of themselves. All are alike, and name a compute capability, for which kernels are
+   compiled; see kernels.c. */
 #include <stdio.h>
 #include <string.h>
 
@@ -20,6 +21,8 @@ static const struct device_attribute ATTRIBUTES[] = {
     {7, 65535},     /* MAX_GRID_DIM_Z */
     {8, 49152},     /* MAX_SHARED_MEMORY_PER_BLOCK */
     {10, 32},       /* WARP_SIZE */
+    {12, 65536},    /* MAX_REGISTERS_PER_BLOCK */
+    {13, 1755000},  /* CLOCK_RATE */
     {16, 132},      /* MULTIPROCESSOR_COUNT */
     {31, 1},        /* CONCURRENT_KERNELS */
     {39, 2048},     /* MAX_THREADS_PER_MULTIPROCESSOR */
@@ -29,7 +32,10 @@ static const struct device_attribute ATTRIBUTES[] = {
     {76, 0},        /* COMPUTE_CAPABILITY_MINOR */
     {78, 1},        /* STREAM_PRIORITIES_SUPPORTED */
     {91, 1},        /* CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM */
+    {97, 232448},   /* MAX_SHARED_MEMORY_PER_BLOCK_OPTIN */
     {99, 1},        /* HOST_REGISTER_SUPPORTED */
+    {102, 1},       /* VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED */
+    {103, 1},       /* HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED */
     {115, 1},       /* MEMORY_POOLS_SUPPORTED */
     {142, 1},       /* HOST_NUMA_MEMORY_POOLS_SUPPORTED */
     {144, 1},       /* HOST_MEMORY_POOLS_SUPPORTED */
@@ -59,6 +65,10 @@ static const struct {
     {CUDA_ERROR_LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
     {CUDA_ERROR_NOT_PERMITTED, "CUDA_ERROR_NOT_PERMITTED", "operation not permitted"},
     {CUDA_ERROR_NOT_SUPPORTED, "CUDA_ERROR_NOT_SUPPORTED", "operation not supported"},
+    {CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
+     "operation not permitted when stream is capturing"},
+    {CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
+     "operation failed due to a previous error during capture"},
 };
 
 /* These two answer without the lock and are not logged: they only read a table, and cannot fail on a real driver. */
@@ -76,11 +86,11 @@ CUresult cuGetErrorString(CUresult code, const char **text) {
     return *text ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
-static CUresult check(CUdevice device) { return device == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE; }
+static CUresult check(CUdevice device) { return is_device(device) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE; }
 
 CUresult cuDeviceGetCount(int *count) {
     BEGIN_CALL(NEEDS_INIT);
-    *count = 1;
+    *count = device_count();
     return end_call(CUDA_SUCCESS);
 }
 
@@ -98,7 +108,7 @@ CUresult cuDeviceGetName(char *name, int size, CUdevice device) {
 
 CUresult cuDeviceGetUuid(CUuuid *uuid, CUdevice device) {
     BEGIN_CALL(NEEDS_INIT);
-    memset(uuid, 7, sizeof *uuid);
+    memset(uuid, 7 + device, sizeof *uuid);
     return end_call(check(device));
 }
 
@@ -119,7 +129,7 @@ CUresult cuDeviceComputeCapability(int *major, int *minor, CUdevice device) {
 
 CUresult cuDeviceGetPCIBusId(char *text, int size, CUdevice device) {
     BEGIN_CALL(NEEDS_INIT);
-    snprintf(text, (size_t)size, "0000:00:00.0");
+    snprintf(text, (size_t)size, "0000:%02x:00.0", device);
     return end_call(check(device));
 }
 
@@ -133,6 +143,6 @@ CUresult cuDeviceGetAttribute(int *value, int attribute, CUdevice device) {
 
 CUresult cuDeviceCanAccessPeer(int *can, CUdevice device, CUdevice peer) {
     BEGIN_CALL(NEEDS_INIT);
-    *can = 0;
+    *can = device != peer;
     return end_call(check(device) == CUDA_SUCCESS ? check(peer) : CUDA_ERROR_INVALID_DEVICE);
 }

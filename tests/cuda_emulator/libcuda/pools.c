@@ -11,24 +11,41 @@ enum { ATTRIBUTE_RELEASE_THRESHOLD = 4, ATTRIBUTE_RESERVED_CURRENT = 5, ATTRIBUT
 struct pool {
     uint32_t magic;
     enum memory_kind kind;
+    int device;
     bool is_default;
     bool destroyed;
     uint64_t attributes[MOST_ATTRIBUTES];
 };
 
-static struct pool device_pool = {.magic = POOL_MAGIC, .kind = MEMORY_DEVICE, .is_default = true};
-static struct pool host_pool = {.magic = POOL_MAGIC, .kind = MEMORY_PINNED, .is_default = true};
-static struct pool *current_device_pool = &device_pool;
+static struct pool device_pools[MOST_DEVICES];          /* the default ones, made when they are asked for */
+static struct pool host_pool = {.magic = POOL_MAGIC, .kind = MEMORY_PINNED, .device = -1, .is_default = true};
+static struct pool *chosen_pools[MOST_DEVICES];         /* by cuDeviceSetMemPool; NULL: the default one */
 static long live;
 
 long pools_live(void) { return live; }
 
+int pool_device(const struct pool *pool) { return pool->device; }
+
+static struct pool *default_pool(int device) {
+    struct pool *pool = &device_pools[device];
+    if (!pool->magic)
+        *pool = (struct pool){.magic = POOL_MAGIC, .kind = MEMORY_DEVICE, .device = device, .is_default = true};
+    return pool;
+}
+
+static struct pool *current_pool(int device) {
+    return chosen_pools[device] ? chosen_pools[device] : default_pool(device);
+}
+
 static bool is_pool(const struct pool *pool) { return pool && pool->magic == POOL_MAGIC && !pool->destroyed; }
 
+/* pool: NULL for the current one of the stream's device. */
 static CUresult allocate_in_order(CUdeviceptr *pointer, size_t size, struct pool *pool, CUstream handle) {
     struct stream *stream;
     struct allocation *made;
     CUresult result = find_stream(handle, &stream);
+    if (result == CUDA_SUCCESS && stream->capture) result = CUDA_ERROR_NOT_SUPPORTED;
+    if (result == CUDA_SUCCESS && !pool) pool = current_pool(stream->device);
     if (result == CUDA_SUCCESS && !is_pool(pool)) result = CUDA_ERROR_INVALID_VALUE;
     if (result == CUDA_SUCCESS) result = allocate(pool->kind, size, pool, &made);
     if (result != CUDA_SUCCESS) return result;
@@ -39,7 +56,7 @@ static CUresult allocate_in_order(CUdeviceptr *pointer, size_t size, struct pool
 
 CUresult cuMemAllocAsync(CUdeviceptr *pointer, size_t size, CUstream stream) {
     BEGIN_CALL(NEEDS_CONTEXT);
-    return end_call(allocate_in_order(pointer, size, current_device_pool, stream));
+    return end_call(allocate_in_order(pointer, size, NULL, stream));
 }
 
 CUresult cuMemAllocFromPoolAsync(CUdeviceptr *pointer, size_t size, CUmemoryPool pool, CUstream stream) {
@@ -51,6 +68,7 @@ CUresult cuMemFreeAsync(CUdeviceptr pointer, CUstream handle) {
     BEGIN_RELEASE();
     struct stream *stream;
     CUresult result = find_stream(handle, &stream);
+    if (result == CUDA_SUCCESS && stream->capture) result = CUDA_ERROR_NOT_SUPPORTED;
     if (result != CUDA_SUCCESS) return end_call(result);
     struct allocation *allocation = find_allocation(pointer);
     if (!allocation || allocation->range.start != pointer || allocation->kind == MEMORY_REGISTERED ||
@@ -66,48 +84,55 @@ CUresult cuMemFreeAsync(CUdeviceptr pointer, CUstream handle) {
 
 CUresult cuDeviceGetDefaultMemPool(CUmemoryPool *pool, CUdevice device) {
     BEGIN_CALL(NEEDS_INIT);
-    *pool = &device_pool;
-    return end_call(device == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE);
+    if (!is_device(device)) return end_call(CUDA_ERROR_INVALID_DEVICE);
+    *pool = default_pool(device);
+    return end_call(CUDA_SUCCESS);
 }
 
 CUresult cuDeviceGetMemPool(CUmemoryPool *pool, CUdevice device) {
     BEGIN_CALL(NEEDS_INIT);
-    *pool = current_device_pool;
-    return end_call(device == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE);
+    if (!is_device(device)) return end_call(CUDA_ERROR_INVALID_DEVICE);
+    *pool = current_pool(device);
+    return end_call(CUDA_SUCCESS);
 }
 
 CUresult cuDeviceSetMemPool(CUdevice device, CUmemoryPool pool) {
     BEGIN_CALL(NEEDS_INIT);
-    if (device != 0) return end_call(CUDA_ERROR_INVALID_DEVICE);
-    if (!is_pool(pool) || pool->kind != MEMORY_DEVICE) return end_call(CUDA_ERROR_INVALID_VALUE);
-    current_device_pool = pool;
+    if (!is_device(device)) return end_call(CUDA_ERROR_INVALID_DEVICE);
+    if (!is_pool(pool) || pool->device != device) return end_call(CUDA_ERROR_INVALID_VALUE);
+    chosen_pools[device] = pool;
     return end_call(CUDA_SUCCESS);
 }
 
-static CUresult pool_at(CUmemoryPool *pool, const CUmemLocation *location, struct pool *on_device) {
-    *pool = location->type == LOCATION_DEVICE ? on_device : &host_pool;
+static CUresult pool_at(CUmemoryPool *pool, const CUmemLocation *location, struct pool *(*on_device)(int device)) {
+    bool device = location->type == LOCATION_DEVICE;
+    if (device && !is_device(location->id)) return CUDA_ERROR_INVALID_DEVICE;
+    *pool = device ? on_device(location->id) : &host_pool;
     return CUDA_SUCCESS;
 }
 
 CUresult cuMemGetDefaultMemPool(CUmemoryPool *pool, CUmemLocation *location, int type) {
     (void)type;
     BEGIN_CALL(NEEDS_INIT);
-    return end_call(pool_at(pool, location, &device_pool));
+    return end_call(pool_at(pool, location, default_pool));
 }
 
 CUresult cuMemGetMemPool(CUmemoryPool *pool, CUmemLocation *location, int type) {
     (void)type;
     BEGIN_CALL(NEEDS_INIT);
-    return end_call(pool_at(pool, location, current_device_pool));
+    return end_call(pool_at(pool, location, current_pool));
 }
 
 CUresult cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *properties) {
     BEGIN_CALL(NEEDS_INIT);
+    bool on_device = properties->location.type == LOCATION_DEVICE;
     if (properties->handle_types != 0) return end_call(CUDA_ERROR_NOT_SUPPORTED);
+    if (on_device && !is_device(properties->location.id)) return end_call(CUDA_ERROR_INVALID_DEVICE);
     struct pool *made = calloc(1, sizeof *made);
     if (!made) abort();
     made->magic = POOL_MAGIC;
-    made->kind = properties->location.type == LOCATION_DEVICE ? MEMORY_DEVICE : MEMORY_PINNED;
+    made->kind = on_device ? MEMORY_DEVICE : MEMORY_PINNED;
+    made->device = on_device ? properties->location.id : -1;
     live++;
     *pool = made;
     return end_call(CUDA_SUCCESS);
@@ -118,7 +143,7 @@ CUresult cuMemPoolDestroy(CUmemoryPool pool) {
     BEGIN_RELEASE();
     if (!is_pool(pool) || pool->is_default) return end_call(CUDA_ERROR_INVALID_VALUE);
     pool->destroyed = true;
-    if (current_device_pool == pool) current_device_pool = &device_pool;
+    if (pool->device >= 0 && chosen_pools[pool->device] == pool) chosen_pools[pool->device] = NULL;
     live--;
     return end_call(CUDA_SUCCESS);
 }

@@ -1,6 +1,8 @@
 /* Device and pinned memory that is there at once: cuMemAlloc, cuMemHostAlloc, cuMemHostRegister and their ends. */
 #include "emulator.h"
 
+bool pinning_waits;
+
 CUresult cuMemAlloc_v2(CUdeviceptr *pointer, size_t size) {
     BEGIN_CALL(NEEDS_CONTEXT);
     struct allocation *made;
@@ -25,6 +27,7 @@ static CUresult give_back(enum memory_kind kind, uintptr_t address, CUresult if_
                (unsigned long)address, allocation->range.size, pending->call, (unsigned long)pending->sequence);
         run_all();
     }
+    if (kind != MEMORY_DEVICE && pinning_waits) run_all();
     release(allocation);
     return sticky_error();
 }
@@ -36,7 +39,7 @@ CUresult cuMemFree_v2(CUdeviceptr pointer) {
 
 CUresult cuMemGetInfo_v2(size_t *available, size_t *total) {
     BEGIN_CALL(NEEDS_CONTEXT);
-    size_t used = usage[MEMORY_DEVICE].bytes;
+    size_t used = device_used[current_device()];
     *total = device_capacity;
     *available = used < device_capacity ? device_capacity - used : 0;
     return end_call(CUDA_SUCCESS);
@@ -44,6 +47,7 @@ CUresult cuMemGetInfo_v2(size_t *available, size_t *total) {
 
 static CUresult allocate_pinned(void **pointer, size_t size) {
     struct allocation *made;
+    if (pinning_waits) run_all();
     CUresult result = allocate(MEMORY_PINNED, size, NULL, &made);
     if (result == CUDA_SUCCESS) *pointer = (void *)made->range.start;
     return result;
@@ -72,6 +76,7 @@ CUresult cuMemHostRegister_v2(void *pointer, size_t size, unsigned flags) {
     if (!pointer || size == 0) return end_call(CUDA_ERROR_INVALID_VALUE);
     if (find_allocation(start) || find_allocation(start + size - 1))
         return end_call(CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED);
+    if (pinning_waits) run_all();
     add_allocation(MEMORY_REGISTERED, pointer, size, NULL);
     return end_call(CUDA_SUCCESS);
 }

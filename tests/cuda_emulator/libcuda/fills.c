@@ -6,8 +6,8 @@ static CUresult fill(CUdeviceptr target, uint32_t value, size_t value_size, size
     CUresult result = find_stream(handle, &stream);
     if (result != CUDA_SUCCESS || count == 0) return result;
     const struct allocation *allocation = find_allocation(target);
-    size_t room = allocation ? allocation->range.size - (target - allocation->range.start) : 0;
-    if (allocation == NULL || allocation->free_is_pending || count > room / value_size || target % value_size) {
+    bool known = allocation && is_alive((struct range){target, count * value_size}, allocation->kind);
+    if (!known || allocation->free_is_pending || target % value_size) {
         bool freed = find_freed(target) || (allocation && allocation->free_is_pending);
         report(freed ? MISUSE_USE_AFTER_FREE : MISUSE_OUT_OF_BOUNDS, "%s of %zu values of %zu bytes at %#lx, %s",
                current_call(), count, value_size, (unsigned long)target,

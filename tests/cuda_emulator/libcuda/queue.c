@@ -10,10 +10,19 @@
 
 enum { STREAM_MAGIC = 0x57e4u };
 
-struct stream legacy_stream = {.magic = STREAM_MAGIC, .id = 1};
-struct stream *all_streams = &legacy_stream;
+#define LEGACY(n, after) {.magic = STREAM_MAGIC, .id = 1, .device = n, .next = after}
+struct stream legacy_streams[MOST_DEVICES] = {
+    LEGACY(0, &legacy_streams[1]), LEGACY(1, &legacy_streams[2]), LEGACY(2, &legacy_streams[3]),
+    LEGACY(3, &legacy_streams[4]), LEGACY(4, &legacy_streams[5]), LEGACY(5, &legacy_streams[6]),
+    LEGACY(6, &legacy_streams[7]), LEGACY(7, NULL),
+};
+struct stream *all_streams = legacy_streams;
 
-static __thread struct stream *own_default_stream;
+bool is_legacy(const struct stream *stream) {
+    return stream >= legacy_streams && stream < legacy_streams + MOST_DEVICES;
+}
+
+static __thread struct stream *own_default_streams[MOST_DEVICES];
 static uint64_t sequence_given;
 static uint64_t streams_made = 1;
 static long pending;
@@ -21,30 +30,32 @@ static long pending;
 struct stream *add_stream(unsigned flags, int priority) {
     struct stream *stream = calloc(1, sizeof *stream);
     if (!stream) abort();
-    *stream = (struct stream){.magic = STREAM_MAGIC, .id = ++streams_made, .flags = flags, .priority = priority};
-    stream->next = legacy_stream.next;
-    legacy_stream.next = stream;
+    *stream = (struct stream){.magic = STREAM_MAGIC, .device = current_device(), .id = ++streams_made, .flags = flags,
+                              .priority = priority};
+    stream->next = legacy_streams[0].next;
+    legacy_streams[0].next = stream;
     return stream;
 }
 
 /* Its few bytes stay, so that a stale handle is known as one. */
 void forget_drained_stream(struct stream *stream) {
-    if (!stream->destroyed || stream->first || stream->in_host_call) return;
+    if (is_legacy(stream) || !stream->destroyed || stream->first || stream->in_host_call) return;
     for (struct stream *before = all_streams; before; before = before->next)
         if (before->next == stream) before->next = stream->next;
 }
 
 struct stream *per_thread_stream(void) {
-    if (!own_default_stream) own_default_stream = add_stream(0, 0);
-    return own_default_stream;
+    struct stream **own = &own_default_streams[current_device()];
+    if (!*own) *own = add_stream(0, 0);
+    return *own;
 }
 
 CUresult find_stream(CUstream handle, struct stream **stream) {
     if (handle == NULL || handle == CU_STREAM_LEGACY || handle == CU_STREAM_PER_THREAD) {
         CUresult no_context = check_context();
         if (no_context != CUDA_SUCCESS) return no_context;
-        *stream = handle == CU_STREAM_PER_THREAD ? per_thread_stream() : &legacy_stream;
-        return CUDA_SUCCESS;
+        *stream = handle == CU_STREAM_PER_THREAD ? per_thread_stream() : &legacy_streams[current_device()];
+        return is_legacy(*stream) ? refuse_legacy(current_device()) : CUDA_SUCCESS;
     }
     if (handle->magic != STREAM_MAGIC) return CUDA_ERROR_INVALID_HANDLE;
     if (handle->destroyed) {
@@ -56,7 +67,7 @@ CUresult find_stream(CUstream handle, struct stream **stream) {
 }
 
 bool is_blocking(const struct stream *stream) {
-    return stream != &legacy_stream && !(stream->flags & CU_STREAM_NON_BLOCKING);
+    return !is_legacy(stream) && !(stream->flags & CU_STREAM_NON_BLOCKING);
 }
 
 uint64_t latest_sequence(void) { return sequence_given; }
@@ -68,6 +79,10 @@ bool is_done(const struct stream *stream, uint64_t sequence) {
 }
 
 uint64_t enqueue(struct stream *stream, struct operation operation) {
+    if (stream->capture) {
+        capture_operation(stream, &operation);
+        return 0;
+    }
     struct operation *entry = malloc(sizeof *entry);
     if (!entry) abort();
     *entry = operation;
@@ -84,18 +99,18 @@ uint64_t enqueue(struct stream *stream, struct operation operation) {
     return sequence;
 }
 
-static void run_blocking_streams(uint64_t sequence) {
+static void run_blocking_streams(int device, uint64_t sequence) {
     for (struct stream *stream = all_streams, *next; stream; stream = next) {
         next = stream->next;
-        if (is_blocking(stream)) run_until(stream, sequence);
+        if (is_blocking(stream) && stream->device == device) run_until(stream, sequence);
     }
 }
 
 static void run_predecessors(struct stream *stream, const struct operation *operation) {
     uint64_t before = operation->sequence - 1;
     if (operation->kind == OPERATION_WAIT) run_until(operation->awaited, operation->awaited_sequence);
-    if (is_blocking(stream)) run_until(&legacy_stream, before);
-    if (stream == &legacy_stream) run_blocking_streams(before);
+    if (is_blocking(stream)) run_until(&legacy_streams[stream->device], before);
+    if (is_legacy(stream)) run_blocking_streams(stream->device, before);
 }
 
 void run_until(struct stream *stream, uint64_t sequence) {
@@ -119,14 +134,14 @@ void run_until(struct stream *stream, uint64_t sequence) {
 
 /* Waiting for the legacy default stream is waiting for the blocking streams too. */
 void synchronize(struct stream *stream, uint64_t sequence) {
-    if (stream == &legacy_stream) run_blocking_streams(sequence);
+    if (is_legacy(stream)) run_blocking_streams(stream->device, sequence);
     run_until(stream, sequence);
 }
 
 bool is_synchronized(const struct stream *stream) {
-    if (stream == &legacy_stream)
+    if (is_legacy(stream))
         for (const struct stream *other = all_streams; other; other = other->next)
-            if (is_blocking(other) && other->first) return false;
+            if (is_blocking(other) && other->device == stream->device && other->first) return false;
     return stream->first == NULL;
 }
 

@@ -34,10 +34,14 @@ struct range {
 /* Memory that CUDA knows: device, pinned, or the caller's own, registered. */
 enum memory_kind { MEMORY_DEVICE, MEMORY_PINNED, MEMORY_REGISTERED, MEMORY_KINDS };
 
+enum { MOST_DEVICES = 8 };
+
 struct allocation {
     struct range range;
     enum memory_kind kind;
+    int device;                /* where it is, or, of host memory, whose context was current when it was made */
     struct pool *pool;         /* where it came from, if from a pool */
+    struct physical *mapped;   /* of virtual memory: what is mapped there; its bytes are not the allocation's to free */
     uint64_t id;
     bool free_is_pending;      /* cuMemFreeAsync was called, and its stream has not got there */
     bool freed;                /* in quarantine: its bytes are poison, its address is not given out again */
@@ -45,7 +49,7 @@ struct allocation {
 };
 
 enum operation_kind { OPERATION_COPY, OPERATION_FILL, OPERATION_RECORD, OPERATION_WAIT, OPERATION_HOST_CALL,
-                      OPERATION_ALLOCATE, OPERATION_FREE, OPERATION_CAST };
+                      OPERATION_ALLOCATE, OPERATION_FREE, OPERATION_CAST, OPERATION_KERNEL };
 
 /* Of numbers, from one format into another. */
 struct cast {
@@ -71,11 +75,14 @@ struct operation {
     void *argument;
     struct allocation *allocation;
     struct cast cast;
+    void (*kernel)(void *argument); /* done in a kernel's place; `argument` is its own, and freed behind it */
+    size_t argument_size;
     struct operation *next;
 };
 
 struct stream {
     uint32_t magic;
+    int device;
     uint64_t id;
     unsigned flags;
     int priority;
@@ -83,16 +90,21 @@ struct stream {
     bool in_host_call;              /* its first operation runs without the lock: others wait for it */
     unsigned polls;                 /* queries in a row that were told NOT_READY */
     uint64_t ordered_before;        /* scratch of order.c */
+    struct capture *capture;        /* that it takes part in */
+    uint64_t captured, joined;      /* the index there of its latest operation, and up to which others waited for it */
     struct operation *first, *last;
     struct stream *next;
 };
 
 struct event {
     uint32_t magic;
+    int device;
     unsigned flags;
     bool destroyed;
     unsigned polls;
     struct stream *stream;          /* of the latest record; NULL: never recorded */
+    struct capture *capture;        /* in which the latest record was */
+    uint64_t captured;              /* its index there */
     uint64_t sequence;              /* of the latest record: its generation */
     uint64_t ran_sequence;          /* of the latest record that ran */
     double ran_at_ms;
@@ -129,14 +141,19 @@ uint64_t next_random(void);
 double now_ms(void);
 
 /* context.c */
-extern struct context primary_context;
+struct context { long retained; unsigned flags; };
+extern struct context contexts[MOST_DEVICES];   /* the primary ones, by device */
+int device_count(void);
+bool is_device(CUdevice device);
+int current_device(void);           /* of this thread; -1: no context */
 bool is_initialised(void);
 int driver_version(void);
 CUresult check_context(void);       /* of this thread */
 long contexts_retained(void);
 
 /* queue.c: what is enqueued, and when it runs */
-extern struct stream legacy_stream;
+extern struct stream legacy_streams[MOST_DEVICES];
+bool is_legacy(const struct stream *stream);
 extern struct stream *all_streams;
 struct stream *add_stream(unsigned flags, int priority);
 void forget_drained_stream(struct stream *stream);
@@ -153,6 +170,15 @@ bool is_done(const struct stream *stream, uint64_t sequence);
 uint64_t latest_sequence(void);
 long operations_pending(void);
 
+/* capture.c. Those that refuse return a code other than 0, and break the capture. */
+CUresult refuse_in_capture(const char *call);               /* in this thread */
+CUresult refuse_to_wait(const struct stream *stream);
+CUresult refuse_legacy(int device);
+CUresult refuse_captured(const struct event *event);
+void capture_operation(struct stream *stream, const struct operation *operation);
+void capture_record(struct event *event, struct stream *stream);
+CUresult capture_wait(struct stream *stream, const struct event *event);
+
 /* execute.c */
 void execute(struct stream *stream, struct operation *operation);
 uint64_t checksum(const void *bytes, size_t size);
@@ -163,11 +189,15 @@ const struct operation *pending_use(struct range range, bool writes_only);
 bool overlap(struct range a, struct range b);
 
 /* allocations.c: what CUDA knows of memory */
-extern size_t device_capacity;
+extern size_t device_capacity;              /* of each device */
+extern size_t device_used[MOST_DEVICES];
+bool has_room(int device, size_t size);
+extern bool pinning_waits;                  /* memory.c */
 struct usage { long count; size_t bytes, peak_bytes; };
 extern struct usage usage[MEMORY_KINDS];
 struct allocation *find_allocation(uintptr_t address);
 struct allocation *find_freed(uintptr_t address);
+bool is_alive(struct range range, enum memory_kind kind);
 CUresult allocate(enum memory_kind kind, size_t size, struct pool *pool, struct allocation **made);
 struct allocation *add_allocation(enum memory_kind kind, void *start, size_t size, struct pool *pool);
 void release(struct allocation *allocation);
@@ -176,6 +206,7 @@ void empty_quarantine(void);
 void reset_peaks(void);
 
 /* pools.c, streams.c, events.c */
+int pool_device(const struct pool *pool);   /* -1: the host's */
 long pools_live(void);
 long streams_live(void);
 long events_live(void);
@@ -194,7 +225,8 @@ CUresult copy_call(const char *function, enum sides sides, CUdeviceptr target, C
 CUresult fill_call(const char *function, CUdeviceptr target, uint32_t value, size_t value_size, size_t count,
                    CUstream stream);
 
-/* per_thread.c */
+/* per_thread.c, absent.c: NULL where there is none */
 void *per_thread_variant(const char *name);
+void *absent_function(const char *name);
 
 #endif

@@ -48,6 +48,7 @@ static double widen(uint32_t bits, const struct format *format) {
     int exponent = (int)(bits >> format->mantissa_bits) & top;
     uint32_t mantissa = bits & ((1u << format->mantissa_bits) - 1);
     double value;
+    if (!format->has_infinities && exponent == top && mantissa == (1u << format->mantissa_bits) - 1) return NAN;
     if (format->has_infinities && exponent == top) value = mantissa ? NAN : INFINITY;
     else if (exponent == 0) value = ldexp(mantissa, 1 - bias - format->mantissa_bits);
     else value = ldexp(mantissa | 1u << format->mantissa_bits, exponent - bias - format->mantissa_bits);

@@ -43,6 +43,7 @@ CUresult cuStreamSynchronize(CUstream handle) {
     BEGIN_CALL(NEEDS_INIT);
     struct stream *stream;
     CUresult result = find_stream(handle, &stream);
+    if (result == CUDA_SUCCESS) result = refuse_to_wait(stream);
     if (result != CUDA_SUCCESS) return end_call(result);
     synchronize(stream, latest_sequence());
     return end_call(sticky_error());
@@ -52,6 +53,7 @@ CUresult cuStreamQuery(CUstream handle) {
     BEGIN_CALL(NEEDS_INIT);
     struct stream *stream;
     CUresult result = find_stream(handle, &stream);
+    if (result == CUDA_SUCCESS) result = refuse_to_wait(stream);
     if (result != CUDA_SUCCESS) return end_call(result);
     if (!is_synchronized(stream) && ++stream->polls <= patience) return end_call(CUDA_ERROR_NOT_READY);
     stream->polls = 0;
@@ -62,16 +64,18 @@ CUresult cuStreamQuery(CUstream handle) {
 CUresult cuStreamGetCtx(CUstream handle, CUcontext *context) {
     BEGIN_CALL(NEEDS_INIT);
     struct stream *stream;
-    *context = &primary_context;
-    return end_call(find_stream(handle, &stream));
+    CUresult result = find_stream(handle, &stream);
+    if (result == CUDA_SUCCESS) *context = &contexts[stream->device];
+    return end_call(result);
 }
 
 CUresult cuStreamGetCtx_v2(CUstream handle, CUcontext *context, void **green_context) {
     BEGIN_CALL(NEEDS_INIT);
     struct stream *stream;
-    *context = &primary_context;
     *green_context = NULL;
-    return end_call(find_stream(handle, &stream));
+    CUresult result = find_stream(handle, &stream);
+    if (result == CUDA_SUCCESS) *context = &contexts[stream->device];
+    return end_call(result);
 }
 
 CUresult cuStreamGetFlags(CUstream handle, unsigned *flags) {
@@ -93,8 +97,9 @@ CUresult cuStreamGetPriority(CUstream handle, int *priority) {
 CUresult cuStreamGetDevice(CUstream handle, CUdevice *device) {
     BEGIN_CALL(NEEDS_INIT);
     struct stream *stream;
-    *device = 0;
-    return end_call(find_stream(handle, &stream));
+    CUresult result = find_stream(handle, &stream);
+    if (result == CUDA_SUCCESS) *device = stream->device;
+    return end_call(result);
 }
 
 CUresult cuStreamGetId(CUstream handle, unsigned long long *id) {
@@ -103,14 +108,6 @@ CUresult cuStreamGetId(CUstream handle, unsigned long long *id) {
     CUresult result = find_stream(handle, &stream);
     if (result == CUDA_SUCCESS) *id = stream->id;
     return end_call(result);
-}
-
-/* There is no capture here: a stream is never in one. */
-CUresult cuStreamIsCapturing(CUstream handle, int *status) {
-    BEGIN_CALL(NEEDS_INIT);
-    struct stream *stream;
-    *status = 0;
-    return end_call(find_stream(handle, &stream));
 }
 
 CUresult cuStreamAddCallback(CUstream handle, CUstreamCallback callback, void *argument, unsigned flags) {

@@ -33,6 +33,7 @@ CUresult cuEventCreate(CUevent *event, unsigned flags) {
     if (!made) abort();
     made->magic = EVENT_MAGIC;
     made->flags = flags;
+    made->device = current_device();
     live++;
     *event = made;
     return end_call(CUDA_SUCCESS);
@@ -52,8 +53,14 @@ static CUresult record(CUevent event, CUstream handle) {
     struct stream *stream;
     CUresult result = check_event(event);
     if (result == CUDA_SUCCESS) result = find_stream(handle, &stream);
+    if (result == CUDA_SUCCESS && stream->device != event->device) result = CUDA_ERROR_INVALID_HANDLE;
     if (result != CUDA_SUCCESS) return result;
     event->polls = 0;
+    event->capture = NULL;
+    if (stream->capture) {
+        capture_record(event, stream);
+        return CUDA_SUCCESS;
+    }
     event->stream = stream;
     event->sequence = enqueue(stream, (struct operation){.kind = OPERATION_RECORD, .event = event});
     return CUDA_SUCCESS;
@@ -76,6 +83,7 @@ CUresult cuStreamWaitEvent(CUstream handle, CUevent event, unsigned flags) {
     struct stream *stream;
     CUresult result = check_event(event);
     if (result == CUDA_SUCCESS) result = find_stream(handle, &stream);
+    if (result == CUDA_SUCCESS && (stream->capture || event->capture)) return end_call(capture_wait(stream, event));
     if (result == CUDA_SUCCESS && event->stream)
         enqueue(stream, (struct operation){.kind = OPERATION_WAIT, .awaited = event->stream,
                                            .awaited_sequence = event->sequence});
@@ -85,6 +93,7 @@ CUresult cuStreamWaitEvent(CUstream handle, CUevent event, unsigned flags) {
 CUresult cuEventQuery(CUevent event) {
     BEGIN_CALL(NEEDS_INIT);
     CUresult result = check_event(event);
+    if (result == CUDA_SUCCESS) result = refuse_captured(event);
     if (result != CUDA_SUCCESS) return end_call(result);
     if (!is_complete(event) && ++event->polls <= patience) return end_call(CUDA_ERROR_NOT_READY);
     complete(event);
@@ -94,6 +103,7 @@ CUresult cuEventQuery(CUevent event) {
 CUresult cuEventSynchronize(CUevent event) {
     BEGIN_CALL(NEEDS_INIT);
     CUresult result = check_event(event);
+    if (result == CUDA_SUCCESS) result = refuse_captured(event);
     if (result != CUDA_SUCCESS) return end_call(result);
     complete(event);
     return end_call(sticky_error());
