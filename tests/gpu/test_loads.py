@@ -8,7 +8,9 @@ import torch
 
 from runai_model_streamer import SafetensorsStreamer
 from runai_model_streamer.errors import GdsUnavailableError
+from runai_model_streamer.pipeline.cuda.landing import GROUPS_AHEAD
 from tests.checkpoints import Stored, raw, stored, write
+from tests.gpu.marks import only_a_gpu
 from tests.test_real_model import model  # noqa: F401 - a fixture
 
 MIB = 1 << 20
@@ -76,15 +78,20 @@ def test_a_real_model_is_what_safetensors_loads(
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_torch_accounts_for_the_memory_and_cupy_is_left_alone(
-    streamer: SafetensorsStreamer, checkpoint: Path, device: torch.device
-) -> None:
-    import cupy
-
-    theirs = cupy.cuda.get_allocator()
+def test_torch_accounts_for_the_memory(streamer: SafetensorsStreamer, checkpoint: Path, device: torch.device) -> None:
     before = torch.cuda.memory_allocated(device)
     loaded = load(streamer, checkpoint, device)
     assert torch.cuda.memory_allocated(device) - before >= sum(len(tensor.data) for tensor in TENSORS.values())
+    del loaded
+
+
+@only_a_gpu("CuPy has a CUDA runtime of its own, which asks the driver for private tables")
+@pytest.mark.usefixtures("nothing_left")
+def test_cupy_is_left_alone(streamer: SafetensorsStreamer, checkpoint: Path, device: torch.device) -> None:
+    import cupy
+
+    theirs = cupy.cuda.get_allocator()
+    loaded = load(streamer, checkpoint, device)
     assert cupy.cuda.get_allocator() == theirs
     assert cupy.get_default_memory_pool().used_bytes() == 0
     del loaded
@@ -109,8 +116,11 @@ def test_tensors_are_torchs_own_kind(streamer: SafetensorsStreamer, checkpoint: 
 
 @pytest.mark.usefixtures("nothing_left")
 def test_memory_is_given_back_as_tensors_are_dropped(
-    streamer: SafetensorsStreamer, tmp_path: Path, device: torch.device
+    streamer: SafetensorsStreamer, tmp_path: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A group is what four reads of 8 MiB fetch: two of these tensors.
+    monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", "4")
+    monkeypatch.setenv("RUNAI_STREAMER_CHUNK_BYTESIZE", str(8 * MIB))
     tensors = {f"t{index}": stored("U8", (16 * MIB,), index) for index in range(32)}
     path = write(tmp_path / "many.safetensors", tensors)
     torch.cuda.reset_peak_memory_stats(device)
@@ -118,9 +128,8 @@ def test_memory_is_given_back_as_tensors_are_dropped(
     streamer.stream_files([str(path)], device=str(device))
     for _name, tensor in streamer.get_tensors():
         del tensor
-    assert torch.cuda.max_memory_allocated(device) - before < 256 * MIB, (
-        "of 512 MiB, most should never be there at once"
-    )
+    # Of 512 MiB, the group that is being taken, and those that are ahead of it.
+    assert torch.cuda.max_memory_allocated(device) - before <= (1 + GROUPS_AHEAD) * 32 * MIB
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -150,6 +159,7 @@ def test_a_load_that_is_abandoned_leaves_nothing_and_the_next_one_works(
     assert differing(load(streamer, checkpoint, device), device) == []
 
 
+@only_a_gpu("cuFile reads into memory of a GPU's; an emulated cuFile is tests/io's")
 @pytest.mark.usefixtures("nothing_left")
 def test_gpudirect_loads_the_same_bytes(
     streamer: SafetensorsStreamer, checkpoint: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch

@@ -14,6 +14,7 @@ from runai_model_streamer.errors import ReadError
 from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.origins import Origin
 from tests.checkpoints import PATIENCE, raw, stored, write
+from tests.gpu.marks import only_a_gpu
 
 MIB = 1 << 20
 TENSORS = {f"t{index}": stored("U8", (8 * MIB + index,), index) for index in range(32)}
@@ -65,6 +66,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
     return spans
 
 
+@only_a_gpu("the profiler of a GPU, CUPTI, tells what runs when")
 def test_copies_run_beside_reads_from_pinned_memory_on_a_stream_of_their_own(
     streamer: SafetensorsStreamer,
     checkpoint: Path,
