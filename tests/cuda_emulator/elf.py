@@ -94,14 +94,13 @@ class SharedLibrary:
             raise ValueError("a library without a GNU hash table")
         buckets, first, bloom, _ = struct.unpack_from("<IIII", self._data, at)
         table = at + 16 + 8 * bloom
-        last = max(struct.unpack_from(f"<{buckets}I", self._data, table), default=0)
+        last: int = max(struct.unpack_from(f"<{buckets}I", self._data, table), default=0)
         if last < first:
-            return first
+            return int(first)
         chains = table + 4 * buckets
         while not struct.unpack_from("<I", self._data, chains + 4 * (last - first))[0] & 1:
             last += 1
-        count: int = last + 1
-        return count
+        return last + 1
 
     def _read_symbols(self) -> None:
         symbols, numbers, versions = self._place(_SYMBOLS), self._place(_VERSIONS), self._versions_needed()
