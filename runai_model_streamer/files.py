@@ -17,12 +17,12 @@ from runai_model_streamer.variables import warn_of_settings
 
 @contextmanager
 def open_storage(credentials: S3Credentials | None) -> Iterator[tuple[Storage, StreamerConfig]]:
-    """Object storage and file systems, with the settings as the environment has them now."""
+    """Object storage and file systems, to list and to read little, with the settings that the environment has now."""
     config = StreamerConfig.from_environment()
     configure_logging(config)
     warn_of_original()
     warn_of_settings()
-    storage = Storage(config, credentials, shared=False)
+    storage = Storage(config, credentials, shared=False, few_bytes=True)
     try:
         yield storage, config
     finally:

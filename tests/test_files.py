@@ -1,6 +1,7 @@
 """list_safetensors and pull_files, from local folders and from S3: what arrives, and what is left of a failure."""
 
 import errno
+import json
 import os
 import random
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from runai_model_streamer import S3Credentials, StreamerError, list_safetensors, pull_files
+from runai_model_streamer.config import S3Transport
 from runai_model_streamer.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -28,7 +30,8 @@ from runai_model_streamer.errors import (
     WriteError,
 )
 from runai_model_streamer.io.s3.store import PREFIX_BYTES
-from tests.checkpoints import PATIENCE, our_threads
+from tests.checkpoints import PATIENCE, encode, our_threads, stored
+from tests.io import transports
 from tests.servers import Exchange, Fault, FaultServer, Request, change, drip, refuse, stall_after
 
 BIG = random.Random(1).randbytes(12_000_000)
@@ -77,6 +80,52 @@ def in_process(server: FaultServer) -> dict[str, str]:
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, hidden ones too."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+_MODULES = "print(sorted({'numba', 'llvmlite', 'boto3'}.intersection(sys.modules)))"
+
+
+_IMPORT_READ = "from runai_model_streamer.safetensors_streamer.safetensors_pytorch import prepare_request"
+
+
+def modules_after(server: FaultServer, code: str) -> list[str]:
+    """Which of numba, llvmlite and boto3 a new process has imported that runs the code with the default transport."""
+    environment = in_process(server)
+    del environment["RUNAI_STREAMER_S3_TRANSPORT"]
+    command = [sys.executable, "-c", f"import sys\n{code}\n{_MODULES}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found: list[str] = json.loads(done.stdout.splitlines()[-1].replace("'", '"'))
+    return found
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        f"from runai_model_streamer import list_safetensors; assert list_safetensors({URL!r})",
+        f"from runai_model_streamer import pull_files; pull_files({URL!r}, FOLDER)",
+        f"from runai_model_streamer import FileStreamer; assert FileStreamer().list_files({URL!r})",
+        f"{_IMPORT_READ}; assert prepare_request(None, [{URL + '/small.safetensors'!r}], None)",
+    ],
+    ids=["list", "pull", "list_files", "headers"],
+)
+def test_listing_pulling_and_reading_headers_import_neither_numba_nor_boto3(
+    server: FaultServer, tmp_path: Path, code: str
+) -> None:
+    server.put("models", "llama/small.safetensors", encode({"w": stored("F32", [2])}))
+    assert modules_after(server, code.replace("FOLDER", repr(str(tmp_path / "pulled")))) == []
+
+
+def test_a_pull_of_many_bytes_goes_by_the_transport_for_many(server: FaultServer, tmp_path: Path) -> None:
+    if why := transports.missing(S3Transport.CURL):
+        pytest.skip(why)
+    code = (
+        "from runai_model_streamer.files import open_storage, Patterns; "
+        "from runai_model_streamer.mirror.pull import pull\n"
+        "with open_storage(None) as (storage, config):\n"
+        f"    pull(storage, {URL!r}, {str(tmp_path / 'pulled')!r}, Patterns.of(None, None), config, many_bytes=1000)"
+    )
+    assert "numba" in modules_after(server, code)
+    assert tree(tmp_path / "pulled") == FILES
 
 
 def gets(server: FaultServer) -> list[Request]:

@@ -1,9 +1,12 @@
 """Opens and lists what one load reads, whatever kind of storage it is in."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
+from dataclasses import replace
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import S3Transport, StreamerConfig
 from runai_model_streamer.io.bandwidth import Bandwidth, PacedSource
 from runai_model_streamer.io.checksums import VerifiedSource
 from runai_model_streamer.io.files.listing import list_folder
@@ -24,14 +27,31 @@ class Storage:
 
     Args:
         shared: other processes of this node load the same files.
+        few_bytes: objects are listed, and little is read of them. Then boto3 moves the bytes, unless the setting names
+            another transport: libcurl's needs numba, whose import takes 1.5 s of CPU time.
     """
 
-    def __init__(self, config: StreamerConfig, credentials: S3Credentials | None, *, shared: bool) -> None:
+    def __init__(
+        self, config: StreamerConfig, credentials: S3Credentials | None, *, shared: bool, few_bytes: bool = False
+    ) -> None:
         self._config = config
         self._shared = shared
         # A copy: the caller may change them, for another call, while this one's are still read anew.
-        self._store = S3Store(config.s3, copy(credentials), config.concurrency_for(SourceKind.OBJECT))
+        self._credentials = copy(credentials)
+        s3 = config.s3
+        if few_bytes and s3.transport is S3Transport.AUTO:
+            s3 = replace(s3, transport=S3Transport.BOTO3)
+        self._store = S3Store(s3, self._credentials, config.concurrency_for(SourceKind.OBJECT))
         self._bandwidth = Bandwidth(config.max_bandwidth) if config.max_bandwidth else None
+
+    @contextmanager
+    def for_many_bytes(self) -> Iterator["Storage"]:
+        """The same storage, by the transport for many bytes: connections of its own, which end with the context."""
+        storage = Storage(self._config, self._credentials, shared=self._shared)
+        try:
+            yield storage
+        finally:
+            storage.close()
 
     def open(self, path: str) -> Source:
         """The source behind a path.
