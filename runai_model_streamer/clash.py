@@ -1,4 +1,4 @@
-"""Two distributions under one import name: what to do where the original is installed too."""
+"""A check for the original streamer, which has the same import name."""
 
 import functools
 import logging
@@ -29,18 +29,18 @@ def clash() -> Clash | None:
         found = version(_ORIGINAL)
     except PackageNotFoundError:
         return None
-    except Exception as error:  # a broken installation of anything is no reason not to load
+    except Exception as error:  # a broken installation of another package must not prevent a load
         _log.debug("cannot tell whether %s is installed: %s", _ORIGINAL, error)
         return None
     return Clash(
-        f"{_ORIGINAL} {found} is installed beside {_OURS}. Both are imported as runai_model_streamer and overwrite "
-        "each other's files.",
+        f"{_ORIGINAL} {found} is installed together with {_OURS}. Both are imported as runai_model_streamer and "
+        "overwrite each other's files.",
         f"pip uninstall -y {_ORIGINAL} && pip install --force-reinstall --no-deps {_OURS}",
     )
 
 
 @functools.cache
 def warn_of_original() -> None:
-    """Log a warning if the original streamer is installed in this environment; once in a process, not at import."""
+    """Log a warning, once in a process, if the original streamer is installed in this environment."""
     if found := clash():
         _log.warning("%s", found)

@@ -1,4 +1,4 @@
-"""Which device tensors go to, decided before anything is read."""
+"""Checks of the device that tensors go to, before anything is read."""
 
 import torch
 
@@ -6,11 +6,11 @@ from runai_model_streamer.errors import ArgumentError, DeviceError
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
-    """The device with its index: bare `cuda` is the current device, None is the host.
+    """Return the device with its index. `cuda` alone is the current device, None is the host.
 
     Raises:
-        ArgumentError: no device of this name can hold tensors.
-        DeviceError: this machine, or this torch, does not have it.
+        ArgumentError: torch knows no device of this name, or it cannot hold tensors.
+        DeviceError: this machine, or the installed torch, does not have it.
     """
     try:
         found = torch.device("cpu" if device is None else device)
@@ -24,10 +24,10 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         return _resolve_cuda(found)
     try:
         torch.empty(0, device=found)
-    except Exception as error:  # each backend of torch has its own
-        # Some say it in a line, and list all that they do have in seventy more.
-        says = str(error).partition("\n")[0][:200]
-        raise DeviceError(f'device "{found}" cannot be used: {says}') from error
+    except Exception as error:  # each backend of torch raises its own
+        # Some backends list everything that they support after the first line.
+        reason = str(error).partition("\n")[0][:200]
+        raise DeviceError(f'device "{found}" cannot be used: {reason}') from error
     return found
 
 
@@ -44,7 +44,7 @@ def _resolve_cuda(device: torch.device) -> torch.device:
     try:
         index = torch.cuda.current_device() if device.index is None else device.index
     except RuntimeError as error:
-        # In a forked child, or on a GPU in exclusive use.
+        # CUDA fails in a forked child, and on a GPU in exclusive use.
         raise DeviceError(f'device "{device}" cannot be used: {error}') from error
     count = torch.cuda.device_count()
     if index >= count:

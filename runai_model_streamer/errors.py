@@ -120,15 +120,15 @@ class ArgumentTypeError(StreamerError, TypeError, ValueError):
 
 
 class StateError(StreamerError, RuntimeError):
-    """A call that does not fit the streamer's state: closed, nothing to stream, used after a fork."""
+    """The call does not fit the streamer's state: it is closed, has nothing to stream, or is used after a fork."""
 
 
 class DeviceError(StreamerError, RuntimeError):
-    """This machine, or this torch, does not have the device."""
+    """This machine, or the installed torch, does not have the device."""
 
 
 class DistributedError(StreamerError, RuntimeError):
-    """Distributed streaming ended on this rank because of another; the message names it and carries what it said."""
+    """Another rank ended a distributed load. The message names that rank, and has its error."""
 
     def __init__(self, problem: object = "", ranks: tuple[int, ...] = (), **parts: Any) -> None:
         super().__init__(problem, **parts)
@@ -137,43 +137,43 @@ class DistributedError(StreamerError, RuntimeError):
 
 
 class GdsUnavailableError(StreamerError, RuntimeError):
-    """`RUNAI_STREAMER_GDS=1`, but GPUDirect Storage cannot read this file; the message says why."""
+    """`RUNAI_STREAMER_GDS=1`, but GPUDirect Storage cannot read this file. The message says why."""
 
 
 class PinnedUnavailableError(StreamerError, RuntimeError):
-    """`RUNAI_STREAMER_PINNED=1`, but torch cannot page-lock memory in this process; the message says why."""
+    """`RUNAI_STREAMER_PINNED=1`, but torch cannot page-lock memory in this process. The message says why."""
 
 
 class CudaError(StreamerError, RuntimeError):
-    """A call of the CUDA driver failed; the message names the call and the driver's name of the error."""
+    """A call of the CUDA driver failed. The message has its name, and the driver's name of the error."""
 
 
 class UnsupportedError(StreamerError, NotImplementedError):
-    """Something that this version does not do; the message says what to use instead."""
+    """This version does not do this. The message says what to use instead."""
 
 
 class MissingDependencyError(StreamerError, ImportError):
-    """An optional dependency is not installed; the message carries the pip line."""
+    """An optional dependency is not installed. The remedy is the pip line."""
 
 
 class HeaderError(StreamerError, ValueError):
-    """A safetensors header, or a file's size, that does not follow the format."""
+    """A safetensors header, or the size of a file, does not follow the format."""
 
 
 class UnsupportedDtypeError(StreamerError, ValueError):
-    """A dtype of the format that the installed torch cannot hold."""
+    """The installed torch has no dtype for a tensor of the file."""
 
 
 class RunaiStreamerMemoryLimitException(StreamerError, MemoryError):  # noqa: N818 - the documented name
-    """`RUNAI_STREAMER_MEMORY_LIMIT` is smaller than the largest tensor, or, on a GPU, than two pages to stage in."""
+    """`RUNAI_STREAMER_MEMORY_LIMIT` is less than the largest tensor or, on a GPU, than two pages of staging memory."""
 
 
 class OutOfMemoryError(StreamerError, MemoryError):
-    """The operating system, or the GPU, refused memory for a tensor."""
+    """The operating system or the GPU refused memory for a tensor."""
 
 
 class ReadError(StreamerError, OSError, ValueError):
-    """Bytes could not be read from a file or an object."""
+    """A file or an object could not be read."""
 
 
 class TruncatedError(ReadError, EOFError):
@@ -185,57 +185,57 @@ class SourceChangedError(ReadError):
 
 
 class ChecksumError(ReadError):
-    """An object's bytes do not have the checksum that its store has of them (RUNAI_STREAMER_VERIFY)."""
+    """The bytes of an object do not match the checksum of its store (`RUNAI_STREAMER_VERIFY`)."""
 
 
 class NotFoundError(ReadError, FileNotFoundError):
-    """No file, object or bucket of this name."""
+    """There is no file, object or bucket of this name."""
 
     _ERRNO = ENOENT
 
 
 class IsDirectoryError(ReadError, IsADirectoryError):
-    """A folder, or a prefix of keys, where a file was expected."""
+    """The path is a folder, or a prefix of keys, not a file."""
 
     _ERRNO = EISDIR
 
 
 class NotDirectoryError(ReadError, NotADirectoryError):
-    """A file where a folder was expected."""
+    """The path is a file, not a folder."""
 
     _ERRNO = ENOTDIR
 
 
 class UnsafeNameError(ReadError):
-    """A key that cannot be the name of a file of its own in the folder that it is pulled into."""
+    """A key cannot be the name of a file in the folder, or two keys would be the same file."""
 
 
 class AccessDeniedError(ReadError, PermissionError):
-    """The file's or the bucket's owner does not let this user read."""
+    """This user may not read the file or the object."""
 
     _ERRNO = EACCES
 
 
 class CredentialsError(AccessDeniedError):
-    """No credentials, or credentials that the object storage does not accept."""
+    """No credentials were found, or the object storage does not accept them."""
 
 
 class StorageUnreachableError(ReadError, ConnectionError):
-    """No connection to the object storage: name not found, refused, or TLS not trusted."""
+    """No connection to the object storage: unknown host, connection refused, or a certificate that is not trusted."""
 
 
 class StorageTimeoutError(ReadError, TimeoutError):
-    """The object storage did not answer, or stopped sending, for longer than the timeout."""
+    """The object storage sent nothing for longer than the timeout."""
 
     _ERRNO = ETIMEDOUT
 
 
 class InterruptedReadError(ReadError):
-    """A read was cut short because the streamer is closing. Never reaches the caller."""
+    """A read ended early because the streamer is closing. It never reaches the caller."""
 
 
 class WriteError(StreamerError, OSError):
-    """A pulled file could not be written; `errno` says why (`ENOSPC`: the disk is full)."""
+    """A pulled file could not be written. `errno` says why (`ENOSPC`: the disk is full)."""
 
 
 class WriteDeniedError(WriteError, PermissionError):

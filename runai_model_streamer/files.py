@@ -1,4 +1,4 @@
-"""`list_safetensors` and `pull_files`: which files a model has, and copies of them on a local disk."""
+"""`list_safetensors` and `pull_files`: list the files of a model, and copy them to a local disk."""
 
 import os
 from collections.abc import Collection, Iterator
@@ -17,7 +17,7 @@ from runai_model_streamer.variables import warn_of_settings
 
 @contextmanager
 def open_storage(credentials: S3Credentials | None) -> Iterator[tuple[Storage, StreamerConfig]]:
-    """Object storage and file systems, to list and to read little, with the settings that the environment has now."""
+    """Open storage to list files and to read little of them, with the current settings of the environment."""
     config = StreamerConfig.from_environment()
     configure_logging(config)
     warn_of_original()
@@ -30,21 +30,21 @@ def open_storage(credentials: S3Credentials | None) -> Iterator[tuple[Storage, S
 
 
 def list_safetensors(path: str | os.PathLike[str], s3_credentials: S3Credentials | None = None) -> list[str]:
-    """The safetensors files in a folder or under a prefix, but not in folders below it, as `stream_files` takes them.
+    """List the safetensors files in a folder or under a prefix, for `stream_files`. Subfolders are not searched.
 
     Args:
-        path: a local folder, or `s3://bucket/prefix`, with or without a slash behind it.
-        s3_credentials: for object storage, instead of what the environment and boto3's own chain know.
+        path: a local folder, or `s3://bucket/prefix`. A slash at the end makes no difference.
+        s3_credentials: for object storage, instead of those that boto3 finds.
 
     Returns:
-        Paths or URLs, sorted; none if the folder is there and has no such file. Names that begin with a dot are left
-        out.
+        Sorted paths or URLs, without names that begin with a dot. The list is empty if an existing folder has no such
+        file.
 
     Raises:
-        NotFoundError: no such folder or bucket; no key under the prefix; a file is a link to nothing.
-        NotDirectoryError: the path is a file's.
-        AccessDeniedError, ReadError: it cannot be listed.
-        ArgumentError, ArgumentTypeError, ConfigError, UnsupportedError: what the message says.
+        NotFoundError: there is no such folder or bucket, or no key under the prefix, or a link leads to no file.
+        NotDirectoryError: the path is a file.
+        AccessDeniedError, ReadError: the folder cannot be listed.
+        ArgumentError, ArgumentTypeError, ConfigError, UnsupportedError: see the message.
     """
     folder = as_path(path)
     with open_storage(s3_credentials) as (storage, _):
@@ -63,32 +63,31 @@ def pull_files(
     ignore_pattern: Collection[str] | None = None,
     s3_credentials: S3Credentials | None = None,
 ) -> None:
-    """Copy files to a local folder, with those in folders below, many at once. What is there already is left alone.
+    """Copy the files of a folder or a prefix, with subfolders, to a local folder. Existing copies are skipped.
 
-    Each file appears under its name when all of it is on the disk, so that a pull that is killed leaves none that is
-    half there, and the next goes on. A file is there already if its size and its time are the source's; of an object,
-    the time's microseconds stand for its ETag. Files that the source has not are left alone, too.
+    A file appears under its name when all of it is on the disk. A pull that is killed leaves no partial file, and the
+    next pull continues. A file counts as there if it has the size and the modification time of the source; for an
+    object, the microseconds of the time encode its ETag. Files that the source does not have stay.
 
-    At most `RUNAI_STREAMER_CONCURRENCY` reads of `RUNAI_STREAMER_CHUNK_BYTESIZE` are in flight, as many as fit into
-    `RUNAI_STREAMER_MEMORY_LIMIT` (0: one). Two pulls into one folder take turns.
+    At most `RUNAI_STREAMER_CONCURRENCY` reads of `RUNAI_STREAMER_CHUNK_BYTESIZE` are in flight, and no more than fit
+    into `RUNAI_STREAMER_MEMORY_LIMIT` (0: one read). Two pulls into one folder take turns.
 
     Args:
         model_path: `s3://bucket/prefix`, or a local folder.
-        dst: the folder to copy to, made if it is not there. No link below it is followed.
-        allow_pattern: patterns such as `["*.json"]`, one of which a file must match; None for all files, [] for none.
-            They are held against the path from `model_path` on and, of an object, against its whole key; one that
-            matches either will do. `*` matches slashes too.
-        ignore_pattern: patterns, none of which a file may match.
+        dst: the folder to copy to. It is created if it does not exist. Links below it are not followed.
+        allow_pattern: patterns such as `["*.json"]`. A file must match one. None: all files; []: no files. A pattern
+            may match the path below `model_path` or, for an object, its whole key. `*` matches slashes, too.
+        ignore_pattern: patterns. A file that matches one is skipped.
         s3_credentials: as for `list_safetensors`.
 
     Raises:
-        NotFoundError: no such folder or bucket, or no key under the prefix.
-        UnsafeNameError: a key cannot be the name of a file in `dst`, such as one with `..`, or two would be the same
-            file, such as `a/b` and `a//b`. Nothing has been copied.
-        WriteError, WriteDeniedError: a file cannot be written; the disk is full.
-        SourceChangedError: a file or object was written to meanwhile.
+        NotFoundError: there is no such folder or bucket, or no key under the prefix.
+        UnsafeNameError: a key cannot be the name of a file in `dst`, such as one with `..`, or two keys would be the
+            same file, such as `a/b` and `a//b`. Nothing has been copied.
+        WriteError, WriteDeniedError: a file cannot be written, for example because the disk is full.
+        SourceChangedError: a file or object was written to during the copy.
         AccessDeniedError, ReadError: a file or object cannot be read.
-        ArgumentError, ArgumentTypeError, ConfigError, UnsupportedError: what the message says.
+        ArgumentError, ArgumentTypeError, ConfigError, UnsupportedError: see the message.
     """
     source, target, patterns = as_path(model_path), as_path(dst), Patterns.of(allow_pattern, ignore_pattern)
     with open_storage(s3_credentials) as (storage, config):

@@ -1,4 +1,4 @@
-"""What the package logs, and where it goes."""
+"""The level and the destination of the package's log."""
 
 import logging
 import sys
@@ -10,17 +10,20 @@ _ROOT: Final = logging.getLogger("runai_model_streamer")
 
 
 def configure_logging(config: StreamerConfig) -> None:
-    """Follow `RUNAI_STREAMER_LOG_LEVEL` and `RUNAI_STREAMER_LOG_TO_STDERR`; without them, the host's own set-up."""
+    """Set up the package's logger.
+
+    `RUNAI_STREAMER_LOG_LEVEL` and `RUNAI_STREAMER_LOG_TO_STDERR` win over the host's own configuration.
+    """
     if config.log_level is not None:
         _ROOT.setLevel(config.log_level)
     elif _ROOT.level == logging.NOTSET:
-        # The line at the end of a load is INFO; a host that configures only its own loggers should have it too.
+        # The line at the end of a load is INFO. Hosts that configure only their own loggers should see it, too.
         _ROOT.setLevel(logging.INFO)
     ours = [handler for handler in _ROOT.handlers if isinstance(handler, _StderrHandler)]
     if config.log_to_stderr:
         if not ours:
             _ROOT.addHandler(_StderrHandler())
-            # A handler of the host's would print every line a second time.
+            # The host's own handlers would print every line a second time.
             _ROOT.propagate = False
     elif ours:
         for handler in ours:
@@ -34,13 +37,13 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
         self.setFormatter(logging.Formatter("%(asctime)s [%(levelname)s] %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Notebooks and test runners replace sys.stderr, and close the one there was.
+        # Notebooks and test runners replace sys.stderr, and close the former one.
         self.stream = sys.stderr
         super().emit(record)
 
 
 def size_text(count: float) -> str:
-    """Bytes as people read them, in binary units with one decimal: `15.0 GiB`."""
+    """Format a number of bytes in binary units, with one decimal: `15.0 GiB`."""
     for unit in ("Bytes", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "Bytes" else f"{count:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""`ObjectStorageModel`: a folder that the processes of a node fill together, once."""
+"""`ObjectStorageModel`: a local copy of a model that the processes of a node download once."""
 
 import json
 import os
@@ -20,7 +20,7 @@ _Pulls: TypeAlias = dict[Patterns, list[Entry]]
 
 
 class ObjectStorageModel:
-    """The files of a model in object storage, in a local folder, for all processes of this machine.
+    """A local copy of a model in object storage, for all processes of this machine.
 
     ```python
     with ObjectStorageModel("s3://bucket/model", "/var/cache/model") as model:
@@ -29,21 +29,21 @@ class ObjectStorageModel:
     use(model.dir)
     ```
 
-    Of processes that pull at the same time one downloads, and the others wait and find the files there. When the
-    `with` block ends without an error, a file `.runai_complete` in the folder says what was pulled: from then on the
-    same pulls only look whether all of it is still there, and ask the store nothing; of one that found nothing it says
-    nothing. To have files anew, delete the folder.
+    If several processes pull at the same time, one downloads; the others wait, and find the files. When the `with`
+    block ends without an error, the file `.runai_complete` in the folder records what was pulled. The same pull then
+    only checks that the files are still there, and sends no request. A pull that found no file is not recorded. To
+    download again, delete the folder.
 
-    The lock is the file `dst` + `.lock`, beside the folder. It is held during a pull and not longer, by a process that
-    is alive. Nothing is ever deleted but what a killed pull has left unfinished.
+    The lock is the file `dst` + `.lock`, next to the folder. A process holds it during a pull only, and loses it when
+    it ends. Only the unfinished files of killed pulls are deleted.
 
     Args:
         model_path: `s3://bucket/prefix`, or a local folder.
-        dst: the folder for the files, made with the first pull.
-        s3_credentials: for object storage, instead of what the environment and boto3's own chain know.
+        dst: the folder for the files. The first pull creates it.
+        s3_credentials: for object storage, instead of those that boto3 finds.
 
     Raises:
-        ArgumentError, ArgumentTypeError, UnsupportedError: not paths.
+        ArgumentError, ArgumentTypeError, UnsupportedError: a path cannot be used.
     """
 
     def __init__(
@@ -62,19 +62,19 @@ class ObjectStorageModel:
     def pull_files(
         self, allow_pattern: Collection[str] | None = None, ignore_pattern: Collection[str] | None = None
     ) -> None:
-        """Have these files in the folder; see `pull_files`. Waits while another process pulls into it.
+        """Copy these files to the folder, as the function `pull_files` does. Waits while another process pulls into it.
 
         Raises:
             ArgumentError: the folder has the files of another model.
-            StreamerError: what the function `pull_files` says.
+            StreamerError: as for the function `pull_files`.
         """
         patterns = Patterns.of(allow_pattern, ignore_pattern)
-        with self._alone():
-            entries = self._complete().get(patterns)
+        with self._locked():
+            entries = self._recorded().get(patterns)
             if not entries or not self._has(entries):
                 with open_storage(self._credentials) as (storage, config):
                     entries = pull(storage, self._model_path, self.dir, patterns, config)
-        if entries:  # else what comes into the store later would be held to be there for ever
+        if entries:  # an empty record would hide files that are uploaded later
             self._pulled[patterns] = entries
 
     def __enter__(self) -> Self:
@@ -83,20 +83,20 @@ class ObjectStorageModel:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Say in the folder what has been pulled, unless there was an error."""
+        """Record in the folder what was pulled, unless there was an error."""
         pulled, self._pulled = self._pulled, {}
         if kind is None and pulled:
-            with self._alone():
-                complete = self._complete()
-                if any(complete.get(patterns) != entries for patterns, entries in pulled.items()):
-                    self._write(complete | pulled)
+            with self._locked():
+                before = self._recorded()
+                if any(before.get(patterns) != entries for patterns, entries in pulled.items()):
+                    self._record(before | pulled)
 
     def _has(self, entries: list[Entry]) -> bool:
         with Destination(self.dir) as destination:
             return all(map(destination.has, entries))
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         try:
             os.makedirs(os.path.dirname(self._lock_path), exist_ok=True)
             lock = _open_lock(self._lock_path)
@@ -113,18 +113,18 @@ class ObjectStorageModel:
         finally:
             os.close(lock)
 
-    def _complete(self) -> _Pulls:
-        """What the folder says has been pulled."""
+    def _recorded(self) -> _Pulls:
+        """Read from the folder what was pulled before."""
         try:
             with open(os.path.join(self.dir, COMPLETE), "rb") as file:
-                said = json.load(file)
-            model_path = said["model_path"]
+                record = json.load(file)
+            model_path = record["model_path"]
             pulls = {
                 Patterns.of(pull["allow"], pull["ignore"]): [Entry(*entry) for entry in pull["files"]]
-                for pull in said["pulls"]
+                for pull in record["pulls"]
             }
         except (OSError, ValueError, KeyError, TypeError):
-            # None yet; or it is the original streamer's, which says nothing.
+            # There is no record yet, or it is the original streamer's, which is empty.
             return {}
         if model_path != self._model_path:
             raise ArgumentError(
@@ -134,13 +134,13 @@ class ObjectStorageModel:
             )
         return pulls
 
-    def _write(self, pulls: _Pulls) -> None:
-        said = [
+    def _record(self, pulls: _Pulls) -> None:
+        record = [
             {"allow": patterns.allow, "ignore": patterns.ignore, "files": entries}
             for patterns, entries in pulls.items()
         ]
-        # ASCII: the names of local files may be no Unicode at all.
-        data = json.dumps({"model_path": self._model_path, "pulls": said}).encode()
+        # ASCII, since the names of local files may not be Unicode.
+        data = json.dumps({"model_path": self._model_path, "pulls": record}).encode()
         with Destination(self.dir) as destination:
             destination.put(COMPLETE, data)
 
@@ -149,5 +149,5 @@ def _open_lock(path: str) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except PermissionError:
-        # Another user's: what that user has pulled can be used all the same.
+        # The lock is another user's. What that user pulled can be used all the same.
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""For tests of code that streams from object storage: a local folder in its place."""
+"""A local folder in place of object storage, for tests of code that streams from it."""
 
 import os
 import re
@@ -13,7 +13,7 @@ _REMOTE: Final = re.compile(r"^(?:s3|gs|az)://[^/]+/*", re.IGNORECASE)
 
 
 class StreamerPatcher:
-    """Stands in for object storage: `s3://any-bucket/key` is the file `key` in a local folder.
+    """Replaces object storage by a local folder: `s3://any-bucket/key` becomes the file `key` in it.
 
     ```python
     patcher = StreamerPatcher(str(tmp_path))
@@ -22,7 +22,7 @@ class StreamerPatcher:
     monkeypatch.setattr("engine.loader.SafetensorsStreamer", patcher.create_mock_streamer)
     ```
 
-    Local paths are left as they are, and everything else is as it is without it. gs:// and az:// URLs are served too.
+    `gs://` and `az://` URLs work, too. Local paths stay as they are.
 
     Args:
         local_bucket_path: the folder.
@@ -34,7 +34,7 @@ class StreamerPatcher:
     def shim_list_safetensors(
         self, path: str | os.PathLike[str], s3_credentials: S3Credentials | None = None
     ) -> list[str]:
-        """In place of `list_safetensors`: URLs for a URL."""
+        """Replace `list_safetensors`. For a URL, the result is URLs."""
         found = list_safetensors(self.local(path), s3_credentials)
         text = os.fspath(path)
         if not _REMOTE.match(text):
@@ -49,15 +49,15 @@ class StreamerPatcher:
         ignore_pattern: Collection[str] | None = None,
         s3_credentials: S3Credentials | None = None,
     ) -> None:
-        """In place of `pull_files`."""
+        """Replace `pull_files`."""
         pull_files(self.local(model_path), dst, allow_pattern, ignore_pattern, s3_credentials)
 
     def create_mock_streamer(self, *_args: Any, **_kwargs: Any) -> SafetensorsStreamer:
-        """In place of the class `SafetensorsStreamer`: one that reads from the folder."""
+        """Replace the class `SafetensorsStreamer`: return a streamer that reads from the folder."""
         return _LocalStreamer(self)
 
     def local(self, path: str | os.PathLike[str]) -> str:
-        """The file or folder that stands for a URL."""
+        """Return the file or folder for a URL."""
         text = os.fspath(path)
         remote = _REMOTE.match(text)
         return os.path.join(self._folder, text[remote.end() :]) if remote else text

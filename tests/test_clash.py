@@ -37,7 +37,7 @@ def test_the_first_use_warns_once_and_says_what_to_do(tmp_path: Path, caplog: py
             assert len(list(streamer.get_tensors())) == 1
     list_safetensors(tmp_path)
     (said,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert "runai-model-streamer 0.17.0 is installed beside runai-model-streamer-cuda" in said.message
+    assert "runai-model-streamer 0.17.0 is installed together with runai-model-streamer-cuda" in said.message
     assert "pip uninstall -y runai-model-streamer && pip install --force-reinstall" in said.message
 
 
