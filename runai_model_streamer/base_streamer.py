@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final, Self
 
 import torch
 
-from runai_model_streamer.clash import warn_of_original
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import StateError, StreamerError
+from runai_model_streamer.installation import warn_of_original
 from runai_model_streamer.logs import configure_logging, size_text
 from runai_model_streamer.pipeline.landing.tensors import Tensors
 from runai_model_streamer.pipeline.load import Load

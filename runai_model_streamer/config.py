@@ -120,7 +120,7 @@ class StreamerConfig:
     trace: str | None = None
     """Path for an event trace of each load. `{pid}` and `{rank}` in it stand for the process and its rank."""
     log_level: str | None = None
-    """Name of the package's log level. None: the host's choice, or else INFO."""
+    """Name of the package's log level; None leaves it to the host, or INFO on stderr."""
     log_to_stderr: bool = False
     """Also print log lines to stderr."""
 

@@ -4,8 +4,8 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from runai_model_streamer.clash import warn_of_original
 from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.installation import warn_of_original
 from runai_model_streamer.io.listing import Patterns
 from runai_model_streamer.io.paths import as_path
 from runai_model_streamer.io.s3.credentials import S3Credentials

@@ -10,20 +10,23 @@ _ROOT: Final = logging.getLogger("runai_model_streamer")
 
 
 def configure_logging(config: StreamerConfig) -> None:
-    """Set up the package's logger.
+    """Follow `RUNAI_STREAMER_LOG_LEVEL` and `RUNAI_STREAMER_LOG_TO_STDERR`; without them, the host's own set-up.
 
-    `RUNAI_STREAMER_LOG_LEVEL` and `RUNAI_STREAMER_LOG_TO_STDERR` win over the host's own configuration.
+    The level is the host's to choose: without a setting it stays NOTSET, so that the root's counts.
     """
+    ours = [handler for handler in _ROOT.handlers if isinstance(handler, _StderrHandler)]
     if config.log_level is not None:
         _ROOT.setLevel(config.log_level)
-    elif _ROOT.level == logging.NOTSET:
-        # The line at the end of a load is INFO. Hosts that configure only their own loggers should see it, too.
-        _ROOT.setLevel(logging.INFO)
-    ours = [handler for handler in _ROOT.handlers if isinstance(handler, _StderrHandler)]
+    elif any(handler.chose_level for handler in ours) and not config.log_to_stderr:
+        _ROOT.setLevel(logging.NOTSET)
     if config.log_to_stderr:
+        # The line at the end of a load is INFO. The host's own handlers get none of these lines.
+        choose = _ROOT.level == logging.NOTSET
+        if choose:
+            _ROOT.setLevel(logging.INFO)
         if not ours:
-            _ROOT.addHandler(_StderrHandler())
-            # The host's own handlers would print every line a second time.
+            _ROOT.addHandler(_StderrHandler(chose_level=choose))
+            # A handler of the host's would print every line a second time.
             _ROOT.propagate = False
     elif ours:
         for handler in ours:
@@ -32,8 +35,9 @@ def configure_logging(config: StreamerConfig) -> None:
 
 
 class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    def __init__(self) -> None:
+    def __init__(self, *, chose_level: bool) -> None:
         super().__init__(sys.stderr)
+        self.chose_level = chose_level
         self.setFormatter(logging.Formatter("%(asctime)s [%(levelname)s] %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:

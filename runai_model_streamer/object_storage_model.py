@@ -118,13 +118,13 @@ class ObjectStorageModel:
         try:
             with open(os.path.join(self.dir, COMPLETE), "rb") as file:
                 record = json.load(file)
-            model_path = record["model_path"]
+            model_path = _text(record["model_path"])
             pulls = {
-                Patterns.of(pull["allow"], pull["ignore"]): [Entry(*entry) for entry in pull["files"]]
+                Patterns.of(pull["allow"], pull["ignore"]): [_entry(*entry) for entry in pull["files"]]
                 for pull in record["pulls"]
             }
-        except (OSError, ValueError, KeyError, TypeError):
-            # There is no record yet, or it is the original streamer's, which is empty.
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            # There is no record yet, it is damaged, or it is the original streamer's, which is empty.
             return {}
         if model_path != self._model_path:
             raise ArgumentError(
@@ -143,6 +143,22 @@ class ObjectStorageModel:
         data = json.dumps({"model_path": self._model_path, "pulls": record}).encode()
         with Destination(self.dir) as destination:
             destination.put(COMPLETE, data)
+
+
+def _entry(path: object, name: object, size: object, modified_ns: object) -> Entry:
+    return Entry(_text(path), _text(name), _number(size), _number(modified_ns))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _number(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is no number")
+    return value
 
 
 def _open_lock(path: str) -> int:

@@ -101,7 +101,7 @@ def whole(problem: str, call: ast.Call, assigned: dict[str, list[str]]) -> Itera
         yield where + problem
         return
     remedy = text_of(parts["remedy"])
-    for each in assigned.get(named(parts["remedy"]), ["…"]) if remedy is None else [remedy]:
+    for each in assigned.get(named(parts["remedy"]) or "a call", ["…"]) if remedy is None else [remedy]:
         yield f"{where}{problem}{sep}{each}"
 
 

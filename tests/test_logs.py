@@ -35,11 +35,43 @@ def log(message: str, level: int = logging.INFO) -> None:
     logging.getLogger(f"{PACKAGE}.streamer").log(level, message)
 
 
-def test_info_is_logged_when_nothing_is_set(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO, logging.WARNING])
+def test_the_hosts_level_counts_when_nothing_is_set(level: int, logger: logging.Logger) -> None:
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(level)
+    try:
+        configure_logging(StreamerConfig.from_environment())
+        assert logger.level == logging.NOTSET
+        streamer = logging.getLogger(f"{PACKAGE}.streamer")
+        levels = logging.DEBUG, logging.INFO, logging.WARNING
+        assert [each for each in levels if streamer.isEnabledFor(each)] == [each for each in levels if each >= level]
+    finally:
+        root.setLevel(before)
+
+
+def test_info_goes_to_stderr_where_that_is_asked_for_and_no_longer_afterwards(
+    logger: logging.Logger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "level", logging.WARNING)
+    monkeypatch.setenv(TO_STDERR, "1")
     configure_logging(StreamerConfig.from_environment())
     log("a line")
-    log("a detail", logging.DEBUG)
-    assert caplog.messages == ["a line"]
+    monkeypatch.delenv(TO_STDERR)
+    configure_logging(StreamerConfig.from_environment())
+    log("another")
+    assert "a line" in (printed := capsys.readouterr().err)
+    assert "another" not in printed
+    assert logger.level == logging.NOTSET
+
+
+def test_a_level_of_the_host_stays_after_stderr(logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger.setLevel(logging.ERROR)
+    monkeypatch.setenv(TO_STDERR, "1")
+    configure_logging(StreamerConfig.from_environment())
+    monkeypatch.delenv(TO_STDERR)
+    configure_logging(StreamerConfig.from_environment())
+    assert logger.level == logging.ERROR
 
 
 def test_a_level_that_the_host_has_set_stays(logger: logging.Logger) -> None:

@@ -170,7 +170,37 @@ def test_the_files_of_another_model_are_an_error(dst: Path) -> None:
     assert pulled(dst) == FILES
 
 
-@pytest.mark.parametrize("said", [b"", b"{", b"[]", b'{"model_path": 1}', b'{"model_path": "s3://x/", "pulls": [1]}'])
+def of_llama(pulls: str) -> bytes:
+    return f'{{"model_path": "s3://models/llama/", "pulls": {pulls}}}'.encode()
+
+
+def with_file(entry: str) -> bytes:
+    return of_llama(f'[{{"allow": null, "ignore": [], "files": [{entry}]}}]')
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"[" * 100_000,
+        b'{"model_path": 1}',
+        b'{"model_path": "s3://x/", "pulls": [1]}',
+        of_llama("{}"),
+        of_llama('[{"allow": 5, "ignore": [], "files": []}]'),
+        of_llama('[{"allow": [[]], "ignore": [], "files": []}]'),
+        with_file("5"),
+        with_file("null"),
+        with_file('["p", 5, 5, 5]'),
+        with_file('["p", "n\\u0000", 5, 5]'),
+        with_file('["p", "n", "5", 5]'),
+        with_file('["p", "n", 5, 5.5]'),
+        with_file('["p", "n", 5]'),
+        with_file(f'["p", "n", {"9" * 5000}, 5]'),
+    ],
+)
 def test_a_completion_file_that_says_nothing_is_none(dst: Path, said: bytes) -> None:
     dst.mkdir(parents=True)
     (dst / ".runai_complete").write_bytes(said)

@@ -17,6 +17,10 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import runai_model_streamer
+from runai_model_streamer import installation
+
+INSTALLS = re.compile(r"pip3? (?:install|download)[^\n`]*[\s'\"](?:runai-model-streamer-cuda\b|\{NAME\})")
+TEXTS = ("README.md", "CONTRIBUTING.md", "Makefile", "docs", "notebooks", "demo", "benchmarks", "runai_model_streamer")
 
 ROOT = Path(__file__).parents[1]
 DISTRIBUTION = "runai-model-streamer-cuda"
@@ -226,3 +230,39 @@ def test_the_license_is_the_one_that_pyproject_names() -> None:
 
 def test_the_changelog_has_a_place_for_the_next_change() -> None:
     assert "\n## [Unreleased]\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_no_text_says_to_install_the_name_from_an_index() -> None:
+    """No index has it, so whoever registers it would be installed instead."""
+    files = [
+        path for name in TEXTS for path in ([ROOT / name] if (ROOT / name).is_file() else (ROOT / name).rglob("*"))
+    ]
+    texts = {path: path.read_text(encoding="utf-8") for path in files if path.suffix in (".md", ".py", ".ipynb")}
+    assert len(texts) > 100
+    found = {
+        str(path.relative_to(ROOT)): match[0]
+        for path, text in texts.items()
+        for match in INSTALLS.finditer(text.replace("\\n", "\n"))
+        if "in a checkout of" not in match[0]
+    }
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pip install runai-model-streamer-cuda",
+        "pip install 'runai-model-streamer-cuda[s3]'",
+        'pip install --no-deps "runai-model-streamer-cuda[verify]"',
+        "pip install --force-reinstall {NAME}",
+    ],
+)
+def test_a_text_that_installs_the_name_is_found(text: str) -> None:
+    assert INSTALLS.search(text)
+
+
+def test_the_page_and_the_code_install_from_the_same_place() -> None:
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    assert f"pip install -e '{installation.SOURCE}[s3]'" in page
+    assert installation.install_command("s3").startswith(f"pip install -e '{installation.SOURCE}[s3]'")
+    assert installation.NAME == PROJECT["name"] == DISTRIBUTION

@@ -9,10 +9,11 @@ from typing import Any
 from runai_model_streamer.cli.arguments import Subcommands, add_command
 from runai_model_streamer.cli.output import counted, rate, size, write_json, write_line
 from runai_model_streamer.cli.progress import Advance, progress
+from runai_model_streamer.errors import NotFoundError
 from runai_model_streamer.files import open_storage
 from runai_model_streamer.io.listing import Entry, Patterns
 from runai_model_streamer.io.paths import as_path
-from runai_model_streamer.mirror.pull import pull
+from runai_model_streamer.mirror.pull import none_chosen, pull
 
 
 def add(commands: Subcommands) -> None:
@@ -56,7 +57,7 @@ class _Watcher:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0 when all files are there."""
+    """Exit code 0 when all files are there; 1 if no file is chosen."""
     source, destination = as_path(arguments.url), as_path(arguments.destination)
     patterns = Patterns.of(arguments.allow, arguments.ignore)
     watcher = _Watcher(source)
@@ -66,6 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
             wanted = pull(storage, source, destination, patterns, config, watcher)
         finally:
             watcher.close()
+    if not wanted:
+        raise NotFoundError(none_chosen(patterns), where=source)
     seconds = time.perf_counter() - started
     fetched = len(watcher.missing)
     if arguments.json:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from runai_model_streamer.errors import ChecksumError, InterruptedReadError, MissingDependencyError
+from runai_model_streamer.installation import install_command
 from runai_model_streamer.io.source import Source, SourceWrapper
 from runai_model_streamer.origins import Origin
 
@@ -66,7 +67,7 @@ def make_digest(algorithm: str, size: int) -> Digest:
     except ImportError as error:
         raise MissingDependencyError(
             f"RUNAI_STREAMER_VERIFY needs awscrt for {algorithm}",
-            remedy='pip install "runai-model-streamer-cuda[verify]", or unset it',
+            remedy=f"{install_command('verify')}, or unset it",
             sep=": ",
         ) from error
     name = algorithm.lower()

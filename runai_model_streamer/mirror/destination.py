@@ -199,6 +199,9 @@ class Destination:
                 remedy = "remove it, or pull into another folder"
             case errno.ENAMETOOLONG:
                 problem, remedy = "the name is longer than its file system allows", "leave it out with ignore_pattern"
+            case errno.ENOENT if os.path.isdir(os.path.dirname(path)):
+                # As /proc and /sys answer.
+                problem, remedy = "cannot be made: its file system takes no new files", "pull into another folder"
             case errno.ENOENT:
                 problem, remedy = "somebody removed the folder while files were pulled into it", "pull again"
             case _:

@@ -67,7 +67,7 @@ def pull(
 
     wanted = as_files(source, storage.entries(source, chosen, recursive=True))
     if not wanted:
-        _log.warning("[RunAI Streamer] None of the files of %s is to be pulled: %s", source, patterns)
+        _log.warning("[RunAI Streamer] %s: %s", source, none_chosen(patterns))
     with Destination(target) as destination, locked(destination.fd, target) as alone:
         if alone:
             destination.sweep(entry.name for entry in wanted)
@@ -89,6 +89,18 @@ def pull(
         len(wanted) - len(missing),
     )
     return wanted
+
+
+def none_chosen(patterns: Patterns) -> str:
+    """What to say where no file is wanted."""
+    said = [
+        f"{name} {', '.join(map(repr, given))}"
+        for name, given in (("allow", patterns.allow), ("ignore", patterns.ignore))
+        if given
+    ]
+    if patterns.allow == ():
+        said.append("allow nothing")
+    return f"no file is chosen by the patterns: {'; '.join(said)}" if said else "has no files"
 
 
 def _before(source: str) -> str:

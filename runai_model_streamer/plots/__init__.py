@@ -4,6 +4,7 @@ They need the package's [notebook] extra, for matplotlib.
 """
 
 from runai_model_streamer.errors import MissingDependencyError
+from runai_model_streamer.installation import install_command
 
 try:
     from runai_model_streamer.plots.figure import Plot
@@ -13,8 +14,6 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in ("matplotlib", "PIL"):
         raise
-    raise MissingDependencyError(
-        "plots need matplotlib", remedy="pip install 'runai-model-streamer-cuda[notebook]'", sep=": "
-    ) from error
+    raise MissingDependencyError("plots need matplotlib", remedy=install_command("notebook"), sep=": ") from error
 
 __all__ = ["Plot", "comparison", "memory", "throughput", "time_shares", "timeline"]

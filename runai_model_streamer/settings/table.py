@@ -206,7 +206,7 @@ SECTIONS: Final[Mapping[str, tuple[Setting, ...]]] = {
             "RUNAI_STREAMER_LOG_LEVEL",
             "log_level",
             parsers.log_level(),
-            "INFO, unless the host has set the logger's level",
+            "none: the host's own (`logging.basicConfig(level=...)`); INFO with `RUNAI_STREAMER_LOG_TO_STDERR`",
             "You look for the cause of something (`DEBUG`).",
         ),
         Setting(

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Command
 from tests.servers import FaultServer, refuse
 
@@ -27,6 +29,21 @@ def test_patterns_choose(streamer: Command, server: FaultServer, tmp_path: Path)
     ]
     assert document["bytes_fetched"] == sum(each["bytes"] for each in document["files"])
     assert sorted(path.name for path in (tmp_path / "copy").iterdir()) == ["config.json", "model-1.safetensors"]
+
+
+def test_patterns_that_choose_nothing_are_an_error(streamer: Command, server: FaultServer, tmp_path: Path) -> None:
+    done = streamer("pull", "--allow", "*.nothing", "s3://models/llama", tmp_path / "copy")
+    assert (done.code, done.out) == (1, "")
+    assert "s3://models/llama: no file is chosen by the patterns: allow '*.nothing'" in done.err
+    assert "Patterns(" not in done.err
+
+
+@pytest.mark.parametrize("destination", ["/proc/runai", "/proc/self", "/sys/runai"])
+def test_a_file_system_that_takes_no_files_is_told(streamer: Command, server: FaultServer, destination: str) -> None:
+    done = streamer("pull", "s3://models/llama", destination)
+    assert done.code == 1
+    assert "somebody removed" not in done.err
+    assert destination in done.err
 
 
 def test_a_pull_that_is_refused_is_an_error(streamer: Command, server: FaultServer, tmp_path: Path) -> None:

@@ -90,6 +90,14 @@ def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
         names(tmp_path / "nope", recursive=False)
 
 
+def test_a_folder_that_is_a_link_to_nothing_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("gone")
+    with pytest.raises(NotFoundError, match="link: is a symbolic link to gone, which is not there"):
+        names(tmp_path / "link", recursive=False)
+    with pytest.raises(NotFoundError, match=r"below: .*link is a symbolic link to gone, which is not there"):
+        names(tmp_path / "link" / "below", recursive=False)
+
+
 def test_a_file_is_no_folder(folder: Path) -> None:
     with pytest.raises(NotDirectoryError, match=r"a.json: is a file, not a folder; stream_file takes it"):
         names(folder / "a.json", recursive=False)

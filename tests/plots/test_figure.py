@@ -46,4 +46,4 @@ def test_without_matplotlib_the_error_has_the_pip_line_and_with_it_pyplot_is_lef
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert "pip install 'runai-model-streamer-cuda[notebook]'" in done.stdout
+    assert "pip install -e '.[notebook]' in a checkout of" in done.stdout

@@ -13,9 +13,9 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 import runai_model_streamer
-from runai_model_streamer.clash import clash
 from runai_model_streamer.config import GdsMode, StreamerConfig
 from runai_model_streamer.errors import ConfigError, MissingDependencyError
+from runai_model_streamer.installation import NAME, clash, install_command
 from runai_model_streamer.io.files import gds
 from runai_model_streamer.io.files.page_cache import PageCache
 from runai_model_streamer.variables import clamped_in_environment, settings_in_environment, unknown_in_environment
@@ -45,7 +45,7 @@ def python() -> Iterator[Check]:
     system = f"Python {platform.python_version()}, {platform.system()} {platform.release()}, {os.cpu_count()} CPUs"
     yield Check("python", "ok", system)
     where = os.path.dirname(runai_model_streamer.__file__)
-    yield Check("package", "ok", f"runai-model-streamer-cuda {runai_model_streamer.__version__} in {where}")
+    yield Check("package", "ok", f"{NAME} {runai_model_streamer.__version__} in {where}")
     if found := clash():
         yield Check("clash", "error", found.problem, found.remedy)
     else:
@@ -101,7 +101,7 @@ def gpu() -> Iterator[Check]:
     yield Check("cuda", "ok", f"CUDA {torch.version.cuda}: {names}")
     extra = f"cuda{torch.version.cuda.partition('.')[0]}"
     yield _staging(extra)
-    yield _gds(f"pip install 'runai-model-streamer-cuda[{extra}]'")
+    yield _gds(install_command(extra))
 
 
 def has_gpu() -> bool:
@@ -118,7 +118,7 @@ def _staging(extra: str) -> Check:
         driver_api()
     except MissingDependencyError as error:
         what = f"tensors are moved to the GPU one by one, from host memory, which is slower: {error}"
-        return Check("cuda packages", "warning", what, f"pip install 'runai-model-streamer-cuda[{extra}]'")
+        return Check("cuda packages", "warning", what, install_command(extra))
     return Check("cuda packages", "ok", f"cuda-bindings {_version('cuda-bindings')}: reads and copies overlap")
 
 
@@ -149,7 +149,7 @@ def packages() -> Iterator[Check]:
 
 
 def _package(module: str, distribution: str, extra: str, use: str) -> Check:
-    install = f"pip install 'runai-model-streamer-cuda[{extra}]'"
+    install = install_command(extra)
     if importlib.util.find_spec(module) is None:
         return Check(module, "ok", f"not installed; for {use}: {install}")
     try:

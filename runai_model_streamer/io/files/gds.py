@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from runai_model_streamer import errors
 from runai_model_streamer.config import GdsMode
+from runai_model_streamer.installation import install_command
 from runai_model_streamer.io.files import file_systems
 from runai_model_streamer.io.files.page_cache import PageCache
 from runai_model_streamer.io.source import OpenFile, Source
@@ -30,7 +31,7 @@ from runai_model_streamer.ranges import ByteRange
 
 _log = logging.getLogger(__name__)
 
-_INSTALL: Final = "pip install 'runai-model-streamer-cuda[cuda13]' (or [cuda12])"
+_INSTALL: Final = f"{install_command('cuda13')} (or [cuda12])"
 
 _FILE_SYSTEMS: Final = frozenset({"ext4", "xfs", "nfs", "lustre", "gpfs", "beegfs", "unknown"})
 """Where NVIDIA documents GPUDirect Storage; "unknown" to us is, among others, WekaFS: there cuFile's word counts."""

@@ -53,12 +53,24 @@ def _walk(
             yield Entry(path, name, status.st_size, status.st_mtime_ns)
 
 
+def dangling(path: str) -> NotFoundError | None:
+    """If a path leads nowhere since it is a symbolic link to what is not there, or goes over one: the error for it."""
+    part = path
+    while part and not os.path.lexists(part):
+        part = os.path.dirname(part)
+    if not os.path.islink(part):
+        return None
+    leads_to = os.readlink(part)
+    problem = f"is a symbolic link to {leads_to}, which is not there"
+    if part != path:
+        problem = f"{part} {problem}"
+    return NotFoundError(problem, where=path)
+
+
 def _translated(error: OSError, path: str) -> StreamerError:
     match error.errno:
-        case errno.ENOENT if os.path.islink(path):
-            return NotFoundError(f"is a symbolic link to {os.readlink(path)}, which is not there", where=path)
         case errno.ENOENT:
-            return NotFoundError("no such folder", where=path)
+            return dangling(path) or NotFoundError("no such folder", where=path)
         case errno.ENOTDIR:
             return NotDirectoryError("is a file, not a folder", where=path, remedy="stream_file takes it as it is")
         case errno.EACCES | errno.EPERM:

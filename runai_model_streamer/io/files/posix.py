@@ -11,6 +11,7 @@ from runai_model_streamer import errors
 from runai_model_streamer.config import DirectIO
 from runai_model_streamer.io.files import file_systems
 from runai_model_streamer.io.files.device import device_of
+from runai_model_streamer.io.files.listing import dangling
 from runai_model_streamer.io.files.page_cache import PageCache
 from runai_model_streamer.origins import Origin, SourceKind
 from runai_model_streamer.ranges import PAGE, ByteRange, round_down
@@ -271,7 +272,7 @@ def _translated(error: OSError, path: str, span: ByteRange | None = None) -> err
     where = errors.Where(path, span)
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR:
-            return errors.NotFoundError("no such file", where=where)
+            return dangling(path) or errors.NotFoundError("no such file", where=where)
         case errno.EACCES | errno.EPERM:
             return errors.AccessDeniedError(
                 "this user may not read it", where=where, remedy="check the file's permissions"

@@ -10,7 +10,8 @@ from runai_model_streamer.ranges import ByteRange
 
 RELOAD: Final = "Load it again when nothing writes to it any more."
 
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
+"""No object has more digits of bytes, and Python reads no number of thousands of them."""
 
 
 class Answer(NamedTuple):
@@ -30,7 +31,7 @@ class Answer(NamedTuple):
         """From botocore's form of a response, good or bad."""
         about = response.get("ResponseMetadata", {})
         status = about.get("HTTPStatusCode")
-        code = str(response.get("Error", {}).get("Code", ""))
+        code = str(response.get("Error", {}).get("Code") or "")
         # Without a body botocore makes the status the code.
         return cls(status, "" if code == str(status) else code, str(about.get("RequestId", "")))
 

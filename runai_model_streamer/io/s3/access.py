@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from runai_model_streamer.config import S3Config
 from runai_model_streamer.errors import CredentialsError, InterruptedReadError, MissingDependencyError
+from runai_model_streamer.installation import install_command
 from runai_model_streamer.io.http.choice import make_transport
 from runai_model_streamer.io.http.transport import Transport
+from runai_model_streamer.io.s3.bodies import bound_listings
 from runai_model_streamer.io.s3.boto3_transport import Boto3Transport
 from runai_model_streamer.io.s3.connections import watch_connections
 from runai_model_streamer.io.s3.credentials import S3Credentials
-from runai_model_streamer.io.s3.errors.provenance import Provenance, without_user
+from runai_model_streamer.io.s3.errors.provenance import Provenance, is_aws, without_user
 from runai_model_streamer.io.s3.signing import keep_requests
 from runai_model_streamer.io.secret import Secret, Url
 
@@ -94,7 +96,7 @@ def make_access(config: S3Config, credentials: S3Credentials | None, connections
         from botocore.httpsession import get_cert_path
     except ImportError as error:
         raise MissingDependencyError(
-            "reading from s3:// needs boto3", remedy='pip install "runai-model-streamer-cuda[s3]"', sep=": "
+            "reading from s3:// needs boto3", remedy=install_command("s3"), sep=": "
         ) from error
 
     unsigned = config.unsigned and not key
@@ -118,6 +120,7 @@ def make_access(config: S3Config, credentials: S3Credentials | None, connections
     )
     client = _make_client(session, region, explicit.endpoint or config.endpoint, settings)
     keep_requests(client)
+    bound_listings(client, config.timeout)
     if not watch_connections(client):
         _log.debug("the connections of this botocore cannot be watched: interrupts wait for its timeouts")
     endpoint = client.meta.endpoint_url
@@ -141,11 +144,20 @@ def _make_client(session: Any, region: str, endpoint: str | None, settings: Any)
         # Where the beginning of a password looks like a port, what is behind its / or # is taken for a path.
         raise ValueError(f"Invalid endpoint: {client.meta.endpoint_url}")
     if bare == client.meta.endpoint_url:
-        return client
+        return _for_any_bucket(client)
     # Requests are signed instead; and whatever fails would quote it.
     _log.warning("the user and password in the endpoint's URL are not sent: a store asks for signed requests")
     client.close()
-    return session.create_client("s3", region_name=region, endpoint_url=bare, config=settings)
+    return _for_any_bucket(session.create_client("s3", region_name=region, endpoint_url=bare, config=settings))
+
+
+def _for_any_bucket(client: Any) -> Any:
+    """Leave it to a store of one's own which names of buckets it has: Ceph's tenants write `tenant:bucket`."""
+    from botocore.handlers import validate_bucket_name
+
+    if not is_aws(client.meta.endpoint_url):
+        client.meta.events.unregister("before-parameter-build.s3", validate_bucket_name)
+    return client
 
 
 def make_session(config: S3Config, explicit: S3Credentials | None = None) -> Any:

@@ -78,7 +78,7 @@ def _land(raw: Any, view: memoryview, window: Window, reply: Reply) -> None:
             answer.close()
         else:
             # Without a length, the end has to be read before the connection is free again.
-            while block := _read_some(raw, min(_BLOCK, len(view) - reply.landed) or 1):
+            while block := read_some(raw, min(_BLOCK, len(view) - reply.landed) or 1):
                 if reply.landed + len(block) > len(view):
                     reply.landed = 0
                     raise BodyLengthError(len(view) + 1, len(view))
@@ -98,7 +98,7 @@ def _quote(raw: Any, window: Window, reply: Reply) -> None:
     """Keep the beginning of a body that is not the range; the connection only where that was all of it."""
     text = bytearray()
     try:
-        while len(text) < TEXT_LIMIT and (block := _read_some(raw, TEXT_LIMIT - len(text))):
+        while len(text) < TEXT_LIMIT and (block := read_some(raw, TEXT_LIMIT - len(text))):
             text += block
             window.check(len(text))
     except Exception:
@@ -114,7 +114,7 @@ def _quote(raw: Any, window: Window, reply: Reply) -> None:
         raw.close()
 
 
-def _read_some(raw: Any, most: int) -> bytes:
+def read_some(raw: Any, most: int) -> bytes:
     """What one read of the socket brings, so that somebody can look at the clock between two."""
     answer = getattr(raw, "_fp", None)
     block: bytes = answer.read1(most) if isinstance(answer, http.client.HTTPResponse) else raw.read(most)

@@ -12,6 +12,9 @@ from runai_model_streamer.io.s3.access import Access
 from runai_model_streamer.io.s3.retries import persist
 from runai_model_streamer.io.s3.store import S3Store
 
+_MOST_PAGES: Final = 10_000
+"""Of a listing, mostly of 1000 keys each: no model has so many, and a store's fault may bring ever more."""
+
 _SECOND: Final = 10**9
 _MICROSECOND: Final = 1000
 
@@ -35,6 +38,7 @@ def list_objects(store: S3Store, path: str, wanted: Wanted, *, recursive: bool) 
     found = not prefix
     entries: list[Entry] = []
     pages: list[dict[str, Any]] = []
+    tokens: set[str] = set()
 
     def fetch_page(access: Access, _: object) -> None:
         pages.append(access.client.list_objects_v2(**request))
@@ -42,16 +46,14 @@ def list_objects(store: S3Store, path: str, wanted: Wanted, *, recursive: bool) 
     while True:
         persist(store, flights, path, bucket, None, fetch_page, opening="ContinuationToken" not in request)
         page = pages.pop()
-        if "IsTruncated" not in page:
-            # What is no listing would be one of nothing.
-            raise _unfit(page, path, "the answer is no listing")
         found = found or bool(page.get("Contents") or page.get("CommonPrefixes"))
         entries += _entries(page, path, bucket, prefix, wanted, recursive)
-        if not page["IsTruncated"]:
-            break
         token = page.get("NextContinuationToken")
-        if not token or token == request.get("ContinuationToken"):
-            raise _unfit(page, path, "its listing has no end")
+        if not page.get("IsTruncated", token):
+            break
+        if not token or token in tokens or len(tokens) == _MOST_PAGES:
+            raise _unfit(page, path, f"its listing has no end (page {len(tokens) + 1})")
+        tokens.add(token)
         request["ContinuationToken"] = token
     if not found:
         raise NotFoundError(
@@ -79,8 +81,6 @@ def has_keys(store: S3Store, path: str) -> bool:
         pages.append(access.client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1))
 
     persist(store, Flights(), path, bucket, None, fetch_page, opening=True)
-    if "IsTruncated" not in pages[-1]:
-        raise _unfit(pages[-1], path, "the answer is no listing")
     return bool(pages[-1].get("Contents"))
 
 
@@ -96,18 +96,23 @@ def _entries(
     page: Mapping[str, Any], path: str, bucket: str, prefix: str, wanted: Wanted, recursive: bool
 ) -> Iterator[Entry]:
     for item in page.get("Contents", ()):
-        key = item["Key"]
+        key = item.get("Key")
+        if key is None:
+            raise _unfit(page, path, "an entry has no Key")
         name = key.removeprefix(prefix)
         if not key.startswith(prefix) or (not recursive and "/" in name.removesuffix("/")):
             raise _unfit(page, path, f"asked for keys under {prefix!r}, it sent {key!r}")
         if name and not name.endswith("/") and wanted(name):
+            if "Size" not in item:
+                raise _unfit(page, path, f"the entry of {key!r} has no Size")
             yield Entry(f"s3://{bucket}/{key}", name, int(item["Size"]), _modified_ns(item))
 
 
 def _modified_ns(item: Mapping[str, Any]) -> int:
     # Stores know seconds, in which an object can be written twice; file systems know at least microseconds, mostly.
     # So those are left to the ETag.
-    seconds = int(item["LastModified"].timestamp())
+    # A few stores leave the time out.
+    seconds = int(item["LastModified"].timestamp()) if "LastModified" in item else 0
     etag = hashlib.sha256(str(item.get("ETag", "")).encode()).digest()
     return seconds * _SECOND + int.from_bytes(etag[:8]) % (_SECOND // _MICROSECOND) * _MICROSECOND
 

@@ -26,10 +26,11 @@ class _Signing:
         self.request = SignedRequest(Url(), {}, 0.0)
 
 
-class _Body(io.BytesIO):
+class Body(io.BytesIO):
     """A body as botocore reads urllib3's."""
 
     def stream(self) -> Iterator[bytes]:
+        """All of it at once."""
         yield self.read()
 
 
@@ -73,9 +74,9 @@ def _keep(request: Any, **_: Any) -> Any:
         return None
     if signing.answers:
         reply = signing.answers.pop(0)
-        return response(request.url, reply.status, reply.headers, _Body(reply.text))
+        return response(request.url, reply.status, reply.headers, Body(reply.text))
     signing.request = request
-    return response(request.url, 200, {"content-length": "0"}, _Body())
+    return response(request.url, 200, {"content-length": "0"}, Body())
 
 
 def _readable(request: Any) -> SignedRequest:

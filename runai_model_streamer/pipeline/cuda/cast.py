@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from runai_model_streamer.errors import CudaError
+from runai_model_streamer.installation import install_command
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
 from runai_model_streamer.pipeline.cuda.image import Cast
 
@@ -49,9 +50,9 @@ def device_cast(driver: CudaDriver, target: str, sources: Iterable[str]) -> Devi
         kernels = _compiled(driver, target, sources)
     except ImportError as error:
         _log.info(
-            "Tensors are cast on the host: numba-cuda cannot be imported (%s): "
-            "pip install 'runai-model-streamer-cuda[cuda13]' (or [cuda12])",
+            "Tensors are cast on the host: numba-cuda cannot be imported (%s): %s (or [cuda12])",
             error,
+            install_command("cuda13"),
         )
     except CudaError:
         raise

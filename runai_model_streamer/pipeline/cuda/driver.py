@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Final
 
 from runai_model_streamer.errors import CudaError, MissingDependencyError
+from runai_model_streamer.installation import install_command
 
 _NON_BLOCKING: Final = 1
 """CU_STREAM_NON_BLOCKING: the stream does not wait for the legacy default stream, nor that for it."""
@@ -35,7 +36,7 @@ def driver_api() -> Any:
     except (ImportError, RuntimeError) as error:  # RuntimeError: a version that looks for libcuda at once
         raise MissingDependencyError(
             f"cuda.bindings cannot be imported ({error})",
-            remedy="pip install 'runai-model-streamer-cuda[cuda13]', or [cuda12] beside a torch built for CUDA 12",
+            remedy=f"{install_command('cuda13')}, or [cuda12] beside a torch built for CUDA 12",
             sep=": ",
         ) from error
 

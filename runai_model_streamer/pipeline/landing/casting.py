@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from runai_model_streamer.errors import MissingDependencyError
+from runai_model_streamer.installation import install_command
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.kernels.bits import ITEM_SIZES
 from runai_model_streamer.lifecycle import Lifecycle
@@ -232,7 +233,7 @@ def _kernels(casting: Casting) -> dict[str, Callable[[Bytes, Bytes], None]]:
     except ImportError as error:
         raise MissingDependencyError(
             f"dtype=... needs numba to cast {', '.join(sources)} to {target} ({error})",
-            remedy="pip install 'runai-model-streamer-cuda[cast]'",
+            remedy=install_command("cast"),
             sep=": ",
         ) from error
     return {source: host.cast(source, target) for source in sources}

@@ -10,6 +10,7 @@ import pytest
 
 from runai_model_streamer.cli.doctor import machine
 from runai_model_streamer.cli.doctor.machine import Check
+from runai_model_streamer.installation import install_command
 from runai_model_streamer.io.http import libcurl
 from runai_model_streamer.io.s3.diagnosis import shorten
 from tests.cli.conftest import KEY_ID, Command, Done
@@ -167,7 +168,7 @@ class TestObjectStorage:
         monkeypatch.setitem(sys.modules, "botocore", None)
         for arguments, status in (([], "ok"), (["s3://models"], "error")):
             (check,) = found(streamer("doctor", "--json", *arguments))["s3"]
-            assert (check.status, check.remedy) == (status, 'pip install "runai-model-streamer-cuda[s3]"')
+            assert (check.status, check.remedy) == (status, install_command("s3"))
 
     @pytest.mark.usefixtures("aws_files")
     def test_without_libcurl_boto3_is_said_to_read(self, streamer: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.origins import SourceKind
 from tests.sources import MemorySource
 
-INSTALL = r"pip install 'runai-model-streamer-cuda\[cuda13\]'"
+INSTALL = r"pip install -e '.\[cuda13\]'"
 
 
 @pytest.fixture

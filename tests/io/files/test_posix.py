@@ -646,7 +646,12 @@ REFUSALS: dict[str, tuple[Callable[[Path], Path], type[errors.StreamerError], st
     "missing": (lambda folder: folder / "none", errors.NotFoundError, "no such file"),
     "missing folder": (lambda folder: folder / "none" / "model", errors.NotFoundError, "no such file"),
     "a folder that is a file": (make_in_file, errors.NotFoundError, "no such file"),
-    "a link to nothing": (make_dangling, errors.NotFoundError, "no such file"),
+    "a link to nothing": (make_dangling, errors.NotFoundError, "is a symbolic link to .*, which is not there"),
+    "in a folder that is a link to nothing": (
+        lambda folder: make_dangling(folder) / "model",
+        errors.NotFoundError,
+        "dangling is a symbolic link",
+    ),
     "a link to itself": (make_loop, errors.ReadError, "symbolic links"),
     "a name too long": (lambda folder: folder / ("x" * 300), errors.ReadError, "name too long"),
     "a folder": (lambda folder: folder, errors.IsDirectoryError, "is a folder"),

@@ -1,5 +1,8 @@
 """Prefixes of keys: what is listed, page by page, and what is an error."""
 
+import itertools
+import re
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,12 +13,14 @@ from runai_model_streamer.errors import (
     CredentialsError,
     NotFoundError,
     ReadError,
+    StorageTimeoutError,
     StorageUnreachableError,
 )
 from runai_model_streamer.io.listing import Entry
+from runai_model_streamer.io.s3 import listing
 from runai_model_streamer.io.s3.listing import list_objects
 from tests.io.transports import store_of
-from tests.servers import Exchange, FaultServer, moto_server, refuse, reset_at_once
+from tests.servers import Exchange, Fault, FaultServer, moto_server, refuse, reset_at_once
 
 pytestmark = pytest.mark.usefixtures("aws_files")
 
@@ -160,6 +165,108 @@ def test_a_listing_without_an_end_is_an_error(server: FaultServer) -> None:
     with pytest.raises(ReadError, match="its listing has no end"):
         names(server, "s3://bucket")
     assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("tokens", [("A", "B"), ("A", "B", "C"), ("A", "B", "B")])
+def test_a_listing_whose_tokens_go_round_is_an_error(server: FaultServer, tokens: tuple[str, ...]) -> None:
+    turns = itertools.cycle(tokens)
+    server.page_size = 1
+    server.choose = lambda request: lambda exchange: exchange.listing(NextContinuationToken=next(turns))
+    with pytest.raises(ReadError, match="its listing has no end"):
+        names(server, "s3://bucket")
+    assert len(server.requests) <= len(tokens) + 1
+
+
+def test_a_listing_of_ever_more_pages_is_an_error(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "_MOST_PAGES", 5)
+    numbers = itertools.count()
+    server.page_size = 1
+    server.choose = lambda request: lambda exchange: exchange.listing(NextContinuationToken=f"T{next(numbers)}")
+    with pytest.raises(ReadError, match=r"its listing has no end \(page 6\)"):
+        names(server, "s3://bucket")
+    assert len(server.requests) == 6
+
+
+PAGE = "<ListBucketResult><IsTruncated>false</IsTruncated>{entry}</ListBucketResult>"
+WHOLE = "<Contents><Key>model/a</Key><LastModified>2024-01-01T00:00:00.000Z</LastModified><Size>5</Size></Contents>"
+
+
+def page(text: str) -> Fault:
+    def fault(exchange: Exchange) -> None:
+        exchange.head(200, {"Content-Type": "application/xml", "Content-Length": str(len(text.encode()))})
+        exchange.send(text.encode())
+
+    return fault
+
+
+@pytest.mark.parametrize("field", ["LastModified", "Size", "Key", "IsTruncated"])
+def test_a_listing_that_leaves_a_field_out_is_read_or_an_error_of_it(server: FaultServer, field: str) -> None:
+    server.script(page(re.sub(f"<{field}>.*?</{field}>", "", PAGE.format(entry=WHOLE))))
+    if field in ("Size", "Key"):
+        with pytest.raises(ReadError, match=rf"s3://bucket/model: .*no {field}"):
+            names(server, "s3://bucket/model")
+    else:
+        assert names(server, "s3://bucket/model") == ["a"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PAGE.format(entry=WHOLE.replace(">5<", ">five<")),
+        PAGE.format(entry=WHOLE.replace("2024-01-01T00:00:00.000Z", "yesterday")),
+        PAGE.format(entry=WHOLE.replace("2024-01-01T00:00:00.000Z", "9" * 30)),
+        PAGE.format(entry=WHOLE.replace(">5<", f">{'9' * 5000}<")),
+        PAGE.format(entry="<Contents>text</Contents>"),
+        "<ListBucketResult><Contents><Key>model/a</Key>",
+        "<html><body>no listing</body></html>",
+        '{"Contents": []}',
+        "",
+    ],
+    ids=["size", "time", "far time", "long size", "text", "cut", "html", "json", "nothing"],
+)
+def test_a_listing_that_cannot_be_read_is_an_error_of_ours(server: FaultServer, text: str) -> None:
+    server.choose = lambda _: page(text)
+    with pytest.raises(ReadError, match="s3://bucket/model: "):
+        names(server, "s3://bucket/model")
+
+
+def test_a_listing_that_brings_next_to_nothing_is_given_up(server: FaultServer) -> None:
+    def dripping(exchange: Exchange) -> None:
+        exchange.head(200, {"Content-Type": "application/xml", "Content-Length": "100000"})
+        for _ in range(2000):
+            exchange.send(b" ")
+            time.sleep(0.05)
+
+    server.choose = lambda _: dripping
+    with (
+        store_of(server.endpoint, retries=0, timeout=0.5) as store,
+        pytest.raises(StorageTimeoutError, match="sent less than 1024 bytes per second"),
+    ):
+        list_objects(store, "s3://bucket/model", lambda _: True, recursive=True)
+
+
+def test_a_listing_without_end_is_given_up_before_it_fills_the_memory(server: FaultServer) -> None:
+    sent = 0
+
+    def endless(exchange: Exchange) -> None:
+        nonlocal sent
+        exchange.head(200, {"Content-Type": "application/xml", "Content-Length": str(1 << 40)})
+        while sent < 256 << 20:
+            exchange.send(b"x" * (1 << 20))
+            sent += 1 << 20
+
+    server.choose = lambda _: endless
+    with pytest.raises(ReadError, match="the answer is no listing: it has more than 16 MiB"):
+        names(server, "s3://bucket/model")
+    assert sent < 64 << 20
+
+
+@pytest.mark.parametrize("bucket", ["tenant:bucket", "tenant$bucket", "Bücket", "a b", "x", "UPPER_case", "a@b", "b!"])
+def test_a_store_of_ones_own_judges_names_of_buckets(server: FaultServer, bucket: str) -> None:
+    server.put(bucket, "model/a", b"12345")
+    assert names(server, f"s3://{bucket}/model") == ["a"]
+    with store_of(server.endpoint) as store:
+        assert store.open(f"s3://{bucket}/model/a").size == 5
 
 
 def test_keys_that_were_not_asked_for_are_an_error(server: FaultServer) -> None:

@@ -53,7 +53,7 @@ def access_key(request: Request) -> str:
 
 def test_without_botocore_the_error_has_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "botocore", None)
-    with store_of(None) as store, pytest.raises(MissingDependencyError, match=r'pip install "runai-.*-cuda\[s3\]"'):
+    with store_of(None) as store, pytest.raises(MissingDependencyError, match=r"pip install -e '.\[s3\]'"):
         store.open(URL)
 
 

@@ -17,6 +17,7 @@ from runai_model_streamer import (
     range_streamer as chunk_streamer,
 )
 from runai_model_streamer.errors import GdsUnavailableError, MissingDependencyError
+from runai_model_streamer.installation import install_command
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.cuda import destination, driver, slots
 from runai_model_streamer.pipeline.landing import assembly
@@ -100,7 +101,7 @@ def test_without_cudas_packages_tensors_are_moved_one_by_one_and_a_line_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def missing() -> None:
-        raise MissingDependencyError("pip install 'runai-model-streamer-cuda[cuda13]'")
+        raise MissingDependencyError(install_command("cuda13"))
 
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(destination, "driver_api", missing)
@@ -123,7 +124,7 @@ def test_gpudirect_that_is_asked_for_is_an_error_without_cudas_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing() -> None:
-        raise MissingDependencyError("pip install 'runai-model-streamer-cuda[cuda13]'")
+        raise MissingDependencyError(install_command("cuda13"))
 
     monkeypatch.setattr(destination, "driver_api", missing)
     monkeypatch.setattr(torch.version, "cuda", "13.0")

@@ -66,7 +66,7 @@ class Provenance:
     @property
     def is_aws(self) -> bool:
         """Whether the endpoint is AWS's own."""
-        return (urlsplit(self.endpoint).hostname or "").endswith(_AWS)
+        return is_aws(self.endpoint)
 
     @property
     def has_path(self) -> bool:
@@ -99,6 +99,11 @@ class Provenance:
     def with_scheme(self, scheme: str) -> str:
         """The endpoint's URL, but with another scheme; "" if there is none."""
         return urlsplit(self.endpoint)._replace(scheme=scheme).geturl() if self.endpoint else ""
+
+
+def is_aws(url: str) -> bool:
+    """Whether the endpoint is AWS's own."""
+    return (urlsplit(url).hostname or "").endswith(_AWS)
 
 
 def without_user(url: str) -> str:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from runai_model_streamer.errors import (
     AccessDeniedError,
@@ -17,7 +18,8 @@ from runai_model_streamer.errors import (
 )
 from runai_model_streamer.io.http.answers import RELOAD, Answer, AnswerError
 from runai_model_streamer.io.s3.errors.meaning import Circumstances, Meaning
-from runai_model_streamer.io.s3.errors.network import CHECK_PROXY, EASE, network_fault, wants_tls
+from runai_model_streamer.io.s3.errors.network import CHECK_PROXY, EASE, network_fault
+from runai_model_streamer.io.s3.errors.strangers import said_by_another
 from runai_model_streamer.io.secret import Url
 
 _GIVE_KEYS: Final = (
@@ -111,15 +113,15 @@ def meaning_of(error: Exception, at: Circumstances) -> Meaning | None:
     operation = getattr(error, "operation_name", "GetObject")
     if operation not in ("GetObject", "HeadObject", "ListObjectsV2", "HeadBucket"):
         # A provider of credentials asks STS or SSO on its own.
-        quote = response.get("Error", {}).get("Message", "")
+        quote = str(response.get("Error", {}).get("Message") or "")
         return Meaning(CredentialsError, f"no credentials: {operation} was refused", _GIVE_KEYS, answer, quote)
-    return _said_by_store(answer, response, at)
+    return _said_by_store(answer, response, operation, at)
 
 
-def _said_by_store(answer: Answer, response: Mapping[str, Any], at: Circumstances) -> Meaning:
+def _said_by_store(answer: Answer, response: Mapping[str, Any], operation: str, at: Circumstances) -> Meaning:
     status, code, _ = answer
     said = response.get("Error", {})
-    quote = str(said.get("Message", ""))
+    quote = str(said.get("Message") or "")
     if code in _BY_CODE:
         kind, summary, remedy = _BY_CODE[code]
         if kind is CredentialsError:
@@ -135,6 +137,8 @@ def _said_by_store(answer: Answer, response: Mapping[str, Any], at: Circumstance
             f"Set AWS_DEFAULT_REGION={region} or S3Credentials(region_name=...), and no endpoint of another region."
         )
         return Meaning(ReadError, f"bucket {at.bucket} is in region {region}", remedy, answer)
+    if other := said_by_another(answer, headers, operation, at):
+        return other
     if status in _REDIRECTS:
         place = said.get("Endpoint") or headers.get("location") or "another endpoint"
         remedy = "Give that endpoint or its region: AWS_ENDPOINT_URL, AWS_DEFAULT_REGION or S3Credentials(...)."
@@ -155,9 +159,6 @@ def _said_by_store(answer: Answer, response: Mapping[str, Any], at: Circumstance
     if status in PASSING_STATUSES or code.startswith(PASSING_CODES):
         return Meaning(ReadError, "the store is failing or overloaded", EASE, answer, quote)
     remedy = f"{at.provenance.endpoint_told()} Check that it is a store's: host, port and path.".lstrip()
-    if status == 400 and not code and (hint := wants_tls(at)):
-        # What web servers say to plain HTTP where they expect TLS.
-        remedy = f"{remedy} {hint}"
     return Meaning(ReadError, "the store refused the request", remedy, answer, quote)
 
 
@@ -211,6 +212,11 @@ def _found_locally(error: Any, at: Circumstances) -> Meaning | None:
         return Meaning(ArgumentError, f"{at.bucket!r} is no name of a bucket", remedy)
     if (url := _INVALID_URL.match(str(error))) and isinstance(error, ValueError | aws.EndpointResolutionError):
         remedy = f"Write it as http://host:port or https://host, in {_ENDPOINTS}."
+        if "_" in (urlsplit(url[1]).hostname or ""):
+            remedy = (
+                "The name of a host may have no underscore (_): give the host another name, such as an alias in its "
+                f"network, or write its address, in {_ENDPOINTS}."
+            )
         # Quoted without what may be a password.
         return Meaning(ConfigError, f"{Url(url[1])!r} is no URL of an endpoint", remedy, telling="@" in url[1])
     if isinstance(error, OSError) and error.filename:
@@ -222,8 +228,13 @@ def _found_locally(error: Any, at: Circumstances) -> Meaning | None:
     if parsed or isinstance(error, aws.InvalidConfigError | aws.ParamValidationError):
         # botocore lets out what its parsers say: no client could be made.
         return Meaning(ConfigError, f"AWS's settings cannot be used: {error}", _CHECK_SETTINGS)
-    modules = _raised_in(error) if isinstance(error, AttributeError | LookupError | TypeError) else []
-    if modules and modules[-1].startswith("botocore."):
+    modules = _raised_in(error)
+    if "botocore.parsers" in modules and not isinstance(error, aws.BotoCoreError):
+        # It takes for granted that an answer has the right shape.
+        strange = f"the answer cannot be read: {type(error).__name__}: {error}"
+        return Meaning(ReadError, strange, f"{at.provenance.endpoint_told()} Check that it is a store's.".lstrip())
+    shapeless = isinstance(error, AttributeError | LookupError | TypeError)
+    if shapeless and modules and modules[-1].startswith("botocore."):
         # It takes for granted that what it is given has the right shape.
         says = f"{type(error).__name__}: {error}"
         if not has_client:

@@ -115,6 +115,8 @@ def release_frames(error: BaseException) -> None:
 
 def _one_line(text: str) -> str:
     text = " ".join(text.split()).rstrip(".")
+    # What others send may hold what a terminal obeys.
+    text = "".join(character if character.isprintable() else "?" for character in text)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runai_model_streamer import SafetensorsStreamer, list_safetensors
-from runai_model_streamer.clash import warn_of_original
+from runai_model_streamer.installation import warn_of_original
 from tests.checkpoints import stored, write
 
 
@@ -38,7 +38,7 @@ def test_the_first_use_warns_once_and_says_what_to_do(tmp_path: Path, caplog: py
     list_safetensors(tmp_path)
     (said,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "runai-model-streamer 0.17.0 is installed together with runai-model-streamer-cuda" in said.message
-    assert "pip uninstall -y runai-model-streamer && pip install --force-reinstall" in said.message
+    assert "pip uninstall -y runai-model-streamer && pip install --force-reinstall --no-deps -e . in" in said.message
 
 
 def test_alone_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:

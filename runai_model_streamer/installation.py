@@ -1,4 +1,4 @@
-"""A check for the original streamer, which has the same import name."""
+"""How this package is installed, and a check for the original streamer, which has the same import name."""
 
 import functools
 import logging
@@ -6,8 +6,18 @@ from typing import Final, NamedTuple
 
 _log = logging.getLogger(__name__)
 
+NAME: Final = "runai-model-streamer-cuda"
+"""The distribution's name. No index has it: `pip install` of it would fetch whatever somebody else uploads as that."""
+
+SOURCE: Final = "."
+"""What pip installs it from: a checkout. When there is a release, its index or URL; docs/install.md is the page."""
+
 _ORIGINAL: Final = "runai-model-streamer"
-_OURS: Final = "runai-model-streamer-cuda"
+
+
+def install_command(extra: str) -> str:
+    """What to type, and where, for this package with an extra, such as "s3"."""
+    return f"pip install -e '{SOURCE}[{extra}]' in a checkout of {NAME} (docs/install.md)"
 
 
 class Clash(NamedTuple):
@@ -33,9 +43,10 @@ def clash() -> Clash | None:
         _log.debug("cannot tell whether %s is installed: %s", _ORIGINAL, error)
         return None
     return Clash(
-        f"{_ORIGINAL} {found} is installed together with {_OURS}. Both are imported as runai_model_streamer and "
+        f"{_ORIGINAL} {found} is installed together with {NAME}. Both are imported as runai_model_streamer and "
         "overwrite each other's files.",
-        f"pip uninstall -y {_ORIGINAL} && pip install --force-reinstall --no-deps {_OURS}",
+        f"pip uninstall -y {_ORIGINAL} && pip install --force-reinstall "
+        f"--no-deps -e {SOURCE} in a checkout of {NAME} (docs/install.md)",
     )
 
 

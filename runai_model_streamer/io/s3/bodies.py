@@ -1,0 +1,74 @@
+"""Answers that botocore would read whole, however long they are and however long they take."""
+
+from typing import Any, Final
+from xml.etree import ElementTree
+
+from runai_model_streamer.errors import ReadError
+from runai_model_streamer.io.http.answers import Answer, AnswerError
+from runai_model_streamer.io.http.transport import BodyLengthError, Window
+from runai_model_streamer.io.s3.boto3_transport import read_some
+from runai_model_streamer.io.s3.signing import Body
+
+_LONGEST: Final = 16 << 20
+"""Bytes of an answer to a listing: 1000 keys of the greatest length, each letter of which is escaped, take 10 MB."""
+
+_BLOCK: Final = 256 << 10
+
+
+def bound_listings(client: Any, timeout: float) -> None:
+    """Have this client's listings end when they bring next to nothing, as ranges do, or too much.
+
+    Their requests then raise SlowBodyError, or AnswerError.
+    """
+
+    def send(request: Any, **_: Any) -> Any:
+        # A handler of botocore's that returns an answer is asked instead of the network.
+        return _send(client, request, timeout)
+
+    client.meta.events.register("before-send.s3.ListObjectsV2", send)
+
+
+def _send(client: Any, request: Any, timeout: float) -> Any:
+    from botocore.awsrequest import AWSResponse
+
+    response: Any = AWSResponse
+    # Otherwise botocore reads the body before it returns.
+    request.stream_output = True
+    raw = client._endpoint.http_session.send(request).raw  # noqa: SLF001 - there is no public way
+    text = bytearray()
+    window = Window(timeout)
+    complete = False
+    try:
+        while block := read_some(raw, _BLOCK):
+            text += block
+            window.check(len(text))
+            if len(text) > _LONGEST:
+                raise _no_listing(f"it has more than {_LONGEST >> 20} MiB")
+        missing = getattr(getattr(raw, "_fp", None), "length", None)
+        if missing:
+            raise BodyLengthError(len(text), len(text) + missing)
+        raw.release_conn()
+        complete = True
+    finally:
+        if not complete:
+            raw.close()
+    if raw.status < 300:
+        _require_listing(bytes(text))
+    return response(request.url, raw.status, raw.headers, Body(bytes(text)))
+
+
+def _require_listing(text: bytes) -> None:
+    """Raise AnswerError for what botocore would take for an empty listing, or call a failure of the store."""
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise _no_listing(f"its XML is broken ({error})") from error
+    kind = root.tag.rpartition("}")[2]
+    # A store may find out after it has begun to answer that it cannot.
+    if kind not in ("ListBucketResult", "Error"):
+        raise _no_listing(f"it is a <{kind}>")
+
+
+def _no_listing(why: str) -> AnswerError:
+    remedy = "Check the endpoint, and any proxy in between."
+    return AnswerError(ReadError, f"the answer is no listing: {why}", remedy, Answer(200))
