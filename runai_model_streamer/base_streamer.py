@@ -21,13 +21,13 @@ from runai_model_streamer.pipeline.prepare import in_process_group
 from runai_model_streamer.pipeline.tally.load import Tally
 from runai_model_streamer.pipeline.tally.trace import Trace, trace_path
 from runai_model_streamer.report.load_report import LoadReport
-from runai_model_streamer.report.make import Asked, given, make_report
+from runai_model_streamer.report.make import Request, delivered, make_report
 from runai_model_streamer.report.progress import Display, Progress, Watch, display_of
 from runai_model_streamer.threads.forks import OwnProcess
 from runai_model_streamer.variables import warn_of_settings
 
 if TYPE_CHECKING:
-    from runai_model_streamer.distributed.sharing import Sharing
+    from runai_model_streamer.distributed.sharing import RankSharing
 
 _log: Final = logging.getLogger("runai_model_streamer.streamer")
 """Of the module that users import: what they filter by."""
@@ -48,7 +48,7 @@ class Streamer:
         self._started = 0.0
         self._reports = True
         self._tally: Tally | None = None
-        self._asked = Asked(StreamerConfig())
+        self._request = Request(StreamerConfig())
         self._display: Display | None = None
         self.total_size = 0
         """Bytes of all tensors of the current load, as they are in the files."""
@@ -63,7 +63,7 @@ class Streamer:
             return None
         if self._load is not None and self._load.open:
             self._load.count()
-        return make_report(self._tally, self._asked)
+        return make_report(self._tally, self._request)
 
     def __enter__(self) -> Self:
         """Also of a streamer that has been closed: it can stream again."""
@@ -84,7 +84,7 @@ class Streamer:
     @contextmanager
     def _beginning(
         self, is_distributed: bool, progress: Watch
-    ) -> Iterator[tuple[StreamerConfig, "Sharing | None", Tally]]:
+    ) -> Iterator[tuple[StreamerConfig, "RankSharing | None", Tally]]:
         """End the load before, and begin the next in the context: with the settings as they are in the environment now.
 
         And with the other ranks where it is shared. They wait for this one, and so are told what is raised here; which
@@ -112,7 +112,7 @@ class Streamer:
         configure_logging(config)
         warn_of_original()
         warn_of_settings()
-        self._asked = Asked(config)
+        self._request = Request(config)
         with _joined(config) if is_distributed else nullcontext() as sharing:
             self._reports = sharing is None or sharing.reports
             self._display = display_of(progress)
@@ -124,11 +124,11 @@ class Streamer:
                 self._end_load()
                 raise
 
-    def _follow(self, load: Load, asked: Asked) -> None:
+    def _follow(self, load: Load, request: Request) -> None:
         """Take on a load, and start it. In the context of `_beginning`, which ends it where that fails."""
-        self._load, self.total_size, self._asked = load, asked.bytes, asked
+        self._load, self.total_size, self._request = load, request.bytes, request
         if self._display is not None:
-            load.progress = _teller(self._display, load.tally, asked)
+            load.progress = _teller(self._display, load.tally, request)
         load.start()
 
     def _tensors(self, calls: str) -> Tensors:
@@ -137,9 +137,9 @@ class Streamer:
         load = self._load
         if load is None:
             raise StateError("nothing to stream", remedy=f"call {calls} first", sep=": ")
-        return self._placed(load, load.tensors())
+        return self._on_device(load, load.tensors())
 
-    def _placed(self, load: Load, tensors: Tensors) -> Generator[tuple[str, torch.Tensor]]:
+    def _on_device(self, load: Load, tensors: Tensors) -> Generator[tuple[str, torch.Tensor]]:
         size, display = self.total_size, self._display
         try:
             if display is not None:
@@ -157,7 +157,7 @@ class Streamer:
         if self._reports:
             self._log_throughput(size)
         if _log.isEnabledFor(logging.DEBUG):
-            _log.debug("[RunAI Streamer] %s", make_report(load.tally, self._asked).verdict)
+            _log.debug("[RunAI Streamer] %s", make_report(load.tally, self._request).verdict)
 
     def _place(self, tensor: torch.Tensor, tally: Tally) -> torch.Tensor:
         began = time.perf_counter()
@@ -231,15 +231,15 @@ def _open_trace(config: StreamerConfig) -> Trace | None:
     return Trace(path, f"process {os.getpid()}" if rank is None else f"rank {rank}, process {os.getpid()}")
 
 
-def _teller(display: Display, tally: Tally, asked: Asked) -> Callable[[], None]:
+def _teller(display: Display, tally: Tally, request: Request) -> Callable[[], None]:
     def tell() -> None:
-        tensors, size = given(tally, asked)
-        display.show(Progress(size, asked.bytes, tensors, asked.tensors, time.perf_counter() - tally.started))
+        tensors, size = delivered(tally, request)
+        display.show(Progress(size, request.bytes, tensors, request.tensors, time.perf_counter() - tally.started))
 
     return tell
 
 
-def _joined(config: StreamerConfig) -> AbstractContextManager["Sharing | None"]:
+def _joined(config: StreamerConfig) -> AbstractContextManager["RankSharing | None"]:
     # Not every torch has torch.distributed.
     from runai_model_streamer.distributed.sharing import joined
 

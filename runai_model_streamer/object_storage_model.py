@@ -12,9 +12,9 @@ from runai_model_streamer.files import open_storage
 from runai_model_streamer.io.listing import Entry, Patterns
 from runai_model_streamer.io.paths import as_path
 from runai_model_streamer.io.s3.credentials import S3Credentials
-from runai_model_streamer.mirror.destination import COMPLETE, Destination
 from runai_model_streamer.mirror.locks import locked
 from runai_model_streamer.mirror.pull import pull
+from runai_model_streamer.mirror.target import COMPLETE, TargetFolder
 
 _Pulls: TypeAlias = dict[Patterns, list[Entry]]
 
@@ -92,7 +92,7 @@ class ObjectStorageModel:
                     self._record(before | pulled)
 
     def _has(self, entries: list[Entry]) -> bool:
-        with Destination(self.dir) as destination:
+        with TargetFolder(self.dir) as destination:
             return all(map(destination.has, entries))
 
     @contextmanager
@@ -141,7 +141,7 @@ class ObjectStorageModel:
         ]
         # ASCII, since the names of local files may not be Unicode.
         data = json.dumps({"model_path": self._model_path, "pulls": record}).encode()
-        with Destination(self.dir) as destination:
+        with TargetFolder(self.dir) as destination:
             destination.put(COMPLETE, data)
 
 

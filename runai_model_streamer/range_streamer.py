@@ -19,12 +19,12 @@ from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.pipeline.landing.tensors import Tensors
 from runai_model_streamer.pipeline.plan.limit import LIMIT
 from runai_model_streamer.pipeline.plan.ranges import FileChunks
-from runai_model_streamer.pipeline.prepare_ranges import prepare_chunks
-from runai_model_streamer.report.make import Asked
+from runai_model_streamer.pipeline.prepare_ranges import prepare_ranges
+from runai_model_streamer.report.make import Request
 from runai_model_streamer.report.progress import Watch
 
 
-class ChunkStreamer(Streamer):
+class RangeStreamer(Streamer):
     """What `FileStreamer` and `DistributedStreamer` share."""
 
     def __init__(self) -> None:
@@ -50,11 +50,11 @@ class ChunkStreamer(Streamer):
                     raise ArgumentTypeError(f"stream_files takes a list of FileChunks; one is {each!r}")
             config, limit_name = _limited(settings, memory_limit)
             self._device = resolve_device(device)
-            load = prepare_chunks(chunks, config, credentials, self._device, limit_name, sharing, tally)
+            load = prepare_ranges(chunks, config, credentials, self._device, limit_name, sharing, tally)
             self._places = [(each.id, index) for each in chunks for index in range(len(each.sizes))]
             self._follow(
                 load,
-                Asked(
+                Request(
                     config,
                     str(self._device),
                     files=len(chunks),
@@ -74,10 +74,10 @@ class ChunkStreamer(Streamer):
             StateError: nothing is being streamed.
             StreamerError: what went wrong in reading; raised by the next `next`, before anything wrong is yielded.
         """
-        return _placed(self._places, self._tensors("stream_files"))
+        return _numbered(self._places, self._tensors("stream_files"))
 
 
-class FileStreamer(ChunkStreamer):
+class FileStreamer(RangeStreamer):
     """Streams ranges of bytes of any files, from a file system or S3, in the order given, as they arrive.
 
     ```python
@@ -173,7 +173,7 @@ class FileStreamer(ChunkStreamer):
         return [(entry.path, entry.size) for entry in found]
 
 
-class DistributedStreamer(ChunkStreamer):
+class DistributedStreamer(RangeStreamer):
     """Streams ranges of bytes of any files to all ranks of torch's default process group, each byte read once in all.
 
     ```python
@@ -216,7 +216,7 @@ class DistributedStreamer(ChunkStreamer):
         self._stream(file_stream_requests, credentials, device, None, progress, is_distributed=is_distributed)
 
 
-def _placed(places: Sequence[tuple[int, int]], tensors: Tensors) -> Iterator[tuple[int, int, torch.Tensor]]:
+def _numbered(places: Sequence[tuple[int, int]], tensors: Tensors) -> Iterator[tuple[int, int, torch.Tensor]]:
     try:
         for file, index in places:
             yield file, index, next(tensors)[1]  # nothing here keeps what is given out

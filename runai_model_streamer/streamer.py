@@ -14,7 +14,7 @@ from runai_model_streamer.io.paths import as_path
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.pipeline.plan.selection import Select
 from runai_model_streamer.pipeline.prepare import prepare_load
-from runai_model_streamer.report.make import Asked
+from runai_model_streamer.report.make import Request
 from runai_model_streamer.report.progress import Watch
 
 _log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ class SafetensorsStreamer(Streamer):
             self.files_to_tensors_metadata = prepared.metadata
             self._follow(
                 prepared.load,
-                Asked(
+                Request(
                     config,
                     str(self._device),
                     files=len(checked),

@@ -167,7 +167,7 @@ SIZES = ("RUNAI_STREAMER_CHUNK_BYTESIZE", "RUNAI_STREAMER_MEMORY_LIMIT")
 """Those of them whose numbers may carry a unit."""
 
 BAD: list[tuple[str, str]] = [
-    *((name, str(least - 1)) for name, least in COUNTS.items()),
+    *((name, str(minimum - 1)) for name, minimum in COUNTS.items()),
     *((name, text) for name in COUNTS for text in ("many", "1.5", "2e3", "0x10", "1 2", "nan", "--1")),
     *((name, "16MiB") for name in COUNTS if name not in SIZES),
     *((name, text) for name in SIZES for text in ("16Q", "16 M B", "-16MiB", "MiB", "1.5.0MiB", "1,5GiB", "0.5B")),
@@ -312,10 +312,10 @@ def test_the_chunk_size_has_a_default(kind: SourceKind) -> None:
     assert StreamerConfig().chunk_for(kind) == 8 * MIB
 
 
-@pytest.mark.parametrize(("kind", "least"), [(SourceKind.FILE, 2 * MIB), (SourceKind.OBJECT, 5 * MIB)])
+@pytest.mark.parametrize(("kind", "minimum"), [(SourceKind.FILE, 2 * MIB), (SourceKind.OBJECT, 5 * MIB)])
 @pytest.mark.parametrize("size", [1, MIB, 2 * MIB - 1])
-def test_a_small_chunk_size_is_raised_to_the_least(kind: SourceKind, least: int, size: int) -> None:
-    assert StreamerConfig(chunk_bytesize=size).chunk_for(kind) == least
+def test_a_small_chunk_size_is_raised_to_the_least(kind: SourceKind, minimum: int, size: int) -> None:
+    assert StreamerConfig(chunk_bytesize=size).chunk_for(kind) == minimum
 
 
 @pytest.mark.parametrize("kind", SourceKind)

@@ -31,8 +31,8 @@ MADE_ELSEWHERE = {
 """Functions that put the text they are given into an error of this class."""
 
 CHOSEN_APART = {
-    "WriteError": "mirror/destination.py",
-    "WriteDeniedError": "mirror/destination.py",
+    "WriteError": "mirror/target.py",
+    "WriteDeniedError": "mirror/target.py",
     "StorageUnreachableError": "io/s3/errors/provenance.py",
     "StorageTimeoutError": "io/s3/errors/network.py",
 }

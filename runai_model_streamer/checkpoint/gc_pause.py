@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def collector_paused() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Pause the garbage collector, for the whole process, unless it rests already.
 
     Headers make objects by the hundred thousand, none of them garbage, and the collector looks at all of them, and at

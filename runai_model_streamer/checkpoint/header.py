@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runai_model_streamer.checkpoint.foreign import recognise
-from runai_model_streamer.checkpoint.gc_pause import collector_paused
+from runai_model_streamer.checkpoint.gc_pause import gc_paused
 from runai_model_streamer.checkpoint.strict_json import AGAIN, count_strings, parse, parse_every_key, short
 from runai_model_streamer.checkpoint.tensor_info import DTYPE_BITS, Shape, TensorInfo
 from runai_model_streamer.errors import HeaderError
@@ -63,7 +63,7 @@ def read_header(source: Source) -> Header:
     """
     raw = bytearray(_header_length(source))
     source.read_into(_PREFIX, memoryview(raw))
-    with collector_paused():
+    with gc_paused():
         return _validated(source.path, raw, source.size)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from runai_model_streamer.settings.parsers import size_of
 
-Run: TypeAlias = Callable[[argparse.Namespace], int]
+Command: TypeAlias = Callable[[argparse.Namespace], int]
 """Carries a subcommand out; returns the exit code."""
 
 CONCURRENCY: Final = "RUNAI_STREAMER_CONCURRENCY"
@@ -88,7 +88,9 @@ def dtype(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text!r}: use bfloat16, float16 or float32") from None
 
 
-def add_command(commands: Subcommands, name: str, run: Run, summary: str, details: str = "") -> argparse.ArgumentParser:
+def add_command(
+    commands: Subcommands, name: str, run: Command, summary: str, details: str = ""
+) -> argparse.ArgumentParser:
     """A subcommand with what every one takes."""
     parser = commands.add_parser(
         name,

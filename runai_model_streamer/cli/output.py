@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _GAP: Final = "  "
-_MOST_COLOURED: Final = 2000
+_MAX_COLOURED: Final = 2000
 """Rows; rich takes a second for every few thousand."""
 
 _STYLES: Final[Mapping[str, str]] = {
@@ -106,7 +106,7 @@ def write_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Non
     """A table, its columns as wide as they need to be."""
     cells = [[shown(cell) for cell in row] for row in rows]
     console = terminal(sys.stdout)
-    if console is None or len(cells) > _MOST_COLOURED:
+    if console is None or len(cells) > _MAX_COLOURED:
         sys.stdout.write(_plain(columns, cells))
     else:
         _print_rich(console, columns, cells)

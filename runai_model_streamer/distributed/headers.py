@@ -15,7 +15,7 @@ _FRAME: Final = 8
 """Bytes of a length in front of what it is the length of."""
 
 
-class Known(NamedTuple):
+class OpenedFile(NamedTuple):
     """What the rank that opened a file has found."""
 
     file: int
@@ -90,15 +90,15 @@ def _beginning_of(source: Source) -> bytes:
     return bytes(beginning)
 
 
-def pack(found: Sequence[Known]) -> bytes:
+def pack(found: Sequence[OpenedFile]) -> bytes:
     """As bytes, for the others."""
     index = orjson.dumps([(known.file, known.size, known.version, len(known.head)) for known in found])
     return b"".join([len(index).to_bytes(_FRAME, "little"), index, *(known.head for known in found)])
 
 
-def unpack(data: bytes) -> Iterator[Known]:
+def unpack(data: bytes) -> Iterator[OpenedFile]:
     """What `pack` has packed."""
     position = _FRAME + int.from_bytes(data[:_FRAME], "little")
     for file, size, version, length in orjson.loads(data[_FRAME:position]):
-        yield Known(file, size, version, data[position : position + length])
+        yield OpenedFile(file, size, version, data[position : position + length])
         position += length

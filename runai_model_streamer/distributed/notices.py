@@ -14,7 +14,7 @@ from runai_model_streamer.io.paths import as_unicode
 NOTICE_BYTES: Final = 2048
 """Of the message."""
 
-_MOST_RANKS: Final = 200
+_MAX_RANKS: Final = 200
 """Named in one message."""
 
 _LONG: Final = timedelta(days=1)
@@ -33,8 +33,8 @@ class Reason(NamedTuple):
     """Goes on from "rank 3"."""
 
 
-class Patience(NamedTuple):
-    """The patience of the rank that says this is at an end."""
+class TimedOut(NamedTuple):
+    """The sender timed out."""
 
     waited: tuple[int, ...]
     """For whom, the longest wait first."""
@@ -45,9 +45,9 @@ def nothing() -> torch.Tensor:
     return torch.empty(0, dtype=torch.uint8, device="cpu")
 
 
-def _written(notice: Reason | Patience) -> torch.Tensor:
-    if isinstance(notice, Patience):
-        said = orjson.dumps({"waited": notice.waited[:_MOST_RANKS]})
+def _written(notice: Reason | TimedOut) -> torch.Tensor:
+    if isinstance(notice, TimedOut):
+        said = orjson.dumps({"waited": notice.waited[:_MAX_RANKS]})
     else:
         text = as_unicode(notice.text)
         while len(said := orjson.dumps({"rank": notice.rank, "text": text})) > NOTICE_BYTES:
@@ -55,10 +55,10 @@ def _written(notice: Reason | Patience) -> torch.Tensor:
     return torch.frombuffer(bytearray(said.ljust(NOTICE_BYTES, b"\0")), dtype=torch.uint8)
 
 
-def _read(message: torch.Tensor) -> Reason | Patience:
+def _read(message: torch.Tensor) -> Reason | TimedOut:
     said = orjson.loads(bytes(message.numpy()).rstrip(b"\0"))
     if "waited" in said:
-        return Patience(tuple(said["waited"]))
+        return TimedOut(tuple(said["waited"]))
     return Reason(int(said["rank"]), str(said["text"]))
 
 
@@ -82,12 +82,12 @@ class Listener:
         self._sent: list[Any] = [dist.isend(nothing(), rank, group=group, tag=_READY_TAG)]
         self._heard = threading.Event()
         self._thread: threading.Thread | None = None
-        self.said: Reason | Patience | None = None
+        self.said: Reason | TimedOut | None = None
         """The message."""
         self.dead = False
         """Whether the connection has closed without one."""
 
-    def tell(self, notice: Reason | Patience) -> None:
+    def tell(self, notice: Reason | TimedOut) -> None:
         """Send the message, unless the connection has closed."""
         with contextlib.suppress(RuntimeError, ValueError):
             for data, tag in ((_written(notice), _NOTICE_TAG), (nothing(), _END_TAG)):

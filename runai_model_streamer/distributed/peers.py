@@ -26,7 +26,7 @@ from typing import Any, Final
 import torch
 import torch.distributed as dist
 
-from runai_model_streamer.distributed.notices import Listener, Patience, Reason, nothing
+from runai_model_streamer.distributed.notices import Listener, Reason, TimedOut, nothing
 from runai_model_streamer.errors import DistributedError
 from runai_model_streamer.lifecycle import Stopped
 
@@ -37,14 +37,14 @@ ANSWER_SECONDS: Final = 3.0
 """Seconds for a rank that was waited for to say that it has waited itself."""
 
 _TAGS: Final = 3
-"""Of a message: its bytes, their end, the receiver's thanks."""
+"""Of a message: its bytes, their end, the receiver's ack."""
 
 _POISON_TAG: Final = 0
 _LENGTH_TAG: Final = 1
 _GATHER_TAG: Final = _LENGTH_TAG + _TAGS
 _FIRST_TAG: Final = _GATHER_TAG + _TAGS
 
-_MOST_MESSAGES: Final = 1 << 29
+_MAX_MESSAGES: Final = 1 << 29
 _KEPT: Final = 1024
 
 
@@ -79,7 +79,7 @@ class Peers:
         self._ended = False
         self._closed = False
         # Nobody waits for them; kept until they have surely gone.
-        self._thanks: deque[Any] = deque(maxlen=_KEPT)
+        self._acks: deque[Any] = deque(maxlen=_KEPT)
         self._listeners = {rank: Listener(rank, control) for rank in self._others}
 
     def send(self, buffer: memoryview, number: int, ranks: Sequence[int]) -> None:
@@ -118,9 +118,9 @@ class Peers:
         going = [(send(data, rank, tag), send(nothing(), rank, tag + 1)) for rank, data in given]
         for rank, _, end in coming:
             self._wait(rank, end)
-            self._thanks.append(send(nothing(), rank, tag + 2))
-        for rank, thanks in taken:
-            self._wait(rank, thanks)
+            self._acks.append(send(nothing(), rank, tag + 2))
+        for rank, ack in taken:
+            self._wait(rank, ack)
         del going
 
     def _begin(self, operation: Callable[..., Any], data: torch.Tensor, rank: int, tag: int) -> Any:
@@ -171,13 +171,13 @@ class Peers:
             if isinstance(reason, Reason):
                 self._end(reason)
                 return
-        # Here or there, patience is at an end. Who is waited for may wait for another: each says for whom it has
-        # waited, and who says nothing then, stands still.
+        # A wait has timed out, here or there. A rank that is waited for may wait for another: each says for whom it
+        # has waited, and a rank that says nothing then hangs.
         waited = self._long_waits()
         if not waited:
             self._end(self._absent(self._blamed_by(rank)))
             return
-        self._stop(Patience(waited))
+        self._stop(TimedOut(waited))
         deadline = time.monotonic() + ANSWER_SECONDS
         answers = {each: self._said_by(each, max(deadline - time.monotonic(), 0)) for each in waited}
         reasons = [answer for answer in answers.values() if isinstance(answer, Reason)]
@@ -185,7 +185,7 @@ class Peers:
         self._reason = reasons[0] if reasons else self._absent((silent or waited)[0])
         self._settled.set()
 
-    def _said_by(self, rank: int, seconds: float) -> Reason | Patience | None:
+    def _said_by(self, rank: int, seconds: float) -> Reason | TimedOut | None:
         listener = self._listeners[rank]
         listener.heard(seconds)
         return Reason(rank, "died: its process has ended") if listener.dead else listener.said
@@ -193,14 +193,14 @@ class Peers:
     def _blamed_by(self, rank: int) -> int:
         """The rank that `rank` has waited for: perhaps this one."""
         said = self._listeners[rank].said
-        waited = said.waited if isinstance(said, Patience) else ()
+        waited = said.waited if isinstance(said, TimedOut) else ()
         return self.rank if self.rank in waited else (*waited, rank)[0]
 
     def _absent(self, rank: int) -> Reason:
         return Reason(
             rank,
             f"took no part for {self._timeout.total_seconds():g} s: it hangs, or its loop over the tensors stands "
-            "still (RUNAI_STREAMER_DIST_TIMEOUT is the patience of the others)",
+            "still (RUNAI_STREAMER_DIST_TIMEOUT says how long others wait)",
         )
 
     def _long_waits(self) -> tuple[int, ...]:
@@ -220,7 +220,7 @@ class Peers:
         self._stop(reason)
         self._settled.set()
 
-    def _stop(self, notice: Reason | Patience) -> None:
+    def _stop(self, notice: Reason | TimedOut) -> None:
         """Begin no more messages, tell all others, and end those that are in flight."""
         with self._gate:
             self._ended = True
@@ -247,7 +247,7 @@ class Peers:
             self._closed = True
             if self._reason is None:
                 with contextlib.suppress(RuntimeError):
-                    for work in self._thanks:
+                    for work in self._acks:
                         work.wait(timedelta(seconds=1))
             else:
                 self._wake(self._control)
@@ -258,4 +258,4 @@ class Peers:
 
 def _tag(number: int) -> int:
     # Used again only long after the message that had it before: in flight are as many as there are readers.
-    return _FIRST_TAG + _TAGS * (number % _MOST_MESSAGES)
+    return _FIRST_TAG + _TAGS * (number % _MAX_MESSAGES)

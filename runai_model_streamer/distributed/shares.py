@@ -11,7 +11,7 @@ from runai_model_streamer.ranges import PAGE, round_up
 READS_PER_RANK: Final = 8
 """A part is cut into at least this many reads, so that parts differ by an eighth at most; unless these get small."""
 
-LEAST_READ: Final = {SourceKind.FILE: 256 << 10, SourceKind.OBJECT: 1 << 20}
+MIN_READ: Final = {SourceKind.FILE: 256 << 10, SourceKind.OBJECT: 1 << 20}
 """Bytes below which a read is not cut to even out parts: it would take longer than what it evens out."""
 
 SENT_AT_ONCE: Final = 8 << 20
@@ -47,7 +47,7 @@ def even_reads(files: Sequence[PlannedFile], ranks: int) -> list[PlannedFile]:
     """
     total = sum(nbytes_of(file.tensors) for file in files)
     even = round_up(max(total // (ranks * READS_PER_RANK), 1), PAGE)
-    return [file._replace(alignment=1, chunk=min(file.chunk, max(even, LEAST_READ[file.kind]))) for file in files]
+    return [file._replace(alignment=1, chunk=min(file.chunk, max(even, MIN_READ[file.kind]))) for file in files]
 
 
 def deal_out(

@@ -11,10 +11,10 @@ from typing import Final, TypeVar
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.distributed.agreement import agree, digest_of, listed
 from runai_model_streamer.distributed.groups import Membership, join
-from runai_model_streamer.distributed.headers import HeadSource, Known, TapingStorage, pack, unpack
+from runai_model_streamer.distributed.headers import HeadSource, OpenedFile, TapingStorage, pack, unpack
 from runai_model_streamer.distributed.notices import Reason
 from runai_model_streamer.distributed.shares import SENT_AT_ONCE, Beginning, deal_out, even_reads
-from runai_model_streamer.distributed.source import Party, Remaining, SharedSource
+from runai_model_streamer.distributed.source import ReadingRanks, Remaining, SharedSource
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.s3.store import PREFIX_BYTES
 from runai_model_streamer.io.source import Source
@@ -22,16 +22,16 @@ from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.opening import open_each
 from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile
-from runai_model_streamer.pipeline.sharing import Terms
+from runai_model_streamer.pipeline.sharing import SharedReads
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-LEAST_LIMIT: Final = 64 << 20
+MIN_LIMIT: Final = 64 << 20
 """Bytes that a rank without a memory limit may hold, if twice its largest tensor is less: eight requests to object
 storage."""
 
-MOST_READERS: Final = 64
+MAX_READERS: Final = 64
 """Threads of one rank: each has a read in flight, or waits for one of another rank."""
 
 CLOSING_SECONDS: Final = 1.0
@@ -41,7 +41,7 @@ _LONGEST: Final = 1000
 """Characters of an error that the other ranks are told."""
 
 
-class Sharing:
+class RankSharing:
     """This rank's part in a shared load. Closed with the load's storage.
 
     Ranks that select the same read it together, each byte once; one that selects what no other does reads that alone.
@@ -49,7 +49,7 @@ class Sharing:
 
     **Memory.** Bytes land where their tensor will live, read or received, or where a load that is not shared would
     stage them. What is being filled, or waits for the caller, counts against this rank's part of the memory limit;
-    without a limit, against twice the largest tensor (or `LEAST_LIMIT`).
+    without a limit, against twice the largest tensor (or `MIN_LIMIT`).
 
     Args:
         membership: of `join`.
@@ -104,13 +104,13 @@ class Sharing:
         taping = TapingStorage(storage)
         sources: dict[int, Source] = {}
         seen: dict[int, _T] = {}
-        mine: list[Known] = []
+        mine: list[OpenedFile] = []
         try:
             found = open_each(taping, [paths[index] for index in turns], concurrency, look)
             for index, (taped, each) in zip(turns, found, strict=True):
                 sources[index], seen[index] = taped.source, each
                 self._beginnings[index] = taped.beginning
-                mine.append(Known(index, taped.size, taped.version, bytes(taped.tape)))
+                mine.append(OpenedFile(index, taped.size, taped.version, bytes(taped.tape)))
             known = [each for theirs in peers.gather(pack(mine)) for each in unpack(theirs)]
             for other in known:
                 if other.file not in sources:
@@ -139,7 +139,7 @@ class Sharing:
                     facts[f"modification of {path} on {self._node}"] = source.version
         return facts
 
-    def agree_on_terms(self, files: Sequence[PlannedFile], concurrency: int) -> Terms:
+    def agree_on_reads(self, files: Sequence[PlannedFile], concurrency: int) -> SharedReads:
         """Find the ranks that read the same. All ranks that share the load have to call this, and `divide` then."""
         wanted = digest_of([file.tensors for file in files]).encode()
         peers = self._peers
@@ -149,11 +149,11 @@ class Sharing:
         if count < len(peers.ranks):
             _log.info("Reads of rank %d are shared by ranks %s, which select the same", peers.rank, self._named())
         if count == 1:
-            return Terms(files, concurrency, None, alone=True)
+            return SharedReads(files, concurrency, None, alone=True)
         if self._may_read_more:
             files = [file._replace(chunk=max(file.chunk, SENT_AT_ONCE)) for file in files]
-        readers = min(concurrency * count, max(MOST_READERS, concurrency))
-        return Terms(even_reads(files, count), readers, LEAST_LIMIT, alone=False)
+        readers = min(concurrency * count, max(MAX_READERS, concurrency))
+        return SharedReads(even_reads(files, count), readers, MIN_LIMIT, alone=False)
 
     def _named(self) -> str:
         return ", ".join(map(str, self._ranks))
@@ -180,9 +180,9 @@ class Sharing:
         planned = {f"plan of ranks {self._named()}, with its device and dtype": digest_of([landing, shares])}
         agree(peers, planned, self._causes)
         self._remaining = Remaining(sum(share.length for each in shares for share in each))
-        party = Party(peers, ranks, self._remaining)
+        reading = ReadingRanks(peers, ranks, self._remaining)
         return [
-            SharedSource(source, shares[index], party, self._beginnings.get(self._files[id(source)], b""))
+            SharedSource(source, shares[index], reading, self._beginnings.get(self._files[id(source)], b""))
             for index, source in enumerate(sources)
         ]
 
@@ -218,7 +218,7 @@ class Sharing:
 class _SharedStorage(Storage):
     """Storage of a shared load."""
 
-    def __init__(self, config: StreamerConfig, credentials: S3Credentials | None, sharing: Sharing) -> None:
+    def __init__(self, config: StreamerConfig, credentials: S3Credentials | None, sharing: RankSharing) -> None:
         if config.verify:
             _log.warning("RUNAI_STREAMER_VERIFY: not verified, since no rank reads all of an object")
         super().__init__(replace(config, verify=False), credentials, shared=True)
@@ -240,7 +240,7 @@ class _SharedStorage(Storage):
 
 
 @contextmanager
-def joined(config: StreamerConfig) -> Iterator[Sharing | None]:
+def joined(config: StreamerConfig) -> Iterator[RankSharing | None]:
     """Meet the other ranks, which all have to call this; None where there is nothing to share.
 
     What is raised in the context, before the load has begun, they are told.
@@ -252,7 +252,7 @@ def joined(config: StreamerConfig) -> Iterator[Sharing | None]:
     if membership is None:
         yield None
         return
-    sharing = Sharing(membership)
+    sharing = RankSharing(membership)
     try:
         yield sharing
     except BaseException:

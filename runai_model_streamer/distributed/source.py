@@ -33,14 +33,14 @@ class Remaining:
         return not self._count
 
 
-class Party(NamedTuple):
+class ReadingRanks(NamedTuple):
     """The ranks that read the same."""
 
     peers: Peers
     ranks: Sequence[int]
-    """Of them those that do, this one among them."""
+    """Those that read the same, with this one."""
     remaining: Remaining
-    """Of all that they read."""
+    """Bytes of all that they read."""
 
 
 class SharedSource(SourceWrapper):
@@ -56,13 +56,13 @@ class SharedSource(SourceWrapper):
         beginning: the file's first bytes, where this rank has them.
     """
 
-    def __init__(self, source: Source, shares: Sequence[Share], party: Party, beginning: bytes) -> None:
+    def __init__(self, source: Source, shares: Sequence[Share], reading: ReadingRanks, beginning: bytes) -> None:
         super().__init__(source)
         source.skip_verification()  # this rank reads only a part of the bytes from it
         self.alignment = 1
         self.streams = None  # readers that wait for other ranks keep no storage busy
         self._shares = {share.offset: share for share in shares}
-        self._peers, self._ranks, self._remaining = party
+        self._peers, self._ranks, self._remaining = reading
         self._index = self._ranks.index(self._peers.rank)
         self._others = [rank for rank in self._ranks if rank != self._peers.rank]
         self._beginning = beginning

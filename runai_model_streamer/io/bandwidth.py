@@ -19,7 +19,7 @@ from runai_model_streamer.ranges import PAGE, ByteRange, round_down
 BURST: Final = 0.05
 """Seconds of the cap that a piece may bring at once, and that a pause may leave unused for later."""
 
-_LEAST_PIECE: Final = 256 << 10
+_MIN_PIECE: Final = 256 << 10
 """Bytes: a request for less costs more than it spreads. Below 5 MB/s pieces last longer than `BURST`."""
 
 
@@ -35,7 +35,7 @@ class Bandwidth:
 
     def __init__(self, rate: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.rate = rate
-        self.piece = round_down(max(int(rate * BURST), _LEAST_PIECE), PAGE)
+        self.piece = round_down(max(int(rate * BURST), _MIN_PIECE), PAGE)
         """Most bytes to `take` at once; whole pages, so that reads that were aligned stay so."""
         self._clock = clock
         self._free = clock()

@@ -10,7 +10,7 @@ from runai_model_streamer.errors import SourceChangedError
 from runai_model_streamer.io.listing import Entry
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
-from runai_model_streamer.mirror.destination import Destination, Part
+from runai_model_streamer.mirror.target import PartialFile, TargetFolder
 from runai_model_streamer.ranges import ByteRange, split
 from runai_model_streamer.threads.crew import Crew
 
@@ -21,7 +21,7 @@ JOIN_SECONDS: Final = 1.0
 def fetch(
     storage: Storage,
     entries: Sequence[Entry],
-    destination: Destination,
+    destination: TargetFolder,
     concurrency: int,
     chunk: int,
     memory: int,
@@ -60,9 +60,9 @@ class _File:
         self.missing = pieces
         self.lock = threading.Lock()
         self.source: Source | None = None
-        self.part: Part | None = None
+        self.part: PartialFile | None = None
 
-    def open(self, storage: Storage, destination: Destination) -> tuple[Source | None, Part]:
+    def open(self, storage: Storage, destination: TargetFolder) -> tuple[Source | None, PartialFile]:
         """Open both ends, once. Under the lock."""
         if self.part is None:
             if self.entry.size:
@@ -92,7 +92,7 @@ class _Fetch:
         self,
         storage: Storage,
         entries: Sequence[Entry],
-        destination: Destination,
+        destination: TargetFolder,
         chunk: int,
         memory: int,
         landed: Callable[[int], None] | None,

@@ -13,14 +13,14 @@ from runai_model_streamer.io.listing import Entry, Patterns
 from runai_model_streamer.io.paths import is_object, kind_of
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.logs import size_text
-from runai_model_streamer.mirror.destination import COMPLETE, Destination, as_files, file_name
 from runai_model_streamer.mirror.fetch import fetch
 from runai_model_streamer.mirror.locks import locked
+from runai_model_streamer.mirror.target import COMPLETE, TargetFolder, as_files, file_name
 from runai_model_streamer.origins import SourceKind
 
 _log = logging.getLogger(__name__)
 
-LEAST_MEMORY: Final = 256 << 10
+MIN_MEMORY: Final = 256 << 10
 """Bytes that a pull holds at once at least: what the opening of an object brings."""
 
 MANY_BYTES: Final = 4 << 30
@@ -68,7 +68,7 @@ def pull(
     wanted = as_files(source, storage.entries(source, chosen, recursive=True))
     if not wanted:
         _log.warning("[RunAI Streamer] %s: %s", source, none_chosen(patterns))
-    with Destination(target) as destination, locked(destination.fd, target) as alone:
+    with TargetFolder(target) as destination, locked(destination.fd, target) as alone:
         if alone:
             destination.sweep(entry.name for entry in wanted)
         missing = [entry for entry in wanted if not destination.has(entry)]
@@ -126,5 +126,5 @@ def _bounds(config: StreamerConfig, kind: SourceKind) -> tuple[int, int, int]:
     memory = concurrency * chunk
     if config.memory_limit == UNLIMITED:
         return concurrency, chunk, memory
-    memory = min(memory, max(config.memory_limit, LEAST_MEMORY)) if config.memory_limit else chunk
+    memory = min(memory, max(config.memory_limit, MIN_MEMORY)) if config.memory_limit else chunk
     return concurrency, min(chunk, memory), memory

@@ -128,9 +128,9 @@ class Feed(Generic[LeaseT]):
         return self._landing.waits
 
     @property
-    def beside(self) -> str | None:
-        """See `Landing.beside`."""
-        return self._landing.beside
+    def extra_stage(self) -> str | None:
+        """See `Landing.extra_stage`."""
+        return self._landing.extra_stage
 
     def landed(self, lease: LeaseT, step: Step, origin: Origin, seconds: float) -> None:
         """The step's bytes have been read."""

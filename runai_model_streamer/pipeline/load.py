@@ -140,7 +140,7 @@ class Load:
                         if first:
                             first = False
                             self._check_process()
-                            self._landing.forgo(group.index)
+                            self._landing.release(group.index)
                         if not self._lifecycle.running:
                             self._raise_stopped()
                 tally.give(group)

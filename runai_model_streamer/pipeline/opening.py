@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol, TypeVar
 
-from runai_model_streamer.checkpoint.gc_pause import collector_paused
+from runai_model_streamer.checkpoint.gc_pause import gc_paused
 from runai_model_streamer.checkpoint.header import Opened, read_header
 from runai_model_streamer.io.paths import is_object
 from runai_model_streamer.io.source import Source
@@ -96,7 +96,7 @@ def _open_one_by_one(
     opened: dict[int, tuple[_S, _T]],
 ) -> Sequence[int]:
     """Open the files; those behind one that was waited for, if there are several, are left and returned."""
-    with collector_paused():
+    with gc_paused():
         for done, index in enumerate(indices, 1):
             began, cpu = time.perf_counter(), time.thread_time()
             opened[index] = _open(storage, paths[index], look)

@@ -16,7 +16,7 @@ HOLD: Final = 16
 BUSY: Final = 0.7
 """Share of their time in reads below which readers wait for other things: memory, the caller, or the GIL."""
 
-LEAST_SECONDS: Final = 1e-3
+MIN_SECONDS: Final = 1e-3
 """What one read should last: the Python around it takes a tenth of that, in turns with all other readers."""
 
 
@@ -32,12 +32,12 @@ class Pace:
         now: `time.perf_counter()`.
     """
 
-    def __init__(self, first: int, most: int, now: float) -> None:
-        self.readers = min(first, most)
+    def __init__(self, first: int, maximum: int, now: float) -> None:
+        self.readers = min(first, maximum)
         """Readers that are of use."""
         self.large = 0
-        """Bytes of a read that lasts `LEAST_SECONDS`, whole huge pages; 0: not known yet."""
-        self._most = most
+        """Bytes of a read that lasts `MIN_SECONDS`, whole huge pages; 0: not known yet."""
+        self._maximum = maximum
         self._before: tuple[int, float] | None = None  # a trial goes on: readers and rate without it
         self._hold = 0
         self._ignored = 0
@@ -59,7 +59,7 @@ class Pace:
         if self._reads < WINDOW * self.readers or now <= self._began:
             return False
         rate, busy = self._bytes / (now - self._began), self._busy / (self.readers * (now - self._began))
-        self.large = round_up(int(rate / self.readers * LEAST_SECONDS), HUGE_PAGE)
+        self.large = round_up(int(rate / self.readers * MIN_SECONDS), HUGE_PAGE)
         were = self.readers
         self._decide(rate, busy)
         if self.readers != were:
@@ -73,6 +73,6 @@ class Pace:
             self.readers, self._hold = before[0], HOLD
         elif self._hold:
             self._hold -= 1
-        elif busy >= BUSY and self.readers < self._most:
+        elif busy >= BUSY and self.readers < self._maximum:
             self._before = self.readers, rate
-            self.readers = min(2 * self.readers, self._most)
+            self.readers = min(2 * self.readers, self._maximum)

@@ -158,9 +158,9 @@ def make_load(
     limit = MemoryLimit(config.memory_limit, limit_name)
     waits_for_ranks = False
     if sharing is not None:
-        terms = sharing.agree_on_terms(files, concurrency)
-        files, concurrency, waits_for_ranks = terms.files, terms.concurrency, not terms.alone
-        limit = limit._replace(processes=sharing.ranks_of_node, least=terms.least_limit)
+        agreed = sharing.agree_on_reads(files, concurrency)
+        files, concurrency, waits_for_ranks = agreed.files, agreed.concurrency, not agreed.alone
+        limit = limit._replace(processes=sharing.ranks_of_node, minimum=agreed.min_limit)
     assembled_bytes = largest_assembled(parts or (), target)
     spec = LoadSpec(
         config,

@@ -16,7 +16,7 @@ from runai_model_streamer.pipeline.sharing import Sharing
 from runai_model_streamer.pipeline.tally.load import Tally
 
 
-def prepare_chunks(
+def prepare_ranges(
     chunks: Sequence[FileChunks],
     config: StreamerConfig,
     credentials: S3Credentials | None,

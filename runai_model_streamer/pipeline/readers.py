@@ -130,7 +130,7 @@ def _read(feed: Feed[LeaseT], lease: LeaseT, step: Step, sources: Sequence[Sourc
     except ReadError as error:
         _name_tensor(error, lease.group, step)
         raise
-    tally.read(lease.group.index, step, reading, feed.beside)
+    tally.read(lease.group.index, step, reading, feed.extra_stage)
     feed.landed(lease, step, reading.origin, reading.seconds)
 
 

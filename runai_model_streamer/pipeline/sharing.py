@@ -12,14 +12,14 @@ from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile
 _T = TypeVar("_T")
 
 
-class Terms(NamedTuple):
+class SharedReads(NamedTuple):
     """How a load reads when it is shared."""
 
     files: Sequence[PlannedFile]
     """With reads that can be dealt out evenly."""
     concurrency: int
     """Reads in flight at once, those that wait for another rank among them."""
-    least_limit: int | None
+    min_limit: int | None
     """Bytes of host memory that a rank may hold without a memory limit, if twice its largest tensor is less; None: any
     number."""
     alone: bool
@@ -27,7 +27,7 @@ class Terms(NamedTuple):
 
 
 class Sharing(Protocol):
-    """Other processes that read parts of the same load; see `distributed.sharing.Sharing`."""
+    """Other processes that read parts of the same load; see `distributed.sharing.RankSharing`."""
 
     @property
     def ranks_of_node(self) -> int:
@@ -49,7 +49,7 @@ class Sharing(Protocol):
         """See `pipeline.opening.open_each`; `asked`: what else all processes have to ask for alike, by its name."""
         ...
 
-    def agree_on_terms(self, files: Sequence[PlannedFile], concurrency: int) -> Terms:
+    def agree_on_reads(self, files: Sequence[PlannedFile], concurrency: int) -> SharedReads:
         """Find the processes that read the same, and how to read with them."""
         ...
 

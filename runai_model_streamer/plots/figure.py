@@ -57,9 +57,9 @@ def new_plot(title: str, note: str, height: float) -> tuple[Plot, Axes]:
     return plot, axes
 
 
-def from_zero(axes: Axes, which: str, label: str, most: float) -> None:
+def from_zero(axes: Axes, which: str, label: str, maximum: float) -> None:
     """Label the axis of values, "x" or "y", and begin it at zero; `most` is the largest value."""
-    (axes.set_xlim if which == "x" else axes.set_ylim)(0, most * 1.12 or 1.0)
+    (axes.set_xlim if which == "x" else axes.set_ylim)(0, maximum * 1.12 or 1.0)
     (axes.set_xlabel if which == "x" else axes.set_ylabel)(label, fontsize=10, color=TEXT)
     (axes.xaxis if which == "x" else axes.yaxis).set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.grid(axis="x" if which == "x" else "y", color=FAINT, linewidth=0.6)

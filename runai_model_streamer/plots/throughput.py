@@ -50,8 +50,8 @@ def throughput(measured: Sequence[Measurement], title: str = "Throughput") -> Pl
         ArgumentError: none of these settings varies, or several do.
     """
     note = f"{_runs(measured)}; whiskers from the slowest to the fastest"
-    plot, axes, most = _curves(measured, title, note, lambda each: each.rates)
-    from_zero(axes, "y", "GB/s", most)
+    plot, axes, maximum = _curves(measured, title, note, lambda each: each.rates)
+    from_zero(axes, "y", "GB/s", maximum)
     _legend(plot)
     return plot
 
@@ -63,7 +63,7 @@ def memory(measured: Sequence[Measurement], title: str = "Peak memory held") -> 
         ArgumentError: see `throughput`.
     """
     note = "the most that any load held, as it counts against the limit"
-    plot, axes, most = _curves(measured, title, note, lambda each: (each.peak_memory / 2**20,))
+    plot, axes, maximum = _curves(measured, title, note, lambda each: (each.peak_memory / 2**20,))
     limits: list[tuple[int, float]] = []
     if _axis(measured) == "memory_limit":
         values = _values(measured, "memory_limit")
@@ -73,7 +73,7 @@ def memory(measured: Sequence[Measurement], title: str = "Peak memory held") -> 
         axes.hlines(
             heights, [x - 0.35 for x in places], [x + 0.35 for x in places], color=TEXT, linewidth=2, label=_LIMIT
         )
-    from_zero(axes, "y", "MiB", max(most, *(height for _, height in limits), 0.0))
+    from_zero(axes, "y", "MiB", max(maximum, *(height for _, height in limits), 0.0))
     _legend(plot)
     return plot
 
@@ -115,7 +115,7 @@ def _curves(
     for each in measured:
         lines.setdefault(_name(each, others), []).append(each)
     plot, axes = new_plot(title, note, 3.6)
-    most = 0.0
+    maximum = 0.0
     for number, (name, line) in enumerate(lines.items()):
         line.sort(key=lambda each: values.index(int(each.settings[along])))
         places = [values.index(int(each.settings[along])) for each in line]
@@ -138,11 +138,11 @@ def _curves(
             markersize=6,
             capsize=3,
         )
-        most = max(most, *(span[-1] for span in spans))
+        maximum = max(maximum, *(span[-1] for span in spans))
     axes.set_xticks(range(len(values)), [_value(along, value) for value in values])
     axes.set_xlim(-0.5, len(values) - 0.5)
     axes.set_xlabel(_AXES[along], fontsize=10, color=TEXT)
-    return plot, axes, most
+    return plot, axes, maximum
 
 
 def _legend(plot: Plot) -> None:

@@ -11,7 +11,7 @@ from runai_model_streamer.report.verdict import judge
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Asked:
+class Request:
     """What the caller asked for, and with what settings."""
 
     config: StreamerConfig
@@ -24,9 +24,9 @@ class Asked:
     ranks: int = 1
 
 
-def make_report(tally: Tally, asked: Asked) -> LoadReport:
+def make_report(tally: Tally, request: Request) -> LoadReport:
     """The report of a load, as far as it has come."""
-    tensors, size = given(tally, asked)
+    tensors, size = delivered(tally, request)
     seconds = tally.times
     readers = list(tally.readers)
     times = [reader.times for reader in readers]
@@ -35,12 +35,12 @@ def make_report(tally: Tally, asked: Asked) -> LoadReport:
     report = LoadReport(
         outcome=cast(Outcome, tally.outcome),
         error=tally.error,
-        device=asked.device,
-        files=asked.files,
+        device=request.device,
+        files=request.files,
         tensors=tensors,
-        total_tensors=asked.tensors,
+        total_tensors=request.tensors,
         bytes=size,
-        total_bytes=asked.bytes,
+        total_bytes=request.bytes,
         bytes_read=bytes_from.all,
         bytes_from=bytes_from,
         reads=sum(reader.reads for reader in readers),
@@ -62,26 +62,26 @@ def make_report(tally: Tally, asked: Asked) -> LoadReport:
         caller_delay_seconds=tally.delay,
         process_cpu_seconds=tally.process_cpu,
         peak_memory=tally.peak,
-        settings=_settings(tally, asked),
+        settings=_settings_of(tally, request),
     )
     verdict = judge(report)
     return dataclasses.replace(report, bound_by=verdict.bound_by, verdict=verdict.sentence, shares=dict(verdict.shares))
 
 
-def given(tally: Tally, asked: Asked) -> tuple[int, int]:
+def delivered(tally: Tally, request: Request) -> tuple[int, int]:
     """Tensors that have been given out so far, and their bytes in the files."""
-    done, planned = tally.given, tally.planned
+    done, planned = tally.delivered, tally.planned
     if done.pieces == planned.pieces:
-        return (asked.tensors, asked.bytes) if tally.started_reading else (0, 0)
+        return (request.tensors, request.bytes) if tally.started_reading else (0, 0)
     # With select, what lands is not what is given out; else this is exact, but for bytes between wanted tensors.
-    tensors = asked.tensors * done.pieces // planned.pieces
-    return tensors, asked.bytes * done.payload // planned.payload if planned.payload else 0
+    tensors = request.tensors * done.pieces // planned.pieces
+    return tensors, request.bytes * done.payload // planned.payload if planned.payload else 0
 
 
-def _settings(tally: Tally, asked: Asked) -> Settings:
-    config = asked.config
+def _settings_of(tally: Tally, request: Request) -> Settings:
+    config = request.config
     limit = tally.limit
-    if limit is None and asked.device.startswith("cuda") and config.memory_limit != UNLIMITED:
+    if limit is None and request.device.startswith("cuda") and config.memory_limit != UNLIMITED:
         limit = config.memory_limit
     return Settings(
         concurrency=tally.concurrency,
@@ -92,8 +92,8 @@ def _settings(tally: Tally, asked: Asked) -> Settings:
         max_bandwidth=config.max_bandwidth,
         verify=config.verify,
         transport=tally.transport,
-        dtype=asked.dtype,
-        ranks=asked.ranks,
+        dtype=request.dtype,
+        ranks=request.ranks,
     )
 
 

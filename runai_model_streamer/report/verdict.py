@@ -165,10 +165,10 @@ def _network(report: LoadReport) -> tuple[str, str]:
 
 
 def _paced(report: LoadReport) -> str | None:
-    most = report.settings.max_bandwidth
-    if most is None or report.bytes_read < 0.7 * most * report.seconds:
+    maximum = report.settings.max_bandwidth
+    if maximum is None or report.bytes_read < 0.7 * maximum * report.seconds:
         return None
-    return f"RUNAI_STREAMER_MAX_BANDWIDTH={most} holds it there: raise it, or leave it out"
+    return f"RUNAI_STREAMER_MAX_BANDWIDTH={maximum} holds it there: raise it, or leave it out"
 
 
 def _cpu(report: LoadReport) -> tuple[str, str]:

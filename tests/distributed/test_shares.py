@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runai_model_streamer.distributed.shares import LEAST_READ, Beginning, deal_out, even_reads
+from runai_model_streamer.distributed.shares import MIN_READ, Beginning, deal_out, even_reads
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.plan.groups import PlannedFile, plan_groups
 from tests.checkpoints import infos
@@ -30,8 +30,8 @@ def test_parts_are_even(ranks: int, sizes: list[int]) -> None:
 
 def test_reads_of_a_large_load_stay_large_and_those_of_a_small_one_are_not_cut_to_nothing() -> None:
     assert even_reads([planned([1000 * MIB])], 4)[0].chunk == 4 * MIB
-    assert even_reads([planned([1000])], 4)[0].chunk == LEAST_READ[SourceKind.FILE]
-    assert even_reads([planned([1000], SourceKind.OBJECT)], 4)[0].chunk == LEAST_READ[SourceKind.OBJECT]
+    assert even_reads([planned([1000])], 4)[0].chunk == MIN_READ[SourceKind.FILE]
+    assert even_reads([planned([1000], SourceKind.OBJECT)], 4)[0].chunk == MIN_READ[SourceKind.OBJECT]
 
 
 @given(st.lists(st.lists(st.integers(0, 3 * MIB), max_size=30), max_size=4), st.integers(1, 6))

@@ -12,7 +12,7 @@ import pytest
 
 from runai_model_streamer.distributed.headers import TapedSource
 from runai_model_streamer.distributed.shares import Share
-from runai_model_streamer.distributed.source import Party, Remaining, SharedSource
+from runai_model_streamer.distributed.source import ReadingRanks, Remaining, SharedSource
 from runai_model_streamer.errors import ChecksumError, InterruptedReadError
 from runai_model_streamer.io.bandwidth import Bandwidth, PacedSource
 from runai_model_streamer.io.checksums import Checksum, VerifiedSource
@@ -59,7 +59,7 @@ def taped(source: Source) -> Source:
 def shared(source: Source) -> Source:
     shares = [Share(span.start, span.size, 0, number) for number, span in enumerate(HALVES)]
     peers: Any = _Alone()
-    return SharedSource(source, shares, Party(peers, [0], Remaining(SIZE)), b"")
+    return SharedSource(source, shares, ReadingRanks(peers, [0], Remaining(SIZE)), b"")
 
 
 WRAPPERS: dict[str, Wrapper] = {"paced": paced, "verified": verified, "taped": taped, "shared": shared}

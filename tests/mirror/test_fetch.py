@@ -10,8 +10,8 @@ from runai_model_streamer.errors import ReadError
 from runai_model_streamer.io.listing import Entry
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
-from runai_model_streamer.mirror.destination import Destination
 from runai_model_streamer.mirror.fetch import fetch
+from runai_model_streamer.mirror.target import TargetFolder
 from runai_model_streamer.origins import Origin
 from tests.sources import MemorySource
 
@@ -21,14 +21,14 @@ class Meter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.bytes = self.reads = self.most_bytes = self.most_reads = 0
+        self.bytes = self.reads = self.max_bytes = self.max_reads = 0
 
     def add(self, count: int, reads: int) -> None:
         with self._lock:
             self.bytes += count
             self.reads += reads
-            self.most_bytes = max(self.most_bytes, self.bytes)
-            self.most_reads = max(self.most_reads, self.reads)
+            self.max_bytes = max(self.max_bytes, self.bytes)
+            self.max_reads = max(self.max_reads, self.reads)
 
 
 class MeteredSource(MemorySource):
@@ -72,17 +72,17 @@ def test_no_more_is_read_and_held_at_once_than_allowed(
     tmp_path: Path, concurrency: int, chunk: int, memory: int
 ) -> None:
     storage = MemoryStorage(FILES)
-    with Destination(str(tmp_path)) as destination:
+    with TargetFolder(str(tmp_path)) as destination:
         fetch(storage, storage.listing(), destination, concurrency, chunk, memory)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == FILES
-    assert storage.meter.most_bytes <= memory
-    assert storage.meter.most_reads <= concurrency
+    assert storage.meter.max_bytes <= memory
+    assert storage.meter.max_reads <= concurrency
     assert all(length <= chunk for source in storage.opened for _, length in source.reads)
 
 
 def test_every_byte_is_read_once_and_every_source_is_closed(tmp_path: Path) -> None:
     storage = MemoryStorage(FILES)
-    with Destination(str(tmp_path)) as destination:
+    with TargetFolder(str(tmp_path)) as destination:
         fetch(storage, storage.listing(), destination, 4, 700, 2800)
     assert sum(length for source in storage.opened for _, length in source.reads) == sum(map(len, FILES.values()))
     assert len(storage.opened) == 11  # one of the files is empty
@@ -97,7 +97,7 @@ def test_after_an_error_every_source_is_closed_and_nothing_unfinished_is_left(tm
             return super().open(path)
 
     storage = Broken(FILES)
-    with Destination(str(tmp_path)) as destination, pytest.raises(ReadError, match="f7: broken"):
+    with TargetFolder(str(tmp_path)) as destination, pytest.raises(ReadError, match="f7: broken"):
         fetch(storage, storage.listing(), destination, 4, 700, 2800)
     assert all(source.closed for source in storage.opened)
     left = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -107,6 +107,6 @@ def test_after_an_error_every_source_is_closed_and_nothing_unfinished_is_left(tm
 
 def test_of_nothing_nothing_is_fetched(tmp_path: Path) -> None:
     storage = MemoryStorage({})
-    with Destination(str(tmp_path)) as destination:
+    with TargetFolder(str(tmp_path)) as destination:
         fetch(storage, [], destination, 4, 700, 2800)
     assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from runai_model_streamer.pipeline.pace import HOLD, LEAST_SECONDS, WINDOW, Pace
+from runai_model_streamer.pipeline.pace import HOLD, MIN_SECONDS, WINDOW, Pace
 from runai_model_streamer.ranges import HUGE_PAGE
 
 READ = 8 << 20
@@ -87,7 +87,7 @@ def test_the_faster_storage_is_the_larger_are_reads(rate: float, large: int) -> 
     assert load.pace.large == 0
     load.run(WINDOW * 4)
     assert load.pace.large == large * HUGE_PAGE
-    assert load.pace.large >= rate / 4 * LEAST_SECONDS
+    assert load.pace.large >= rate / 4 * MIN_SECONDS
 
 
 def test_a_clock_that_does_not_move_decides_nothing() -> None:

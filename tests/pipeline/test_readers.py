@@ -32,10 +32,10 @@ class RecordingLanding(HostLanding):
         self.readied: list[int] = []
         self.on_ready: Callable[[], None] = lambda: None
 
-    def lease(self, group: Group, hurry: bool) -> Lease:
+    def lease(self, group: Group, storage_bound: bool) -> Lease:
         self.leased.append(group.index)
-        self.hurries.append(hurry)
-        return super().lease(group, hurry)
+        self.hurries.append(storage_bound)
+        return super().lease(group, storage_bound)
 
     def ready(self, lease: Lease) -> None:
         super().ready(lease)

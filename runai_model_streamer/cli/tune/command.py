@@ -10,7 +10,7 @@ from runai_model_streamer.cli.output import Column, rate, size, write_json, writ
 from runai_model_streamer.cli.progress import status
 from runai_model_streamer.cli.targets import find_files
 from runai_model_streamer.cli.tune.search import WORTH, Failed, Found, Setting, Tried, candidates, search
-from runai_model_streamer.cli.tune.trials import Trials, current, least_chunk, read_checkpoint
+from runai_model_streamer.cli.tune.trials import Trials, current, min_chunk, read_checkpoint
 from runai_model_streamer.config import UNLIMITED
 from runai_model_streamer.errors import ArgumentError, StreamerError
 from runai_model_streamer.report.load_report import BytesFrom
@@ -21,7 +21,7 @@ _BUDGET: Final = 60.0
 _RUNS: Final = 30
 """How many runs the budget is to have room for."""
 
-_LEAST_RUN: Final = 0.25
+_MIN_RUN: Final = 0.25
 """Seconds: of less, the start and the end of a load are most."""
 
 _ALL: Final = 0.98
@@ -61,14 +61,14 @@ def run(arguments: argparse.Namespace) -> int:
     trials = Trials(default, arguments.device, cold=arguments.cold)
     with status() as say:
         say("warming up")
-        target = max(arguments.budget / _RUNS, _LEAST_RUN)
+        target = max(arguments.budget / _RUNS, _MIN_RUN)
         trials.warm_up(checkpoint, target)
-        others = candidates(default, least_chunk(paths), checkpoint.largest)
+        others = candidates(default, min_chunk(paths), checkpoint.largest)
 
-        def measure(setting: Setting, most: float) -> tuple[float, float]:
+        def measure(setting: Setting, maximum: float) -> tuple[float, float]:
             left = max(ends - time.perf_counter(), 0)
             say(f"{left:.0f} s left: concurrency {setting.concurrency}, chunk {size(setting.chunk)}, {_limit(setting)}")
-            return trials(setting, most)
+            return trials(setting, maximum)
 
         try:
             found = search(default, others, measure, ends, time.perf_counter)

@@ -18,10 +18,10 @@ from runai_model_streamer.ranges import round_up
 WORTH: Final = 1.03
 """How much faster a setting has to be; less is not worth a line in anybody's job script."""
 
-_LEAST_ROUNDS: Final = 3
+_MIN_ROUNDS: Final = 3
 _LOSSES: Final = 5
 """One round of so many may be lost to noise."""
-_MOST_ROUNDS: Final = 12
+_MAX_ROUNDS: Final = 12
 _KEPT: Final = 3
 """One of so many goes on to the next round."""
 
@@ -31,8 +31,8 @@ _SLOW: Final = 2.5
 _MARGIN: Final = 1.25
 """A run is begun when so many times what the setting took before is left of the time."""
 
-_LEAST_LIMIT: Final = 512 * MIB
-_MOST_CONCURRENCY: Final = 256
+_MIN_LIMIT: Final = 512 * MIB
+_MAX_CONCURRENCY: Final = 256
 """Threads, of which more cost more than they bring."""
 
 
@@ -58,7 +58,7 @@ class Failed(Exception):  # noqa: N818 - says what became of a run
 class Measure(Protocol):
     """Makes a run."""
 
-    def __call__(self, setting: Setting, most: float) -> tuple[float, float]:
+    def __call__(self, setting: Setting, maximum: float) -> tuple[float, float]:
         """Bytes and seconds; a run that takes `most` seconds is broken off.
 
         Raises:
@@ -90,7 +90,7 @@ class Tried:
         """Whether it is faster than the default beyond doubt. The first round does not count: it chose by luck, too."""
         pairs = self._pairs(default, 1)
         losses = sum(pair <= 1 for pair in pairs)
-        return len(pairs) >= _LEAST_ROUNDS and losses <= len(pairs) // _LOSSES and statistics.median(pairs) >= WORTH
+        return len(pairs) >= _MIN_ROUNDS and losses <= len(pairs) // _LOSSES and statistics.median(pairs) >= WORTH
 
     def _pairs(self, default: "Tried", first: int) -> list[float]:
         return [
@@ -113,23 +113,23 @@ class Found:
         return self.tried[0]
 
 
-def candidates(default: Setting, least_chunk: int, largest: int) -> list[Setting]:
+def candidates(default: Setting, min_chunk: int, largest: int) -> list[Setting]:
     """Settings that differ from the default in one thing each.
 
     Args:
         default: as it is without any of them.
-        least_chunk: bytes of the shortest read that there is.
+        min_chunk: bytes of the shortest read that there is.
         largest: bytes of the largest tensor, which no limit may be below.
     """
     concurrency, chunk, limit = default
     # As many as 64 at once, which a fast link to an object store may take.
     farthest = concurrency // 4 if concurrency >= 16 else concurrency * 8
     several = (farthest, concurrency // 2, concurrency * 2, concurrency * 4)
-    found = [default._replace(concurrency=n) for n in several if 0 < n <= _MOST_CONCURRENCY]
-    found += [default._replace(chunk=n) for n in (chunk // 2, chunk * 2, chunk * 4) if n >= least_chunk]
+    found = [default._replace(concurrency=n) for n in several if 0 < n <= _MAX_CONCURRENCY]
+    found += [default._replace(chunk=n) for n in (chunk // 2, chunk * 2, chunk * 4) if n >= min_chunk]
     if limit == UNLIMITED:
-        least = round_up(max(largest, _LEAST_LIMIT), MIB)
-        found += [default._replace(limit=least), default._replace(limit=4 * least)]
+        minimum = round_up(max(largest, _MIN_LIMIT), MIB)
+        found += [default._replace(limit=minimum), default._replace(limit=4 * minimum)]
     else:
         found += [default._replace(limit=max(2 * limit, largest)), default._replace(limit=UNLIMITED)]
     return [each for each in dict.fromkeys(found) if each != default]
@@ -154,7 +154,7 @@ def search(
     tried = [baseline, *map(Tried, others)]
     left = tried[1:]
     took: dict[Setting, float] = {}
-    for turn in range(_MOST_ROUNDS):
+    for turn in range(_MAX_ROUNDS):
         order = [baseline, *left]
         for each in order if turn % 2 == 0 else reversed(order):
             usual = took.get(default, 0.0)
@@ -171,10 +171,10 @@ def search(
 
 
 def _run(
-    each: Tried, turn: int, measure: Measure, took: dict[Setting, float], most: float, *, is_default: bool
+    each: Tried, turn: int, measure: Measure, took: dict[Setting, float], maximum: float, *, is_default: bool
 ) -> None:
     try:
-        count, seconds = measure(each.setting, most)
+        count, seconds = measure(each.setting, maximum)
     except Failed as failure:
         if is_default:
             raise

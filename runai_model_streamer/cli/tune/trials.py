@@ -82,7 +82,7 @@ def current(paths: Iterable[str]) -> Setting:
     )
 
 
-def least_chunk(paths: Iterable[str]) -> int:
+def min_chunk(paths: Iterable[str]) -> int:
     """Bytes of the shortest read of these files that there is."""
     return max(StreamerConfig(chunk_bytesize=1).chunk_for(kind_of(path)) for path in paths)
 
@@ -104,7 +104,7 @@ class Trials:
         self._device = device
         self._cold = cold
 
-    def warm_up(self, checkpoint: Checkpoint, most: float) -> tuple[int, float]:
+    def warm_up(self, checkpoint: Checkpoint, maximum: float) -> tuple[int, float]:
         """One run with the setting in force, whose sample is what it came to in `most` seconds after its first tensor.
 
         Returns its bytes and its seconds from there on: what is done once in a process takes none of them.
@@ -117,13 +117,13 @@ class Trials:
             now = time.perf_counter()
             first = now if first is None else first
             count, seconds = count + size, now - first
-            if seconds > most:
+            if seconds > maximum:
                 break
         self.sample = checkpoint.first(count)
         self.origins = BytesFrom()
         return count, seconds
 
-    def __call__(self, setting: Setting, most: float) -> tuple[float, float]:
+    def __call__(self, setting: Setting, maximum: float) -> tuple[float, float]:
         """See `search.Measure`."""
         if self._cold:
             evict(path for path, _, _ in self.sample.files)
@@ -133,7 +133,7 @@ class Trials:
                 started = time.perf_counter()
                 for size in self._stream(self.sample):
                     count += size
-                    if time.perf_counter() - started > most:
+                    if time.perf_counter() - started > maximum:
                         break
         except StreamerError as error:
             raise Failed(str(error)) from error

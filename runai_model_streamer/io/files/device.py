@@ -78,9 +78,9 @@ def _members(folder: Path) -> list[Path]:
 
 def _width(disk: Path) -> int:
     """Disks behind one that is an array of its own: so many pieces make its stripe."""
-    least, optimal = (int((disk / "queue" / name).read_text()) for name in ("minimum_io_size", "optimal_io_size"))
+    minimum, optimal = (int((disk / "queue" / name).read_text()) for name in ("minimum_io_size", "optimal_io_size"))
     # Else the optimal size is just what the disk likes to be asked for.
-    return optimal // least if least >= _STRIPE and optimal % least == 0 and optimal > least else 1
+    return optimal // minimum if minimum >= _STRIPE and optimal % minimum == 0 and optimal > minimum else 1
 
 
 _STRIPE: Final = 16 << 10

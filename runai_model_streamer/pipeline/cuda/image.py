@@ -8,7 +8,7 @@ import torch
 
 from runai_model_streamer.checkpoint.tensor_info import TensorInfo
 from runai_model_streamer.kernels.bits import ITEM_SIZES
-from runai_model_streamer.pipeline.plan.casts import held, is_cast
+from runai_model_streamer.pipeline.plan.casts import as_cast, is_cast
 from runai_model_streamer.pipeline.plan.groups import Group, Step
 from runai_model_streamer.ranges import round_up
 
@@ -114,7 +114,7 @@ def needs_of(group: Group, target: str | None = None) -> Needs:
     if target is None:
         return Needs([tensor.nbytes for tensor in tensors], 0)
     scratch = sum(round_up(tensor.nbytes, _APART) for tensor in tensors if is_cast(tensor, target))
-    return Needs([held(tensor, target).nbytes for tensor in tensors], scratch)
+    return Needs([as_cast(tensor, target).nbytes for tensor in tensors], scratch)
 
 
 def tensors_of(group: Group) -> Iterator[TensorInfo]:

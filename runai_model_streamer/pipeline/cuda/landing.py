@@ -60,7 +60,7 @@ from runai_model_streamer.pipeline.cuda.image import Image, Piece, needs_of, ten
 from runai_model_streamer.pipeline.cuda.memory import DeviceMemory
 from runai_model_streamer.pipeline.cuda.slots import Slot, SlotRing, Staging
 from runai_model_streamer.pipeline.landing.tensors import empty_tensor, tensor_of
-from runai_model_streamer.pipeline.plan.casts import held
+from runai_model_streamer.pipeline.plan.casts import as_cast
 from runai_model_streamer.pipeline.plan.groups import Group, Step
 from runai_model_streamer.pipeline.tally.nvtx import nvtx_range
 from runai_model_streamer.pipeline.tally.reading import Reading, timed_call, timed_read
@@ -72,7 +72,7 @@ _log = logging.getLogger(__name__)
 GROUPS_AHEAD: Final = 2
 """Groups on the device that the caller has not taken: one being completed, one that readers go on with."""
 
-LEAST_DIRECT: Final = 256 << 10
+MIN_DIRECT: Final = 256 << 10
 """Bytes for each tensor of a read, on average, from which on it goes by GPUDirect, where each is a read of its own."""
 
 
@@ -115,7 +115,7 @@ class CudaLanding:
         CudaError: from here and from most methods: a call failed, or a copy did.
     """
 
-    beside = "copy"
+    extra_stage = "copy"
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class CudaLanding:
         """Bytes of pinned memory: slots are kept until the end."""
         return self._ring.made * self._slot_bytes
 
-    def lease(self, group: Group, hurry: bool) -> CudaLease:  # noqa: ARG002 - nothing else to be had
+    def lease(self, group: Group, storage_bound: bool) -> CudaLease:  # noqa: ARG002 - nothing else to be had
         """Device memory, when the caller has taken all but `GROUPS_AHEAD` of the groups before."""
         with nvtx_range("wait for the caller"), self.waits.waiting():
             self._lifecycle.wait_for(lambda: self._leased - self._taken < GROUPS_AHEAD)
@@ -172,7 +172,7 @@ class CudaLanding:
         """Into a slot, whose copy is then queued; or straight into the image, where the file can be read so."""
         pieces = list(lease.image.pieces(step))
         file = self._files.get(step.file)
-        if file is not None and step.length >= LEAST_DIRECT * len(pieces):
+        if file is not None and step.length >= MIN_DIRECT * len(pieces):
             return self._read_direct(lease, step, pieces, file)
         with nvtx_range("wait for a slot"):
             slot = self._ring.acquire()
@@ -236,7 +236,7 @@ class CudaLanding:
     def _tensors(self, group: Group, lease: CudaLease | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
         waiting: set[int] = set()
         for planned in tensors_of(group):
-            info = planned if self._target is None else held(planned, self._target)
+            info = planned if self._target is None else as_cast(planned, self._target)
             if lease is None or not info.nbytes:
                 yield [(info.name, empty_tensor(info, self._memory.device))]
             else:
@@ -265,7 +265,7 @@ class CudaLanding:
     def await_group(self, index: int) -> None:
         """Nothing stands in its way but the groups before it, which are the caller's."""
 
-    def forgo(self, index: int) -> None:
+    def release(self, index: int) -> None:
         """What has been given out is not this landing's any more."""
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from runai_model_streamer.ranges import PAGE, round_down
 LEAST: Final = 2
 """Slots that one of can be filled while the other is copied."""
 
-MOST_BYTES: Final = 256 << 20
+MAX_BYTES: Final = 256 << 20
 """Without a limit, and with 0: bytes of all slots. A chunk of more than half of it is cut."""
 
 
@@ -42,7 +42,7 @@ def staging_for(limit: int | None, chunk: int, concurrency: int) -> Staging:
     More would not be faster: a copy over PCIe takes less time than the read that it waits for, mostly.
 
     Args:
-        limit: bytes of all slots together; None for `MOST_BYTES`, 0 for the least that double-buffers.
+        limit: bytes of all slots together; None for `MAX_BYTES`, 0 for the least that double-buffers.
         chunk: bytes of the largest read, whole pages. Where two of it are more than that, reads are smaller.
 
     Raises:
@@ -50,9 +50,9 @@ def staging_for(limit: int | None, chunk: int, concurrency: int) -> Staging:
     """
     wanted = max(concurrency, 1) + 2
     if limit is None:
-        limit = MOST_BYTES
+        limit = MAX_BYTES
     elif limit == 0:
-        limit, wanted = MOST_BYTES, LEAST
+        limit, wanted = MAX_BYTES, LEAST
     elif limit < LEAST * PAGE:
         raise RunaiStreamerMemoryLimitException(
             f"RUNAI_STREAMER_MEMORY_LIMIT={limit} is too small to stage anything for the GPU in",

@@ -7,7 +7,7 @@ from typing import Final
 import torch
 
 from runai_model_streamer.pipeline.landing.tensors import Tensors, torch_shape
-from runai_model_streamer.pipeline.plan.casts import held
+from runai_model_streamer.pipeline.plan.casts import as_cast
 from runai_model_streamer.pipeline.plan.selection import Rows, Selected
 from runai_model_streamer.pipeline.tally.load import Tally
 
@@ -22,7 +22,7 @@ def largest_assembled(parts: Sequence[Selected], target: str | None) -> int:
         parts: what the caller selected.
         target: the format's name of the dtype that pieces are cast to as they land; None to leave them.
     """
-    made = [part.info if target is None else held(part.info, target) for part in parts if part.rows]
+    made = [part.info if target is None else as_cast(part.info, target) for part in parts if part.rows]
     return max((info.nbytes for info in made), default=0)
 
 

@@ -27,9 +27,9 @@ from runai_model_streamer.pipeline.plan.casts import (
     Casting,
     CastLayout,
     CastPlan,
-    Run,
+    CastRun,
+    as_cast,
     cast_layout,
-    held,
     plan_cast,
     scratch_size,
 )
@@ -77,7 +77,7 @@ class CastingLanding:
         MissingDependencyError: numba is not installed.
     """
 
-    beside = "cast"
+    extra_stage = "cast"
 
     def __init__(self, pool: SlabPool, plan: CastPlan, lifecycle: Lifecycle) -> None:
         self._kernels = _kernels(plan.casting)
@@ -93,13 +93,13 @@ class CastingLanding:
         """See `SlabPool.peak`; what tensors are cast from is left aside."""
         return self._pool.peak
 
-    def lease(self, group: Group, hurry: bool) -> CastLease:
+    def lease(self, group: Group, storage_bound: bool) -> CastLease:
         """A slab for what the group becomes."""
         layout = cast_layout(group, self._target)
         if layout is None:
-            return CastLease(group, self._plain.lease(group, hurry), None, [])
+            return CastLease(group, self._plain.lease(group, storage_bound), None, [])
         with nvtx_range("wait for memory"):
-            slab = self._pool.lease(layout.output, hurry)
+            slab = self._pool.lease(layout.output, storage_bound)
         return CastLease(group, slab, layout, [run.start for run in layout.runs])
 
     def read(self, lease: CastLease, step: Step, source: Source) -> Reading:
@@ -132,7 +132,7 @@ class CastingLanding:
                     self._place_run(lease, run, first, data[first - position : last - position], slab)
                 index += 1
 
-    def _place_run(self, lease: CastLease, run: Run, first: int, data: Bytes, slab: Bytes) -> None:
+    def _place_run(self, lease: CastLease, run: CastRun, first: int, data: Bytes, slab: Bytes) -> None:
         if run.source == run.target:
             place = run.place(first)
             np.copyto(slab[place : place + len(data)], data)
@@ -149,7 +149,7 @@ class CastingLanding:
         if tail < len(data):
             self._join(lease, run, first + tail, data[tail:], slab)
 
-    def _join(self, lease: CastLease, run: Run, first: int, data: Bytes, slab: Bytes) -> None:
+    def _join(self, lease: CastLease, run: CastRun, first: int, data: Bytes, slab: Bytes) -> None:
         """Keep the bytes of an element that is cut between pieces; cast it when the last of them is there."""
         item = ITEM_SIZES[run.source]
         start = first - (first - run.start) % item
@@ -183,9 +183,9 @@ class CastingLanding:
         """See `SlabPool.await_group`."""
         self._pool.await_group(index)
 
-    def forgo(self, index: int) -> None:
-        """See `SlabPool.forgo`."""
-        self._pool.forgo(index)
+    def release(self, index: int) -> None:
+        """See `SlabPool.release`."""
+        self._pool.release(index)
 
     def close(self) -> None:
         """Free scratch memory and the slabs that the caller does not use."""
@@ -200,7 +200,9 @@ def cast_destination(spec: LoadSpec, casting: Casting) -> Destination:
         RunaiStreamerMemoryLimitException: the limit is too low for a tensor and what it is cast from.
         PinnedUnavailableError: page-locked memory is required, and cannot be had.
     """
-    becoming = [file._replace(tensors=[held(tensor, casting.target) for tensor in file.tensors]) for file in spec.files]
+    becoming = [
+        file._replace(tensors=[as_cast(tensor, casting.target) for tensor in file.tensors]) for file in spec.files
+    ]
     limit = spec.limit.bytes_for(spec.paths, becoming, spec.assembled, scratch_size(spec.files))
     plan = plan_cast(spec.files, casting, limit, spec.concurrency)
     memory = other_memory(spec.config.pinned, plan.slab_limit)

@@ -27,7 +27,7 @@ from runai_model_streamer.pipeline.tally.reading import Reading, timed_read
 class HostLanding:
     """Reads land in slabs, where the tensors then live: one copy, from the kernel or the socket."""
 
-    beside = None
+    extra_stage = None
 
     def __init__(self, pool: SlabPool) -> None:
         self._pool = pool
@@ -38,10 +38,10 @@ class HostLanding:
         """See `SlabPool.peak`."""
         return self._pool.peak
 
-    def lease(self, group: Group, hurry: bool) -> Lease:
+    def lease(self, group: Group, storage_bound: bool) -> Lease:
         """A slab."""
         with nvtx_range("wait for memory"):
-            lease = self._pool.lease(group, hurry)
+            lease = self._pool.lease(group, storage_bound)
         lease.hide_from_children(True)
         return lease
 
@@ -73,9 +73,9 @@ class HostLanding:
         """See `SlabPool.await_group`."""
         self._pool.await_group(index)
 
-    def forgo(self, index: int) -> None:
-        """See `SlabPool.forgo`."""
-        self._pool.forgo(index)
+    def release(self, index: int) -> None:
+        """See `SlabPool.release`."""
+        self._pool.release(index)
 
     def close(self) -> None:
         """See `SlabPool.close`."""

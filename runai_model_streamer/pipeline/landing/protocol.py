@@ -31,7 +31,7 @@ class Landing(Protocol[LeaseT]):
     """
 
     @property
-    def beside(self) -> str | None:
+    def extra_stage(self) -> str | None:
         """What `read` spends time on beside the source's own: a stage of `reader.STAGES`. None: nothing."""
         ...
 
@@ -45,10 +45,10 @@ class Landing(Protocol[LeaseT]):
         """Most bytes of host memory held at once, as they count against the limit. From any thread."""
         ...
 
-    def lease(self, group: Group, hurry: bool) -> LeaseT:
+    def lease(self, group: Group, storage_bound: bool) -> LeaseT:
         """Memory for the group; waits for it. Raises `Stopped` when the load ends meanwhile.
 
-        In a hurry, storage has nothing to do while readers wait here.
+        `storage_bound`: reads wait for storage, which has nothing to do while readers wait here.
         """
         ...
 
@@ -71,7 +71,7 @@ class Landing(Protocol[LeaseT]):
         """The consumer waits for this group."""
         ...
 
-    def forgo(self, index: int) -> None:
+    def release(self, index: int) -> None:
         """The caller has been given a tensor of group `index`, so it has let go of earlier ones, or keeps them."""
         ...
 

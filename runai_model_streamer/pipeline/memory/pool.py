@@ -88,8 +88,10 @@ class SlabPool:
         lifecycle.on_stop(self._wake)
         keep_in_children(self)
 
-    def lease(self, group: Group, hurry: bool = False) -> Lease:
-        """Memory for `group`, as soon as the limit allows it; without one, in a hurry, fresh rather than waited for.
+    def lease(self, group: Group, storage_bound: bool = False) -> Lease:
+        """Block until the limit allows memory for `group`.
+
+        With no limit and `storage_bound`, allocate instead of waiting for a used slab: storage would wait too.
 
         Raises:
             Stopped: the load has ended meanwhile.
@@ -99,7 +101,7 @@ class SlabPool:
             self._lifecycle.check()
             with self._lock:
                 self._collect()
-                slab, wait = self._obtain(group, hurry)
+                slab, wait = self._obtain(group, storage_bound)
                 if slab is not None:
                     return self._grant(slab, group)
             # Waiting a moment for warm memory is no want of it.
@@ -122,7 +124,7 @@ class SlabPool:
             self._handed[lease.slab] = lease.group.index
         return root
 
-    def forgo(self, index: int) -> None:
+    def release(self, index: int) -> None:
         """The caller has been given a tensor of group `index`: of earlier groups, it keeps what still lives."""
         with self._lock:
             self._collect()
@@ -189,11 +191,11 @@ class SlabPool:
             self._held -= slab.charge
             excess -= slab.charge
 
-    def _obtain(self, group: Group, hurry: bool) -> tuple[GroupMemory | None, float | None]:
+    def _obtain(self, group: Group, storage_bound: bool) -> tuple[GroupMemory | None, float | None]:
         """Memory for the group; or none, and the seconds to wait for it, None for as long as it takes."""
         size = None if self._other is None else self._other.size_for(group)
         if self._other is not None and size is not None:
-            wait = self._wait_before_fresh(group, size, size, hurry)
+            wait = self._wait_before_fresh(group, size, size, storage_bound)
             slab = self._other.take(group, size) if wait == 0 else None
             if slab is not None or self._other.required:
                 self._machine.took(size)
@@ -201,16 +203,16 @@ class SlabPool:
         slab = self._reuse(group)
         if slab is not None:
             return slab, 0
-        wait = self._wait_before_fresh(group, group.charge, group.footprint, hurry)
+        wait = self._wait_before_fresh(group, group.charge, group.footprint, storage_bound)
         return self._fresh(group) if wait == 0 else None, wait
 
     def _reuse(self, group: Group) -> GroupMemory | None:
         """The idle slab that fits best: the most recently used of the smallest."""
         best = None
         # A small group in a large slab would have the caller keep the large one for a small tensor.
-        most = max(4 * group.footprint, GROUP_BYTES)
+        maximum = max(4 * group.footprint, GROUP_BYTES)
         for slab in self._idle:
-            if group.footprint <= slab.capacity <= most and (best is None or slab.capacity <= best.capacity):
+            if group.footprint <= slab.capacity <= maximum and (best is None or slab.capacity <= best.capacity):
                 best = slab
         if best is None:
             return None
@@ -229,14 +231,14 @@ class SlabPool:
             held -= sum(slab.charge for slab in self._handed)
         return held
 
-    def _wait_before_fresh(self, group: Group, charge: int, size: int, hurry: bool) -> float | None:
+    def _wait_before_fresh(self, group: Group, charge: int, size: int, storage_bound: bool) -> float | None:
         """Seconds to wait for a used slab, None for as long as it takes, 0 to take fresh memory now.
 
         Args:
             group: what for.
             charge: bytes that the memory would count for.
             size: bytes that it would take from the machine.
-            hurry: see `lease`.
+            storage_bound: as for `lease`.
         """
         soft = max(WORKING_SET, sum(self._recent) + charge)
         budget = soft if self._limit is None else self._limit
@@ -246,7 +248,7 @@ class SlabPool:
             self._evict(in_use + idle + charge - budget)
         elif self._limit is not None:
             return None
-        elif self._hope and not hurry and group.index != self._awaited:
+        elif self._hope and not storage_bound and group.index != self._awaited:
             return RECYCLE_WAIT
         if self._limit is None and self._machine.lacks(size):
             return None if in_use > 0 and group.index != self._awaited else 0

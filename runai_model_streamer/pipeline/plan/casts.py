@@ -25,7 +25,7 @@ CASTABLE: Final = frozenset({torch.bfloat16, torch.float16, torch.float32, torch
 _TARGETS: Final = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 
 
-class Run(NamedTuple):
+class CastRun(NamedTuple):
     """Bytes of a group, side by side, whose elements are cast alike, or kept."""
 
     start: int
@@ -51,7 +51,7 @@ class CastLayout:
 
     output: Group
     """The tensors as they are in memory, their `start` and `end` counted from its beginning."""
-    runs: tuple[Run, ...]
+    runs: tuple[CastRun, ...]
     """In order; bytes between them are not wanted."""
 
 
@@ -101,7 +101,7 @@ def is_cast(tensor: TensorInfo, target: str) -> bool:
     return tensor.dtype != target and tensor.dtype in ITEM_SIZES
 
 
-def held(tensor: TensorInfo, target: str) -> TensorInfo:
+def as_cast(tensor: TensorInfo, target: str) -> TensorInfo:
     """The tensor with the dtype and the size that it has in memory; its place there is still open (`start` is 0)."""
     if not is_cast(tensor, target):
         return tensor._replace(start=0, end=tensor.nbytes)
@@ -137,7 +137,7 @@ def plan_cast(files: Sequence[PlannedFile], casting: Casting, limit: int | None,
     growth = max(1, *(ITEM_SIZES[target] // ITEM_SIZES[source] for source in sources))
     if limit is None:
         return CastPlan(casting, scratch, readers, None, None)
-    largest = max(held(tensor, target).nbytes for file in files for tensor in file.tensors)
+    largest = max(as_cast(tensor, target).nbytes for file in files for tensor in file.tensors)
     # A quarter of it at most: what tensors are cast into is to have room for several groups.
     count = max(1, min(readers, limit // 4 // scratch, (limit - largest) // scratch))
     slab_limit = limit - count * scratch
@@ -153,20 +153,20 @@ def cast_layout(group: Group, target: str) -> CastLayout | None:
     dtypes = {tensor.dtype for part in group.parts for tensor in part.tensors}
     if not dtypes & ITEM_SIZES.keys() - {target}:
         return None
-    runs: list[Run] = []
+    runs: list[CastRun] = []
     tensors: list[TensorInfo] = []
     end = payload = 0
     for part in group.parts:
         shift = part.position - part.offset
         for tensor in part.tensors:
-            found = held(tensor, target)
+            found = as_cast(tensor, target)
             if tensor.nbytes:
                 start = tensor.start + shift
                 if runs and runs[-1].end == start and runs[-1].source == tensor.dtype:
                     runs[-1] = runs[-1]._replace(end=start + tensor.nbytes)
                 else:
                     end = round_up(end, ALIGNMENT)
-                    runs.append(Run(start, start + tensor.nbytes, end, tensor.dtype, found.dtype))
+                    runs.append(CastRun(start, start + tensor.nbytes, end, tensor.dtype, found.dtype))
                 found = found._replace(start=end, end=end + found.end)
                 payload += found.nbytes
                 end = found.end

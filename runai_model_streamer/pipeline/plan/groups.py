@@ -239,8 +239,8 @@ class _Builder:
             return True
         if tensor.nbytes <= self._target or before > self._target // 8:
             return False
-        beside = self._footprint + PAGE if self._parts else 0
-        return self._limit is None or beside + tensor.end - start <= self._limit
+        before = self._footprint + PAGE if self._parts else 0
+        return self._limit is None or before + tensor.end - start <= self._limit
 
     def _add(self, index: int, file: PlannedFile, span: ByteRange, tensors: Sequence[TensorInfo]) -> None:
         read = widen(span, file.alignment, file.size) if span.size else ByteRange(span.start, span.start)

@@ -19,7 +19,7 @@ class MemoryLimit(NamedTuple):
     """What it is called in messages."""
     processes: int = 1
     """Of this node that share it."""
-    least: int | None = None
+    minimum: int | None = None
     """Bytes to hold without a limit, if twice the largest tensor is less; None: any number."""
 
     @property
@@ -39,12 +39,12 @@ class MemoryLimit(NamedTuple):
         Raises:
             RunaiStreamerMemoryLimitException: a tensor needs more.
         """
-        if self.setting == UNLIMITED and self.least is None:
+        if self.setting == UNLIMITED and self.minimum is None:
             return None
         largest = largest_tensor(files)
         needed = 0 if largest is None else largest[1].nbytes + made + scratch
         if self.setting == UNLIMITED:
-            return max(2 * needed, self.least or 0) - made
+            return max(2 * needed, self.minimum or 0) - made
         if largest is None:
             return self.part
         if self.setting == 0:

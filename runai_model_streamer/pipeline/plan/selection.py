@@ -39,11 +39,11 @@ class TensorShard:
     """Number of ranks."""
 
 
-Part: TypeAlias = TensorSlice | TensorShard | tuple[int, int, int] | bool | None
+Selection: TypeAlias = TensorSlice | TensorShard | tuple[int, int, int] | bool | None
 """What is wanted of a tensor: a part; True for all of it; False or None for nothing. A tuple has the fields of a
 `TensorSlice`."""
 
-Select: TypeAlias = Callable[[str], Part] | Mapping[str, Part]
+Select: TypeAlias = Callable[[str], Selection] | Mapping[str, Selection]
 """From the name of a tensor to what is wanted of it; what a mapping does not name is wanted whole."""
 
 _FORMS: Final = (
@@ -90,7 +90,7 @@ def select_parts(
         check: raises if torch cannot hold one of a path's tensors, which are whole, and of which something is wanted.
 
     Raises:
-        ArgumentTypeError: `select` is no `Select`, or gives what is no `Part`.
+        ArgumentTypeError: `select` is no `Select`, or gives what is no `Selection`.
         ArgumentError: it names a tensor that is in no file, or a part that a tensor does not have.
     """
     wanted_of = _lookup(select, len(paths), files)
@@ -128,7 +128,7 @@ def select_part(path: str, tensor: TensorInfo, wanted: object, gap: int) -> Sele
     Args:
         path: for messages.
         tensor: whole, of a dtype and shape that torch can hold.
-        wanted: a `Part` that is not nothing.
+        wanted: a `Selection` that is not nothing.
         gap: most bytes between two pieces that are rather read than skipped.
 
     Raises:

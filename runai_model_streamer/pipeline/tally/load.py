@@ -33,7 +33,7 @@ class CallerSeconds:
 
 
 @dataclass(slots=True)
-class Given:
+class Delivered:
     """What the caller has been given, or will have been at the end."""
 
     pieces: int = 0
@@ -60,8 +60,8 @@ class Tally:
         self.clock = WaitClock()
         self.readers: list[ReaderTally] = []
         self.seconds = CallerSeconds()
-        self.given = Given()
-        self.planned = Given()
+        self.delivered = Delivered()
+        self.planned = Delivered()
         self.outcome = "running"
         self.error: str | None = None
         self.first: float | None = None
@@ -165,7 +165,7 @@ class Tally:
         rest, self._rest = min(self._rest, seconds), 0.0
         self.seconds.make += rest
         self.seconds.caller -= rest
-        self.given.add(group)
+        self.delivered.add(group)
 
     def end(self, outcome: str) -> None:
         """The load has come to an end, unless it had before."""

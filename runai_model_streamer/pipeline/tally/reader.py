@@ -116,20 +116,20 @@ class ReaderTally:
         if self._events is not None:
             self._events.wait("memory" if 2 * memory > passed else "turn", began, self._mark)
 
-    def read(self, group: int, step: Step, reading: Reading, beside: str | None) -> None:
-        """A step of this group has been read. What the source did not take of the time was the stage `beside`'s."""
+    def read(self, group: int, step: Step, reading: Reading, extra_stage: str | None) -> None:
+        """Count a step of this group. The time that the source did not take was spent in `extra_stage`."""
         now = time.perf_counter()
         waited = self._clock.at(now)
         passed, in_wait = now - self._mark, waited - self._waited
         origin = reading.origin.field
-        part = reading.seconds / passed if passed > reading.seconds and beside is not None else 1.0
+        part = reading.seconds / passed if passed > reading.seconds and extra_stage is not None else 1.0
         self.reads += 1
         self.bytes[origin] += step.length
         self.seconds[origin] += passed * part
         self.in_wait[origin] += in_wait * part
-        if beside is not None:
-            self.seconds[beside] += passed * (1.0 - part)
-            self.in_wait[beside] += in_wait * (1.0 - part)
+        if extra_stage is not None:
+            self.seconds[extra_stage] += passed * (1.0 - part)
+            self.in_wait[extra_stage] += in_wait * (1.0 - part)
         if self._events is not None:
-            self._events.read(self._mark, now, group, step, reading, beside)
+            self._events.read(self._mark, now, group, step, reading, extra_stage)
         self._mark, self._waited = now, waited

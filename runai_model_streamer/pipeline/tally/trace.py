@@ -53,18 +53,20 @@ class Events:
         if ended - began >= SHORTEST:
             self.add(_WAITS[stage], "wait", began, ended, {})
 
-    def read(self, began: float, ended: float, group: int, step: Step, reading: Reading, beside: str | None) -> None:
+    def read(
+        self, began: float, ended: float, group: int, step: Step, reading: Reading, extra_stage: str | None
+    ) -> None:
         """A reader's read, and what lay before and behind it."""
         args: _Args = {"origin": reading.origin.value, "file": step.file, "offset": step.offset, "bytes": step.length}
         args["group"] = group
         if reading.began is None:
             # Piece by piece, with what is done to each in between.
             seconds = ended - began - reading.seconds
-            args |= {"read_ms": round(reading.seconds * 1e3, 3), f"{beside}_ms": round(seconds * 1e3, 3)}
-            self.add(f"read and {beside}", "read", began, ended, args)
+            args |= {"read_ms": round(reading.seconds * 1e3, 3), f"{extra_stage}_ms": round(seconds * 1e3, 3)}
+            self.add(f"read and {extra_stage}", "read", began, ended, args)
             return
         done = reading.began + reading.seconds
-        if beside == "copy":
+        if extra_stage == "copy":
             if reading.began - began >= SHORTEST:
                 self.add("wait for a slot", "wait", began, reading.began, {"group": group})
             if ended - done >= SHORTEST:

@@ -25,9 +25,9 @@ class Machine:
         self.runs: list[Setting] = []
         self._speed = speed
 
-    def measure(self, setting: Setting, most: float) -> tuple[float, float]:
+    def measure(self, setting: Setting, maximum: float) -> tuple[float, float]:
         speed = self._speed(setting, len(self.runs))
-        seconds = min(SIZE / speed, most)
+        seconds = min(SIZE / speed, maximum)
         self.now += seconds
         self.runs.append(setting)
         return speed * seconds, seconds
@@ -119,10 +119,10 @@ def test_too_little_time_leaves_the_default() -> None:
 def test_a_setting_that_cannot_be_used_is_left_out() -> None:
     machine = Machine(lambda setting, _: 1e9)
 
-    def measure(setting: Setting, most: float) -> tuple[float, float]:
+    def measure(setting: Setting, maximum: float) -> tuple[float, float]:
         if setting.concurrency == 64:
             raise Failed("no more threads")
-        return machine.measure(setting, most)
+        return machine.measure(setting, maximum)
 
     found = search(DEFAULT, OTHERS, measure, 60.0, lambda: machine.now)
     (failed,) = (each for each in found.tried if each.failure is not None)
@@ -130,7 +130,7 @@ def test_a_setting_that_cannot_be_used_is_left_out() -> None:
 
 
 def test_a_default_that_cannot_be_used_is_an_error() -> None:
-    def measure(setting: Setting, most: float) -> tuple[float, float]:
+    def measure(setting: Setting, maximum: float) -> tuple[float, float]:
         raise Failed("gone")
 
     with pytest.raises(Failed, match="gone"):

@@ -17,11 +17,11 @@ class Machine:
         self.mounts.write_text("")
 
     def disk(
-        self, name: str, number: str, *, rotates: bool = False, least: int = 512, optimal: int = 0, slaves: str = ""
+        self, name: str, number: str, *, rotates: bool = False, minimum: int = 512, optimal: int = 0, slaves: str = ""
     ) -> Path:
         folder = self.sys / "devices" / name
         (folder / "queue").mkdir(parents=True)
-        for file, value in (("rotational", int(rotates)), ("minimum_io_size", least), ("optimal_io_size", optimal)):
+        for file, value in (("rotational", int(rotates)), ("minimum_io_size", minimum), ("optimal_io_size", optimal)):
             (folder / "queue" / file).write_text(f"{value}\n")
         (folder / "slaves").mkdir()
         for slave in slaves.split():
@@ -78,13 +78,13 @@ def test_disks_of_an_array_are_counted(machine: Machine) -> None:
 
 
 def test_an_array_of_hardware_is_known_by_its_stripe(machine: Machine) -> None:
-    machine.disk("sda", "8:0", rotates=True, least=64 << 10, optimal=512 << 10)
+    machine.disk("sda", "8:0", rotates=True, minimum=64 << 10, optimal=512 << 10)
     assert machine.device(8, 0) == Device("sda", 8, seeks=True)
 
 
-@pytest.mark.parametrize(("least", "optimal"), [(512, 128 << 10), (64 << 10, 0), (64 << 10, 100 << 10)])
-def test_a_size_that_a_disk_likes_makes_no_array(machine: Machine, least: int, optimal: int) -> None:
-    machine.disk("nvme0n1", "259:0", least=least, optimal=optimal)
+@pytest.mark.parametrize(("minimum", "optimal"), [(512, 128 << 10), (64 << 10, 0), (64 << 10, 100 << 10)])
+def test_a_size_that_a_disk_likes_makes_no_array(machine: Machine, minimum: int, optimal: int) -> None:
+    machine.disk("nvme0n1", "259:0", minimum=minimum, optimal=optimal)
     assert machine.device(259, 0).members == 1
 
 

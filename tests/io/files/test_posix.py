@@ -325,13 +325,13 @@ def test_a_disk_that_fails_is_not_asked_again_buffered(file: Path, refuse_when_r
 
 
 @pytest.mark.parametrize("direct", DirectIO)
-@pytest.mark.parametrize("most", [1000, 3 * PAGE, 3 * PAGE + 512])
+@pytest.mark.parametrize("maximum", [1000, 3 * PAGE, 3 * PAGE + 512])
 def test_reads_that_return_less_than_asked_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct: DirectIO, most: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct: DirectIO, maximum: int
 ) -> None:
     file = written(tmp_path / "model.safetensors", 7 * PAGE + TAIL)
     preadv = os.preadv
-    monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:most]], offset))
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:maximum]], offset))
     assert read_file(file, direct).data == file.read_bytes()
 
 

@@ -77,7 +77,7 @@ def test_a_limit_below_the_largest_tensor_is_enough(
 def test_without_a_limit_a_chunk_that_is_too_large_for_two_slots_is_cut(
     limit: str, world: World, tensors: dict[str, Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slots, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(slots, "MAX_BYTES", 1 << 20)
     monkeypatch.setenv("RUNAI_STREAMER_MEMORY_LIMIT", limit)
     with SafetensorsStreamer() as opened:
         opened.stream_file(write(tmp_path / "m", tensors), device="cuda:0")

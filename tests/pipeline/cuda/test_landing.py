@@ -380,13 +380,13 @@ def test_scratch_memory_of_three_groups_at_most_is_there_at_once(
 ) -> None:
     allocate = Caching.allocate
     alive: list[weakref.ref[torch.Tensor]] = []
-    most = 0
+    maximum = 0
 
     def counted(memory: Caching, sizes: Sequence[int]) -> list[torch.Tensor]:
-        nonlocal most
+        nonlocal maximum
         made = allocate(memory, sizes)
         alive.append(weakref.ref(made[-1]))  # the scratch memory: every tensor is cast
-        most = max(most, sum(each() is not None for each in alive))
+        maximum = max(maximum, sum(each() is not None for each in alive))
         return made
 
     monkeypatch.setattr(Caching, "allocate", counted)
@@ -395,7 +395,7 @@ def test_scratch_memory_of_three_groups_at_most_is_there_at_once(
     load = world.load([file], group_bytes=PAGE, cast=world.cast("F16"))
     for _, tensor in load.tensors():
         del tensor
-    assert 1 <= most <= cuda.GROUPS_AHEAD + 1
+    assert 1 <= maximum <= cuda.GROUPS_AHEAD + 1
     assert world.close() == []
 
 

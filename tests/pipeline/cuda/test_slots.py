@@ -10,7 +10,7 @@ import pytest
 
 from runai_model_streamer.errors import CudaError, RunaiStreamerMemoryLimitException
 from runai_model_streamer.lifecycle import Lifecycle, Stopped
-from runai_model_streamer.pipeline.cuda.slots import MOST_BYTES, SlotRing, Staging, staging_for
+from runai_model_streamer.pipeline.cuda.slots import MAX_BYTES, SlotRing, Staging, staging_for
 from runai_model_streamer.ranges import PAGE
 from tests.checkpoints import PATIENCE
 
@@ -22,10 +22,10 @@ MIB = 1 << 20
     [
         (None, 2 * MIB, 16, (2 * MIB, 18)),
         (None, 8 * MIB, 8, (8 * MIB, 10)),
-        (None, 64 * MIB, 16, (64 * MIB, MOST_BYTES // (64 * MIB))),
-        (None, 1024 * MIB, 16, (MOST_BYTES // 2, 2)),
+        (None, 64 * MIB, 16, (64 * MIB, MAX_BYTES // (64 * MIB))),
+        (None, 1024 * MIB, 16, (MAX_BYTES // 2, 2)),
         (0, 2 * MIB, 16, (2 * MIB, 2)),
-        (0, 1024 * MIB, 16, (MOST_BYTES // 2, 2)),
+        (0, 1024 * MIB, 16, (MAX_BYTES // 2, 2)),
         (4 * MIB, 2 * MIB, 16, (2 * MIB, 2)),
         (9 * MIB, 2 * MIB, 16, (2 * MIB, 4)),
         (3 * MIB, 2 * MIB, 16, (3 * MIB // 2, 2)),

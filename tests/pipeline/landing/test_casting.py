@@ -27,7 +27,7 @@ from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.landing.casting import cast_in_host_memory
 from runai_model_streamer.pipeline.load import Load
 from runai_model_streamer.pipeline.memory.scratch import ScratchPool
-from runai_model_streamer.pipeline.plan.casts import PIECE, Casting, cast_layout, casting_of, held, plan_cast
+from runai_model_streamer.pipeline.plan.casts import PIECE, Casting, as_cast, cast_layout, casting_of, plan_cast
 from runai_model_streamer.pipeline.plan.groups import PlannedFile, plan_groups
 from runai_model_streamer.ranges import PAGE
 from tests.casts import FLOATS, OTHERS, TARGETS, expected, finite
@@ -131,7 +131,7 @@ def test_the_limit_holds_what_tensors_become_and_what_they_are_cast_from(target:
     }
     data = encode(tensors)
     files = planned([MemorySource("m", data)], 7000)
-    largest = max(held(tensor, target).nbytes for tensor in files[0].tensors)
+    largest = max(as_cast(tensor, target).nbytes for tensor in files[0].tensors)
     for limit in (largest + PIECE, 2 * largest + PIECE, 4 * PIECE, 16 * PIECE):
         plan = plan_cast(files, casting(files, target), limit, 4)
         assert plan.slab_limit is not None

@@ -87,7 +87,7 @@ def test_a_block_goes_back_to_torch_when_its_tensor_is_dropped_and_the_pool_keep
     for index in range(20):
         before = memory.given
         tensor = consumer.tensor(index)
-        consumer.pool.forgo(index)
+        consumer.pool.release(index)
         assert memory.given == before + 1
         assert memory.in_use == MIB
         del tensor
@@ -192,7 +192,7 @@ def test_a_block_that_the_caller_visibly_keeps_does_not_count(memory: PinnedMemo
     consumer = PinnedConsumer(limit=MIB)
     kept = consumer.tensor(0)
     waiting = Waiting(consumer, 1)
-    consumer.pool.forgo(1)
+    consumer.pool.release(1)
     lease = waiting.granted()
     del kept
     # Nor does its end make room twice.
@@ -229,7 +229,7 @@ def test_the_limit_holds_whatever_is_dropped_and_kept(
         for index, size in enumerate(sizes):
             consumer.pool.await_group(index)
             kept.append((index, consumer.tensor(index, size * PAGE)))
-            consumer.pool.forgo(index)
+            consumer.pool.release(index)
             del kept[: drops[index]]
             assert all(right(tensor, number) for number, tensor in kept)
         largest = 1 << (max(sizes) * PAGE - 1).bit_length()
@@ -263,7 +263,7 @@ def kinds(consumer: PinnedConsumer, count: int, kept: list[torch.Tensor], size: 
         lease = consumer.lease(index, size)
         memory.append(isinstance(lease.slab, PinnedSlab))
         kept.append(consumer.made(lease, index))
-        consumer.pool.forgo(index)
+        consumer.pool.release(index)
     return memory
 
 

@@ -66,10 +66,10 @@ class Consumer:
 class Asked:
     """A lease that another thread has asked for."""
 
-    def __init__(self, consumer: Consumer, index: int, size: int = MIB, hurry: bool = False) -> None:
+    def __init__(self, consumer: Consumer, index: int, size: int = MIB, storage_bound: bool = False) -> None:
         self._consumer = consumer
         self._group = group_of(index, size)
-        self._hurry = hurry
+        self._hurry = storage_bound
         self.lease: Lease | None = None
         self.error: BaseException | None = None
         while consumer.lifecycle.looks.acquire(blocking=False):
@@ -103,14 +103,14 @@ class Asked:
 class Waiting(Asked):
     """A lease that another thread waits for, from the moment it has to wait."""
 
-    def __init__(self, consumer: Consumer, index: int, size: int = MIB, hurry: bool = False) -> None:
-        super().__init__(consumer, index, size, hurry)
+    def __init__(self, consumer: Consumer, index: int, size: int = MIB, storage_bound: bool = False) -> None:
+        super().__init__(consumer, index, size, storage_bound)
         assert consumer.lifecycle.looks.acquire(timeout=PATIENCE)
         self.still_waits()
 
     def still_waits(self) -> None:
         """Make it look once more: who was given a lease does not look again."""
-        self._consumer.pool.forgo(-1)
+        self._consumer.pool.release(-1)
         assert self._consumer.lifecycle.looks.acquire(timeout=PATIENCE), "was given a lease, did not wait"
 
 
@@ -196,7 +196,7 @@ def test_tensors_that_are_kept_are_never_overwritten() -> None:
     kept = []
     for index in range(20):
         kept.append(consumer.tensor(index))
-        consumer.pool.forgo(index)
+        consumer.pool.release(index)
     assert [(int(tensor.min()), int(tensor.max())) for tensor in kept] == [(index, index) for index in range(20)]
     assert len({tensor.data_ptr() for tensor in kept}) == 20
 
@@ -207,7 +207,7 @@ def test_a_dropped_callers_memory_goes_round_in_few_slabs() -> None:
     for index in range(50):
         tensor = consumer.tensor(index)
         places.add(tensor.data_ptr())
-        consumer.pool.forgo(index)
+        consumer.pool.release(index)
         del tensor
     assert len(places) == 1
 
@@ -267,7 +267,7 @@ def test_a_lease_goes_on_when_the_caller_visibly_keeps_a_tensor() -> None:
     kept = consumer.tensor(0)
     waiting = Waiting(consumer, 1)
     # It has been given a tensor of the next group, so it is not about to drop this one.
-    consumer.pool.forgo(1)
+    consumer.pool.release(1)
     waiting.granted()
     assert int(kept[0]) == 0
 
@@ -275,7 +275,7 @@ def test_a_lease_goes_on_when_the_caller_visibly_keeps_a_tensor() -> None:
 def test_the_group_of_the_last_tensor_given_out_still_counts() -> None:
     consumer = Consumer(limit=MIB)
     tensor = consumer.tensor(0)
-    consumer.pool.forgo(0)
+    consumer.pool.release(0)
     Waiting(consumer, 1)
     del tensor
 
@@ -321,7 +321,7 @@ def test_what_the_caller_holds_does_not_count_for_the_group_it_waits_for() -> No
 def test_a_kept_slab_counts_again_when_it_comes_back() -> None:
     consumer = Consumer(limit=2 * MIB)
     kept = consumer.tensor(0)
-    consumer.pool.forgo(1)
+    consumer.pool.release(1)
     leases = [consumer.lease(1), consumer.lease(2)]
     del kept
     # Nothing is left for an idle slab: it has been freed, and a third group still has to wait.
@@ -335,7 +335,7 @@ def test_a_slab_that_has_come_back_is_not_taken_for_one_that_the_caller_keeps() 
     consumer = Consumer(limit=2 * MIB)
     consumer.tensor(0)
     leases = [consumer.lease(1), consumer.lease(2)]
-    consumer.pool.forgo(1)
+    consumer.pool.release(1)
     Waiting(consumer, 3)
     assert len(leases) == 2
 
@@ -355,11 +355,11 @@ def test_a_kept_slab_that_comes_back_is_freed_where_the_limit_has_no_room_for_it
     size = 512 * MIB
     consumer = Consumer(limit=size)
     kept = [consumer.pool.hand_over(consumer.lease(0, size))]
-    consumer.pool.forgo(1)
+    consumer.pool.release(1)
     lease = consumer.lease(1, size)
     before = _mapped()
     kept.clear()
-    consumer.pool.forgo(-1)
+    consumer.pool.release(-1)
     assert _mapped() < before - size // 2
     assert lease.group.payload == size
 
@@ -385,7 +385,7 @@ def test_the_limit_holds_whatever_is_dropped_and_kept(limit: int, sizes: list[in
         # The caller waits for each group in turn, as one does that reads no faster than it asks.
         consumer.pool.await_group(index)
         kept.append((index, consumer.tensor(index, size * PAGE)))
-        consumer.pool.forgo(index)
+        consumer.pool.release(index)
         del kept[: drops[index]]
         assert all(bool((tensor == number).all()) for number, tensor in kept)
     assert consumer.pool.peak <= limit
@@ -428,14 +428,14 @@ def test_without_a_limit_four_groups_are_alive_before_any_is_waited_for(eager: N
 def test_without_a_limit_no_used_slab_is_waited_for_in_a_hurry(eager: None) -> None:
     consumer = dropping()
     tensors = [consumer.tensor(index) for index in range(4)]
-    fresh = consumer.made(consumer.pool.lease(group_of(4), hurry=True), 4)
+    fresh = consumer.made(consumer.pool.lease(group_of(4), storage_bound=True), 4)
     assert fresh.data_ptr() not in {tensor.data_ptr() for tensor in tensors}
 
 
 def test_a_limit_holds_in_a_hurry_too() -> None:
     consumer = Consumer(limit=2 * MIB)
     leases = [consumer.lease(0), consumer.lease(1)]
-    waiting = Waiting(consumer, 2, hurry=True)
+    waiting = Waiting(consumer, 2, storage_bound=True)
     waiting.still_waits()
     del leases[0]
     waiting.granted()
@@ -457,7 +457,7 @@ def test_without_a_limit_a_caller_that_keeps_its_tensors_is_not_waited_for(eager
     consumer = dropping()
     kept = [consumer.tensor(index) for index in range(4)]
     waiting = Waiting(consumer, 4)
-    consumer.pool.forgo(3)
+    consumer.pool.release(3)
     waiting.granted()
     assert len(kept) == 4
 
@@ -621,7 +621,7 @@ def test_memory_is_given_back_when_the_pool_is_closed_and_the_caller_is_done(
     if state != "kept":
         held.clear()
     if state == "idle":
-        consumer.pool.forgo(-1)
+        consumer.pool.release(-1)
     assert _mapped() >= before + size
     consumer.pool.close()
     if state == "kept":

@@ -204,8 +204,8 @@ def _files(draw: st.DrawFn, alignments: Sequence[int]) -> PlannedFile:
 def cases(draw: st.DrawFn, alignments: Sequence[int] = (1, PAGE)) -> Case:
     files = draw(st.lists(_files(alignments), max_size=4))
     largest = largest_tensor(files)
-    least = largest[1].nbytes if largest else 0
-    return Case(files, draw(st.one_of(st.just(least), st.integers(least, 8 * least), st.none())))
+    minimum = largest[1].nbytes if largest else 0
+    return Case(files, draw(st.one_of(st.just(minimum), st.integers(minimum, 8 * minimum), st.none())))
 
 
 @given(cases())

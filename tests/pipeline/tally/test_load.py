@@ -133,7 +133,7 @@ def test_the_callers_seconds_go_where_they_were_spent(clock: Clock) -> None:
     load.seconds.place += 3.0
     assert (load.times.caller, load.times.place) == (7.0, 3.0)
     load.give(groups[0])
-    assert (load.given.pieces, load.given.payload) == (1, 100)
+    assert (load.delivered.pieces, load.delivered.payload) == (1, 100)
     assert (load.planned.pieces, load.planned.payload) == (2, 300)
     load.end("abandoned")
     clock.now += 50.0  # nobody's

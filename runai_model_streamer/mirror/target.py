@@ -63,7 +63,7 @@ def as_files(path: str, entries: Iterable[Entry]) -> list[Entry]:
     return [entry._replace(name=name) for name, entry in files.items()]
 
 
-class Destination:
+class TargetFolder:
     """A folder to write to, made if it is not there. All below it is reached from its descriptor, and through no link.
 
     Raises:
@@ -100,7 +100,7 @@ class Destination:
             and any(kept == entry.modified_ns - entry.modified_ns % unit for unit in _GRANULARITIES)
         )
 
-    def create(self, name: str, size: int) -> "Part":
+    def create(self, name: str, size: int) -> "PartialFile":
         """Begin a file, under another name in the same folder.
 
         Raises:
@@ -110,7 +110,7 @@ class Destination:
             part = f"{_PART_PREFIX}{os.urandom(8).hex()}{_PART_SUFFIX}"
             # With the rights that the user's mask leaves: what one process pulls, those of others are to read.
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-            return Part(self, name, part, os.open(part, flags, 0o666, dir_fd=folder), size)
+            return PartialFile(self, name, part, os.open(part, flags, 0o666, dir_fd=folder), size)
 
     def put(self, name: str, data: bytes) -> None:
         """Write a small file, and have the disk keep it.
@@ -220,13 +220,13 @@ class Destination:
             os.unlink(part, dir_fd=folder)
 
 
-class Part:
+class PartialFile:
     """A file that is being written, by many threads if need be; made by `Destination.create`.
 
     Until `finish` it has another name. Whoever made it calls `finish` or `discard`, and then `close`.
     """
 
-    def __init__(self, destination: Destination, name: str, part: str, fd: int, size: int) -> None:
+    def __init__(self, destination: TargetFolder, name: str, part: str, fd: int, size: int) -> None:
         self._destination = destination
         self._name = name
         self._part = part

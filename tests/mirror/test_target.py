@@ -9,8 +9,8 @@ import pytest
 
 from runai_model_streamer.errors import WriteError
 from runai_model_streamer.io.listing import Entry
-from runai_model_streamer.mirror.destination import Destination
 from runai_model_streamer.mirror.locks import locked
+from runai_model_streamer.mirror.target import TargetFolder
 
 TIME = 1_700_000_000_123_456_789
 
@@ -23,7 +23,7 @@ def entry(name: str, size: int = 5, modified_ns: int = TIME) -> Entry:
 def test_a_time_that_the_file_system_cut_is_the_same_time(tmp_path: Path, kept: int) -> None:
     (tmp_path / "x").write_bytes(b"12345")
     os.utime(tmp_path / "x", ns=(kept, kept))
-    with Destination(str(tmp_path)) as destination:
+    with TargetFolder(str(tmp_path)) as destination:
         assert destination.has(entry("x"))
 
 
@@ -33,7 +33,7 @@ def test_a_time_that_the_file_system_cut_is_the_same_time(tmp_path: Path, kept: 
 def test_another_time_is_another_file(tmp_path: Path, kept: int) -> None:
     (tmp_path / "x").write_bytes(b"12345")
     os.utime(tmp_path / "x", ns=(kept, kept))
-    with Destination(str(tmp_path)) as destination:
+    with TargetFolder(str(tmp_path)) as destination:
         assert not destination.has(entry("x"))
 
 
@@ -41,12 +41,12 @@ def test_a_link_to_such_a_file_is_not_the_file(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"12345")
     os.utime(tmp_path / "x", ns=(TIME, TIME))
     (tmp_path / "y").symlink_to("x")
-    with Destination(str(tmp_path)) as destination:
+    with TargetFolder(str(tmp_path)) as destination:
         assert not destination.has(entry("y"))
 
 
 def test_a_file_has_its_name_only_when_it_is_finished(tmp_path: Path) -> None:
-    with Destination(str(tmp_path)) as destination:
+    with TargetFolder(str(tmp_path)) as destination:
         part = destination.create("a/b/x", 5)
         part.write(3, memoryview(b"45"))
         part.write(0, memoryview(b"123"))
@@ -60,7 +60,7 @@ def test_a_file_has_its_name_only_when_it_is_finished(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_as_long_as_it_should_be_is_never_given_its_name(tmp_path: Path) -> None:
-    with Destination(str(tmp_path)) as destination:
+    with TargetFolder(str(tmp_path)) as destination:
         part = destination.create("x", 5)
         part.write(0, memoryview(b"1234"))
         with pytest.raises(WriteError, match="has 4 bytes instead of 5"):
@@ -72,7 +72,7 @@ def test_a_file_that_is_not_as_long_as_it_should_be_is_never_given_its_name(tmp_
 
 
 def test_a_folder_that_is_removed_meanwhile_is_an_error(tmp_path: Path) -> None:
-    with Destination(str(tmp_path / "d")) as destination:
+    with TargetFolder(str(tmp_path / "d")) as destination:
         part = destination.create("x", 0)
         for path in (tmp_path / "d").iterdir():
             path.unlink()
@@ -85,7 +85,7 @@ def test_a_folder_that_is_removed_meanwhile_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
-    with Destination(str(tmp_path)) as destination:
+    with TargetFolder(str(tmp_path)) as destination:
         part = destination.create("n" * 300, 0)
         with pytest.raises(WriteError, match="the name is longer than its file system allows"):
             part.finish(TIME)
@@ -94,7 +94,7 @@ def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
 
 
 def test_a_lock_keeps_others_out_until_it_is_let_go(tmp_path: Path) -> None:
-    with Destination(str(tmp_path)) as one, Destination(str(tmp_path)) as other:
+    with TargetFolder(str(tmp_path)) as one, TargetFolder(str(tmp_path)) as other:
         with locked(one.fd, "d") as held:
             assert held
             with pytest.raises(BlockingIOError):
@@ -108,5 +108,5 @@ def test_where_there_are_no_locks_nobody_waits(tmp_path: Path, monkeypatch: pyte
         raise OSError(errno.EOPNOTSUPP, "not supported")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with Destination(str(tmp_path)) as destination, locked(destination.fd, "d") as held:
+    with TargetFolder(str(tmp_path)) as destination, locked(destination.fd, "d") as held:
         assert not held
