@@ -134,8 +134,8 @@ class TensorInfo(NamedTuple):
         found = torch_dtype(self.dtype)
         if found is None:
             raise UnsupportedDtypeError(
-                f"tensor {self.name!r} has dtype {self.dtype}, which the installed torch cannot hold; "
-                "leave it out with tensor_names, or use a torch that has it"
+                f"tensor {self.name!r} has dtype {self.dtype}, which the installed torch cannot hold",
+                remedy="leave it out with tensor_names, or use a torch that has it",
             )
         return found
 

@@ -63,7 +63,7 @@ def settings() -> Iterator[Check]:
     yield Check("settings", "ok", told or "all at their defaults")
     for name, meant in unknown_in_environment().items():
         remedy = f"unset {name}" if meant is None else f"rename it to {meant}, or unset it"
-        yield Check("settings", "warning", f"{name} is no setting of this version, and ignored", remedy)
+        yield Check("settings", "warning", f"{name} is not a setting of this version, and is ignored", remedy)
     for name, maximum in clamped_in_environment().items():
         yield Check("settings", "warning", f"{name} is above its maximum", f"set it to {maximum} or less")
 

@@ -43,7 +43,7 @@ def test_every_line_has_a_status_and_the_remedy_follows(streamer: Command, monke
     monkeypatch.setenv("RUNAI_STREAMER_CONCURENCY", "4")
     lines = streamer("doctor").out.splitlines()
     assert lines[0].split() == ["STATUS", "CHECK", "FOUND"]
-    (index,) = (number for number, line in enumerate(lines) if "RUNAI_STREAMER_CONCURENCY is no setting" in line)
+    (index,) = (number for number, line in enumerate(lines) if "RUNAI_STREAMER_CONCURENCY is not a setting" in line)
     assert lines[index].startswith("warning  settings")
     assert lines[index + 1].strip() == "-> rename it to RUNAI_STREAMER_CONCURRENCY, or unset it"
 
