@@ -77,6 +77,7 @@ class Load:
         origin = Origin.BUFFERED if first is None else sources[first.file].origin(first.offset, first.length)
         streams = max((source.streams or concurrency for source in sources), default=concurrency)
         pace = Pace(streams, concurrency, time.perf_counter())
+        self.tally.first_concurrency = pace.readers
         self._feed = Feed(self._groups, files, self._landing, self._lifecycle, self.tally, origin, pace)
         self.progress: Callable[[], object] | None = None
         """Called in the caller's thread when it has been given a group, and when it has been given all."""

@@ -70,6 +70,8 @@ class Settings:
 
     concurrency: int = 0
     """Reads in flight at once, at most (RUNAI_STREAMER_CONCURRENCY)."""
+    first_concurrency: int = 0
+    """Reads in flight to begin with, while they wait for storage: a local disk gets more while that makes it faster."""
     chunk_bytesize: int = 0
     """Bytes of one read, at most (RUNAI_STREAMER_CHUNK_BYTESIZE); the larger of those for files and for objects."""
     memory_limit: int | None = None

@@ -85,6 +85,7 @@ def _settings_of(tally: Tally, request: Request) -> Settings:
         limit = config.memory_limit
     return Settings(
         concurrency=tally.concurrency,
+        first_concurrency=tally.first_concurrency,
         chunk_bytesize=tally.chunk,
         memory_limit=limit,
         direct_io=config.direct_io.value,

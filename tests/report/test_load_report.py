@@ -198,7 +198,9 @@ def test_reads_and_their_bytes_are_counted(file: Path, monkeypatch: pytest.Monke
 
 
 def test_settings_are_those_in_force(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert loaded(file).settings == Settings(concurrency=16, chunk_bytesize=8 << 20)
+    settings = loaded(file).settings
+    assert 1 <= settings.first_concurrency <= settings.concurrency
+    assert settings == Settings(concurrency=16, first_concurrency=settings.first_concurrency, chunk_bytesize=8 << 20)
     for name, value in {"CONCURRENCY": "3", "CHUNK_BYTESIZE": "5000000", "MEMORY_LIMIT": "0", "DIRECT_IO": "0"}.items():
         monkeypatch.setenv(f"RUNAI_STREAMER_{name}", value)
     monkeypatch.setenv("RUNAI_STREAMER_GDS", "0")
@@ -206,6 +208,7 @@ def test_settings_are_those_in_force(file: Path, monkeypatch: pytest.MonkeyPatch
     report = loaded(file)
     assert report.settings == Settings(
         concurrency=3,
+        first_concurrency=3,
         chunk_bytesize=5_001_216,
         memory_limit=SIZES[0],
         direct_io="0",

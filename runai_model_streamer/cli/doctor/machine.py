@@ -16,6 +16,7 @@ import runai_model_streamer
 from runai_model_streamer.config import GdsMode, StreamerConfig
 from runai_model_streamer.errors import ConfigError, MissingDependencyError
 from runai_model_streamer.installation import NAME, clash, install_command
+from runai_model_streamer.io.cgroups import usable_cpus
 from runai_model_streamer.io.files import gds
 from runai_model_streamer.io.files.page_cache import PageCache
 from runai_model_streamer.variables import clamped_in_environment, settings_in_environment, unknown_in_environment
@@ -42,7 +43,7 @@ class Check(NamedTuple):
 
 def python() -> Iterator[Check]:
     """The interpreter, this package, and who else claims its name."""
-    system = f"Python {platform.python_version()}, {platform.system()} {platform.release()}, {os.cpu_count()} CPUs"
+    system = f"Python {platform.python_version()}, {platform.system()} {platform.release()}, {_cpus()}"
     yield Check("python", "ok", system)
     where = os.path.dirname(runai_model_streamer.__file__)
     yield Check("package", "ok", f"{NAME} {runai_model_streamer.__version__} in {where}")
@@ -50,6 +51,11 @@ def python() -> Iterator[Check]:
         yield Check("clash", "error", found.problem, found.remedy)
     else:
         yield Check("clash", "ok", "no other package is imported as runai_model_streamer")
+
+
+def _cpus() -> str:
+    usable, all_of_them = usable_cpus(), os.cpu_count() or 1
+    return f"{all_of_them} CPUs" if usable == all_of_them else f"{usable} of {all_of_them} CPUs"
 
 
 def settings() -> Iterator[Check]:

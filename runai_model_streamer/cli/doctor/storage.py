@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from typing import Final
 
 from runai_model_streamer.cli.doctor.machine import Check, Status
-from runai_model_streamer.cli.output import size
+from runai_model_streamer.cli.output import counted, size
 from runai_model_streamer.config import DirectIO, GdsMode, S3Config, S3Transport, StreamerConfig
 from runai_model_streamer.errors import ConfigError, GdsUnavailableError, MissingDependencyError, StreamerError
 from runai_model_streamer.io.files import file_systems, gds
+from runai_model_streamer.io.files.device import device_of
 from runai_model_streamer.io.files.page_cache import PageCache
 from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.io.http import libcurl
@@ -60,6 +61,8 @@ def _file(file: str, path: str, *, on_gpu: bool) -> Iterator[Check]:
         origin = source.read_into(0, memoryview(mmap.mmap(-1, PAGE))[:length]) if length == PAGE else None
         cached = PageCache(fd, os.fstat(fd)).cached_bytes(0, source.size)
         yield _direct(path, kind, origin, answers=cached is not None)
+        if origin is Origin.DISK and kind in file_systems.DIRECT:
+            yield _device(fd, path)
         if cached is not None and kind in file_systems.DIRECT:
             held = f"{size(min(cached, source.size))} of {size(source.size)}"
             yield Check("cached", "ok", f"{file}: {held} are in memory")
@@ -85,6 +88,14 @@ def _direct(path: str, kind: str, origin: Origin | None, *, answers: bool) -> Ch
         what = f"{where}: O_DIRECT works, but what is cached is told only to who owns a file or may write it"
         return Check("direct reads", "warning", what, "chown the files to this user, or RUNAI_STREAMER_DIRECT_IO=1")
     return Check("direct reads", "ok", f"{where}: O_DIRECT works: what is not in memory is read past the page cache")
+
+
+def _device(fd: int, path: str) -> Check:
+    found = device_of(os.fstat(fd).st_dev)
+    disks = counted(found.members, "hard disk" if found.seeks else "disk")
+    begin = f"{counted(found.streams, 'read')} at once to begin with, more if that helps"
+    # Not by Linux AIO or io_uring: one preadv is as fast (benchmarks/RESULTS.md).
+    return Check("disk", "ok", f"{path}: on {found.name} ({disks}): {begin}; by preadv, which needs no permission")
 
 
 def _gpudirect(source: FileSource, path: str) -> Check:

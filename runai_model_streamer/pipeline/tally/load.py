@@ -66,6 +66,8 @@ class Tally:
         self.error: str | None = None
         self.first: float | None = None
         """Seconds from the start to the first tensor."""
+        self.first_concurrency = 0
+        """Reads in flight to begin with."""
         self.concurrency = 0
         """Reads in flight at once, at most."""
         self.chunk = 0

@@ -11,9 +11,11 @@ import pytest
 from runai_model_streamer.cli.doctor import machine
 from runai_model_streamer.cli.doctor.machine import Check
 from runai_model_streamer.installation import install_command
+from runai_model_streamer.io.files.device import device_of
 from runai_model_streamer.io.http import libcurl
 from runai_model_streamer.io.s3.diagnosis import shorten
 from tests.cli.conftest import KEY_ID, Command, Done
+from tests.io.files.local_files import require_local_disk
 from tests.servers import FaultServer, aws_environment, refuse
 
 
@@ -188,6 +190,13 @@ class TestPath:
         (check,) = names["direct reads"]
         assert check.status in ("ok", "warning")
         assert check.detail.startswith(f"{model} (")
+
+    def test_it_says_how_many_reads_a_local_disk_begins_with(self, streamer: Command, tmp_path: Path) -> None:
+        require_local_disk(tmp_path)
+        (check,) = found(streamer("doctor", "--json", "--path", tmp_path))["disk"]
+        streams = device_of(tmp_path.stat().st_dev).streams
+        assert check.status == "ok"
+        assert f": {streams} read" in check.detail
 
     def test_an_empty_folder_is_tried_and_left_empty(self, streamer: Command, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
