@@ -74,7 +74,30 @@ def test_a_broken_file_is_told_and_the_others_are_listed(streamer: Command, mode
     assert "broken.safetensors is not a safetensors file" in done.err
     assert done.out.splitlines()[-1].startswith("2 files, ")
     document = streamer("ls", "--json", model).document
-    assert (len(document["files"]), len(document["errors"])) == (2, 1)
+    assert len(document["files"]) == 2
+    (error,) = document["errors"]
+    assert error["path"] == str(model / "broken.safetensors")
+    assert error["message"] == f"{error['path']} {error['problem']}: {error['remedy']}"
+
+
+def test_an_error_in_json_has_each_part_or_null(streamer: Command, tmp_path: Path) -> None:
+    path = tmp_path / "nothing.safetensors"
+    assert streamer("ls", "--json", path).document["error"] == {
+        "type": "NotFoundError",
+        "message": f"{path}: no such file",
+        "problem": "no such file",
+        "path": str(path),
+        "bytes": None,
+        "tensor": None,
+        "remedy": None,
+    }
+
+
+def test_an_error_in_json_has_the_bytes_that_could_not_be_read(streamer: Command, server: FaultServer) -> None:
+    server.choose = lambda request: refuse(403, "AccessDenied")
+    error = streamer("load", "--json", "s3://models/llama/model-1.safetensors").document["error"]
+    assert (error["path"], error["bytes"]) == ("s3://models/llama/model-1.safetensors", [0, 262144])
+    assert "Grant these credentials s3:GetObject" in error["remedy"]
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,22 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from runai_model_streamer.cli.arguments import Subcommands, add_command, add_device, add_paths, seconds
-from runai_model_streamer.cli.output import Column, rate, size, write_json, write_line, write_pairs, write_table
+from runai_model_streamer.cli.output import (
+    Column,
+    described,
+    rate,
+    size,
+    write_json,
+    write_line,
+    write_pairs,
+    write_table,
+)
 from runai_model_streamer.cli.progress import status
 from runai_model_streamer.cli.targets import find_files
-from runai_model_streamer.cli.tune.search import WORTH, Failed, Found, Setting, Tried, candidates, search
+from runai_model_streamer.cli.tune.search import WORTH, Found, Setting, Tried, candidates, search
 from runai_model_streamer.cli.tune.trials import Trials, current, min_chunk, read_checkpoint
 from runai_model_streamer.config import UNLIMITED
-from runai_model_streamer.errors import ArgumentError, StreamerError
+from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.report.load_report import BytesFrom
 
 _BUDGET: Final = 60.0
@@ -70,10 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
             say(f"{left:.0f} s left: concurrency {setting.concurrency}, chunk {size(setting.chunk)}, {_limit(setting)}")
             return trials(setting, maximum)
 
-        try:
-            found = search(default, others, measure, ends, time.perf_counter)
-        except Failed as failure:
-            raise failure.__cause__ or StreamerError(str(failure)) from None
+        found = search(default, others, measure, ends, time.perf_counter)
     if not found.default.runs:
         raise ArgumentError(f"--budget {arguments.budget:g}: the warm-up took all of it", remedy="give more seconds")
     spent = time.perf_counter() - started
@@ -189,5 +195,5 @@ def _described(each: Tried, found: Found) -> dict[str, Any]:
         "runs": list(each.runs.values()),
         "bytes_per_second": each.speed,
         "ratio": each.ratio(found.default),
-        "error": each.failure,
+        "error": None if each.failure is None else described(each.failure),
     }

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, Protocol
 
 from runai_model_streamer.cli.arguments import CHUNK, CONCURRENCY, LIMIT
 from runai_model_streamer.config import MIB, UNLIMITED
+from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.ranges import round_up
 
 WORTH: Final = 1.03
@@ -51,10 +52,6 @@ class Setting(NamedTuple):
         return {name: str(mine) for name, mine, theirs in zip(names, self, other, strict=True) if mine != theirs}
 
 
-class Failed(Exception):  # noqa: N818 - says what became of a run
-    """A setting that cannot be used here, and why."""
-
-
 class Measure(Protocol):
     """Makes a run."""
 
@@ -62,7 +59,7 @@ class Measure(Protocol):
         """Bytes and seconds; a run that takes `most` seconds is broken off.
 
         Raises:
-            Failed: this setting cannot be used.
+            StreamerError: this setting cannot be used.
         """
         ...
 
@@ -74,7 +71,7 @@ class Tried:
     setting: Setting
     runs: dict[int, float] = field(default_factory=dict)
     """Round -> bytes per second."""
-    failure: str | None = None
+    failure: StreamerError | None = None
 
     @property
     def speed(self) -> float:
@@ -148,7 +145,7 @@ def search(
         clock: tells the time.
 
     Raises:
-        Failed: the default itself cannot be used.
+        StreamerError: the default itself cannot be used.
     """
     baseline = Tried(default)
     tried = [baseline, *map(Tried, others)]
@@ -175,10 +172,10 @@ def _run(
 ) -> None:
     try:
         count, seconds = measure(each.setting, maximum)
-    except Failed as failure:
+    except StreamerError as error:
         if is_default:
             raise
-        each.failure = str(failure)
+        each.failure = error
         return
     each.runs[turn] = count / seconds
     took[each.setting] = seconds

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from runai_model_streamer import FileChunks, FileStreamer
-from runai_model_streamer.cli.tune.search import Failed, Setting
+from runai_model_streamer.cli.tune.search import Setting
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.files import open_storage
@@ -128,15 +128,12 @@ class Trials:
         if self._cold:
             evict(path for path, _, _ in self.sample.files)
         count = 0
-        try:
-            with environment(setting.beside(self._default)):
-                started = time.perf_counter()
-                for size in self._stream(self.sample):
-                    count += size
-                    if time.perf_counter() - started > maximum:
-                        break
-        except StreamerError as error:
-            raise Failed(str(error)) from error
+        with environment(setting.beside(self._default)):
+            started = time.perf_counter()
+            for size in self._stream(self.sample):
+                count += size
+                if time.perf_counter() - started > maximum:
+                    break
         return count, time.perf_counter() - started
 
     def _stream(self, checkpoint: Checkpoint) -> Iterator[int]:

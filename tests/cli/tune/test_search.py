@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from runai_model_streamer.cli.tune.search import Failed, Found, Setting, candidates, search
+from runai_model_streamer.cli.tune.search import Found, Setting, candidates, search
+from runai_model_streamer.errors import StreamerError
 
 MIB = 1 << 20
 DEFAULT = Setting(16, 4 * MIB, -1)
@@ -121,19 +122,19 @@ def test_a_setting_that_cannot_be_used_is_left_out() -> None:
 
     def measure(setting: Setting, maximum: float) -> tuple[float, float]:
         if setting.concurrency == 64:
-            raise Failed("no more threads")
+            raise StreamerError("no more threads")
         return machine.measure(setting, maximum)
 
     found = search(DEFAULT, OTHERS, measure, 60.0, lambda: machine.now)
     (failed,) = (each for each in found.tried if each.failure is not None)
-    assert (failed.setting.concurrency, failed.failure, failed.runs) == (64, "no more threads", {})
+    assert (failed.setting.concurrency, str(failed.failure), failed.runs) == (64, "no more threads", {})
 
 
 def test_a_default_that_cannot_be_used_is_an_error() -> None:
     def measure(setting: Setting, maximum: float) -> tuple[float, float]:
-        raise Failed("gone")
+        raise StreamerError("gone")
 
-    with pytest.raises(Failed, match="gone"):
+    with pytest.raises(StreamerError, match="gone"):
         search(DEFAULT, OTHERS, measure, 60.0, lambda: 0.0)
 
 
