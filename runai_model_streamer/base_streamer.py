@@ -1,4 +1,4 @@
-"""The life of a streamer: settings, one load at a time, the iterator over its tensors, the end."""
+"""What all streamers share: settings, one load at a time, the iterator over its tensors, the end."""
 
 import logging
 import os
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from runai_model_streamer.distributed.sharing import RankSharing
 
 _log: Final = logging.getLogger("runai_model_streamer.streamer")
-"""Of the module that users import: what they filter by."""
+"""Has the name of the module that users import, so that they can filter by it."""
 
 
 class Streamer:
     """What `SafetensorsStreamer` and `FileStreamer` share.
 
-    A streamer belongs to the process that made it, and its methods to one thread at a time. One load runs at a time; a
-    new one ends the one before.
+    A streamer belongs to the process that made it. One thread at a time may call its methods. One load runs at a time;
+    a new one ends the one before.
     """
 
     def __init__(self) -> None:
@@ -55,9 +55,9 @@ class Streamer:
 
     @property
     def report(self) -> LoadReport | None:
-        """What the current load has done so far, or the last one did; see `LoadReport`. None before the first.
+        """What the current or last load did so far; see `LoadReport`. None before the first load.
 
-        It stays after an error, an iterator that was dropped, and `close`. Asked for from the caller's thread.
+        It stays after an error, a dropped iterator, and `close`. To be read in the caller's thread.
         """
         if self._tally is None:
             return None
@@ -66,7 +66,7 @@ class Streamer:
         return make_report(self._tally, self._request)
 
     def __enter__(self) -> Self:
-        """Also of a streamer that has been closed: it can stream again."""
+        """Enter the context; a closed streamer can stream again."""
         self._check_process()
         self._closed = False
         return self
@@ -85,17 +85,16 @@ class Streamer:
     def _beginning(
         self, is_distributed: bool, progress: Watch
     ) -> Iterator[tuple[StreamerConfig, "RankSharing | None", Tally]]:
-        """End the load before, and begin the next in the context: with the settings as they are in the environment now.
+        """End the load before, and begin the next one in the context, with the environment's settings.
 
-        And with the other ranks where it is shared. They wait for this one, and so are told what is raised here; which
-        is also what the report says of the load.
+        If the load is shared, the other ranks join. They wait for this one, so they are sent what is raised in the
+        context. The report shows it too.
 
         Args:
             is_distributed: see `SafetensorsStreamer.stream_files`.
             progress: see there.
         """
-        # Not told to the others: this process is no rank. Its connections to them are those of the one that made it,
-        # which may be talking over them.
+        # Not sent to the others: a forked child is not a rank. Its connections belong to its parent.
         self._check_process()
         try:
             self._check_open()
@@ -125,14 +124,18 @@ class Streamer:
                 raise
 
     def _follow(self, load: Load, request: Request) -> None:
-        """Take on a load, and start it. In the context of `_beginning`, which ends it where that fails."""
+        """Start the load. In the context of `_beginning`, which ends it if that fails."""
         self._load, self.total_size, self._request = load, request.bytes, request
         if self._display is not None:
             load.progress = _teller(self._display, load.tally, request)
         load.start()
 
     def _tensors(self, calls: str) -> Tensors:
-        """The current load's tensors, on the device asked for. `calls`: what starts a load."""
+        """Yield the current load's tensors, on the requested device.
+
+        Args:
+            calls: the methods that start a load, for the error.
+        """
         self._check_usable()
         load = self._load
         if load is None:
@@ -150,7 +153,7 @@ class Streamer:
                 for name, tensor in tensors:
                     yield name, self._place(tensor, load.tally)
         finally:
-            # Explicitly: an abandoned iterator ends the load now, not when its frame is collected.
+            # Explicitly, so that an abandoned iterator ends the load now, not when its frame is collected.
             tensors.close()
             if display is not None:
                 display.stop()
@@ -179,7 +182,7 @@ class Streamer:
     def close(self) -> None:
         """End the load: stop reading, end the threads, free what the caller does not use. Idempotent.
 
-        A streamer that has been closed can stream again in another `with` block.
+        A closed streamer can stream again in another `with` block.
         """
         self._closed = True
         if not self._process.forked:
@@ -216,8 +219,8 @@ class Streamer:
     def __del__(self) -> None:
         load = getattr(self, "_load", None)
         if load is not None and load.open and not self._process.forked:
-            # Not close: a finaliser may run in any thread, also in one of the load's own.
-            # And before the warning, which may be an error.
+            # Not close: a finaliser may run in any thread, even in one of the load's own. And before the warning, which
+            # may be an error.
             load.stop()
             message = f"unclosed {self!r}: use it in a with statement, or call close()"
             warnings.warn(message, ResourceWarning, stacklevel=2, source=self)

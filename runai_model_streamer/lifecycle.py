@@ -1,4 +1,4 @@
-"""The state of one load: running, then finished, failed or closed. The first error wins and wakes every waiter."""
+"""The state of one load: running, then failed or closed. The first error wins and wakes every waiter."""
 
 import threading
 import traceback
@@ -15,11 +15,11 @@ class State(Enum):
 
 
 class Stopped(Exception):  # noqa: N818 - control flow inside the pipeline, never raised to callers
-    """Raised from a wait inside the pipeline when the load has failed or been closed meanwhile."""
+    """Raised by a wait inside the pipeline when the load has failed or was closed meanwhile."""
 
 
 class Lifecycle:
-    """One state, one condition for the consumer's waits, and hooks to wake what waits elsewhere."""
+    """One state, one condition for the consumer's waits, and hooks that wake what waits elsewhere."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -27,13 +27,13 @@ class Lifecycle:
         self._error: BaseException | None = None
         self._wakers: list[Callable[[], None]] = []
         self.running = True
-        """Whether readers should go on. Not a property: it is read for every tensor."""
+        """Whether readers should go on. An attribute, since it is read for every tensor."""
 
     def forget_error(self) -> BaseException | None:
-        """The first error, when the load failed; once, so that nothing its traceback leads to leads back to it."""
+        """Return the first error of a load that failed, once: a reference kept here would be a cycle."""
         error, self._error = self._error, None
         if error is not None:
-            # The frames of the reader that failed would keep its memory for as long as the error lives.
+            # The frames of the failed reader would keep its memory as long as the error lives.
             link: BaseException | None = error
             while link is not None:
                 traceback.clear_frames(link.__traceback__)
@@ -46,15 +46,15 @@ class Lifecycle:
             raise Stopped
 
     def on_stop(self, waker: Callable[[], None]) -> None:
-        """Have `waker` called, from any thread, when the state leaves RUNNING."""
+        """Call `waker`, from any thread, when the state leaves RUNNING."""
         self._wakers.append(waker)
 
     def fail(self, error: BaseException) -> None:
-        """Record what went wrong, unless something did before, and wake everybody."""
+        """End the load with this error, unless it has ended, and wake all waiters."""
         self._stop(State.FAILED, error)
 
     def close(self) -> None:
-        """End the load, unless it has ended, and wake everybody."""
+        """End the load, unless it has ended, and wake all waiters."""
         self._stop(State.CLOSED, None)
 
     def _stop(self, state: State, error: BaseException | None) -> None:
@@ -69,7 +69,7 @@ class Lifecycle:
         self._wakers.clear()
 
     def notify(self) -> None:
-        """Wake `wait_for`, whose condition may have become true."""
+        """Wake `wait_for`, whose condition may hold now."""
         with self._changed:
             self._changed.notify_all()
 

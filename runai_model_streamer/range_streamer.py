@@ -33,7 +33,7 @@ class RangeStreamer(Streamer):
 
     def _stream(
         self,
-        chunks: Sequence[FileChunks],
+        requests: Sequence[FileChunks],
         credentials: S3Credentials | None,
         device: str | torch.device | None,
         memory_limit: int | None,
@@ -43,36 +43,36 @@ class RangeStreamer(Streamer):
     ) -> None:
         self._places = []
         with self._beginning(is_distributed, progress) as (settings, sharing, tally):
-            if isinstance(chunks, str | bytes | FileChunks) or not isinstance(chunks, Sequence):
-                raise ArgumentTypeError(f"stream_files takes a list of FileChunks, not {type(chunks).__name__}")
-            for each in chunks:
+            if isinstance(requests, str | bytes | FileChunks) or not isinstance(requests, Sequence):
+                raise ArgumentTypeError(f"stream_files takes a list of FileChunks, not {type(requests).__name__}")
+            for each in requests:
                 if not isinstance(each, FileChunks):
                     raise ArgumentTypeError(f"stream_files takes a list of FileChunks; one is {each!r}")
             config, limit_name = _limited(settings, memory_limit)
             self._device = resolve_device(device)
-            load = prepare_ranges(chunks, config, credentials, self._device, limit_name, sharing, tally)
-            self._places = [(each.id, index) for each in chunks for index in range(len(each.sizes))]
+            load = prepare_ranges(requests, config, credentials, self._device, limit_name, sharing, tally)
+            self._places = [(each.id, index) for each in requests for index in range(len(each.sizes))]
             self._follow(
                 load,
                 Request(
                     config,
                     str(self._device),
-                    files=len(chunks),
+                    files=len(requests),
                     tensors=len(self._places),
-                    bytes=sum(each.total_size() for each in chunks),
+                    bytes=sum(each.total_size() for each in requests),
                     ranks=1 if sharing is None else sharing.ranks,
                 ),
             )
 
     def get_chunks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """Each range, as soon as its bytes are there: files in the order given, and the ranges of each as given.
+        """Yield each range as soon as its bytes are there: files in the order given, and the ranges of each as given.
 
-        Yields the file's id, the range's index among that file's, and the bytes, of dtype uint8 and shape (1, size).
-        An iterator that is dropped before its end ends the load.
+        Yields the file's id, the index of the range among that file's ranges, and the bytes as a tensor of dtype uint8
+        and shape (1, size). To drop the iterator before its end ends the load.
 
         Raises:
             StateError: nothing is being streamed.
-            StreamerError: what went wrong in reading; raised by the next `next`, before anything wrong is yielded.
+            StreamerError: what went wrong while reading. The next `next` raises it, before anything wrong is yielded.
         """
         return _numbered(self._places, self._tensors("stream_files"))
 
@@ -87,8 +87,7 @@ class FileStreamer(RangeStreamer):
             ...
     ```
 
-    Settings, processes, threads and memory are as for `SafetensorsStreamer`: what holds of a tensor there holds of a
-    range here.
+    Settings, processes, threads and memory are as for `SafetensorsStreamer`, with ranges in place of tensors.
     """
 
     def __init__(self) -> None:
@@ -105,23 +104,23 @@ class FileStreamer(RangeStreamer):
         *,
         progress: Watch = False,
     ) -> None:
-        """Start to stream ranges: open all files and check all ranges, then begin to read in the background.
+        """Open all files and check all ranges, then begin to read in the background.
 
-        Ranges that follow one another in the file are read together, with the bytes between them where those are few.
-        Bytes that lie in two ranges are read twice.
+        Ranges that follow one another in the file are read together, with the bytes between them if those are few.
+        Bytes in two ranges are read twice.
 
         Args:
             file_stream_requests: the ranges of each file.
-            credentials: for object storage, instead of what the environment and boto3's own chain know.
-            device: where the bytes are to be; see `SafetensorsStreamer.stream_files`.
-            memory_limit: bytes to hold at most, -1 for no limit, 0 for as much as the largest range; None for
+            credentials: for object storage, instead of those of the environment and of boto3's own chain.
+            device: where the bytes should be; see `SafetensorsStreamer.stream_files`.
+            memory_limit: bytes to hold at most; -1 for no limit; 0 for what the largest range needs; None for
                 `RUNAI_STREAMER_MEMORY_LIMIT`.
-            owned: accepted for compatibility. Both values are safe: a tensor is never overwritten while it is alive.
-            progress: see `SafetensorsStreamer.stream_files`; tensors there are ranges here.
+            owned: accepted for compatibility. Both values are safe: a living tensor is never overwritten.
+            progress: see `SafetensorsStreamer.stream_files`, with ranges in place of tensors.
 
         Raises:
             NotFoundError, AccessDeniedError, ReadError: a file or object cannot be opened.
-            ArgumentError: a range goes beyond the end of its file; other messages say what else.
+            ArgumentError: a range goes beyond the end of its file, or what else the message says.
             RunaiStreamerMemoryLimitException: a range is larger than the limit.
             CudaError, GdsUnavailableError: the GPU, or GPUDirect with RUNAI_STREAMER_GDS=1, cannot be used.
             ArgumentTypeError, ConfigError, StateError: what the message says. Nothing has been read.
@@ -131,11 +130,11 @@ class FileStreamer(RangeStreamer):
 
     @property
     def streamer(self) -> Self:
-        """The streamer itself, where the original has a native handle to pass to `handle_object_store`."""
+        """This streamer. The original has a native handle here, to pass to `handle_object_store`."""
         return self
 
     def handle_object_store(self, path: str, streamer: object = None, credentials: S3Credentials | None = None) -> str:  # noqa: ARG002
-        """Use these credentials wherever a call gives none; for code written for the original. Returns the path."""
+        """Use these credentials in calls that give none, for code written for the original. Returns the path."""
         if credentials is not None:
             self._credentials = credentials
         return path
@@ -148,15 +147,14 @@ class FileStreamer(RangeStreamer):
         ignore_patterns: Collection[str] | None = None,
         credentials: S3Credentials | None = None,
     ) -> list[tuple[str, int]]:
-        """The files in a folder, or under a prefix, with their sizes in bytes; sorted by path. Streams nothing.
+        """List the files in a folder, or under a prefix, with their sizes in bytes, sorted by path.
 
         Args:
-            prefix: a local folder, or `s3://bucket/prefix`, with or without a slash behind it.
-            is_recursive: whether to list folders below it, too.
-            allow_patterns: patterns such as `["*.json"]`, one of which a file must match; all files for None, and here
-                also for an empty list. They are held against the path that is given back and against the part of it
-                from `prefix` on; one that matches either will do. `*` matches slashes too.
-            ignore_patterns: patterns, none of which a file may match.
+            prefix: a local folder, or `s3://bucket/prefix`, with or without a slash at its end.
+            is_recursive: whether to list folders below it too.
+            allow_patterns: patterns such as `["*.json"]`; a file must match one. None and an empty list allow all.
+                A pattern has to match the returned path, or its part from `prefix` on. `*` matches slashes too.
+            ignore_patterns: patterns that no file may match.
             credentials: as for `stream_files`.
 
         Raises:
@@ -165,7 +163,7 @@ class FileStreamer(RangeStreamer):
             ArgumentError, ArgumentTypeError, ConfigError, StateError, UnsupportedError: what the message says.
         """
         self._check_usable()
-        # An empty list as the original has it here; there, too, pull_files pulls nothing for one.
+        # An empty list means here what it does in the original, whose pull_files pulls nothing for one.
         folder, patterns = as_path(prefix), Patterns.of(allow_patterns or None, ignore_patterns)
         before = folder if folder.endswith("/") else f"{folder}/"
         with open_storage(credentials or self._credentials) as (storage, _):
@@ -174,7 +172,7 @@ class FileStreamer(RangeStreamer):
 
 
 class DistributedStreamer(RangeStreamer):
-    """Streams ranges of bytes of any files to all ranks of torch's default process group, each byte read once in all.
+    """Streams ranges of bytes of any files to all ranks of torch's default process group. Each byte is read once.
 
     ```python
     with DistributedStreamer() as streamer:  # on every rank alike
@@ -183,7 +181,7 @@ class DistributedStreamer(RangeStreamer):
             ...
     ```
 
-    As `FileStreamer`, of which it has `get_chunks`; how ranks share a load, and how one fails, is as for
+    It is used like `FileStreamer`. Ranks share a load, and fail, as with
     `SafetensorsStreamer.stream_files(..., is_distributed=True)`.
     """
 
@@ -201,17 +199,17 @@ class DistributedStreamer(RangeStreamer):
         """Start to stream ranges; see `FileStreamer.stream_files`.
 
         Args:
-            file_stream_requests: the ranges of each file, on every rank the same.
-            credentials: as there.
-            device: as there.
-            is_distributed: False to read all of it in this process.
-            owned: as there.
-            discover_ranks: accepted for compatibility. Ranks meet where `is_distributed` asks for it, and only there.
-            progress: as there.
+            file_stream_requests: the ranges of each file, the same on every rank.
+            credentials: see `FileStreamer.stream_files`.
+            device: see `FileStreamer.stream_files`.
+            is_distributed: False to read everything in this process.
+            owned: see `FileStreamer.stream_files`.
+            discover_ranks: accepted for compatibility. Ranks meet if `is_distributed`, and only then.
+            progress: see `FileStreamer.stream_files`.
 
         Raises:
             DistributedError: another rank failed, died, left its loop or wants something else; it names the rank.
-            StreamerError: what is said there; the memory limit is `RUNAI_STREAMER_MEMORY_LIMIT`.
+            StreamerError: as `FileStreamer.stream_files`. The memory limit is `RUNAI_STREAMER_MEMORY_LIMIT`.
         """
         self._stream(file_stream_requests, credentials, device, None, progress, is_distributed=is_distributed)
 
@@ -219,7 +217,7 @@ class DistributedStreamer(RangeStreamer):
 def _numbered(places: Sequence[tuple[int, int]], tensors: Tensors) -> Iterator[tuple[int, int, torch.Tensor]]:
     try:
         for file, index in places:
-            yield file, index, next(tensors)[1]  # nothing here keeps what is given out
+            yield file, index, next(tensors)[1]  # keeps no reference to the tensor
         for _ in tensors:
             raise AssertionError("more has landed than was planned")
     finally:
@@ -227,7 +225,7 @@ def _numbered(places: Sequence[tuple[int, int]], tensors: Tensors) -> Iterator[t
 
 
 def _limited(config: StreamerConfig, limit: int | None) -> tuple[StreamerConfig, str]:
-    """The settings with the call's own limit, if it has one, and what that is called."""
+    """Return the settings with the call's own limit, if it has one, and the name of the limit."""
     if limit is None:
         return config, LIMIT
     try:

@@ -498,7 +498,9 @@ def _run(folder: Path, rank: int, count: int, program: str) -> None:
         timeout=timedelta(seconds=60),
     )
     me = Ranks(folder, rank)
-    logging.getLogger("runai_model_streamer").addHandler(_Lines(me.lines))
+    log = logging.getLogger("runai_model_streamer")
+    log.setLevel(logging.INFO)
+    log.addHandler(_Lines(me.lines))
     outcomes = {}
     for name, outcome in PROGRAMS[program](me):
         outcomes[name] = outcome

@@ -159,7 +159,7 @@ class RankSharing:
         return ", ".join(map(str, self._ranks))
 
     def divide(
-        self, files: Sequence[PlannedFile], groups: Sequence[Group], sources: Sequence[Source], landing: object
+        self, files: Sequence[PlannedFile], groups: Sequence[Group], sources: Sequence[Source], grouping: object
     ) -> Sequence[Source]:
         """Deal out the reads; see `pipeline.sharing.Sharing.divide`.
 
@@ -177,7 +177,7 @@ class RankSharing:
             if source.kind is SourceKind.OBJECT and opener in ranks:
                 beginnings[index] = Beginning(min(PREFIX_BYTES, source.size), ranks.index(opener))
         shares = deal_out(groups, files, len(ranks), beginnings)
-        planned = {f"plan of ranks {self._named()}, with its device and dtype": digest_of([landing, shares])}
+        planned = {f"plan of ranks {self._named()}, with its device and dtype": digest_of([grouping, shares])}
         agree(peers, planned, self._causes)
         self._remaining = Remaining(sum(share.length for each in shares for share in each))
         reading = ReadingRanks(peers, ranks, self._remaining)

@@ -1,9 +1,9 @@
 """A cap on the bytes per second of all reads of a load together.
 
-Bytes are paid for before they are asked for, in pieces of 50 ms of the cap. Slowing the reads themselves would be
-later than the wire: the store sends until the sockets' buffers are full, which is megabytes a connection, and a store
-may hang up on a reader that is slow. So a capped read is several requests, or several reads of a file, one after the
-other, and every kind of source and of transport is capped alike.
+A read waits before it asks for bytes, in pieces of 50 ms of the cap. To slow down reads in flight would be too late:
+the store sends until the sockets' buffers are full, megabytes for each connection, and may hang up on a slow reader.
+So a capped read is several requests, or several reads of a file, one after the other. Every kind of source and every
+transport is capped alike.
 """
 
 import threading
@@ -17,33 +17,33 @@ from runai_model_streamer.origins import Origin
 from runai_model_streamer.ranges import PAGE, ByteRange, round_down
 
 BURST: Final = 0.05
-"""Seconds of the cap that a piece may bring at once, and that a pause may leave unused for later."""
+"""Seconds of the cap that one piece may use at once, and that a pause may save for later."""
 
 _MIN_PIECE: Final = 256 << 10
-"""Bytes: a request for less costs more than it spreads. Below 5 MB/s pieces last longer than `BURST`."""
+"""Bytes of the smallest piece: smaller requests cost too much. Below 5 MB/s, pieces last longer than `BURST`."""
 
 
 class Bandwidth:
-    """The line that all reads of a load share. Thread safe.
+    """The line that all reads of a load wait in. Thread safe.
 
-    In any `t` seconds, bytes are let through for at most `t + BURST` seconds, and one piece.
+    In any `t` seconds it lets through the bytes of at most `t + BURST` seconds, and one piece.
 
     Args:
         rate: bytes per second.
-        clock: seconds, never running backwards.
+        clock: returns seconds that never run backwards.
     """
 
     def __init__(self, rate: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.rate = rate
         self.piece = round_down(max(int(rate * BURST), _MIN_PIECE), PAGE)
-        """Most bytes to `take` at once; whole pages, so that reads that were aligned stay so."""
+        """Most bytes to `take` at once. Whole pages, so that aligned reads stay aligned."""
         self._clock = clock
         self._free = clock()
         self._changed = threading.Condition()
         self._stopped = False
 
     def reserve(self, count: int) -> float:
-        """Take the next place in line; the seconds until these `count` bytes may be asked for, 0 for at once."""
+        """Take the next place in line. Returns the seconds until these `count` bytes may be asked for."""
         with self._changed:
             now = self._clock()
             start = max(self._free, now - BURST)
@@ -51,18 +51,18 @@ class Bandwidth:
             return max(start - now, 0.0)
 
     def take(self, count: int, interrupted: Callable[[], bool]) -> bool:
-        """Wait until `count` bytes may be asked for; False when `stop` was called or `interrupted` said so instead."""
+        """Wait until `count` bytes may be asked for. Returns False if `stop` or `interrupted` ended the wait."""
         delay = self.reserve(count)
         with self._changed:
             return not self._changed.wait_for(lambda: self._stopped or interrupted(), delay)
 
     def wake(self) -> None:
-        """Have everyone who waits ask `interrupted` again."""
+        """Make all waiters ask `interrupted` again."""
         with self._changed:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Let nothing through any more. Idempotent, from any thread."""
+        """Let no more bytes through. Idempotent, from any thread."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -74,8 +74,8 @@ class PacedSource(SourceWrapper):
     Args:
         source: where the bytes come from; closed with this one.
         bandwidth: the line.
-        ahead: bytes from the source's start that its opening brought already. They are paid for by the first read,
-            and then no more.
+        ahead: bytes from the source's start that its opening has already brought. The first read pays for them, and no
+            other.
     """
 
     def __init__(self, source: Source, bandwidth: Bandwidth, ahead: int = 0) -> None:
@@ -121,7 +121,7 @@ class PacedSource(SourceWrapper):
                 return
 
     def interrupt(self) -> None:
-        """Make reads raise `InterruptedReadError`, those that wait in line at once. From any thread."""
+        """Make reads raise `InterruptedReadError`; those that wait in line do so at once. From any thread."""
         self._interrupted = True
         self._bandwidth.wake()
         super().interrupt()

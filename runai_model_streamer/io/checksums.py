@@ -1,8 +1,8 @@
-"""The checksum of a whole object, computed over the ranges that are read of it as they land.
+"""The checksum of a whole object, computed from the ranges that are read, as they land.
 
-CRCs of ranges are combined, whatever their order. The hashes (MD5, SHA) cannot be: each range waits for the one before
-it, and no object is read faster than one core hashes. Measured on a 2-core Xeon, GB/s: CRC64NVME 23, CRC32C 21,
-CRC32 2.0, SHA256 1.0, SHA1 0.9, MD5 0.5; none of them holds the GIL.
+CRCs of ranges can be combined in any order. Hashes (MD5, SHA) cannot: each range waits for the one before it, and no
+object is read faster than one core hashes. On a 2-core Xeon, in GB/s: CRC64NVME 23, CRC32C 21, CRC32 2.0, SHA256 1.0,
+SHA1 0.9, MD5 0.5. None of them holds the GIL.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ _CRC_BYTES: Final = {"CRC64NVME": 8, "CRC32C": 4, "CRC32": 4}
 _HASHES: Final = ("SHA256", "SHA1", "MD5")
 
 ALGORITHMS: Final = (*_CRC_BYTES, *_HASHES)
-"""Names, the cheapest to compute first."""
+"""Their names, the cheapest to compute first."""
 
 
 class Checksum(NamedTuple):
-    """What a store says of an object's bytes."""
+    """The checksum that a store has of an object's bytes."""
 
     algorithm: str
     """One of `ALGORITHMS`."""
@@ -42,20 +42,20 @@ class Digest(Protocol):
         ...
 
     def add(self, offset: int, piece: memoryview) -> bytes | None:
-        """Take a piece in. Returns the checksum when with it all bytes are there.
+        """Add a piece. Returns the checksum if it was the last missing piece.
 
         Raises:
-            InterruptedReadError: `stop` was called while it waited for the pieces before it.
+            InterruptedReadError: `stop` was called while this waited for the pieces before it.
         """
         ...
 
     def stop(self) -> None:
-        """Let nobody wait any more."""
+        """End all waits."""
         ...
 
 
 def make_digest(algorithm: str, size: int) -> Digest:
-    """Begin to compute a checksum of `size` bytes, at least one.
+    """Begin to compute the checksum of `size` bytes, at least one.
 
     Raises:
         MissingDependencyError: the library for this algorithm is not installed.
@@ -75,11 +75,11 @@ def make_digest(algorithm: str, size: int) -> Digest:
 
 
 class CombinedDigest:
-    """A CRC: of each piece on its own, then of neighbours together; see `Digest`.
+    """A CRC, computed for each piece, and combined for neighbours; see `Digest`.
 
     Args:
-        compute: the CRC of bytes, without the GIL.
-        combine: of the CRCs of two neighbours, and the length of the second, the CRC of both.
+        compute: returns the CRC of bytes, without the GIL.
+        combine: takes the CRCs of two neighbours, and the length of the second; returns the CRC of both.
         width: bytes of the CRC.
         size: bytes in all.
     """
@@ -95,19 +95,19 @@ class CombinedDigest:
         self._size = size
         self._lock = threading.Lock()
         self._runs: dict[int, tuple[int, int]] = {}
-        """Start of a run of bytes that are in -> its end, and its CRC."""
+        """Start of a run of added bytes -> its end, and its CRC."""
         self._starts: dict[int, int] = {}
         """End of a run -> its start."""
 
     def add(self, offset: int, piece: memoryview) -> bytes | None:
-        """See `Digest.add`."""
+        """Add a piece, in any order; see `Digest.add`."""
         if not piece:
             return None
         crc = self._compute(piece)
         start, end = offset, offset + len(piece)
         with self._lock:
             if start in self._runs or end in self._starts:
-                return None  # read twice; it was not asked for by whoever reads an object once
+                return None  # Read twice: a caller that wants the object verified does not do that.
             if start in self._starts:
                 before = self._starts.pop(start)
                 crc = self._combine(self._runs.pop(before)[1], crc, end - start)
@@ -121,14 +121,14 @@ class CombinedDigest:
         return crc.to_bytes(self._width, "big") if (start, end) == (0, self._size) else None
 
     def stop(self) -> None:
-        """Nothing waits here."""
+        """Do nothing: nothing waits."""
 
 
 class OrderedDigest:
     """A hash, which takes its bytes in order; see `Digest`.
 
-    Whoever adds a piece waits until all before it are in: reads are to be begun in order, none left out, and none may
-    wait for what one behind it holds.
+    `add` waits until all pieces before this one have been added. So reads have to begin in order, without gaps, and
+    none may wait for memory that a later one holds.
     """
 
     in_order = True
@@ -141,7 +141,7 @@ class OrderedDigest:
         self._stopped = False
 
     def add(self, offset: int, piece: memoryview) -> bytes | None:
-        """See `Digest.add`."""
+        """Add a piece, after all pieces before it; see `Digest.add`."""
         with self._changed:
             self._changed.wait_for(lambda: self._position >= offset or self._stopped)
             if self._stopped:
@@ -155,7 +155,7 @@ class OrderedDigest:
             return self._hasher.digest() if self._position == self._size else None
 
     def stop(self) -> None:
-        """Make those who wait, and whoever comes, raise."""
+        """Make waiting and later calls of `add` raise."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -164,9 +164,9 @@ class OrderedDigest:
 class VerifiedSource(SourceWrapper):
     """A source that compares its bytes with a checksum of the whole; see `Source`.
 
-    The read that brings the last missing byte is the one that fails when they do not match: bytes that were read
-    before are out by then. A loader that gives out a group of tensors when all reads for it, and for all groups before
-    it, have returned therefore never gives out the object's last group unless the whole object matched.
+    If they do not match, the read of the last missing byte fails. Other bytes are out by then. A loader that yields a
+    group of tensors after all reads for it and for earlier groups have returned never yields the object's last group
+    unless the whole object matched.
 
     Every byte has to be read once. Call `skip_verification` where some will not be.
     """
@@ -185,7 +185,7 @@ class VerifiedSource(SourceWrapper):
         """Fill `buffer` from `offset`; see `Source.read_into`.
 
         Raises:
-            ChecksumError: with these bytes the object is complete, and is not what the store's checksum is of.
+            ChecksumError: these bytes complete the object, which does not match the store's checksum.
         """
         origin = self._source.read_into(offset, buffer)
         digest = self._digest

@@ -23,10 +23,10 @@ class OpenFile(Protocol):
         ...
 
     def require_unchanged(self, span: ByteRange) -> None:
-        """Check, after a read of the range, that nobody has written to the file since it was opened.
+        """Check, after a read of the range, that the file is unchanged since it was opened.
 
         Raises:
-            SourceChangedError: somebody has; it names the range.
+            SourceChangedError: it was written to; the message names the range.
         """
         ...
 
@@ -65,7 +65,7 @@ class Source(Protocol):
 
     @property
     def streams(self) -> int | None:
-        """Reads at once to begin with, while they wait for storage: more are tried. None: as many as are allowed."""
+        """Reads at once to begin with while reads wait for storage; more are tried later. None: all allowed ones."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""Opens and lists what one load reads, whatever kind of storage it is in."""
+"""Opens and lists what one load reads, in any kind of storage."""
 
 import logging
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class Storage:
-    """Opens the sources of one load, which share one client for object storage.
+    """Opens the sources of one load. They share one client for object storage.
 
     Args:
         shared: other processes of this node load the same files.
@@ -36,7 +36,7 @@ class Storage:
     ) -> None:
         self._config = config
         self._shared = shared
-        # A copy: the caller may change them, for another call, while this one's are still read anew.
+        # A copy: the caller may change the object for another call, while this load still renews its credentials.
         self._credentials = copy(credentials)
         s3 = config.s3
         if few_bytes and s3.transport is S3Transport.AUTO:
@@ -54,14 +54,14 @@ class Storage:
             storage.close()
 
     def open(self, path: str) -> Source:
-        """The source behind a path.
+        """Open the source behind a path.
 
-        With `verify`, an object's bytes are held against the store's checksum of it, for which the store is asked
-        once more; one that has none is read all the same.
+        With `verify`, an object's bytes are compared with the store's checksum, which takes one more request. An object
+        without a checksum is read without.
 
         Raises:
-            ReadError: it is not there, or may not be read.
-            MissingDependencyError: a library to read or to verify it with is not installed.
+            ReadError: it does not exist, or may not be read.
+            MissingDependencyError: a library that reads or verifies it is not installed.
         """
         if not is_object(path):
             return self._paced(FileSource(path, self._config.direct_io, shared=self._shared), 0)
@@ -86,11 +86,11 @@ class Storage:
         return source if self._bandwidth is None else PacedSource(source, self._bandwidth, ahead)
 
     def entries(self, path: str, wanted: Wanted, *, recursive: bool) -> list[Entry]:
-        """The files of a local folder, or the objects under a prefix, for whose names `wanted` holds; sorted by name.
+        """List the wanted files of a local folder, or the wanted objects under a prefix, sorted by name.
 
         Raises:
-            NotFoundError: there is no such folder or bucket, or no key under the prefix.
-            ReadError: it may not be read, or is none.
+            NotFoundError: the folder or bucket does not exist, or no key has the prefix.
+            ReadError: it may not be read, or is not a folder.
         """
         if is_object(path):
             return list_objects(self._store, path, wanted, recursive=recursive)
@@ -105,12 +105,12 @@ class Storage:
 
     @property
     def retries(self) -> int:
-        """Requests to object storage that were made again."""
+        """Number of requests to object storage that were repeated."""
         return self._store.retries
 
     @property
     def transport(self) -> str | None:
-        """What moves the bytes of objects; None where none was asked for."""
+        """What moves the bytes of objects; None if no object was read."""
         return self._store.transport
 
     def interrupt(self) -> None:
@@ -120,7 +120,7 @@ class Storage:
         self._store.interrupt()
 
     def reader_left(self, error: BaseException | None) -> None:
-        """A reader thread, which calls this, leaves before all is read: for an error, or since the load has ended."""
+        """Note that a reader thread ends before all is read: for an error, or because the load has ended."""
 
     def close(self) -> None:
         """Close the connections. Idempotent."""

@@ -1,4 +1,4 @@
-"""Files and objects copied to a destination, several of them, and several ranges of each, at once."""
+"""Copies files and objects to a folder: several files, and several ranges of each, at once."""
 
 import mmap
 import threading
@@ -15,7 +15,7 @@ from runai_model_streamer.ranges import ByteRange, split
 from runai_model_streamer.threads.crew import Crew
 
 JOIN_SECONDS: Final = 1.0
-"""Most seconds that a failed pull waits for its threads. One that hangs in the kernel longer ends alone."""
+"""Seconds that a failed pull waits for its threads at most. A thread that hangs longer ends by itself."""
 
 
 def fetch(
@@ -27,16 +27,16 @@ def fetch(
     memory: int,
     landed: Callable[[int], None] | None = None,
 ) -> None:
-    """Copy every entry to its name in the destination; return when all are there.
+    """Copy every entry to its name in the destination. Returns when all are there.
 
     Args:
         concurrency: reads in flight at once.
-        chunk: most bytes of one read.
-        memory: most bytes held at once, at least `chunk`.
-        landed: told how many bytes more have been written; called from many threads.
+        chunk: bytes of one read, at most.
+        memory: bytes held at once, at most; at least `chunk`.
+        landed: called with the number of bytes that were just written, from many threads.
 
     Raises:
-        StreamerError: the first error met. Files that were finished before stay; nothing is left of the others.
+        StreamerError: the first error met. Finished files stay; nothing is left of the others.
     """
     work = _Fetch(storage, entries, destination, chunk, memory, landed)
     pieces = sum(1 for entry in entries for _ in _pieces(entry, chunk))
@@ -44,7 +44,7 @@ def fetch(
 
 
 def _pieces(entry: Entry, chunk: int) -> Iterator[ByteRange]:
-    """The reads that make up a file: one of nothing, if there is nothing in it."""
+    """Yield the reads that make up a file; one of zero bytes for an empty file."""
     return split(ByteRange(0, entry.size), chunk) if entry.size else iter((ByteRange(0, 0),))
 
 
@@ -86,7 +86,7 @@ class _File:
 
 
 class _Fetch:
-    """The threads of one call of `fetch`, and what they share."""
+    """One call of `fetch`: its threads, and what they share."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class _Fetch:
             try:
                 raise failure
             finally:
-                # Its traceback leads here: a cycle would keep all that the frames hold until gc runs.
+                # Its traceback leads here. The cycle would keep all that the frames hold, until gc runs.
                 del failure
 
     def _end(self, crew: Crew) -> None:
@@ -142,7 +142,7 @@ class _Fetch:
         for file in list(self._open):
             if file.part is not None:
                 file.part.discard()
-            # What a stuck thread works with goes when it ends.
+            # A stuck thread keeps what it works with until it ends.
             if not alive:
                 file.close()
 
@@ -170,7 +170,7 @@ class _Fetch:
         self._storage.interrupt()
         for file in list(self._open):
             if file.source is not None:
-                file.source.interrupt()  # what waits there waits for no storage: to be hashed, for the bytes before
+                file.source.interrupt()  # a read may also wait for earlier bytes to be hashed
 
     def _copy(self, file: _File, span: ByteRange) -> None:
         with file.lock:
@@ -200,8 +200,8 @@ class _Fetch:
                 raise _Stopped
             self._free -= size
         try:
-            # Whole pages of its own, which direct reads need. They go back to the system with the last reference:
-            # closed by hand, they would raise where the traceback of an error still has one.
+            # Whole pages, which direct reads need. They go back to the system with the last reference. To close them
+            # here would raise while the traceback of an error still has a reference.
             yield memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         finally:
             with self._changed:

@@ -1,4 +1,4 @@
-"""One process, and one thread of it, at a time."""
+"""A lock that lets one thread of one process in at a time."""
 
 import errno
 import fcntl
@@ -11,10 +11,10 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def locked(fd: int, path: str) -> Iterator[bool]:
-    """Hold the lock of an open file or folder, as soon as whoever else does lets go of it.
+    """Wait for the lock of an open file or folder, and hold it in the context.
 
-    A process that dies lets go. Processes of other machines are kept out only where the file system says so (NFS 4
-    does, for files). Gives False, without waiting, where it knows no such locks.
+    A process that dies releases it. It keeps processes of other machines out only on file systems that share locks (NFS
+    4 does, for files). Gives False, without waiting, where the file system has no such locks.
     """
     held = True
     try:
@@ -23,7 +23,7 @@ def locked(fd: int, path: str) -> Iterator[bool]:
         _log.info("%s: waiting for another process, which is pulling files", path)
         fcntl.flock(fd, fcntl.LOCK_EX)
     except OSError as error:
-        # A folder on NFS, which locks only what is open for writing, gives EBADF.
+        # NFS locks only what is open for writing: a folder gives EBADF.
         if error.errno not in (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
         _log.debug("%s: no locks here: %s", path, error)
@@ -32,5 +32,5 @@ def locked(fd: int, path: str) -> Iterator[bool]:
         yield held
     finally:
         if held:
-            # Not by closing it: a forked child may have the same open file.
+            # Closing would not do: a forked child may have the same open file.
             fcntl.flock(fd, fcntl.LOCK_UN)

@@ -1,4 +1,4 @@
-"""From a folder or prefix to a copy of it: what is wanted, what is missing, and that much fetched."""
+"""Pulls a folder or prefix: lists what is wanted, finds what is missing, and fetches that."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ from runai_model_streamer.origins import SourceKind
 _log = logging.getLogger(__name__)
 
 MIN_MEMORY: Final = 256 << 10
-"""Bytes that a pull holds at once at least: what the opening of an object brings."""
+"""Smallest number of bytes that a pull holds at once: what opening an object brings."""
 
 MANY_BYTES: Final = 4 << 30
 """A pull of this much is worth the import of numba, 1.5 s of CPU time.
@@ -31,14 +31,14 @@ Over TLS boto3 takes 1.16 s for a GB, libcurl 0.92 s (docs/s3.md).
 
 
 class Watcher(Protocol):
-    """Who is told how far a pull has come."""
+    """Follows the progress of a pull."""
 
     def begin(self, missing: Sequence[Entry]) -> None:
-        """These are to be fetched; the others are there."""
+        """Note the files that will be fetched. The others are there."""
         ...
 
     def landed(self, count: int) -> None:
-        """So many bytes more have been written. Called from many threads."""
+        """Note that this many more bytes were written. Called from many threads."""
         ...
 
 
@@ -51,12 +51,19 @@ def pull(
     watcher: Watcher | None = None,
     many_bytes: int = MANY_BYTES,
 ) -> list[Entry]:
-    """Have the files of `source` that `patterns` choose in `target`, and return them all.
+    """Copy the files of `source` that `patterns` choose to `target`, unless they are there. Returns all of them.
 
-    `storage` is for few bytes; `many_bytes` of objects are fetched by the transport for many.
+    Args:
+        storage: lists the files, and fetches few bytes.
+        source: a folder or prefix.
+        target: a local folder.
+        patterns: which files are wanted.
+        config: the settings.
+        watcher: follows the progress.
+        many_bytes: bytes of objects from which on the transport for many bytes fetches them.
 
     Raises:
-        StreamerError: what the function `pull_files` says.
+        StreamerError: as the function `pull_files`.
     """
     _check_target(source, target)
     started = time.perf_counter()
@@ -121,7 +128,7 @@ def _check_target(source: str, target: str) -> None:
 
 
 def _bounds(config: StreamerConfig, kind: SourceKind) -> tuple[int, int, int]:
-    """Reads in flight, bytes of one read, and bytes held, at most."""
+    """Return reads in flight, bytes of one read, and bytes held, each at most."""
     concurrency, chunk = config.concurrency_for(kind), config.chunk_for(kind)
     memory = concurrency * chunk
     if config.memory_limit == UNLIMITED:

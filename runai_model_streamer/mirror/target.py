@@ -1,4 +1,4 @@
-"""The folder that files are pulled into: each is there whole or not at all, and none is outside of it."""
+"""The folder that files are pulled into. Each file is there whole or not at all, and none is outside the folder."""
 
 import contextlib
 import errno
@@ -21,20 +21,23 @@ _PART_PREFIX: Final = ".runai-"
 _PART_SUFFIX: Final = ".part"
 
 _GRANULARITIES: Final = (1, 100, 1_000, 1_000_000, 1_000_000_000)
-"""Nanoseconds that file systems cut times to: ext4 and xfs 1, NTFS 100, some network file systems a whole second."""
+"""Nanoseconds that file systems round times down to: ext4 and xfs 1, NTFS 100, some network ones a whole second."""
 
 
 def file_name(name: str) -> str:
-    """The name of the file for an object of this name: as a file system takes slashes, none first and one at a time."""
+    """Return the file's name for an object's name: without leading and repeated slashes."""
     return "/".join(filter(None, name.split("/")))
 
 
 def as_files(path: str, entries: Iterable[Entry]) -> list[Entry]:
-    """The entries with the names of their files, each of which can be one of its own in one folder.
+    """Return the entries with the names of their files, which can all exist in one folder.
+
+    Args:
+        path: the folder or prefix that was listed, for messages.
+        entries: what was listed.
 
     Raises:
-        UnsafeNameError: one cannot, two would be the same, or one a folder for another; `path` is the folder listed,
-            for the message.
+        UnsafeNameError: a name cannot be a file's, two would be the same file, or a file would also be a folder.
     """
     files: dict[str, Entry] = {}
     for entry in entries:
@@ -64,7 +67,7 @@ def as_files(path: str, entries: Iterable[Entry]) -> list[Entry]:
 
 
 class TargetFolder:
-    """A folder to write to, made if it is not there. All below it is reached from its descriptor, and through no link.
+    """A folder to write to, made if it is missing. Everything below is opened from its descriptor; no link is followed.
 
     Raises:
         WriteError: it cannot be made or opened.
@@ -86,12 +89,12 @@ class TargetFolder:
         os.close(self.fd)
 
     def has(self, entry: Entry) -> bool:
-        """Whether the file is there as it was pulled: its size and time are the entry's."""
+        """Return whether the file is there as it was pulled: with the entry's size and time."""
         try:
             with self._folder(entry.name, make=False) as (folder, base):
                 found = os.stat(base, dir_fd=folder, follow_symlinks=False)
         except OSError:
-            # Not there; or what is in its way will be told when the file is to be made.
+            # It is missing. Or something is in its way, which `create` reports.
             return False
         kept = found.st_mtime_ns
         return (
@@ -108,12 +111,12 @@ class TargetFolder:
         """
         with self._translated(name), self._folder(name, make=True) as (folder, _):
             part = f"{_PART_PREFIX}{os.urandom(8).hex()}{_PART_SUFFIX}"
-            # With the rights that the user's mask leaves: what one process pulls, those of others are to read.
+            # With the rights that the user's umask leaves: processes of others read what one has pulled.
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             return PartialFile(self, name, part, os.open(part, flags, 0o666, dir_fd=folder), size)
 
     def put(self, name: str, data: bytes) -> None:
-        """Write a small file, and have the disk keep it.
+        """Write a small file, and flush it to the disk.
 
         Raises:
             WriteError: it cannot be written.
@@ -128,7 +131,7 @@ class TargetFolder:
             part.close()
 
     def sweep(self, names: Iterable[str]) -> None:
-        """Remove what killed processes have left beside these files. Nobody else may be writing to the folder."""
+        """Remove what killed processes have left next to these files. No other process may write to the folder."""
         for parent in {str(PurePosixPath(name).parent) for name in names}:
             with contextlib.suppress(OSError), self._folder(f"{parent}/x", make=False) as (folder, _):
                 for left in os.listdir(folder):
@@ -136,10 +139,10 @@ class TargetFolder:
                         os.unlink(left, dir_fd=folder)
 
     def sync(self) -> None:
-        """Have the disk keep the names of all files that were finished.
+        """Flush the names of all finished files to the disk.
 
         Raises:
-            WriteError: the disk does not.
+            WriteError: that failed.
         """
         above = {str(parent) for folder in self._changed for parent in PurePosixPath(folder).parents}
         for changed in self._changed | above:
@@ -147,14 +150,14 @@ class TargetFolder:
                 try:
                     os.fsync(folder)
                 except OSError as error:
-                    # Some network file systems know no such thing for folders.
+                    # Some network file systems cannot do that for folders.
                     if error.errno != errno.EINVAL:
                         raise
         self._changed.clear()
 
     @contextmanager
     def _folder(self, name: str, *, make: bool) -> Iterator[tuple[int, str]]:
-        """A descriptor of the folder that the file lies in, and the file's own name."""
+        """Give a descriptor of the folder that the file is in, and the file's own name."""
         *parents, base = PurePosixPath(name).parts
         folder = os.dup(self.fd)
         try:
@@ -178,7 +181,7 @@ class TargetFolder:
             raise self.translated(error, name) from error
 
     def translated(self, error: OSError, name: str) -> WriteError:
-        """Our error for one of writing the file `name`."""
+        """Return our error for a failure to write the file `name`."""
         path = os.path.normpath(os.path.join(self.path, name))
         kind: type[WriteError] = WriteError
         remedy, sep = "", "; "
@@ -221,9 +224,9 @@ class TargetFolder:
 
 
 class PartialFile:
-    """A file that is being written, by many threads if need be; made by `Destination.create`.
+    """A file that is being written, perhaps by many threads. Made by `TargetFolder.create`.
 
-    Until `finish` it has another name. Whoever made it calls `finish` or `discard`, and then `close`.
+    It has another name until `finish`. Its maker calls `finish` or `discard`, and then `close`.
     """
 
     def __init__(self, destination: TargetFolder, name: str, part: str, fd: int, size: int) -> None:
@@ -237,7 +240,7 @@ class PartialFile:
         """Write bytes from `offset` on.
 
         Raises:
-            WriteError: not all of them could be.
+            WriteError: that failed.
         """
         try:
             while data:
@@ -247,10 +250,10 @@ class PartialFile:
             raise self._destination.translated(error, self._name) from error
 
     def finish(self, modified_ns: int) -> None:
-        """Give the file, all of which has been written, its time and its name, on the disk too.
+        """Give the complete file its time and its name, and flush it to the disk.
 
         Raises:
-            WriteError: it cannot be written, or is not as long as it should be.
+            WriteError: that failed, or the file does not have the expected size.
         """
         try:
             size = os.fstat(self._fd).st_size
@@ -267,15 +270,15 @@ class PartialFile:
             )
 
     def discard(self) -> None:
-        """Remove the file. Threads that still write to it write to nowhere."""
+        """Remove the file. What threads still write to it is lost."""
         self._destination.unlink(self._part, self._name)
 
     def close(self) -> None:
-        """Close the descriptor. Nobody may be writing. Idempotent."""
+        """Close the descriptor. No thread may be writing. Idempotent."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
     def __del__(self) -> None:
-        # A thread that was stuck in a read when its pull ended keeps the file; it goes when the thread ends.
+        # A thread that hung in a read when its pull ended keeps the file until the thread ends.
         self.close()

@@ -1,4 +1,4 @@
-"""One load, put together: sources, plan, memory and readers; the iterator over its tensors; its end."""
+"""One load: its sources, plan, memory and readers; the iterator over its tensors; its end."""
 
 import logging
 import time
@@ -26,18 +26,18 @@ from runai_model_streamer.threads.forks import OwnProcess
 _log = logging.getLogger(__name__)
 
 JOIN_SECONDS: Final = 0.5
-"""Most seconds that closing waits for readers. One that hangs in the kernel longer keeps its memory and ends alone."""
+"""Seconds that closing waits for readers at most. A reader that hangs longer keeps its memory, and ends by itself."""
 
 
 Finish: TypeAlias = Callable[[Tensors], Tensors]
-"""Makes one iterator of another, whose end it goes on to, and which it closes with its own."""
+"""Wraps an iterator in another one, which reads it to its end and closes it."""
 
 
 class Load:
-    """Tensors on their way, from `start` on: called by who holds the load already, and will close it.
+    """Reads tensors in the background, from `start` on.
 
-    Owns the sources, the storage's connections, the reader threads and the memory until `close`, which every end goes
-    through: the last tensor, an error, an abandoned iterator, Ctrl-C.
+    It owns the sources, the storage's connections, the reader threads and the memory. Every end goes through `close`,
+    which releases them: the last tensor, an error, an abandoned iterator, Ctrl-C.
 
     Args:
         storage: what the sources were opened from.
@@ -65,7 +65,7 @@ class Load:
         self._finish = finish
         self._lifecycle = Lifecycle()
         self.tally = Tally() if tally is None else tally
-        """What is counted and timed."""
+        """Where the load is counted and timed."""
         files = destination.files
         self.tally.concurrency, self.tally.limit = concurrency, destination.limit
         self.tally.chunk = max((file.chunk for file in files), default=0)
@@ -80,17 +80,17 @@ class Load:
         self.tally.first_concurrency = pace.readers
         self._feed = Feed(self._groups, files, self._landing, self._lifecycle, self.tally, origin, pace)
         self.progress: Callable[[], object] | None = None
-        """Called in the caller's thread when it has been given a group, and when it has been given all."""
+        """Called in the caller's thread whenever the caller has all tensors of a group, and at the end."""
         self._taken = False
         self._closed = False
         self._process = OwnProcess()
         self.total_bytes = sum(nbytes_of(file.tensors) for file in files)
-        """Bytes of all that lands."""
+        """Bytes of all tensors that land."""
         steps = sum(group.steps for group in self._groups)
         self._readers = Readers(min(concurrency, steps), self._feed, sources, self._lifecycle, storage.reader_left)
 
     def start(self) -> None:
-        """Start to read, once.
+        """Start to read. To be called once.
 
         Raises:
             StreamerError: no thread can be started.
@@ -102,15 +102,15 @@ class Load:
 
     @property
     def open(self) -> bool:
-        """Whether there is anything left for `close` to do."""
+        """Whether `close` has anything left to do."""
         return not self._closed
 
     def tensors(self) -> Tensors:
-        """Every tensor with its name, in file order, as soon as its group has landed; once.
+        """Yield every tensor with its name, in file order, as soon as its group has landed. To be called once.
 
         Raises:
-            StateError: the tensors of this load have been asked for before.
-            StreamerError: what went wrong first; raised by `next`, before anything wrong is yielded.
+            StateError: this method was called before.
+            StreamerError: the first thing that went wrong; `next` raises it before anything wrong is yielded.
         """
         if self._taken:
             raise StateError(
@@ -120,7 +120,7 @@ class Load:
             )
         self._taken = True
         landed = self._yield_tensors()
-        next(landed)  # begun: else it would not notice that it is dropped before its first tensor
+        next(landed)  # Begin it: a generator that was never begun does not notice that it is dropped.
         return landed if self._finish is None else self._finish(landed)
 
     def _yield_tensors(self) -> Tensors:
@@ -134,7 +134,7 @@ class Load:
                 for batch in self._take(group):
                     if first:
                         tally.made(group, len(batch))
-                    # Given out from its end, so that nothing here keeps a tensor that the caller has dropped.
+                    # Popped, so that no reference here outlives the caller's.
                     batch.reverse()
                     while batch:
                         yield batch.pop()
@@ -164,11 +164,11 @@ class Load:
                     raise
             else:
                 tally.end("abandoned")
-                # Perhaps in a finaliser, in any thread, so nothing may be waited for: `close` does that.
+                # This may be a finaliser, in any thread: do not wait here. `close` does.
                 self.stop()
 
     def _tell(self) -> None:
-        """Tell the caller how far the load is. What that raises ends the load."""
+        """Call `progress`. What it raises ends the load."""
         if self.progress is None:
             return
         try:
@@ -197,11 +197,11 @@ class Load:
             stopped = True
         else:
             stopped = False
-        if stopped:  # not inside the handler: the error would show `Stopped` as its context
+        if stopped:  # outside the handler: else the error would have `Stopped` as its context
             self._raise_stopped()
 
     def _raise_stopped(self) -> NoReturn:
-        closing = self._close_quietly()  # first: while readers run, their frames keep what the error leads to
+        closing = self._close_quietly()  # first: running readers have frames that keep what the error refers to
         error = self._lifecycle.forget_error() or closing
         if error is None:
             raise StateError("the load was closed while its tensors were being read", remedy="call stream_files again")
@@ -209,11 +209,11 @@ class Load:
         try:
             raise error
         finally:
-            # Its traceback leads here: a cycle would keep all that the caller's frames hold until gc runs.
+            # Its traceback leads here. The cycle would keep all that the caller's frames hold, until gc runs.
             del error, closing
 
     def _close_quietly(self) -> StreamerError | None:
-        """Close after an error, which is the one to tell; the error that closing ended in itself."""
+        """Close after an error, which is the one to raise. Returns the error that closing itself ended in."""
         try:
             self.close()
         except StreamerError as error:
@@ -230,17 +230,17 @@ class Load:
             )
 
     def stop(self) -> None:
-        """Make the readers end, without waiting for them."""
-        if not self._process.forked:  # in a forked child, a lock may be held by a thread that is not there
+        """Tell the readers to end, without waiting for them."""
+        if not self._process.forked:  # in a forked child, a thread that does not exist may hold a lock
             self._lifecycle.close()
 
     def close(self) -> None:
-        """Stop, wake, join, release memory, close sources: in this order, once. Idempotent.
+        """Stop, wake, join, release memory, close sources, in this order. Idempotent.
 
-        Tensors that the caller has stay the caller's.
+        Tensors that the caller has remain the caller's.
 
         Raises:
-            StreamerError: work on a device failed, or memory there could not be released. All the rest has been done.
+            StreamerError: work on a device failed, or memory there could not be released. Everything else was done.
         """
         if self._closed:
             return
@@ -256,13 +256,13 @@ class Load:
             for source in self._sources:
                 source.interrupt()
             self._readers.join(JOIN_SECONDS)
-        finally:  # all of it, also where a Ctrl-C has cut that short
+        finally:  # all of it, even if a Ctrl-C cut the above short
             stuck = self._readers.join(0)
             try:
                 self._landing.close()
             finally:
                 if stuck:
-                    # Its source and its memory are still in use: both go when its read ends.
+                    # A stuck reader uses its source and its memory until its read ends.
                     _log.warning("%s still waits for a read; it ends by itself when the read does", ", ".join(stuck))
                 else:
                     for source in self._sources:
@@ -275,6 +275,6 @@ class Load:
                     self.tally.trace.write([source.path for source in self._sources])
 
     def count(self) -> None:
-        """Bring what others count into the tally."""
+        """Copy what the landing and the storage count into the tally."""
         self.tally.peak = self._landing.peak
         self.tally.retries, self.tally.transport = self._storage.retries, self._storage.transport

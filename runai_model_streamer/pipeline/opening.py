@@ -1,4 +1,4 @@
-"""Opens the files of a load and reads their headers: many at once where they are waited for, else one by one."""
+"""Opens the files of a load and reads their headers: many at once where that means waiting, else one by one."""
 
 import threading
 import time
@@ -17,14 +17,14 @@ _S_co = TypeVar("_S_co", bound=Source, covariant=True)
 _T = TypeVar("_T")
 
 LONG_WAIT: Final = 1e-3
-"""Seconds of waiting for one file beyond which the rest are opened at once: network and FUSE mounts, a cold disk.
+"""Seconds of waiting for one file after which the rest are opened at once: network and FUSE mounts, a cold disk.
 
-Of 163 files with 560 tensors each, at 2 ms a call to open one, 420 rather than 1080 ms. Threads for files that nobody
-waits for take turns with the GIL: 345 rather than 230 ms. So much is lost where a busy machine was waited for.
+163 files that each take 2 ms to open then take 420 ms instead of 1080. Threads for files without a wait would take
+turns with the GIL: 345 ms instead of 230 (benchmarks/RUNS.md).
 """
 
 JOIN_SECONDS: Final = 1.0
-"""Most seconds that a failed opening waits for the others in flight; one that lasts longer is closed when it ends."""
+"""Seconds that a failed opening waits for others in flight at most. One that lasts longer is closed when it ends."""
 
 
 class Opener(Protocol[_S_co]):
@@ -47,16 +47,19 @@ def open_files(storage: Opener[Source], paths: Sequence[str], concurrency: int) 
 def open_each(
     storage: Opener[_S], paths: Sequence[str], concurrency: int, look: Callable[[Source], _T]
 ) -> list[tuple[_S, _T]]:
-    """Open every path. Where the system gives fewer threads than wanted, those have to do.
+    """Open every path.
 
-    Objects are opened at once, files from the first on that has been waited for (`LONG_WAIT`).
+    Objects are opened at once. Files are opened one by one, until one takes longer than `LONG_WAIT`; the rest are then
+    opened at once. If the system gives fewer threads than wanted, those do the work.
 
     Args:
-        concurrency: most that are opened at once.
-        look: reads what has to be known of each source, in the thread that has opened it.
+        storage: opens the sources.
+        paths: the files and objects.
+        concurrency: how many are opened at once, at most.
+        look: reads what has to be known of each source, in the thread that opened it.
 
     Returns:
-        Each path's source, and what `look` has found, in order. The sources are the caller's to close.
+        Each path's source, and what `look` found, in order. The caller closes the sources.
 
     Raises:
         StreamerError: the first error met; nothing is left open.
@@ -95,7 +98,7 @@ def _open_one_by_one(
     look: Callable[[Source], _T],
     opened: dict[int, tuple[_S, _T]],
 ) -> Sequence[int]:
-    """Open the files; those behind one that was waited for, if there are several, are left and returned."""
+    """Open the files until one takes long. Returns those that are left, if there are several."""
     with gc_paused():
         for done, index in enumerate(indices, 1):
             began, cpu = time.perf_counter(), time.thread_time()
@@ -156,7 +159,7 @@ def _open_concurrently(
 
 
 def _drain(queue: "SimpleQueue[_T]") -> Iterator[_T]:
-    """What is in the queue now, until it is empty."""
+    """Yield what is in the queue, until it is empty."""
     while True:
         try:
             item = queue.get_nowait()

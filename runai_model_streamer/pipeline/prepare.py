@@ -1,10 +1,10 @@
-"""From paths to a running load: opens, selects and checks everything before a byte of data is read."""
+"""Prepares a load: opens, selects and checks everything before a byte of data is read."""
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -20,7 +20,7 @@ from runai_model_streamer.pipeline.landing.assembly import assembled, largest_as
 from runai_model_streamer.pipeline.landing.destination import HOST, LoadSpec
 from runai_model_streamer.pipeline.landing.tensors import check_dtypes
 from runai_model_streamer.pipeline.load import Load
-from runai_model_streamer.pipeline.opening import open_files
+from runai_model_streamer.pipeline.opening import open_each
 from runai_model_streamer.pipeline.plan.casts import casting_of, target_name
 from runai_model_streamer.pipeline.plan.groups import PlannedFile
 from runai_model_streamer.pipeline.plan.limit import LIMIT, MemoryLimit
@@ -30,6 +30,7 @@ from runai_model_streamer.pipeline.sharing import Sharing
 from runai_model_streamer.pipeline.tally.load import Tally
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 class PreparedLoad(NamedTuple):
@@ -37,7 +38,7 @@ class PreparedLoad(NamedTuple):
 
     load: Load
     metadata: dict[int, list[TensorInfo]]
-    """Index of each file -> its tensors, in the order they come."""
+    """Index of each file -> its tensors, in the order in which they come."""
 
     @property
     def size(self) -> int:
@@ -58,44 +59,60 @@ def prepare_load(
 ) -> PreparedLoad:
     """Open all files, validate their headers and the request, and plan what to read.
 
-    Tensors reach a CUDA device on the way; for any other, and where CUDA's packages are missing (to cast, numba-cuda is
-    one of them), they are in host memory (`Load.device` says which), for the caller to move.
+    Tensors land on a CUDA `device` if its packages are installed, else in host memory, for the caller to move;
+    `Load.device` says where.
 
     Raises:
-        StreamerError: what `SafetensorsStreamer.stream_files` says; nothing is left open.
+        StreamerError: as `SafetensorsStreamer.stream_files`; nothing is left open.
     """
     names = checked_names(tensor_names)
     target = None if dtype is None else target_name(dtype)
+    asked = {"tensor_names": sorted(names or ()), "device": [device.type], "dtype": [str(target)]}
     with opening(config, credentials, sharing) as (storage, close_with):
-        requests = config.concurrency_for(SourceKind.OBJECT)
-        if sharing is None:
-            opened = open_files(storage, paths, requests)
-        else:
-            asked = {"tensor_names": sorted(names or ()), "device": [device.type], "dtype": [str(target)]}
-            opened = sharing.open_each(storage, paths, requests, read_header, asked)
+        opened = open_all(storage, paths, config, read_header, sharing, asked)
         sources = [source for source, _ in opened]
         close_with.extend(sources)
-        wanted = [list(header.tensors) for _, header in opened] if names is None else named(paths, opened, names)
-        read, parts = wanted, None
-        if select is not None:
-            selected = select_parts(paths, wanted, [source.kind for source in sources], select, check_dtypes)
-            wanted = [[part.info for part in each] for each in selected]
-            read = [[piece for part in each for piece in part.reads] for each in selected]
-            parts = [part for each in selected for part in each]
-        else:
-            for path, tensors in zip(paths, wanted, strict=True):
-                check_dtypes(path, tensors)
-        _skip_verification(opened, read)
-        reads = list(map(FileReads, paths, sources, read))
-        load = make_load(storage, reads, config, device, target=target, parts=parts, sharing=sharing, tally=tally)
-    return PreparedLoad(load, dict(enumerate(wanted)))
+        chosen = _choose(paths, opened, names, select)
+        _skip_verification(opened, chosen.read)
+        reads = list(map(FileReads, paths, sources, chosen.read))
+        load = make_load(
+            storage, reads, config, device, target=target, parts=chosen.parts, sharing=sharing, tally=tally
+        )
+    return PreparedLoad(load, dict(enumerate(chosen.tensors)))
+
+
+class _Chosen(NamedTuple):
+    """What a request comes to, for each file."""
+
+    tensors: list[list[TensorInfo]]
+    """What the caller gets."""
+    read: list[list[TensorInfo]]
+    """What is read for that."""
+    parts: list[Selected] | None
+    """How the first is made of the second; None if both are the same."""
+
+
+def _choose(
+    paths: Sequence[str], opened: Sequence[Opened], names: frozenset[str] | None, select: Select | None
+) -> _Chosen:
+    wanted = [list(header.tensors) for _, header in opened] if names is None else named(paths, opened, names)
+    if select is None:
+        for path, tensors in zip(paths, wanted, strict=True):
+            check_dtypes(path, tensors)
+        return _Chosen(wanted, wanted, None)
+    selected = select_parts(paths, wanted, [source.kind for source, _ in opened], select, check_dtypes)
+    return _Chosen(
+        [[part.info for part in parts] for parts in selected],
+        [[piece for part in parts for piece in part.reads] for parts in selected],
+        [part for parts in selected for part in parts],
+    )
 
 
 @contextmanager
 def opening(
     config: StreamerConfig, credentials: S3Credentials | None, sharing: Sharing | None = None
 ) -> Iterator[tuple[Storage, list[Source]]]:
-    """Storage to open sources from, and a list for those to be closed with it if no load comes of them after all."""
+    """Give a storage to open sources from, and a list for the sources. If the context fails, all of them are closed."""
     if sharing is None:
         storage = Storage(config, credentials, shared=_is_shared(config))
     else:
@@ -108,6 +125,30 @@ def opening(
             source.close()
         storage.close()
         raise
+
+
+def open_all(
+    storage: Storage,
+    paths: Sequence[str],
+    config: StreamerConfig,
+    look: Callable[[Source], _T],
+    sharing: Sharing | None,
+    asked: Mapping[str, Collection[str]],
+) -> list[tuple[Source, _T]]:
+    """Open every path; see `open_each`. Ranks that share the load open them together.
+
+    Args:
+        storage: what to open the sources from.
+        paths: the files.
+        config: of the load.
+        look: reads what has to be known of each source.
+        sharing: the ranks that share the load; None: this process opens all.
+        asked: what else all ranks have to ask for alike, by its name.
+    """
+    requests = config.concurrency_for(SourceKind.OBJECT)
+    if sharing is None:
+        return open_each(storage, paths, requests, look)
+    return sharing.open_each(storage, paths, requests, look, asked)
 
 
 class FileReads(NamedTuple):
@@ -186,12 +227,12 @@ def make_load(
 
 
 def _is_shared(config: StreamerConfig) -> bool:
-    """Whether other processes of this node load the same files."""
+    """Return whether other processes of this node load the same files."""
     return config.local_processes > 1 or in_process_group()
 
 
 def _skip_verification(opened: Sequence[Opened], read: Sequence[Sequence[TensorInfo]]) -> None:
-    """Where not all of an object is read, its checksum cannot be computed."""
+    """Skip the checksum of an object that is read in part: it is one of the whole object."""
     partial_reads = 0
     for (source, header), tensors in zip(opened, read, strict=True):
         if source.verified_by is not None and (
@@ -209,7 +250,7 @@ def _skip_verification(opened: Sequence[Opened], read: Sequence[Sequence[TensorI
 
 
 def in_process_group() -> bool:
-    """Whether this process is one of several in torch's default process group."""
+    """Return whether this process is one of several in torch's default process group."""
     import torch.distributed as dist
 
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

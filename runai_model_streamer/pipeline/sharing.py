@@ -1,4 +1,4 @@
-"""What a load asks of other processes that read parts of it."""
+"""What a load asks of the processes that share it."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
@@ -13,21 +13,21 @@ _T = TypeVar("_T")
 
 
 class SharedReads(NamedTuple):
-    """How a load reads when it is shared."""
+    """How a shared load reads."""
 
     files: Sequence[PlannedFile]
-    """With reads that can be dealt out evenly."""
+    """What to read, in reads that can be dealt out evenly."""
     concurrency: int
-    """Reads in flight at once, those that wait for another rank among them."""
+    """Reads in flight at once, with those that wait for another rank."""
     min_limit: int | None
-    """Bytes of host memory that a rank may hold without a memory limit, if twice its largest tensor is less; None: any
-    number."""
+    """Without a memory limit, bytes of host memory that a rank may hold if twice its largest tensor is less; None for
+    any number."""
     alone: bool
-    """No other rank reads the same: there is nothing to wait for."""
+    """No other rank reads the same, so that there is nothing to wait for."""
 
 
 class Sharing(Protocol):
-    """Other processes that read parts of the same load; see `distributed.sharing.RankSharing`."""
+    """The processes that read parts of the same load; see `distributed.sharing.RankSharing`."""
 
     @property
     def ranks_of_node(self) -> int:
@@ -35,7 +35,7 @@ class Sharing(Protocol):
         ...
 
     def storage(self, config: StreamerConfig, credentials: S3Credentials | None) -> Storage:
-        """What files are opened from."""
+        """Make the storage that files are opened from."""
         ...
 
     def open_each(
@@ -46,22 +46,26 @@ class Sharing(Protocol):
         look: Callable[[Source], _T],
         asked: Mapping[str, Collection[str]],
     ) -> list[tuple[Source, _T]]:
-        """See `pipeline.opening.open_each`; `asked`: what else all processes have to ask for alike, by its name."""
+        """Open every path as `pipeline.opening.open_each` does, together.
+
+        Args:
+            asked: what else all processes have to ask for alike, by its name.
+        """
         ...
 
     def agree_on_reads(self, files: Sequence[PlannedFile], concurrency: int) -> SharedReads:
-        """Find the processes that read the same, and how to read with them."""
+        """Find the processes that read the same, and agree on the reads."""
         ...
 
     def divide(
-        self, files: Sequence[PlannedFile], groups: Sequence[Group], sources: Sequence[Source], landing: object
+        self, files: Sequence[PlannedFile], groups: Sequence[Group], sources: Sequence[Source], grouping: object
     ) -> Sequence[Source]:
-        """Sources of which this process reads its part, and receives the rest.
+        """Return sources from which this process reads its part, and receives the rest.
 
         Args:
-            files: of the terms, or with smaller reads.
-            groups: of `plan_groups(files)`.
+            files: as agreed, or with smaller reads.
+            groups: planned from these files.
             sources: one for each file.
-            landing: what else decides how the bytes are taken; the same everywhere.
+            grouping: how they were planned; the same in every process.
         """
         ...

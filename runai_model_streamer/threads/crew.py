@@ -10,8 +10,8 @@ from runai_model_streamer.errors import StreamerError
 class Crew:
     """Daemon threads for one task, started one by one.
 
-    A thread that hangs in the kernel keeps nobody's process from ending. An executor's threads would: the interpreter
-    waits for them, after a Ctrl-C too.
+    A thread that hangs in the kernel does not keep the process from ending. An executor's threads would: the
+    interpreter waits for them, even after a Ctrl-C.
 
     Args:
         role: of each thread, which is named `runai-<role>-<number>`, from 0 on.

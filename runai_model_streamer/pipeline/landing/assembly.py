@@ -1,4 +1,4 @@
-"""Pieces of a tensor that have landed become the tensor."""
+"""Puts a selected part of a tensor together from the pieces that have landed."""
 
 import time
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from runai_model_streamer.pipeline.plan.selection import Rows, Selected
 from runai_model_streamer.pipeline.tally.load import Tally
 
 _CARRIERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Bytes of an element -> a dtype that torch can copy, which not all of its own are."""
+"""Bytes of an element -> a dtype of that width that torch can copy; some dtypes it cannot."""
 
 
 def largest_assembled(parts: Sequence[Selected], target: str | None) -> int:
-    """Bytes of the largest tensor that `assembled` puts together; 0 if there is none.
+    """Return the bytes of the largest tensor that `assembled` puts together; 0 if there is none.
 
     Args:
         parts: what the caller selected.
@@ -27,19 +27,19 @@ def largest_assembled(parts: Sequence[Selected], target: str | None) -> int:
 
 
 def assembled(landed: Tensors, parts: Sequence[Selected], tally: Tally) -> Tensors:
-    """What the caller selected, of what was read for it.
+    """Yield what the caller selected, made from what was read.
 
-    A part is contiguous, in memory of its own, on the device of its pieces and of their dtype. What lands of it is let
-    go of before it is given out.
+    A part is contiguous, in memory of its own, with the device and dtype of its pieces. The pieces are released before
+    the part is yielded.
 
     Args:
-        landed: the tensors of all `reads` of `parts`; closed with this one.
+        landed: the tensors of all `reads` of `parts`; closed when this iterator is.
         parts: in the order in which their reads land.
-        tally: where the time that this takes is counted.
+        tally: where the time is counted.
     """
     try:
         for part in parts:
-            # Nothing here keeps what is given out.
+            # Keep no reference to what is yielded.
             if part.rows is None:
                 yield next(landed)
             else:
@@ -58,7 +58,7 @@ def _assemble(landed: Tensors, part: Selected, rows: Rows, tally: Tally) -> torc
     else:
         made = _first(piece, rows)
         for row in range(1, rows.outer):
-            # Not kept while the next one may need its memory.
+            # Released now: the next piece may need its memory.
             del piece
             tally.seconds.place += time.perf_counter() - began
             piece = next(landed)[1]
@@ -69,8 +69,8 @@ def _assemble(landed: Tensors, part: Selected, rows: Rows, tally: Tally) -> torc
 
 
 def cut(piece: torch.Tensor, rows: Rows) -> torch.Tensor:
-    """A part, of the bytes from its first piece to its last."""
-    # The caller may be in inference mode, which would make tensors that it can never train.
+    """Cut a part out of all bytes from its first piece to its last."""
+    # Made in the caller's inference mode, it could never be trained.
     with torch.inference_mode(False), torch.no_grad():
         strided = piece.view(_CARRIERS[piece.itemsize]).as_strided((rows.outer, rows.inner), (rows.stride, 1))
         return strided.clone(memory_format=torch.contiguous_format).view(piece.dtype)
@@ -84,7 +84,7 @@ def _first(piece: torch.Tensor, rows: Rows) -> torch.Tensor:
 
 
 def add(piece: torch.Tensor, made: torch.Tensor, row: int) -> None:
-    """Copy a piece to its place in a part."""
+    """Copy a piece to its row in a part."""
     with torch.inference_mode(False), torch.no_grad():
         carrier = _CARRIERS[piece.itemsize]
         made[row].view(carrier).copy_(piece.view(carrier))

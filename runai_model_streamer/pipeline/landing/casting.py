@@ -1,7 +1,7 @@
-"""Casting on the host while bytes land: a reader casts each piece that it has read while that is in its CPU's cache.
+"""Casts on the host while bytes land: a reader casts each piece that it has read while it is in its CPU's cache.
 
-So a checkpoint is loaded in another dtype without a second copy of it, and the file's bytes never travel to memory.
-Groups without anything to cast land as ever, in place.
+A checkpoint in another dtype then needs no second copy, and the file's bytes never go to memory. Groups with nothing to
+cast land in place.
 """
 
 import threading
@@ -40,21 +40,21 @@ from runai_model_streamer.pipeline.tally.reading import Reading, timed_read
 
 @dataclass(slots=True, eq=False)
 class CastLease:
-    """The memory of one group's tensors as they will be."""
+    """The memory that one group's cast tensors live in."""
 
     group: Group
-    """As planned."""
+    """As planned, before casts."""
     slab: Lease
     layout: CastLayout | None
     """None: nothing in the group is cast."""
     starts: list[int]
-    """Of the layout's runs."""
+    """Where each run of the layout starts."""
     cut: dict[int, "_Cut"] = field(default_factory=dict)
-    """Elements that lie in more than one piece: where each begins in the group's planned memory -> what is there."""
+    """Elements cut by the end of a piece: position in the group's planned memory -> the bytes that have landed."""
 
 
 class _Cut:
-    """An element of which some bytes have landed."""
+    """An element whose bytes have landed in part."""
 
     __slots__ = ("data", "missing")
 
@@ -66,11 +66,11 @@ class _Cut:
 class CastingLanding:
     """Casts floating-point tensors to one dtype on their way into slabs.
 
-    Compiles what it needs when it is made.
+    It compiles its kernels when it is made.
 
     Args:
-        pool: where tensors live; its limit is the plan's `slab_limit`.
-        plan: what to cast; groups are those of its `group_limit`.
+        pool: where tensors live. Its limit is the plan's `slab_limit`.
+        plan: what to cast. Groups have been planned with its `group_limit`.
         lifecycle: of the load.
 
     Raises:
@@ -90,11 +90,11 @@ class CastingLanding:
 
     @property
     def peak(self) -> int:
-        """See `SlabPool.peak`; what tensors are cast from is left aside."""
+        """Most bytes of slabs held at once. Scratch memory is not counted."""
         return self._pool.peak
 
     def lease(self, group: Group, storage_bound: bool) -> CastLease:
-        """A slab for what the group becomes."""
+        """Lease a slab for the cast tensors."""
         layout = cast_layout(group, self._target)
         if layout is None:
             return CastLease(group, self._plain.lease(group, storage_bound), None, [])
@@ -103,12 +103,12 @@ class CastingLanding:
         return CastLease(group, slab, layout, [run.start for run in layout.runs])
 
     def read(self, lease: CastLease, step: Step, source: Source) -> Reading:
-        """Piece by piece into scratch memory, and from there into the slab."""
+        """Read piece by piece into scratch memory, and cast each piece into the slab."""
         if lease.layout is None:
             return self._plain.read(lease.slab, step, source)
         with self._scratch.lend() as scratch:
             landed, seconds = 0, 0.0
-            # A memoryview of the lease's own, which a reader that hangs may keep: tensors do not hang on it.
+            # Through the lease's memoryview: a reader that hangs may keep it, and tensors do not depend on it.
             slab = np.frombuffer(lease.slab.memory, np.uint8)
             while True:
                 size = min(step.length - landed, len(scratch))
@@ -120,7 +120,7 @@ class CastingLanding:
                     return Reading(origin, seconds)
 
     def _place(self, lease: CastLease, position: int, data: Bytes, slab: Bytes) -> None:
-        """Cast what has landed, the bytes of the group's planned memory from `position` on."""
+        """Cast what has landed at `position` of the group's planned memory."""
         assert lease.layout is not None
         runs, end = lease.layout.runs, position + len(data)
         index = max(bisect_right(lease.starts, position) - 1, 0)
@@ -150,7 +150,7 @@ class CastingLanding:
             self._join(lease, run, first + tail, data[tail:], slab)
 
     def _join(self, lease: CastLease, run: CastRun, first: int, data: Bytes, slab: Bytes) -> None:
-        """Keep the bytes of an element that is cut between pieces; cast it when the last of them is there."""
+        """Keep the bytes of an element that is cut between pieces, and cast it when all of them have landed."""
         item = ITEM_SIZES[run.source]
         start = first - (first - run.start) % item
         with self._joining:
@@ -166,12 +166,12 @@ class CastingLanding:
         self._kernels[run.source](cut.data, slab[place : place + ITEM_SIZES[run.target]])
 
     def ready(self, lease: CastLease) -> None:
-        """Let children see the slab again, where they do not."""
+        """Let forked children see a slab that was read into directly."""
         if lease.layout is None:
             self._plain.ready(lease.slab)
 
     def take(self, group: Group, lease: CastLease | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
-        """Tensors over the slab's bytes; the slab is recycled when all of them are gone."""
+        """Make tensors over the slab's bytes. The slab is recycled when all of them are gone."""
         if lease is None:
             layout = cast_layout(group, self._target)
             return make_tensors(group if layout is None else layout.output, None)
@@ -180,11 +180,11 @@ class CastingLanding:
         return make_tensors(lease.layout.output, self._pool.hand_over(lease.slab))
 
     def await_group(self, index: int) -> None:
-        """See `SlabPool.await_group`."""
+        """Let the pool know which group the caller waits for."""
         self._pool.await_group(index)
 
     def release(self, index: int) -> None:
-        """See `SlabPool.release`."""
+        """Let the pool know that the caller has come to this group."""
         self._pool.release(index)
 
     def close(self) -> None:

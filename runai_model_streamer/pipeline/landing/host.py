@@ -25,7 +25,7 @@ from runai_model_streamer.pipeline.tally.reading import Reading, timed_read
 
 
 class HostLanding:
-    """Reads land in slabs, where the tensors then live: one copy, from the kernel or the socket."""
+    """Lands reads in slabs, where the tensors then live: one copy, from the kernel or the socket."""
 
     extra_stage = None
 
@@ -35,50 +35,50 @@ class HostLanding:
 
     @property
     def peak(self) -> int:
-        """See `SlabPool.peak`."""
+        """Most bytes held at once."""
         return self._pool.peak
 
     def lease(self, group: Group, storage_bound: bool) -> Lease:
-        """A slab."""
+        """Lease a slab."""
         with nvtx_range("wait for memory"):
             lease = self._pool.lease(group, storage_bound)
         lease.hide_from_children(True)
         return lease
 
     def read(self, lease: Lease, step: Step, source: Source) -> Reading:
-        """Into the slab."""
+        """Read into the slab."""
         reading = timed_read(source, step.offset, self.buffer(lease, step))
         self.landed(lease, step)
         return reading
 
     def buffer(self, lease: Lease, step: Step) -> memoryview:
-        """Where the bytes of the step are to be read to: a piece of the slab."""
+        """Return the piece of the slab that the step's bytes belong in."""
         return lease.memory[step.position : step.position + step.length]
 
     def landed(self, lease: Lease, step: Step) -> None:
-        """The step's bytes are in its buffer: nothing is left to do."""
+        """Do nothing: the step's bytes are where they belong."""
 
     def ready(self, lease: Lease) -> None:
-        """Let children see the slab again."""
+        """Let forked children see the slab again."""
         lease.hide_from_children(False)
 
     def take(self, group: Group, lease: Lease | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
-        """Tensors over the slab's bytes; the slab comes back when all of them are gone."""
+        """Make tensors over the slab's bytes. The slab comes back when all of them are gone."""
         if lease is None:
             return make_tensors(group, None)
         # From here on only the tensors, and the iterator that makes them, keep the slab.
         return make_tensors(group, self._pool.hand_over(lease))
 
     def await_group(self, index: int) -> None:
-        """See `SlabPool.await_group`."""
+        """Let the pool know which group the caller waits for."""
         self._pool.await_group(index)
 
     def release(self, index: int) -> None:
-        """See `SlabPool.release`."""
+        """Let the pool know that the caller has come to this group."""
         self._pool.release(index)
 
     def close(self) -> None:
-        """See `SlabPool.close`."""
+        """Free the slabs that the caller does not use."""
         self._pool.close()
 
 

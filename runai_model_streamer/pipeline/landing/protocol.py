@@ -1,4 +1,4 @@
-"""What a landing is: the protocol that each way to land bytes follows."""
+"""The protocol of a landing: memory for groups, a place for each read, tensors of what has landed."""
 
 from collections.abc import Iterator
 from typing import Protocol, TypeVar
@@ -16,7 +16,7 @@ class Leased(Protocol):
 
     @property
     def group(self) -> Group:
-        """Whose it is."""
+        """The group that has it."""
         ...
 
 
@@ -26,59 +26,59 @@ LeaseT = TypeVar("LeaseT", bound=Leased)
 class Landing(Protocol[LeaseT]):
     """Memory for groups, a place for each read, and tensors of what has landed.
 
-    `lease` is called by one reader at a time, in plan order, before any read of the group; `read` by the reader of a
-    step; `ready` by the reader of a group's last one; the other methods by the consumer.
+    One reader at a time calls `lease`, in plan order, before any read of the group. The reader of a step calls `read`,
+    and the reader of a group's last step `ready`. The consumer calls the other methods.
     """
 
     @property
     def extra_stage(self) -> str | None:
-        """What `read` spends time on beside the source's own: a stage of `reader.STAGES`. None: nothing."""
+        """The stage of `reader.STAGES` that `read` spends time on besides the source's read; None: no other."""
         ...
 
     @property
     def waits(self) -> WaitClock:
-        """How long `lease` has waited for memory, or for the caller."""
+        """Time that `lease` has waited for memory, or for the caller."""
         ...
 
     @property
     def peak(self) -> int:
-        """Most bytes of host memory held at once, as they count against the limit. From any thread."""
+        """Most bytes of host memory held at once, as counted against the limit. From any thread."""
         ...
 
     def lease(self, group: Group, storage_bound: bool) -> LeaseT:
-        """Memory for the group; waits for it. Raises `Stopped` when the load ends meanwhile.
+        """Lease memory for the group, when there is some. Raises `Stopped` when the load ends meanwhile.
 
         `storage_bound`: reads wait for storage, which has nothing to do while readers wait here.
         """
         ...
 
     def read(self, lease: LeaseT, step: Step, source: Source) -> Reading:
-        """Read the step's bytes to where they belong, or to where the landing takes them on from."""
+        """Read the step's bytes to where they belong, or to where the landing moves them on from."""
         ...
 
     def ready(self, lease: LeaseT) -> None:
-        """All steps of the group have been read; called once, by the reader of the last one."""
+        """Finish the group, all of whose steps have been read. Called once."""
         ...
 
     def take(self, group: Group, lease: LeaseT | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
-        """The tensors of a complete group, in file order, in batches; its memory goes with them to the caller.
+        """Make the tensors of a complete group, in file order, in batches. The caller then owns the group's memory.
 
-        No lease for a group without bytes. Each batch is made in the caller's thread, when it is asked for.
+        A group without bytes has no lease. Each batch is made in the caller's thread, when the caller asks for it.
         """
         ...
 
     def await_group(self, index: int) -> None:
-        """The consumer waits for this group."""
+        """Say that the consumer waits for this group."""
         ...
 
     def release(self, index: int) -> None:
-        """The caller has been given a tensor of group `index`, so it has let go of earlier ones, or keeps them."""
+        """Say that the caller got a tensor of group `index`: earlier groups it has dropped by now, or it keeps them."""
         ...
 
     def close(self) -> None:
-        """Release what the caller does not use. No reader is running, but for one that hangs in a read.
+        """Release what the caller does not use. No reader is running, except one that hangs in a read.
 
         Raises:
-            StreamerError: something could not be released, or turned out to have failed. All the rest is released.
+            StreamerError: something could not be released, or had failed. Everything else is released.
         """
         ...

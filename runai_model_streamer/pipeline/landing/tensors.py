@@ -1,4 +1,4 @@
-"""Landed bytes become torch tensors."""
+"""Makes torch tensors of bytes that have landed."""
 
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -14,24 +14,24 @@ from runai_model_streamer.pipeline.plan.groups import Group
 BATCH: Final = 64
 """Tensors made at once.
 
-Many thousands alive at once would have Python's garbage collector, which is started by the number of new objects,
-look through all of torch's again and again: 7 microseconds a tensor instead of 2.
+Python's garbage collector runs after a number of new objects, and looks through all of torch's. With many thousands of
+new tensors it would do so again and again: 7 microseconds a tensor instead of 2.
 """
 
 _ARRAY_DIMENSIONS: Final = 32
-"""Dimensions that an array of any NumPy can have; a tensor of the format, and torch's, may have more."""
+"""Dimensions that an array can have in every NumPy. Tensors of the format, and of torch, may have more."""
 
 
 class _Layout(NamedTuple):
-    """How bytes of one dtype of the format become a tensor."""
+    """How the bytes of one dtype of the format become a tensor."""
 
     carrier: np.dtype[Any]
-    """NumPy's dtype of the same width."""
+    """A NumPy dtype of the same width."""
     dtype: torch.dtype
     viewed: bool
-    """Whether torch's dtype is none of NumPy's, so that the carrier has to be viewed as it."""
+    """Whether NumPy lacks the dtype, so that torch has to view the carrier as it."""
     per_element: int = 1
-    """Numbers of the format in one element of torch's: 2 for packed 4-bit floats."""
+    """Numbers of the format in one element of torch's dtype: 2 for packed 4-bit floats."""
     width: int = 1
     """Bytes of one element of the carrier."""
 
@@ -65,10 +65,10 @@ _LAYOUTS: Final = _layouts()
 
 
 def check_dtypes(path: str, tensors: Iterable[TensorInfo]) -> None:
-    """Make sure that torch can hold every tensor.
+    """Check that torch can hold every tensor.
 
     Raises:
-        UnsupportedDtypeError: torch has no such dtype, or packs it in a way that the shape does not allow.
+        UnsupportedDtypeError: torch lacks the dtype, or packs it in a way that the shape does not allow.
     """
     plain = {name for name, layout in _LAYOUTS.items() if layout.per_element == 1}
     for tensor in tensors:
@@ -95,7 +95,7 @@ def _check_unusual(path: str, tensor: TensorInfo) -> None:
 
 
 def tensor_of(info: TensorInfo, landed: torch.Tensor) -> torch.Tensor:
-    """All bytes of `landed`, which are the tensor's and lie as its dtype expects, as that tensor."""
+    """Return the tensor over all bytes of `landed`, which are its own and aligned for its dtype."""
     dtype, shape = _LAYOUTS[info.dtype].dtype, torch_shape(info)
     # The caller may be in inference mode; see `make_tensors`.
     with torch.inference_mode(False), torch.no_grad():
@@ -103,29 +103,29 @@ def tensor_of(info: TensorInfo, landed: torch.Tensor) -> torch.Tensor:
 
 
 def empty_tensor(info: TensorInfo, device: torch.device) -> torch.Tensor:
-    """A tensor without elements."""
+    """Make a tensor without elements."""
     with torch.inference_mode(False), torch.no_grad():
         return torch.empty(torch_shape(info), dtype=_LAYOUTS[info.dtype].dtype, device=device)
 
 
 def torch_shape(info: TensorInfo) -> tuple[int, ...]:
-    """What torch calls the shape: packed numbers count as one."""
+    """Return the shape as torch counts it: packed numbers are one element."""
     per_element = _LAYOUTS[info.dtype].per_element
     return info.shape if per_element == 1 else (*info.shape[:-1], info.shape[-1] // per_element)
 
 
 def make_tensors(group: Group, root: Root | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
-    """The tensors of a group whose bytes have all landed in `root`, in file order, a batch at a time.
+    """Make the tensors of a group whose bytes have all landed in `root`, in file order, one batch at a time.
 
-    Each keeps `root` alive. Where that is an array, each has a storage of its own over root's bytes, so that saving,
-    copying or changing one in place never touches its neighbours. Where it is a tensor they share its storage, by which
-    torch knows its page-locked memory, and a version counter each. A tensor whose place does not suit its dtype is
-    copied out. They are contiguous, writable, on the CPU, and need no gradient.
+    Each tensor keeps `root` alive. If `root` is an array, each has a storage of its own over its bytes, so that saving,
+    copying or changing one in place never touches its neighbours. If `root` is a tensor, they share its storage, which
+    is how torch recognises page-locked memory; each has its own version counter. A tensor that is not aligned for its
+    dtype is copied. All are contiguous and writable, on the CPU, and do not require grad.
     """
     for part in group.parts:
         shift = part.position - part.offset
         for first in range(0, len(part.tensors), BATCH):
-            # The caller may be in inference mode, which would make tensors that it can never train.
+            # Made in the caller's inference mode, they could never be trained.
             with torch.inference_mode(False), torch.no_grad():
                 tensors = part.tensors[first : first + BATCH]
                 if isinstance(root, torch.Tensor):
@@ -137,7 +137,7 @@ def make_tensors(group: Group, root: Root | None) -> Iterator[list[tuple[str, to
 
 def _make(tensors: Iterable[TensorInfo], shift: int, root: Bytes | None) -> list[tuple[str, torch.Tensor]]:
     made: list[tuple[str, torch.Tensor]] = []
-    # What is looked up once here, and the loop without a call, are a sixth of the time of 50,000 small tensors.
+    # Looking these up once, and a loop without calls, saves a sixth of the time for 50,000 small tensors.
     add, array, wrap, layouts = made.append, np.ndarray, torch.from_numpy, _LAYOUTS
     for name, dtype_name, shape, start, end, _ in tensors:
         carrier, dtype, viewed, per_element, width = layouts[dtype_name]
@@ -169,21 +169,21 @@ def _make_sharing(tensors: Iterable[TensorInfo], shift: int, root: torch.Tensor)
         elif position % layout.width:
             tensor = root[position : info.end + shift].clone().view(layout.dtype).view(shape)
         else:
-            # No view of root, which autograd would not let be changed in place.
+            # Not a view of root: autograd would not let it be changed in place.
             tensor.set_(storage, position // layout.width, shape)  # type: ignore[call-overload]  # strides may be left out
         made.append((info.name, tensor))
     return made
 
 
 def map_code() -> None:
-    """Make a tensor for nothing, before readers keep the disk busy, so that torch's code for it is in memory.
+    """Make one tensor and drop it, so that torch's code for it is in memory before readers keep the disk busy.
 
-    After a cold start that code is on the disk still. Each of its seven page faults would wait behind all reads in
-    flight, with the GIL held, and readers would wait for the GIL: 4 GB of cold files, 8 processes each in turns, took
-    1.64 GB/s without this and 1.76 with it, and the first tensor 315 ms and 206. In memory, it takes microseconds.
+    After a cold start that code is still on the disk. Its page faults would wait behind all reads in flight with the
+    GIL held, which readers need: the first tensor would come after 315 ms instead of 206 (benchmarks/RUNS.md). When the
+    code is in memory, this takes microseconds.
     """
     _make([TensorInfo("", "BF16", (1,), 0, 2, 0)], 0, np.zeros(2, np.uint8))
 
 
 Tensors: TypeAlias = Generator[tuple[str, torch.Tensor]]
-"""Names and tensors, once."""
+"""An iterator over names and tensors."""

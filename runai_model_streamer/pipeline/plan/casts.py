@@ -1,4 +1,4 @@
-"""What casting changes in a plan: dtypes, sizes, places in memory, limits. Pure: no I/O, no threads, no compiler."""
+"""What casting changes in a plan: dtypes, sizes, positions in memory, limits. Pure: no I/O, threads or compiler."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,32 +14,32 @@ from runai_model_streamer.pipeline.plan.groups import Group, Part, PlannedFile
 from runai_model_streamer.ranges import PAGE, round_up
 
 PIECE: Final = 512 << 10
-"""Bytes of a file that are read at once, and then cast: with what they become they fit a CPU's second-level cache."""
+"""Bytes of a file that are read and then cast at once. With their result they fit a CPU's second-level cache."""
 
 ALIGNMENT: Final = 64
-"""Tensors of one dtype that lie side by side in the file begin at a multiple of this many bytes, as torch's own do."""
+"""Tensors of one dtype that are neighbours in the file begin at a multiple of this, as torch's own tensors do."""
 
 CASTABLE: Final = frozenset({torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn})
-"""Dtypes that are cast; all others stay as they are."""
+"""The dtypes that are cast. All others stay as they are."""
 
 _TARGETS: Final = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 
 
 class CastRun(NamedTuple):
-    """Bytes of a group, side by side, whose elements are cast alike, or kept."""
+    """Neighbouring bytes of a group whose elements are all cast alike, or all kept."""
 
     start: int
-    """Where the first is in the group's memory as planned: the place that a step's `position` refers to."""
+    """Position of the first byte in the group's planned memory, which a step's `position` refers to."""
     end: int
     position: int
-    """Where what becomes of them begins in memory."""
+    """Position of the result in memory."""
     source: str
-    """The format's name of their dtype in the file."""
+    """Their dtype in the file, by the format's name."""
     target: str
-    """And in memory."""
+    """Their dtype in memory."""
 
     def place(self, position: int) -> int:
-        """Where what becomes of the element at `position` of the group's planned memory begins."""
+        """Return where the result of the element at `position` of the group's planned memory begins."""
         if self.source == self.target:
             return self.position + position - self.start
         return self.position + (position - self.start) // ITEM_SIZES[self.source] * ITEM_SIZES[self.target]
@@ -52,7 +52,7 @@ class CastLayout:
     output: Group
     """The tensors as they are in memory, their `start` and `end` counted from its beginning."""
     runs: tuple[CastRun, ...]
-    """In order; bytes between them are not wanted."""
+    """In order. Bytes between two runs are not wanted."""
 
 
 class Casting(NamedTuple):
@@ -69,21 +69,21 @@ class CastPlan(NamedTuple):
 
     casting: Casting
     scratch_bytes: int
-    """Bytes of a piece of memory that is read into, to be cast from."""
+    """Size of one piece of scratch memory: reads land there, and are cast from there."""
     scratch_count: int
-    """How many of them there may be."""
+    """Number of pieces of scratch memory, at most."""
     slab_limit: int | None
-    """The limit of the slabs that tensors live in: what scratch memory leaves of it."""
+    """The limit of the slabs that tensors live in: what scratch memory leaves of the load's limit."""
     group_limit: int | None
-    """For `plan_groups`: `slab_limit` in bytes of the files."""
+    """`slab_limit` in bytes of the files, for `plan_groups`."""
 
 
 def target_name(dtype: object) -> str:
-    """The format's name of a dtype that can be cast to.
+    """Return the format's name of a dtype that can be cast to.
 
     Raises:
-        ArgumentTypeError: `dtype` is none of torch's.
-        ArgumentError: it is one that nothing is cast to.
+        ArgumentTypeError: `dtype` is not a torch.dtype.
+        ArgumentError: nothing can be cast to this dtype.
     """
     possible = "torch.bfloat16, torch.float16 or torch.float32"
     if not isinstance(dtype, torch.dtype):
@@ -97,12 +97,12 @@ def target_name(dtype: object) -> str:
 
 
 def is_cast(tensor: TensorInfo, target: str) -> bool:
-    """Whether the tensor's dtype is one that is cast, and not `target` already."""
+    """Return whether the tensor is cast: its dtype is castable, and is not `target` already."""
     return tensor.dtype != target and tensor.dtype in ITEM_SIZES
 
 
 def as_cast(tensor: TensorInfo, target: str) -> TensorInfo:
-    """The tensor with the dtype and the size that it has in memory; its place there is still open (`start` is 0)."""
+    """Return the tensor with its dtype and size in memory. Its position there is not known yet: `start` is 0."""
     if not is_cast(tensor, target):
         return tensor._replace(start=0, end=tensor.nbytes)
     size = tensor.nbytes // ITEM_SIZES[tensor.dtype] * ITEM_SIZES[target]
@@ -110,7 +110,7 @@ def as_cast(tensor: TensorInfo, target: str) -> TensorInfo:
 
 
 def casting_of(files: Iterable[PlannedFile], target: str | None) -> Casting | None:
-    """What is cast to `target` in the files; None where nothing is."""
+    """Return what is cast to `target` in the files; None if nothing is."""
     if target is None:
         return None
     sources = {tensor.dtype for file in files for tensor in file.tensors} & ITEM_SIZES.keys() - {target}
@@ -118,7 +118,7 @@ def casting_of(files: Iterable[PlannedFile], target: str | None) -> Casting | No
 
 
 def scratch_size(files: Sequence[PlannedFile]) -> int:
-    """Bytes of the scratch memory that one reader needs. A request to object storage is not cut into pieces."""
+    """Return the bytes of scratch memory that one reader needs. A request to object storage is not cut into pieces."""
     return round_up(max((PIECE if file.kind is SourceKind.FILE else file.chunk for file in files), default=PIECE), PAGE)
 
 
@@ -138,17 +138,17 @@ def plan_cast(files: Sequence[PlannedFile], casting: Casting, limit: int | None,
     if limit is None:
         return CastPlan(casting, scratch, readers, None, None)
     largest = max(as_cast(tensor, target).nbytes for file in files for tensor in file.tensors)
-    # A quarter of it at most: what tensors are cast into is to have room for several groups.
+    # At most a quarter of the limit: the rest has to hold several groups of cast tensors.
     count = max(1, min(readers, limit // 4 // scratch, (limit - largest) // scratch))
     slab_limit = limit - count * scratch
     return CastPlan(casting, scratch, count, slab_limit, slab_limit // growth)
 
 
 def cast_layout(group: Group, target: str) -> CastLayout | None:
-    """Where each tensor of a group goes when it is cast; None when none of them is.
+    """Plan where each tensor of a group goes when it is cast. Returns None when no tensor is cast.
 
-    Tensors of one dtype that are neighbours in the file are neighbours in memory, so that many small ones are cast as
-    one. Each lies at a multiple of its element's size.
+    Tensors of one dtype that are neighbours in the file are neighbours in memory, so that many small ones are cast in
+    one call. Each starts at a multiple of its element's size.
     """
     dtypes = {tensor.dtype for part in group.parts for tensor in part.tensors}
     if not dtypes & ITEM_SIZES.keys() - {target}:

@@ -1,4 +1,4 @@
-"""Headers and sizes in, groups and read steps out. Pure: no I/O, no threads, no memory of the tensors' size."""
+"""Plans groups and reads from headers and sizes. Pure: no I/O, no threads, and no memory as large as the tensors."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,42 +9,41 @@ from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.ranges import PAGE, ByteRange, round_up, widen
 
 GROUP_BYTES: Final = 16 << 20
-"""Aim for the size of a group, and of the slab that it lands in."""
+"""Target size of a group, and of the slab that it lands in."""
 
 MAX_GAP: Final = {SourceKind.FILE: 64 << 10, SourceKind.OBJECT: 1 << 20}
-"""Bytes between two wanted tensors that are read and thrown away rather than skipped.
+"""Largest gap between two wanted tensors that is read and thrown away. A larger gap is skipped.
 
-On the local disk a second read costs about what 64 KiB do at 2.5 GB/s and 16 in flight; a second request to object
-storage about what 1 MiB does on a connection of 100 MB/s.
+A second read of a local disk costs about as much as 64 KiB at 2.5 GB/s with 16 reads in flight. A second request to
+object storage costs about as much as 1 MiB on a connection of 100 MB/s.
 """
 
-
 REST_BYTES: Final = 64 << 10
-"""Where reads may differ in size, the last of a part goes with the one before it if it is no longer than this.
+"""Where reads may differ in size, a last read of at most this size is joined to the one before it.
 
-Widened to whole pages, a tensor of so many chunks is a page longer than they are.
+A tensor of a whole number of chunks is a page longer once it is widened to whole pages.
 """
 
 LARGE_BYTES: Final = 32 << 20
-"""Most bytes of one read from memory, or from storage as fast: each takes some Python, in turns with all readers.
+"""Largest read from memory, or from storage that is as fast. Each read runs some Python, which holds the GIL.
 
-Warm 4 GB on 2 CPUs, in turns with reads of 8 MiB: 2% less CPU time, and as fast where kept, 2% faster where dropped.
+Against reads of 8 MiB it takes 2% less CPU time (benchmarks/RUNS.md).
 """
 
 _KEPT: Final = {SourceKind.FILE: PAGE, SourceKind.OBJECT: 8}
-"""A part's place in memory is its place in the file modulo this: what direct reads need, and what any dtype needs.
+"""A part's position in memory equals its offset in the file, modulo this. Direct reads need whole pages; any dtype
+needs 8 bytes.
 
-No more than that: reads are cut at multiples of the chunk in memory, and by as many bytes as the first is shorter,
-there would be one more request at the end.
+For objects it is not more than that: reads are cut at multiples of the chunk in memory, so a later start would shorten
+the first read and add a request at the end.
 """
 
-
 ALIGNING: Final = 3 * PAGE
-"""Most bytes of memory that alignment adds to one part: in front of it, in front of its read, and behind that."""
+"""Bytes of memory that alignment adds to one part at most: before the part, before its read, and after the read."""
 
 
 class PlannedFile(NamedTuple):
-    """One file, as far as planning needs to know it."""
+    """What planning needs to know about one file."""
 
     size: int
     """Bytes in the file."""
@@ -52,26 +51,26 @@ class PlannedFile(NamedTuple):
     alignment: int
     """Reads that start and end on multiples of this are fastest; divides `PAGE`."""
     chunk: int
-    """Most bytes of one read, `rest` left aside; a multiple of `PAGE`."""
+    """Largest read, without `rest`; a multiple of `PAGE`."""
     tensors: Sequence[TensorInfo]
-    """The tensors wanted, in file order."""
+    """The wanted tensors, in file order."""
     rest: int = 0
-    """The last read of a part goes with the one before it if it is no longer than this."""
+    """A last read of at most this size is joined to the one before it."""
     large: int = 0
-    """Most bytes of one read where it pays to make them larger than `chunk`."""
+    """Largest read where larger reads than `chunk` pay."""
 
 
 class Part(NamedTuple):
-    """A run of consecutive tensors of one file, and the one stretch of the file that holds them."""
+    """Consecutive tensors of one file, and the range of the file that holds them."""
 
     file: int
     """Index of the file."""
     offset: int
-    """First byte of the stretch in the file: the first tensor's that has any, rounded down to the file's alignment."""
+    """First byte of the range in the file: the first tensor with bytes, rounded down to the file's alignment."""
     length: int
-    """Bytes of the stretch; 0 when all its tensors are empty."""
+    """Bytes of the range; 0 when all tensors are empty."""
     position: int
-    """Where in the group's memory the stretch begins: after a multiple of `PAGE`, and like `offset` as to alignment."""
+    """Where the range begins in the group's memory: on or after a multiple of `PAGE`, aligned as `offset` is."""
     tensors: Sequence[TensorInfo]
 
 
@@ -82,7 +81,7 @@ class Step(NamedTuple):
     offset: int
     length: int
     position: int
-    """Where in the group's memory it lands."""
+    """Where it lands in the group's memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,43 +92,44 @@ class Group:
     """Position in the plan."""
     parts: tuple[Part, ...]
     steps: int
-    """How many reads fill it; 0 when all its tensors are empty."""
+    """Number of reads that fill it; 0 when all its tensors are empty."""
     payload: int
-    """Bytes from the first to the last of each part's tensors, empty ones left aside."""
+    """Bytes from the first to the last tensor of each part, without empty tensors."""
     footprint: int
-    """Bytes of memory it needs, with what alignment adds to the payload."""
+    """Bytes of memory that it needs: the payload and what alignment adds."""
 
     @property
     def charge(self) -> int:
-        """Bytes that it counts for against the memory limit.
+        """Bytes that count against the memory limit.
 
-        Those that it needs, but for what alignment adds to one part: so a limit of the largest tensor is enough.
+        The footprint without what alignment adds to one part, so that a limit equal to the largest tensor is enough.
         """
         return max(self.payload, self.footprint - ALIGNING)
 
     @property
     def first_name(self) -> str:
-        """The name of its first tensor, by which messages call it. No group is without any."""
+        """Name of its first tensor, for messages. Every group has a tensor."""
         return self.parts[0].tensors[0].name
 
 
 class Grouping(NamedTuple):
-    """How a load's groups are planned and read: what processes that share it have to do alike."""
+    """How a load's groups are planned and read. Processes that share a load need the same one."""
 
     limit: int | None
+    """As for `plan_groups`."""
     target: int | None = None
-    """As for `plan_groups`, both."""
+    """As for `plan_groups`."""
     readers: int | None = None
-    """Most reads that may wait at once for what others read; None for any number."""
+    """Reads that may wait at once for what others read; None for any number."""
 
 
 def group_target(limit: int | None) -> int:
-    """Bytes of memory that a group aims for: a quarter of the limit at most, so that several fit into it."""
+    """Return the target size of a group: at most a quarter of the limit, so that several groups fit."""
     return GROUP_BYTES if limit is None else min(GROUP_BYTES, limit // 4)
 
 
 def largest_tensor(files: Iterable[PlannedFile]) -> tuple[int, TensorInfo] | None:
-    """The file index and tensor with the most bytes; the first of equals; None when there is no tensor."""
+    """Return the largest tensor and the index of its file; the first of equals; None when there is no tensor."""
     largest = None
     for index, file in enumerate(files):
         for tensor in file.tensors:
@@ -141,12 +141,14 @@ def largest_tensor(files: Iterable[PlannedFile]) -> tuple[int, TensorInfo] | Non
 def plan_groups(files: Sequence[PlannedFile], limit: int | None = None, target: int | None = None) -> Iterator[Group]:
     """Cut the tensors of `files`, in order, into groups.
 
-    A group is at most `target` bytes of memory, by default `group_target(limit)`; only a tensor that is larger gets a
-    larger group, which small tensors before it may share.
+    A group has at most `target` bytes of memory. A tensor that is larger gets a larger group, which small tensors
+    before it may share.
 
     Args:
+        files: what to read of each.
         limit: bytes that may be held at once, at least the largest tensor; None for no limit.
-        target: aim for this many bytes instead, where groups take no host memory and the limit does not bound them.
+        target: size of a group; None for `group_target(limit)`. Given where groups take no host memory, so that the
+            limit does not bound them.
     """
     builder = _Builder(limit, target)
     for index, file in enumerate(files):
@@ -155,13 +157,13 @@ def plan_groups(files: Sequence[PlannedFile], limit: int | None = None, target: 
 
 
 def steps_of(group: Group, files: Sequence[PlannedFile], large: int = 0) -> Iterator[Step]:
-    """The reads that fill a group, in file order.
+    """Yield the reads that fill a group, in file order.
 
     Args:
         group: the group.
         files: of the plan.
-        large: bytes of a read that would pay; reads are larger than a chunk as far as `PlannedFile.large` lets them.
-            0: there are as many reads as `Group.steps` says, else no more.
+        large: size of a read that pays. Reads grow from the chunk to this size, if `PlannedFile.large` allows it; then
+            there may be fewer reads than `Group.steps`.
     """
     for part in group.parts:
         file = files[part.file]
@@ -174,10 +176,10 @@ def steps_of(group: Group, files: Sequence[PlannedFile], large: int = 0) -> Iter
 
 
 def _cuts(start: int, end: int, chunk: int, rest: int) -> range:
-    """Where in the group's memory reads meet.
+    """Return where in the group's memory one read ends and the next begins.
 
-    At multiples of the chunk in memory, not in the file: two readers whose reads meet within a huge page that is
-    fresh both clear one, and one of the two is thrown away (4 GB kept, 2 CPUs: 0.47 CPU seconds per GB, not 0.34).
+    At multiples of the chunk in memory, not in the file. If two reads met within a fresh huge page, both readers would
+    clear a page, and one of the two would be thrown away (0.47 CPU seconds per GB instead of 0.34).
     """
     if end - start <= chunk:
         return range(0)
@@ -203,12 +205,12 @@ class _Builder:
         first = 0
         while first < count:
             start = end = tensors[first].start
-            # Bytes of memory that this part may still take, alignment at both of its ends left aside.
+            # Bytes of memory that this part may still take, without alignment at its two ends.
             room = target - self._footprint - 2 * PAGE
             last, full = first, False
             while last < count:
                 tensor = tensors[last]
-                # An empty tensor needs no bytes: neither those in front of it nor those behind are read for its sake.
+                # Nothing is read for an empty tensor: neither the bytes before it nor those after it.
                 if tensor.end > tensor.start:
                     if start == end:
                         start = end = tensor.start
@@ -229,18 +231,18 @@ class _Builder:
             first = last
 
     def _takes_large(self, tensor: TensorInfo, start: int, end: int) -> bool:
-        """Whether a tensor that does not fit goes into this group all the same.
+        """Return whether a tensor that does not fit goes into this group nevertheless.
 
-        It has to go somewhere when the group is empty. Small tensors before one that needs a group of its own
-        anyway share it, rather than make a group of a few bytes.
+        It does when the group is empty. It also does when it needs a large group anyway: small tensors before it then
+        share that group instead of making one of a few bytes.
         """
         before = self._payload + end - start
         if before == 0:
             return True
         if tensor.nbytes <= self._target or before > self._target // 8:
             return False
-        before = self._footprint + PAGE if self._parts else 0
-        return self._limit is None or before + tensor.end - start <= self._limit
+        occupied = self._footprint + PAGE if self._parts else 0
+        return self._limit is None or occupied + tensor.end - start <= self._limit
 
     def _add(self, index: int, file: PlannedFile, span: ByteRange, tensors: Sequence[TensorInfo]) -> None:
         read = widen(span, file.alignment, file.size) if span.size else ByteRange(span.start, span.start)

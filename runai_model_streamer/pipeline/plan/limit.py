@@ -14,27 +14,27 @@ class MemoryLimit(NamedTuple):
     """The limit of one load."""
 
     setting: int
-    """Bytes; -1 for no limit, 0 for as much as the largest tensor needs."""
+    """Bytes; -1 for no limit; 0 for what the largest tensor needs."""
     name: str
-    """What it is called in messages."""
+    """Its name in messages."""
     processes: int = 1
-    """Of this node that share it."""
+    """Processes of this node that share the limit."""
     minimum: int | None = None
-    """Bytes to hold without a limit, if twice the largest tensor is less; None: any number."""
+    """Without a limit, bytes that may be held if twice the largest tensor is less; None for any number."""
 
     @property
     def part(self) -> int:
-        """The setting, as this process has it for itself. A number stays one: 0 has a meaning of its own."""
+        """The setting, divided among the processes of the node. It never becomes 0, which means something else."""
         return max(self.setting // self.processes, 1) if self.setting > 0 else self.setting
 
     def bytes_for(self, paths: Sequence[str], files: Sequence[PlannedFile], made: int, scratch: int = 0) -> int | None:
-        """Bytes that this process may hold at once, those left aside that it makes of what has been read.
+        """Return the bytes that this process may hold at once, without tensors that it assembles from what was read.
 
         Args:
             paths: for messages.
-            files: with what is read, of the sizes that it has in memory.
-            made: bytes of the largest tensor that is made of what has been read.
-            scratch: bytes needed to cast.
+            files: what is read, with the sizes that tensors have in memory.
+            made: bytes of the largest tensor that is assembled from what was read.
+            scratch: bytes that one reader needs to cast.
 
         Raises:
             RunaiStreamerMemoryLimitException: a tensor needs more.

@@ -16,10 +16,10 @@ _LARGEST: Final = 2**63 - 1  # what torch can hold as a size
 
 @dataclass(frozen=True, slots=True)
 class FileChunks:
-    """Ranges of bytes of one file or object, in any order; they may overlap, touch or be empty.
+    """Ranges of bytes of one file or object, in any order. They may overlap, touch or be empty.
 
     Args:
-        id: what the caller knows the file by; given back with each range.
+        id: the caller's number for the file; it comes back with each range.
         path: a local path or an `s3://bucket/key` URL.
         offsets: first byte of each range.
         sizes: bytes of each range.
@@ -44,7 +44,7 @@ class FileChunks:
 
     @classmethod
     def contiguous(cls, id: int, path: str, offset: int, sizes: Sequence[int]) -> "FileChunks":  # noqa: A002
-        """Ranges of the given sizes, each beginning where the one before ends, the first at `offset`."""
+        """Make ranges of these sizes, one after the other, from `offset` on."""
         numbers = _numbers(as_path(path), "sizes", sizes)
         try:
             first = operator.index(offset)
@@ -57,7 +57,7 @@ class FileChunks:
         return sum(self.sizes)
 
     def max_chunk_size(self) -> int:
-        """Bytes of the largest range; 0 if there is none."""
+        """Bytes of the largest range; 0 if there are no ranges."""
         return max(self.sizes, default=0)
 
 
@@ -91,7 +91,7 @@ def tensors_of(chunks: FileChunks, size: int) -> list[TensorInfo]:
 
 
 def ascending(tensors: Sequence[TensorInfo]) -> list[list[TensorInfo]]:
-    """The ranges in the same order, cut into runs within which they ascend and do not overlap, as a plan has them."""
+    """Cut the ranges, in the same order, into runs that ascend without overlap, as a plan needs them."""
     runs: list[list[TensorInfo]] = []
     end = 0
     for tensor in tensors:

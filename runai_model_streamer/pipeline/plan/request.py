@@ -11,11 +11,11 @@ from runai_model_streamer.errors import (
 
 
 def checked_names(names: Collection[str] | None) -> frozenset[str] | None:
-    """Check the names of a request; None asks for all tensors.
+    """Check the names of a request. None asks for all tensors.
 
     Raises:
-        ArgumentError: there are none.
-        ArgumentTypeError: not a collection of str.
+        ArgumentError: the collection is empty.
+        ArgumentTypeError: it is not a collection of str.
     """
     if names is None:
         return None
@@ -25,7 +25,7 @@ def checked_names(names: Collection[str] | None) -> frozenset[str] | None:
         raise ArgumentError("tensor_names is empty", remedy="give the names to read, or None for all tensors", sep=": ")
     for name in names:
         if not isinstance(name, str):
-            raise ArgumentTypeError(f"tensor_names holds {name!r}, which is no str")
+            raise ArgumentTypeError(f"tensor_names holds {name!r}, which is not a str")
     return frozenset(names)
 
 
@@ -52,8 +52,8 @@ def named(paths: Sequence[str], opened: Sequence[Opened], names: frozenset[str])
         )
     twice = [name for name, found in sorted(places.items()) if len(found) > 1]
     if twice:
-        told = "; ".join(f"{name!r} in {' and '.join(places[name])}" for name in twice[:10])
-        raise ArgumentError(f"tensor_names has names that are in more than one file: {told}", tensor=twice[0])
+        listing = "; ".join(f"{name!r} in {' and '.join(places[name])}" for name in twice[:10])
+        raise ArgumentError(f"tensor_names has names that are in more than one file: {listing}", tensor=twice[0])
     return wanted
 
 

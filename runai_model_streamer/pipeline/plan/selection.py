@@ -1,4 +1,4 @@
-"""Parts of tensors: what a caller selects, and which bytes of a file that is. Pure: no I/O, no threads, no torch."""
+"""The parts of tensors that a caller selects, and their bytes in the file. Pure: no I/O, no threads, no torch."""
 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,26 +13,26 @@ from runai_model_streamer.pipeline.plan.groups import MAX_GAP
 
 
 class TensorSlice(NamedTuple):
-    """The part of a tensor whose index `i` along one dimension is `start <= i < stop`."""
+    """The part of a tensor with `start <= i < stop`, where `i` is the index along one dimension."""
 
     dim: int
-    """The dimension; from the last one backwards if it is negative."""
+    """The dimension. A negative one counts from the last."""
     start: int
     """From 0 on."""
     stop: int
-    """At most the tensor's size along `dim`; as much as `start` for a part without elements."""
+    """At most the tensor's size along `dim`. Equal to `start` for a part without elements."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorShard:
-    """The part of a tensor that is one rank's when it is cut along one dimension, as by `torch.chunk`.
+    """One rank's part of a tensor that is cut along one dimension, as by `torch.chunk`.
 
-    All ranks get the same size, rounded up, but for the last ones, which get less, or nothing, where it does not
-    come out even.
+    All ranks get the same size, rounded up. Where the size is not a multiple of the ranks, the last ones get less, or
+    nothing.
     """
 
     dim: int
-    """The dimension; from the last one backwards if it is negative."""
+    """The dimension. A negative one counts from the last."""
     rank: int
     """From 0 on."""
     world_size: int
@@ -44,7 +44,7 @@ Selection: TypeAlias = TensorSlice | TensorShard | tuple[int, int, int] | bool |
 `TensorSlice`."""
 
 Select: TypeAlias = Callable[[str], Selection] | Mapping[str, Selection]
-"""From the name of a tensor to what is wanted of it; what a mapping does not name is wanted whole."""
+"""Maps the name of a tensor to what is wanted of it. A tensor that a mapping does not name is wanted whole."""
 
 _FORMS: Final = (
     "TensorSlice(dim, start, stop), TensorShard(dim, rank, world_size), True (all of it), False or None (nothing)"
@@ -52,25 +52,25 @@ _FORMS: Final = (
 
 
 class Rows(NamedTuple):
-    """Pieces of equal size, equally far apart, that become one; in elements of torch's dtype."""
+    """Pieces of one size, equally far apart, that make one tensor. Counted in elements of torch's dtype."""
 
     outer: int
     """Number of pieces."""
     stride: int
-    """From the beginning of one to that of the next."""
+    """Elements from the start of one piece to the start of the next."""
     inner: int
-    """In a piece."""
+    """Elements in a piece."""
 
 
 class Selected(NamedTuple):
     """A tensor, or a part of one, and what is read for it."""
 
     info: TensorInfo
-    """What the caller gets. Of pieces, `start` is the first one's, and `end` as far from it as they are long."""
+    """What the caller gets. For pieces, `start` is where the first one starts, and `end - start` their bytes."""
     reads: tuple[TensorInfo, ...]
-    """What is read: itself; or the pieces, each on its own; or the bytes from the first piece to the last."""
+    """What is read: the tensor itself; or each piece; or all bytes from the first piece to the last."""
     rows: Rows | None = None
-    """How the pieces lie; None if the tensor is what is read."""
+    """Where the pieces are; None if the tensor itself is read."""
 
 
 def select_parts(
@@ -80,18 +80,19 @@ def select_parts(
     select: object,
     check: Callable[[str, Iterable[TensorInfo]], None],
 ) -> list[list[Selected]]:
-    """What of each file's tensors is wanted, in file order.
+    """Find what is wanted of each file's tensors, in file order.
 
     Args:
         paths: for messages.
-        files: the tensors of each.
-        kinds: of each file's source.
+        files: the tensors of each file.
+        kinds: the kind of each file's source.
         select: a `Select`.
-        check: raises if torch cannot hold one of a path's tensors, which are whole, and of which something is wanted.
+        check: raises if torch cannot hold one of these tensors of a path. It gets whole tensors, if any part of them
+            is wanted.
 
     Raises:
-        ArgumentTypeError: `select` is no `Select`, or gives what is no `Selection`.
-        ArgumentError: it names a tensor that is in no file, or a part that a tensor does not have.
+        ArgumentTypeError: `select` is not a `Select`, or gives something other than a `Selection`.
+        ArgumentError: it names a tensor that no file has, or a part that the tensor does not have.
     """
     wanted_of = _lookup(select, len(paths), files)
     found: list[list[Selected]] = []
@@ -123,13 +124,13 @@ def _lookup(select: object, count: int, files: Iterable[Iterable[TensorInfo]]) -
 
 
 def select_part(path: str, tensor: TensorInfo, wanted: object, gap: int) -> Selected:
-    """What to read for a part of a tensor.
+    """Find what to read for a part of a tensor.
 
     Args:
         path: for messages.
-        tensor: whole, of a dtype and shape that torch can hold.
-        wanted: a `Selection` that is not nothing.
-        gap: most bytes between two pieces that are rather read than skipped.
+        tensor: the whole tensor, with a dtype and shape that torch can hold.
+        wanted: a `Selection` of something.
+        gap: largest gap, in bytes, between two pieces that is read rather than skipped.
 
     Raises:
         ArgumentTypeError, ArgumentError: see `select_parts`.
@@ -156,12 +157,12 @@ def select_part(path: str, tensor: TensorInfo, wanted: object, gap: int) -> Sele
 
 
 def _flat(tensor: TensorInfo, start: int, size: int) -> TensorInfo:
-    """The elements in `size` bytes from `start` on, in one dimension."""
+    """Return the elements in `size` bytes from `start` on, as a tensor of one dimension."""
     return tensor._replace(shape=(size * 8 // DTYPE_BITS[tensor.dtype],), start=start, end=start + size)
 
 
 def _bounds(path: str, tensor: TensorInfo, wanted: object) -> TensorSlice:
-    """The part as a slice of a dimension counted from the first one."""
+    """Return the part as a slice of a dimension that is not negative."""
     if isinstance(wanted, TensorShard):
         numbers = _whole(path, tensor, wanted, (wanted.dim, wanted.rank, wanted.world_size))
         dim = _dimension(path, tensor, wanted, numbers[0])
