@@ -1,10 +1,14 @@
 """`list_safetensors` and `pull_files`: list the files of a model, and copy them to a local disk."""
 
+import logging
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Final, NamedTuple
 
+from runai_model_streamer.checkpoint.index import choose_index, compare, is_index, parse_index
 from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.installation import warn_of_original
 from runai_model_streamer.io.listing import Patterns
 from runai_model_streamer.io.paths import as_path
@@ -13,6 +17,14 @@ from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.logs import configure_logging
 from runai_model_streamer.mirror.pull import pull
 from runai_model_streamer.variables import warn_of_settings
+
+_log = logging.getLogger(__name__)
+
+_LARGEST_INDEX: Final = 256 << 20
+"""Bytes. 100,000 tensors take some 10 MB."""
+
+_SHOWN: Final = 5
+"""Names in a message."""
 
 
 @contextmanager
@@ -38,7 +50,9 @@ def list_safetensors(path: str | os.PathLike[str], s3_credentials: S3Credentials
 
     Returns:
         Sorted paths or URLs, without names that begin with a dot. The list is empty if an existing folder has no such
-        file.
+        file. If `model.safetensors.index.json`, or the only index of such a name, is there and all the files that it
+        names are, only those: others have the same tensors once more (`consolidated.safetensors`), and a warning in
+        the log names them. If a file is missing, a warning says so, and all that are there are returned.
 
     Raises:
         NotFoundError: there is no such folder or bucket, or no key under the prefix, or a link leads to no file.
@@ -46,10 +60,71 @@ def list_safetensors(path: str | os.PathLike[str], s3_credentials: S3Credentials
         AccessDeniedError, ReadError: the folder cannot be listed.
         ArgumentError, ArgumentTypeError, ConfigError, UnsupportedError: see the message.
     """
+    model = find_model(path, s3_credentials)
+    if model.missing:
+        _log.warning("[RunAI Streamer] %s: %s", as_path(path), model.missing_text)
+    if model.left_out:
+        _log.warning("[RunAI Streamer] %s: %s", as_path(path), model.left_out_text)
+    return model.files
+
+
+class Model(NamedTuple):
+    """The safetensors files of a folder, compared with its index."""
+
+    files: list[str]
+    """Paths or URLs of the files to load, sorted."""
+    missing: list[str]
+    """Names that the index has, and the folder has not."""
+    left_out: list[str]
+    """Names that the folder has, and its index has not."""
+    index: str
+    """Name of the index; "" if there is none that can be used."""
+
+    @property
+    def missing_text(self) -> str:
+        """What is wrong with the folder."""
+        return f"{self.index} names files that are not there: {_some(self.missing)}"
+
+    @property
+    def left_out_text(self) -> str:
+        """What is in the folder and is not loaded."""
+        return f"{self.index} does not name {_some(self.left_out)}: left out, for the files that it names are the model"
+
+
+def find_model(path: str | os.PathLike[str], s3_credentials: S3Credentials | None = None) -> Model:
+    """List a folder or prefix as `list_safetensors` does, and say what its index has to say about it."""
     folder = as_path(path)
     with open_storage(s3_credentials) as (storage, _):
-        found = storage.entries(folder, _is_safetensors, recursive=False)
-    return [entry.path for entry in found]
+        found = storage.entries(folder, lambda name: _is_safetensors(name) or is_index(name), recursive=False)
+        there = {entry.name: entry.path for entry in found if _is_safetensors(entry.name)}
+        indices = {entry.name: entry.path for entry in found if is_index(entry.name)}
+        index = choose_index(indices)
+        named = None
+        if index is not None and there:
+            try:
+                named = parse_index(_read(storage, indices[index]))
+            except (StreamerError, ValueError) as error:
+                _log.warning("[RunAI Streamer] %s: not used to choose files: %s", indices[index], error)
+    shards = compare(named, there)
+    return Model([there[name] for name in shards.files], shards.missing, shards.left_out, index or "")
+
+
+def _read(storage: Storage, path: str) -> bytes:
+    source = storage.open(path)
+    try:
+        if source.size > _LARGEST_INDEX:
+            raise ValueError(f"{source.size} bytes are too many for an index")
+        text = bytearray(source.size)
+        if text:
+            source.read_into(0, memoryview(text))
+        return bytes(text)
+    finally:
+        source.close()
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 
 def _is_safetensors(name: str) -> bool:

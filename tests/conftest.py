@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import importlib.util
+import logging
 import mmap
 import os
 import shutil
@@ -44,6 +45,8 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, _empty_home: Path) -> No
     for name in os.environ:
         if name.startswith(_PREFIXES) or name.upper() in _NAMES:
             monkeypatch.delenv(name)
+    # The host's level counts, and an application that wants the line of a load sets this one.
+    logging.getLogger("runai_model_streamer").setLevel(logging.INFO)
     # No ~/.aws, and nobody asks the network who this machine is.
     monkeypatch.setenv("HOME", str(_empty_home))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

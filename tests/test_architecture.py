@@ -141,7 +141,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "threads.forks",
     ),
     "mirror": ("config", "errors", "io", "logs", "origins", "ranges", "threads"),
-    "files": ("config", "installation", "io", "logs", "mirror", "variables"),
+    "files": ("checkpoint.index", "config", "errors", "installation", "io", "logs", "mirror", "variables"),
     "object_storage_model": ("errors", "files", "io", "mirror"),
     "distributed": ("checkpoint", "config", "errors", "io", "lifecycle", "origins", "pipeline", "ranges"),
     "report.load_report": ("origins",),

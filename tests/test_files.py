@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import random
 import signal
@@ -149,6 +150,17 @@ def dst(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "model"
 
 
+INDEX = "model.safetensors.index.json"
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def index_of(*files: str) -> bytes:
+    return json.dumps({"weight_map": {f"t{number}": file for number, file in enumerate(files)}}).encode()
+
+
 class TestListing:
     def test_only_safetensors_directly_in_the_folder_are_listed(self, source: str, server: FaultServer) -> None:
         if source != URL:
@@ -162,6 +174,46 @@ class TestListing:
         expected = [f"{source}/b.safetensors", f"{source}/model.safetensors"]
         assert list_safetensors(source) == expected
         assert list_safetensors(f"{source}/") == expected
+
+    @staticmethod
+    def put(source: str, server: FaultServer, name: str, data: bytes) -> None:
+        if source == URL:
+            server.put("models", f"llama/{name}", data)
+        else:
+            (Path(source) / name).write_bytes(data)
+
+    def test_files_that_the_index_does_not_name_are_left_out_with_a_warning(
+        self, source: str, server: FaultServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for name in ("model-1.safetensors", "model-2.safetensors", "consolidated.safetensors"):
+            self.put(source, server, name, b"")
+        self.put(source, server, INDEX, index_of("model-2.safetensors", "model-1.safetensors"))
+        assert list_safetensors(source) == [f"{source}/model-1.safetensors", f"{source}/model-2.safetensors"]
+        (said,) = warnings(caplog)
+        assert f"{INDEX} does not name consolidated.safetensors, model.safetensors: left out" in said
+
+    def test_a_file_that_is_missing_is_a_warning_and_all_that_are_there_are_listed(
+        self, source: str, server: FaultServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self.put(source, server, "model-1.safetensors", b"")
+        self.put(source, server, INDEX, index_of("model-1.safetensors", "model-2.safetensors"))
+        assert list_safetensors(source) == [f"{source}/model-1.safetensors", f"{source}/model.safetensors"]
+        (said,) = warnings(caplog)
+        assert f"{INDEX} names files that are not there: model-2.safetensors" in said
+
+    def test_with_all_that_the_index_names_nothing_is_said(
+        self, source: str, server: FaultServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self.put(source, server, INDEX, index_of("model.safetensors"))
+        assert list_safetensors(source) == [f"{source}/model.safetensors"]
+        assert warnings(caplog) == []
+
+    def test_an_index_that_is_none_leaves_the_list_as_it_is(
+        self, source: str, server: FaultServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self.put(source, server, INDEX, b"{")
+        assert list_safetensors(source) == [f"{source}/model.safetensors"]
+        assert f"{source}/{INDEX}: not used to choose files" in caplog.text
 
     def test_a_folder_without_safetensors_has_none(self, source: str) -> None:
         assert list_safetensors(f"{source}/tokenizer") == []
@@ -227,7 +279,7 @@ class TestPulling:
         pull_files(source, dst, ["*.model"])
         assert tree(dst) == {}
         assert dst.is_dir()
-        assert "None of the files of" in caplog.text
+        assert "no file is chosen by the patterns" in caplog.text
 
     @pytest.mark.parametrize("limit", ["-1", "0", "1", "6000000", "100000000"])
     def test_the_memory_limit_changes_only_the_size_and_number_of_reads(

@@ -1,6 +1,7 @@
 """`runai-streamer ls`: what is in safetensors files, from their headers alone."""
 
 import argparse
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -19,13 +20,15 @@ from runai_model_streamer.cli.output import (
     write_line,
     write_table,
 )
-from runai_model_streamer.cli.targets import find_files
+from runai_model_streamer.cli.targets import find_targets
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.files import open_storage
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.opening import open_files
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,10 @@ def add(commands: Subcommands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 1 if a file cannot be read, or is not safetensors; the others are listed all the same."""
-    listed, failures = _read_headers(find_files(arguments.paths))
+    targets = find_targets(arguments.paths)
+    listed, failures = _read_headers(targets.files)
+    failures = [*failures, *targets.missing]
+    _warn_of_doubles(listed)
     if arguments.json:
         write_json(_document(listed, failures, with_tensors=arguments.tensors))
     elif arguments.tensors:
@@ -64,6 +70,22 @@ def run(arguments: argparse.Namespace) -> int:
     for failure in failures:
         write_error(str(failure))
     return 1 if failures else 0
+
+
+def _warn_of_doubles(listed: Sequence[Listed]) -> None:
+    """Say that tensors are in more than one file: such files are not one model's, or a model is there twice."""
+    first: dict[str, str] = {}
+    doubles = [
+        (tensor.name, first[tensor.name], each.path)
+        for each in listed
+        for tensor in each.header.tensors
+        if first.setdefault(tensor.name, each.path) != each.path
+    ]
+    if doubles:
+        name, one, other = doubles[0]
+        _log.warning(
+            "%s in more than one file: %s is in %s and in %s", counted(len(doubles), "tensor"), name, one, other
+        )
 
 
 def _read_headers(paths: Sequence[str]) -> tuple[list[Listed], list[StreamerError]]:

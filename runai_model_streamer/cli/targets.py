@@ -1,40 +1,73 @@
 """Which safetensors files PATH means."""
 
+import logging
 import os
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from runai_model_streamer.errors import NotFoundError
-from runai_model_streamer.files import list_safetensors, open_storage
+from runai_model_streamer.files import find_model, open_storage
 from runai_model_streamer.io.paths import as_path, is_object
 
+_log = logging.getLogger(__name__)
+
 _SUFFIX = ".safetensors"
+
+
+class Targets(NamedTuple):
+    """What the arguments PATH... mean."""
+
+    files: list[str]
+    missing: list[NotFoundError]
+    """Of shards that an index names, and that are not there."""
 
 
 def find_files(paths: Iterable[str]) -> list[str]:
     """The files themselves, and of folders and prefixes the safetensors files in them (not in folders below).
 
+    Warnings in the log say what an index names and is not there, and which files it does not name.
+
     Raises:
         NotFoundError: there is no such folder, or no safetensors file in it.
         StreamerError: what `list_safetensors` says.
     """
-    return [file for path in paths for file in _files_of(as_path(path))]
+    targets = find_targets(paths)
+    for each in targets.missing:
+        _log.warning("%s", each)
+    return targets.files
 
 
-def _files_of(path: str) -> list[str]:
+def find_targets(paths: Iterable[str]) -> Targets:
+    """As `find_files`, but with an error for each shard that is missing instead of a warning."""
+    targets = Targets([], [])
+    for path in map(as_path, paths):
+        files, missing = _targets_of(path)
+        targets.files.extend(files)
+        targets.missing.extend(missing)
+    return targets
+
+
+def _targets_of(path: str) -> Targets:
     if not is_object(path):
         if not os.path.isdir(path):
-            return [path]
+            return Targets([path], [])
     elif path.endswith(_SUFFIX):
-        return [path]
+        return Targets([path], [])
     try:
-        found = list_safetensors(path)
+        model = find_model(path)
     except NotFoundError:
         if is_object(path) and not path.endswith("/") and _is_there(path):
-            return [path]
+            return Targets([path], [])
         raise
-    if not found:
+    if model.left_out:
+        _log.warning("%s: %s", path, model.left_out_text)
+    if not model.files:
         raise NotFoundError("has no safetensors file (folders below it are not looked into)", where=path)
-    return found
+    missing = [
+        NotFoundError(f"is not there, and {model.index} names it", where=f"{path.rstrip('/')}/{name}")
+        for name in model.missing
+    ]
+    return Targets(model.files, missing)
 
 
 def _is_there(url: str) -> bool:

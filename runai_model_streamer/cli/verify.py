@@ -8,7 +8,7 @@ from runai_model_streamer.checkpoint.header import read_header
 from runai_model_streamer.cli.arguments import Subcommands, add_command, add_paths
 from runai_model_streamer.cli.output import counted, described, size, write_json, write_line
 from runai_model_streamer.cli.progress import progress
-from runai_model_streamer.cli.targets import find_files
+from runai_model_streamer.cli.targets import find_targets
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.logs import configure_logging
@@ -49,11 +49,16 @@ def run(arguments: argparse.Namespace) -> int:
     with environment({_VERIFY: "1"}):
         config = StreamerConfig.from_environment()
         configure_logging(config)
-        for path in find_files(arguments.paths):
+        targets = find_targets(arguments.paths)
+        for path in targets.files:
             result = _verify(path, config)
             results.append(result)
             if not arguments.json:
                 _print(result)
+        for error in targets.missing:
+            results.append(Verified(error.where.path if error.where else "", error=error))
+            if not arguments.json:
+                _print(results[-1])
     broken = [result for result in results if result.error is not None]
     if arguments.json:
         write_json({"ok": not broken, "files": [_described(result) for result in results]})

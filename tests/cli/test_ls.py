@@ -20,6 +20,31 @@ def test_a_folder_is_summed_up_by_file(streamer: Command, model: Path) -> None:
     assert lines[3] == "2 files, 117.8 KiB, 3 tensors, 60,100 elements"
 
 
+INDEX = '{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-3.safetensors"}}'
+
+
+def test_a_shard_that_the_index_names_and_is_missing_is_an_error(streamer: Command, model: Path) -> None:
+    (model / "model.safetensors.index.json").write_text(INDEX)
+    done = streamer("ls", model)
+    assert done.code == 1
+    assert len(done.out.splitlines()) == 4
+    missing = f"error: {model}/model-3.safetensors: is not there, and model.safetensors.index.json names it"
+    assert done.err.splitlines() == [missing]
+
+
+def test_tensors_that_are_there_twice_are_said(streamer: Command, model: Path) -> None:
+    first = {"embed": stored("BF16", [300, 100]), "norm": stored("F32", [100])}
+    write(model / "consolidated.safetensors", first)
+    done = streamer("ls", model)
+    assert done.code == 0
+    assert "warning: 2 tensors in more than one file: embed is in " in done.err
+    (model / "model.safetensors.index.json").write_text(INDEX.replace(', "c": "model-3.safetensors"', ""))
+    done = streamer("ls", model)
+    assert "in more than one file" not in done.err
+    assert "does not name consolidated.safetensors: left out" in done.err
+    assert "2 files, " in done.out
+
+
 def test_every_tensor_can_be_listed(streamer: Command, model: Path) -> None:
     done = streamer("ls", "--tensors", model / "model-1.safetensors")
     assert done.out.splitlines() == [

@@ -18,6 +18,16 @@ def test_local_files_are_read_to_their_end(streamer: Command, model: Path) -> No
     assert lines[2] == "2 files, 117.8 KiB read: none is broken"
 
 
+def test_a_shard_that_the_index_names_and_is_missing_is_broken(streamer: Command, model: Path) -> None:
+    index = '{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-3.safetensors"}}'
+    (model / "model.safetensors.index.json").write_text(index)
+    done = streamer("verify", model)
+    assert done.code == 1
+    assert f"FAILED  {model}/model-3.safetensors: is not there" in done.out
+    assert done.out.endswith("3 files, 117.8 KiB read: 1 BROKEN\n")
+    assert not streamer("verify", "--json", model).document["ok"]
+
+
 def test_objects_are_held_against_their_checksums(streamer: Command, server: FaultServer) -> None:
     done = streamer("verify", "--json", "s3://models/llama")
     assert done.code == 0
