@@ -54,13 +54,15 @@ class Streamer:
         """Bytes of all tensors of the current load, as they are in the files."""
 
     @property
-    def report(self) -> LoadReport | None:
-        """What the current or last load did so far; see `LoadReport`. None before the first load.
+    def report(self) -> LoadReport:
+        """What the current or last load did so far; see `LoadReport`.
+
+        Before the first load its `outcome` is "not started", and its figures are 0.
 
         It stays after an error, a dropped iterator, and `close`. To be read in the caller's thread.
         """
         if self._tally is None:
-            return None
+            return LoadReport(outcome="not started", verdict="Nothing has been loaded yet.")
         if self._load is not None and self._load.open:
             self._load.count()
         return make_report(self._tally, self._request)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
@@ -11,7 +11,7 @@ from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.installation import warn_of_original
 from runai_model_streamer.io.listing import Patterns
-from runai_model_streamer.io.paths import as_path
+from runai_model_streamer.io.paths import Several, as_path
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.logs import configure_logging
@@ -77,18 +77,20 @@ class Model(NamedTuple):
     """Names that the index has, and the folder has not."""
     left_out: list[str]
     """Names that the folder has, and its index has not."""
-    index: str
+    named_by: str
     """Name of the index; "" if there is none that can be used."""
 
     @property
     def missing_text(self) -> str:
         """What is wrong with the folder."""
-        return f"{self.index} names files that are not there: {_some(self.missing)}"
+        return f"{self.named_by} names files that are not there: {_some(self.missing)}"
 
     @property
     def left_out_text(self) -> str:
         """What is in the folder and is not loaded."""
-        return f"{self.index} does not name {_some(self.left_out)}: left out, for the files that it names are the model"
+        return (
+            f"{self.named_by} does not name {_some(self.left_out)}: left out, for the files that it names are the model"
+        )
 
 
 def find_model(path: str | os.PathLike[str], s3_credentials: S3Credentials | None = None) -> Model:
@@ -134,8 +136,8 @@ def _is_safetensors(name: str) -> bool:
 def pull_files(
     model_path: str | os.PathLike[str],
     dst: str | os.PathLike[str],
-    allow_pattern: Collection[str] | None = None,
-    ignore_pattern: Collection[str] | None = None,
+    allow_pattern: Several[str] | None = None,
+    ignore_pattern: Several[str] | None = None,
     s3_credentials: S3Credentials | None = None,
 ) -> None:
     """Copy the files of a folder or a prefix, with subfolders, to a local folder. Existing copies are skipped.

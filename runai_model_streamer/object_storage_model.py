@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, TypeAlias
@@ -10,7 +10,7 @@ from typing import Self, TypeAlias
 from runai_model_streamer.errors import ArgumentError, WriteError
 from runai_model_streamer.files import open_storage
 from runai_model_streamer.io.listing import Entry, Patterns
-from runai_model_streamer.io.paths import as_path
+from runai_model_streamer.io.paths import Several, as_path
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.mirror.locks import locked
 from runai_model_streamer.mirror.pull import pull
@@ -59,9 +59,7 @@ class ObjectStorageModel:
         self._lock_path = os.path.realpath(self.dir) + ".lock"
         self._pulled: _Pulls = {}
 
-    def pull_files(
-        self, allow_pattern: Collection[str] | None = None, ignore_pattern: Collection[str] | None = None
-    ) -> None:
+    def pull_files(self, allow_pattern: Several[str] | None = None, ignore_pattern: Several[str] | None = None) -> None:
         """Copy these files to the folder, as the function `pull_files` does. Waits while another process pulls into it.
 
         Raises:

@@ -3,7 +3,7 @@
 import dataclasses
 import operator
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Self
 
 import torch
@@ -14,7 +14,7 @@ from runai_model_streamer.device import resolve_device
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError
 from runai_model_streamer.files import open_storage
 from runai_model_streamer.io.listing import Patterns
-from runai_model_streamer.io.paths import as_path
+from runai_model_streamer.io.paths import Several, as_path
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.pipeline.landing.tensors import Tensors
 from runai_model_streamer.pipeline.plan.limit import LIMIT
@@ -143,8 +143,8 @@ class FileStreamer(RangeStreamer):
         self,
         prefix: str | os.PathLike[str],
         is_recursive: bool = True,
-        allow_patterns: Collection[str] | None = None,
-        ignore_patterns: Collection[str] | None = None,
+        allow_patterns: Several[str] | None = None,
+        ignore_patterns: Several[str] | None = None,
         credentials: S3Credentials | None = None,
     ) -> list[tuple[str, int]]:
         """List the files in a folder, or under a prefix, with their sizes in bytes, sorted by path.

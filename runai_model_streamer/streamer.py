@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 
@@ -10,7 +10,7 @@ from runai_model_streamer.base_streamer import Streamer
 from runai_model_streamer.checkpoint.tensor_info import TensorInfo
 from runai_model_streamer.device import resolve_device
 from runai_model_streamer.errors import ArgumentTypeError
-from runai_model_streamer.io.paths import as_path
+from runai_model_streamer.io.paths import Ordered, Several, as_path
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.pipeline.plan.selection import Select
 from runai_model_streamer.pipeline.prepare import prepare_load
@@ -52,7 +52,7 @@ class SafetensorsStreamer(Streamer):
         s3_credentials: S3Credentials | None = None,
         device: str | torch.device | None = "cpu",
         is_distributed: bool = False,
-        tensor_names: Collection[str] | None = None,
+        tensor_names: Several[str] | None = None,
         owned: bool = True,
         dtype: torch.dtype | None = None,
         select: Select | None = None,
@@ -66,11 +66,11 @@ class SafetensorsStreamer(Streamer):
 
     def stream_files(
         self,
-        paths: Sequence[str | os.PathLike[str]],
+        paths: Ordered[str | os.PathLike[str]],
         s3_credentials: S3Credentials | None = None,
         device: str | torch.device | None = "cpu",
         is_distributed: bool = False,
-        tensor_names: Collection[str] | None = None,
+        tensor_names: Several[str] | None = None,
         owned: bool = True,  # noqa: ARG002 - see the docstring
         dtype: torch.dtype | None = None,
         select: Select | None = None,

@@ -2,10 +2,10 @@
 
 import os
 import re
-from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from runai_model_streamer.files import list_safetensors, pull_files
+from runai_model_streamer.io.paths import Ordered, Several
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.streamer import SafetensorsStreamer
 
@@ -45,8 +45,8 @@ class StreamerPatcher:
         self,
         model_path: str | os.PathLike[str],
         dst: str | os.PathLike[str],
-        allow_pattern: Collection[str] | None = None,
-        ignore_pattern: Collection[str] | None = None,
+        allow_pattern: Several[str] | None = None,
+        ignore_pattern: Several[str] | None = None,
         s3_credentials: S3Credentials | None = None,
     ) -> None:
         """Replace `pull_files`."""
@@ -68,7 +68,7 @@ class _LocalStreamer(SafetensorsStreamer):
         super().__init__()
         self._patcher = patcher
 
-    def stream_files(self, paths: Sequence[str | os.PathLike[str]], *args: Any, **kwargs: Any) -> None:
+    def stream_files(self, paths: Ordered[str | os.PathLike[str]], *args: Any, **kwargs: Any) -> None:
         if not isinstance(paths, str | bytes | os.PathLike):
             paths = [self._patcher.local(path) for path in paths]
         super().stream_files(paths, *args, **kwargs)

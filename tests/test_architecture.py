@@ -41,7 +41,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "io.secret": (),
     "io.cgroups": (),
     "io.paths": ("errors", "origins"),
-    "io.listing": ("errors",),
+    "io.listing": ("errors", "io.paths"),
     "io.bandwidth": ("errors", "io.source", "origins", "ranges"),
     "io.checksums": ("errors", "installation", "io.source", "origins"),
     "io.files": (
@@ -163,12 +163,13 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "streamer": ("base_streamer", "checkpoint.tensor_info", "device", "errors", "io", "pipeline", "report"),
     "range_streamer": ("base_streamer", "config", "device", "errors", "files", "io", "pipeline", "report"),
     "testing": ("files", "io", "streamer"),
-    "profiling": ("errors", "io", "report.load_report", "streamer"),
+    "profiling": ("errors", "io", "report.load_report", "settings", "streamer"),
     "plots": ("errors", "installation", "origins", "profiling", "report.load_report"),
     "cli.doctor": (
         "__init__",
         "installation",
         "cli.arguments",
+        "cli.interrupts",
         "cli.output",
         "config",
         "errors",
@@ -181,6 +182,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "cli.tune": (
         "__init__",
         "cli.arguments",
+        "cli.interrupts",
         "cli.output",
         "cli.progress",
         "cli.targets",
@@ -193,6 +195,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "profiling",
         "ranges",
         "report.load_report",
+        "settings",
     ),
     "cli": (
         "__init__",
@@ -208,8 +211,9 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "origins",
         "pipeline.opening",
         "pipeline.prepare",
-        "profiling",
+        "report.load_report",
         "settings",
+        "streamer",
     ),
     # Where the original has its names.
     "s3_utils": ("files", "io.listing", "io.paths", "io.s3.credentials"),

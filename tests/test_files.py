@@ -490,7 +490,7 @@ class TestArguments:
 
     def test_one_pattern_alone_is_refused(self, dst: Path) -> None:
         with pytest.raises(ArgumentTypeError, match="allow_pattern is a list of patterns"):
-            pull_files(URL, dst, "*.json")
+            pull_files(URL, dst, "*.json")  # type: ignore[arg-type]
 
     def test_a_missing_source_is_an_error_and_makes_nothing(self, source: str, dst: Path) -> None:
         with pytest.raises(NotFoundError, match="nope"):

@@ -764,7 +764,6 @@ def test_an_iterator_that_is_dropped_before_its_first_tensor_ends_the_load(selec
         del tensors
         join_ours()
         assert our_threads() == []
-        assert opened.report is not None
         assert opened.report.outcome == "abandoned"
 
 
@@ -782,7 +781,6 @@ def test_a_load_without_a_thread_to_read_with_is_an_error_after_which_nothing_is
     assert len(os.listdir("/proc/self/fd")) == len(before)
     with pytest.raises(StateError, match="nothing to stream"):
         opened.get_tensors()
-    assert opened.report is not None
     assert opened.report.outcome == "failed"
 
 

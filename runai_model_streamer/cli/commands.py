@@ -13,7 +13,7 @@ from runai_model_streamer.cli.doctor import command as doctor
 from runai_model_streamer.cli.output import described, write_error, write_json
 from runai_model_streamer.cli.tune import command as tune
 from runai_model_streamer.errors import StreamerError
-from runai_model_streamer.profiling.environment import environment
+from runai_model_streamer.settings.environment import environment
 
 _DEBUG: Final = {"RUNAI_STREAMER_LOG_LEVEL": "DEBUG", "RUNAI_STREAMER_LOG_TO_STDERR": "1"}
 

@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from runai_model_streamer import LoadReport, SafetensorsStreamer
 from runai_model_streamer.cli.arguments import (
     SIZES,
     TRACE,
@@ -17,9 +16,11 @@ from runai_model_streamer.cli.arguments import (
     dtype,
     settings,
 )
+from runai_model_streamer.cli.interrupts import ended_by_ctrl_c
 from runai_model_streamer.cli.output import counted, size, write_json, write_pairs
 from runai_model_streamer.cli.targets import find_files
-from runai_model_streamer.profiling.environment import environment
+from runai_model_streamer.report.load_report import LoadReport
+from runai_model_streamer.settings.environment import environment
 
 _SHARE: Final = 0.005
 """Parts of the time below this are left out."""
@@ -43,7 +44,10 @@ def add(commands: Subcommands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0 when all tensors have come."""
-    import torch
+    with ended_by_ctrl_c():
+        import torch
+
+        from runai_model_streamer.streamer import SafetensorsStreamer
 
     target = None if arguments.dtype is None else getattr(torch, arguments.dtype)
     variables = settings(arguments) | ({} if arguments.trace is None else {TRACE: arguments.trace})
@@ -53,7 +57,6 @@ def run(arguments: argparse.Namespace) -> int:
         for _ in streamer.get_tensors():
             pass
         report = streamer.report
-    assert report is not None
     if arguments.json:
         write_json(report.as_dict())
     else:

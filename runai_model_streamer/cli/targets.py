@@ -64,7 +64,7 @@ def _targets_of(path: str) -> Targets:
     if not model.files:
         raise NotFoundError("has no safetensors file (folders below it are not looked into)", where=path)
     missing = [
-        NotFoundError(f"is not there, and {model.index} names it", where=f"{path.rstrip('/')}/{name}")
+        NotFoundError(f"is not there, and {model.named_by} names it", where=f"{path.rstrip('/')}/{name}")
         for name in model.missing
     ]
     return Targets(model.files, missing)

@@ -6,14 +6,14 @@ from typing import Any
 
 from runai_model_streamer.checkpoint.header import read_header
 from runai_model_streamer.cli.arguments import Subcommands, add_command, add_paths
+from runai_model_streamer.cli.interrupts import ended_by_ctrl_c
 from runai_model_streamer.cli.output import counted, described, size, write_json, write_line
 from runai_model_streamer.cli.progress import progress
 from runai_model_streamer.cli.targets import find_targets
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.logs import configure_logging
-from runai_model_streamer.pipeline.prepare import FileReads, make_load, opening
-from runai_model_streamer.profiling.environment import environment
+from runai_model_streamer.settings.environment import environment
 
 _VERIFY = "RUNAI_STREAMER_VERIFY"
 
@@ -70,6 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _verify(path: str, config: StreamerConfig) -> Verified:
+    with ended_by_ctrl_c():
+        from runai_model_streamer.pipeline.prepare import FileReads, make_load, opening
+
     try:
         with opening(config, None) as (storage, close_with):
             source = storage.open(path)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from runai_model_streamer.errors import (
     ArgumentTypeError,
 )
+from runai_model_streamer.io.paths import Several
 
 
 class Entry(NamedTuple):
@@ -36,7 +37,7 @@ class Patterns(NamedTuple):
     ignore: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, allow: Collection[str] | None, ignore: Collection[str] | None) -> "Patterns":
+    def of(cls, allow: Several[str] | None, ignore: Several[str] | None) -> "Patterns":
         """From the arguments of a call, where None leaves everything as it is, and nothing is allowed by an empty list.
 
         Raises:

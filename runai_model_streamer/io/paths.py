@@ -3,14 +3,42 @@
 import logging
 import os
 import re
+from collections.abc import Iterator
+from typing import Protocol, TypeVar
 
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError, UnsupportedError
 from runai_model_streamer.origins import SourceKind
 
 _log = logging.getLogger(__name__)
 
+_T_co = TypeVar("_T_co", covariant=True)
+
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _NOT_YET = {"gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
+
+
+class Several(Protocol[_T_co]):
+    """A list, tuple or set. For type checkers, a `str` is none: it would be a collection of its characters."""
+
+    def __contains__(self, value: object, /) -> bool:
+        """Where a str takes only a str."""
+        ...
+
+    def __iter__(self) -> Iterator[_T_co]:
+        """One after the other."""
+        ...
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+
+class Ordered(Several[_T_co], Protocol[_T_co]):
+    """A list or tuple, and no `str`."""
+
+    def __getitem__(self, index: int, /) -> _T_co:
+        """The one at this place."""
+        ...
 
 
 def as_path(path: str | os.PathLike[str]) -> str:

@@ -11,6 +11,7 @@ import torch
 from runai_model_streamer.checkpoint.header import Opened, read_header
 from runai_model_streamer.checkpoint.tensor_info import TensorInfo, nbytes_of
 from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.io.paths import Several
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
@@ -50,7 +51,7 @@ def prepare_load(
     paths: Sequence[str],
     config: StreamerConfig,
     credentials: S3Credentials | None,
-    tensor_names: Collection[str] | None,
+    tensor_names: Several[str] | None,
     device: torch.device = HOST,
     dtype: torch.dtype | None = None,
     select: Select | None = None,

@@ -12,9 +12,9 @@ import torch
 
 from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.profiling.caches import evict, warm
-from runai_model_streamer.profiling.environment import environment
 from runai_model_streamer.profiling.s3server import S3Server
 from runai_model_streamer.report.load_report import LoadReport
+from runai_model_streamer.settings.environment import environment
 from runai_model_streamer.streamer import SafetensorsStreamer
 
 T = TypeVar("T")
@@ -163,7 +163,6 @@ class _Variant:
             if self.device.startswith("cuda"):
                 torch.cuda.synchronize(self.device)
             seconds = time.perf_counter() - started
-        assert streamer.report is not None
         return _Done(size, seconds, streamer.report)
 
 

@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any, Literal, TypeAlias
 
 from runai_model_streamer.origins import Origin
 
-Outcome: TypeAlias = Literal["running", "complete", "failed", "abandoned"]
-"""How a load stands: still going on; all tensors given out; ended by an error; ended by the caller before that."""
+Outcome: TypeAlias = Literal["not started", "running", "complete", "failed", "abandoned"]
+"""State of a load: none yet; going on; all tensors given out; ended by an error; ended by the caller before that."""
 
 Bound: TypeAlias = Literal["storage", "network", "cpu", "copy", "memory", "caller", "too short"]
 """What a load mostly waited for. "copy" is what is between host memory and the device."""
@@ -188,6 +190,15 @@ class LoadReport:
         """Bytes of tensors per second of the whole load so far, in GB/s; 0.0 for a load that has taken no time."""
         return self.bytes / self.seconds / 1e9 if self.seconds else 0.0
 
+    def __str__(self) -> str:
+        """Some lines for people; `repr` has all fields."""
+        return "\n".join(f"{name:<10}{value}" for name, value in rows(self))
+
+    def _repr_html_(self) -> str:
+        """The same as a table, for notebooks."""
+        cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows(self))
+        return f"<table>{cells}</table>"
+
     def as_dict(self) -> dict[str, Any]:
         """All fields and properties, nested ones as dicts, of what JSON can say."""
         found = dataclasses.asdict(self)
@@ -196,3 +207,21 @@ class LoadReport:
     def to_json(self, indent: int | None = None) -> str:
         """`as_dict` as JSON; `indent` spaces for each level, or all on one line."""
         return json.dumps(self.as_dict(), indent=indent)
+
+
+def rows(report: LoadReport) -> Iterator[tuple[str, str]]:
+    """What people want to know of a load, as names and values."""
+    first = report.first_tensor_seconds
+    yield "outcome", report.outcome + (f": {report.error}" if report.error else "")
+    yield "loaded", f"{report.tensors} of {report.total_tensors} tensors, {_gb(report.bytes)}, to {report.device}"
+    yield "time", f"{report.seconds:.2f} s" + ("" if first is None else f", first tensor after {first:.3f} s")
+    yield "speed", f"{report.gb_per_second:.2f} GB/s"
+    origins = {each.field: getattr(report.bytes_from, each.field) for each in Origin}
+    read = ", ".join(f"{name.replace('_', ' ')} {_gb(count)}" for name, count in origins.items() if count)
+    yield "read from", read or "nothing"
+    yield "memory", f"{_gb(report.peak_memory)} held at most"
+    yield "verdict", report.verdict
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from runai_model_streamer.cli.arguments import chunk, count, dtype, limit, seconds, size
-from runai_model_streamer.profiling.environment import environment
+from runai_model_streamer.settings.environment import environment
 
 
 @pytest.mark.parametrize(

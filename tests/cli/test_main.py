@@ -115,12 +115,16 @@ except KeyboardInterrupt as error:
 
 @pytest.mark.parametrize("started", [AS_A_MODULE, AS_A_SCRIPT], ids=["module", "script"])
 @pytest.mark.parametrize("then", ["raise", "raise ImportError('initialization failed') from error", "pass"])
-def test_ctrl_c_ends_with_130_while_torch_is_imported(tmp_path: Path, started: tuple[str, ...], then: str) -> None:
+@pytest.mark.parametrize("command_name", ["load", "verify", "tune"])
+def test_ctrl_c_ends_with_130_while_torch_is_imported(
+    tmp_path: Path, started: tuple[str, ...], then: str, command_name: str
+) -> None:
     # Extensions make an ImportError of what is raised while they begin, and some code swallows all that is raised.
     (tmp_path / "torch.py").write_text(SLOW_TORCH.format(then=then))
+    write(tmp_path / "model.safetensors", numbered([100]))
     with subprocess.Popen(
-        [sys.executable, *started, "ls", "x"],
-        cwd=ROOT,
+        [sys.executable, *started, command_name, "."],
+        cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -136,7 +140,10 @@ def test_ctrl_c_ends_with_130_while_torch_is_imported(tmp_path: Path, started: t
 def test_an_interrupt_that_is_ignored_stays_so_while_torch_is_imported(tmp_path: Path) -> None:
     torch = "import os, signal; os.kill(os.getpid(), signal.SIGINT); raise ImportError('on')"
     (tmp_path / "torch.py").write_text(torch)
-    command = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {AS_A_SCRIPT[1]}"
+    command = (
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "from runai_model_streamer.cli.main import main; main(['doctor'])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", command],
         cwd=ROOT,
@@ -146,6 +153,19 @@ def test_an_interrupt_that_is_ignored_stays_so_while_torch_is_imported(tmp_path:
         check=False,
     )
     assert done.stderr.endswith("ImportError: on\n")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["ls", "."], ["ls", "FOLDER"], ["pull", "--help"]])
+def test_what_loads_nothing_imports_no_torch(arguments: list[str], tmp_path: Path) -> None:
+    write(tmp_path / "model.safetensors", numbered([100]))
+    arguments = [str(tmp_path) if each == "FOLDER" else each for each in arguments]
+    code = (
+        "import sys\nfrom runai_model_streamer.cli.main import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'torch', 'numba', 'boto3', 'botocore', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_it_runs_as_a_module(tmp_path: Path) -> None:

@@ -59,11 +59,28 @@ def test_every_origin_has_a_field_in_both_reports_and_no_field_is_left_over() ->
     assert ReaderSeconds(**counts, cast=0.5).read == 11111
 
 
-def test_there_is_none_before_the_first_load() -> None:
+def test_before_the_first_load_it_says_so() -> None:
+    with SafetensorsStreamer() as streamer, FileStreamer() as ranges:
+        for report in (streamer.report, ranges.report):
+            assert not report.complete
+            assert report.tensors == 0
+            assert report.verdict == "Nothing has been loaded yet."
+            assert json.loads(report.to_json())["outcome"] == "not started"
+
+
+def test_it_prints_as_lines_and_shows_as_a_table_in_notebooks(file: Path) -> None:
     with SafetensorsStreamer() as streamer:
-        assert streamer.report is None
-    with FileStreamer() as ranges:
-        assert ranges.report is None
+        streamer.stream_file(file)
+        for _ in streamer.get_tensors():
+            pass
+        lines = str(streamer.report).splitlines()
+    assert lines[0] == "outcome   complete"
+    assert lines[-1] == f"verdict   {streamer.report.verdict}"
+    assert len(lines) == 7
+    assert max(map(len, lines[:-1])) < 100
+    table = streamer.report._repr_html_()
+    assert table.count("<tr>") == 7
+    assert dataclasses.replace(streamer.report, error="<script>")._repr_html_().count("&lt;script&gt;") == 1
 
 
 def test_it_tells_how_far_the_load_is(file: Path) -> None:

@@ -233,9 +233,7 @@ def verdict_of(*paths: str | Path, pause: float = 0.0) -> LoadReport:
         streamer.stream_files(paths)
         for _ in streamer.get_tensors():
             time.sleep(pause)
-        report = streamer.report
-    assert report is not None
-    return report
+        return streamer.report
 
 
 def test_a_slow_server_is_the_networks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, aws_files: None) -> None:

@@ -13,6 +13,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 import runai_model_streamer
+from runai_model_streamer.cli.interrupts import ended_by_ctrl_c
 from runai_model_streamer.config import GdsMode, StreamerConfig
 from runai_model_streamer.errors import ConfigError, MissingDependencyError
 from runai_model_streamer.installation import NAME, clash, install_command
@@ -82,7 +83,8 @@ def _without_user(value: str) -> str:
 
 def gpu() -> Iterator[Check]:
     """torch, CUDA, the packages of the GPU, GPUDirect Storage."""
-    import torch
+    with ended_by_ctrl_c():
+        import torch
 
     yield Check("torch", "ok", f"torch {torch.__version__}")
     with warnings.catch_warnings(record=True) as said:
@@ -112,7 +114,8 @@ def gpu() -> Iterator[Check]:
 
 def has_gpu() -> bool:
     """Whether tensors can go to a CUDA device."""
-    import torch
+    with ended_by_ctrl_c():
+        import torch
 
     return torch.version.cuda is not None and torch.cuda.is_available()
 

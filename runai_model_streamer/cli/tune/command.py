@@ -3,9 +3,10 @@
 import argparse
 import time
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from runai_model_streamer.cli.arguments import Subcommands, add_command, add_device, add_paths, seconds
+from runai_model_streamer.cli.interrupts import ended_by_ctrl_c
 from runai_model_streamer.cli.output import (
     Column,
     described,
@@ -19,10 +20,12 @@ from runai_model_streamer.cli.output import (
 from runai_model_streamer.cli.progress import status
 from runai_model_streamer.cli.targets import find_files
 from runai_model_streamer.cli.tune.search import WORTH, Found, Setting, Tried, candidates, search
-from runai_model_streamer.cli.tune.trials import Trials, current, min_chunk, read_checkpoint
 from runai_model_streamer.config import UNLIMITED
 from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.report.load_report import BytesFrom
+
+if TYPE_CHECKING:
+    from runai_model_streamer.cli.tune.trials import Trials
 
 _BUDGET: Final = 60.0
 """Seconds."""
@@ -60,6 +63,9 @@ def add(commands: Subcommands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0 also if nothing is better than the setting in force."""
+    with ended_by_ctrl_c():
+        from runai_model_streamer.cli.tune.trials import Trials, current, min_chunk, read_checkpoint
+
     started = time.perf_counter()
     ends = started + arguments.budget
     paths = find_files(arguments.paths)
@@ -134,7 +140,7 @@ def _mark(each: Tried, found: Found) -> str:
     return ", ".join(mark for mark, holds in marks if holds)
 
 
-def show(found: Found, trials: Trials, whole: int, spent: float) -> None:
+def show(found: Found, trials: "Trials", whole: int, spent: float) -> None:
     """Print the table, what was measured, and what to set.
 
     Args:
@@ -154,7 +160,7 @@ def show(found: Found, trials: Trials, whole: int, spent: float) -> None:
         write_line(f"export {name}={value}")
 
 
-def told(found: Found, trials: Trials, whole: int, spent: float) -> list[tuple[str, str]]:
+def told(found: Found, trials: "Trials", whole: int, spent: float) -> list[tuple[str, str]]:
     """What stands below the table; see `show`."""
     sample = trials.sample.bytes
     part = "" if sample == whole else f", the first of {size(whole)}"
@@ -173,7 +179,7 @@ def told(found: Found, trials: Trials, whole: int, spent: float) -> list[tuple[s
     ]
 
 
-def _document(found: Found, trials: Trials, whole: int, spent: float) -> dict[str, Any]:
+def _document(found: Found, trials: "Trials", whole: int, spent: float) -> dict[str, Any]:
     return {
         "seconds": spent,
         "bytes": whole,

@@ -14,8 +14,8 @@ from runai_model_streamer.io.paths import is_object, kind_of
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.opening import open_files
 from runai_model_streamer.profiling import caches
-from runai_model_streamer.profiling.environment import environment
 from runai_model_streamer.report.load_report import BytesFrom
+from runai_model_streamer.settings.environment import environment
 
 
 class Checkpoint(NamedTuple):
@@ -147,9 +147,7 @@ class Trials:
                 for _, _, tensor in streamer.get_chunks():
                     yield tensor.nbytes
             finally:
-                report = streamer.report
-                if report is not None:
-                    self.origins = _added(self.origins, report.bytes_from)
+                self.origins = _added(self.origins, streamer.report.bytes_from)
 
 
 def _added(one: BytesFrom, other: BytesFrom) -> BytesFrom:

@@ -8,9 +8,10 @@ from runai_model_streamer.errors import (
     ArgumentError,
     ArgumentTypeError,
 )
+from runai_model_streamer.io.paths import Several
 
 
-def checked_names(names: Collection[str] | None) -> frozenset[str] | None:
+def checked_names(names: Several[str] | None) -> frozenset[str] | None:
     """Check the names of a request. None asks for all tensors.
 
     Raises:

@@ -51,7 +51,6 @@ def test_tensors_are_staged_and_copied(world: World, tensors: dict[str, Stored],
     assert world.results() == [(name, each.data) for name, each in tensors.items()]
     assert world.faulty.calls["cuMemcpyHtoDAsync"] >= 4
     report = opened.report
-    assert report is not None
     assert (report.device, report.bytes) == ("cuda:0", sum(len(each.data) for each in tensors.values()))
     assert report.peak_memory == world.emulator.live("pinned_bytes_peak")
     assert report.reader_seconds.copy > 0

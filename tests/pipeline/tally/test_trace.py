@@ -74,7 +74,6 @@ def test_it_is_a_document_of_the_format(file: Path, trace: Path) -> None:
 def test_each_read_is_an_event_of_its_thread(file: Path, trace: Path) -> None:
     streamer = stream(file)
     report = streamer.report
-    assert report is not None
     reads = [event for event in events(trace) if event["name"] == "read"]
     assert len(reads) == report.reads
     assert sum(read["args"]["bytes"] for read in reads) == report.bytes_read
