@@ -66,3 +66,19 @@ def test_one_saved_tensor_is_saved_alone(emulator: Emulator, checkpoint: Path) -
     buffer = io.BytesIO()
     torch.save(load(checkpoint)["t0"], buffer)
     assert buffer.getbuffer().nbytes < 2 * MIB
+
+
+@emulated_torch(modes=("lazy",))
+def test_tensors_may_be_changed_in_place_by_what_needs_a_gradient(emulator: Emulator, tmp_path: Path) -> None:
+    path = tmp_path / "floats.safetensors"
+    safetensors.torch.save_file({"a": torch.ones(4), "b": torch.ones(4, dtype=torch.bfloat16)}, path)
+    for tensor in load(path).values():
+        tensor.mul_(torch.full((1,), 2, dtype=tensor.dtype, device="cuda", requires_grad=True))
+        assert tensor.tolist() == [2.0] * 4
+        assert tensor.requires_grad
+
+
+@emulated_torch(modes=("lazy",))
+def test_tensors_may_be_detached_in_place(emulator: Emulator, checkpoint: Path) -> None:
+    for tensor in load(checkpoint).values():
+        tensor.detach_()

@@ -95,11 +95,16 @@ def _check_unusual(path: str, tensor: TensorInfo) -> None:
 
 
 def tensor_of(info: TensorInfo, landed: torch.Tensor) -> torch.Tensor:
-    """Return the tensor over all bytes of `landed`, which are its own and aligned for its dtype."""
-    dtype, shape = _LAYOUTS[info.dtype].dtype, torch_shape(info)
+    """Return the tensor over all bytes of `landed`, which are its own and aligned for its dtype.
+
+    It is no view of `landed`: autograd would not let a view be changed in place by what needs a gradient.
+    """
+    layout, shape = _LAYOUTS[info.dtype], torch_shape(info)
     # The caller may be in inference mode; see `make_tensors`.
     with torch.inference_mode(False), torch.no_grad():
-        return landed.view(dtype).view(shape)
+        tensor = torch.empty(0, dtype=layout.dtype, device=landed.device)
+        position = landed.storage_offset() // layout.width
+        return tensor.set_(landed.untyped_storage(), position, shape)  # type: ignore[call-overload,no-any-return]  # strides may be left out
 
 
 def empty_tensor(info: TensorInfo, device: torch.device) -> torch.Tensor:

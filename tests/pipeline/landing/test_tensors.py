@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from runai_model_streamer.checkpoint.header import read_header
-from runai_model_streamer.checkpoint.tensor_info import DTYPE_BITS
+from runai_model_streamer.checkpoint.tensor_info import DTYPE_BITS, TensorInfo
 from runai_model_streamer.errors import UnsupportedDtypeError
 from runai_model_streamer.origins import SourceKind
-from runai_model_streamer.pipeline.landing.tensors import BATCH, check_dtypes, make_tensors
+from runai_model_streamer.pipeline.landing.tensors import BATCH, check_dtypes, make_tensors, tensor_of
 from runai_model_streamer.pipeline.memory.slabs import Bytes, Slab
 from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile, plan_groups, steps_of
 from tests.checkpoints import Stored, encode, raw, stored
@@ -386,3 +386,39 @@ def test_saving_a_clone_of_a_blocks_tensor_writes_its_own_bytes() -> None:
         sizes[label] = written.tell()
     assert sizes["own"] < 20_000 < 100_000 < sizes["shared"]
     assert safetensors.torch.load(safetensors.torch.save(made))["t7"].tolist() == list(file["t7"].data)
+
+
+# One tensor in memory of its own, as on a device.
+
+
+def alone(dtype: str, shape: tuple[int, ...]) -> tuple[Stored, torch.Tensor]:
+    """What was stored, and the tensor made of it where it lies behind other bytes."""
+    tensor = stored(dtype, shape)
+    memory = torch.frombuffer(bytearray(b"before--" + tensor.data), dtype=torch.uint8)
+    return tensor, tensor_of(TensorInfo("t", dtype, shape, 0, len(tensor.data), 0), memory[8:])
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F64", "U8", "BOOL", "F8_E4M3", "C64"])
+def test_a_tensor_in_memory_of_its_own_has_the_stored_bytes(dtype: str) -> None:
+    tensor, made = alone(dtype, (3, 5))
+    assert tuple(made.shape) == (3, 5)
+    assert made.is_contiguous()
+    assert raw(made) == tensor.data
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F32"])
+def test_it_may_be_changed_in_place_by_what_needs_a_gradient(dtype: str) -> None:
+    _, made = alone(dtype, (4,))
+    made.mul_(torch.ones(1, dtype=made.dtype, requires_grad=True))
+    assert made.requires_grad
+
+
+def test_it_may_be_detached_in_place() -> None:
+    _, made = alone("F32", (4,))
+    made.detach_()
+
+
+def test_it_can_be_trained_though_it_was_made_in_inference_mode() -> None:
+    with torch.inference_mode():
+        _, made = alone("F32", (4,))
+    made.requires_grad_()
