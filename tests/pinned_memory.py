@@ -64,6 +64,7 @@ class PinnedMemory:
         self._lock = threading.RLock()  # a tensor may die inside it
         self._blocks: list[_Block] = []
         self._cached: dict[int, list[_Block]] = {}
+        self._emptied: list[_Block] = []  # kept, so that no later block is at such an address
         self.given = 0
         """How often memory was given."""
         self.refuse_after: int | None = None
@@ -117,6 +118,14 @@ class PinnedMemory:
         """Whether a tensor is in page-locked memory that has not gone back."""
         place = tensor.data_ptr()
         return any(block.in_use and block.address <= place < block.address + block.size for block in self._blocks)
+
+    def empty_cache(self) -> None:
+        """See `torch.accelerator.empty_host_cache`."""
+        with self._lock:
+            for blocks in self._cached.values():
+                self._emptied += blocks
+            self._cached.clear()
+            self._blocks = [block for block in self._blocks if block not in self._emptied]
 
     @property
     def in_use(self) -> int:

@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ def _tensors(count: int) -> dict[str, Stored]:
 TENSORS: Final = _tensors(52)
 """Four groups, each as large as groups on a device are at least: 16 MiB. No two tensors are of one size."""
 
+Made = TypeVar("Made")
+
 DEVICE: Final = torch.device("cuda", 0)
 
 _KEPT: Final = ("pinned", "streams", "events")
@@ -42,8 +44,8 @@ def load(path: Path, device: str | torch.device = DEVICE, **options: Any) -> dic
 
 
 def mapped(
-    path: Path, change: Callable[[torch.Tensor], torch.Tensor], device: str | torch.device = DEVICE, **options: Any
-) -> dict[str, torch.Tensor]:
+    path: Path, change: Callable[[torch.Tensor], Made], device: str | torch.device = DEVICE, **options: Any
+) -> dict[str, Made]:
     """What becomes of each tensor, which is dropped at once."""
     made = {}
     with SafetensorsStreamer() as streamer:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import safetensors.torch
 import torch
 
@@ -9,7 +10,7 @@ from runai_model_streamer import SafetensorsStreamer
 from tests.checkpoints import raw
 from tests.cuda_emulator import Emulator
 from tests.cuda_emulator.testing import emulated_torch, needs
-from tests.torch_cuda.loads import TENSORS, load, mapped, wrong
+from tests.torch_cuda.loads import TENSORS, has_context, load, mapped, wrong
 
 
 @emulated_torch(devices=2)
@@ -65,6 +66,41 @@ def test_page_locked_tensors_go_to_the_second_device_too(emulator: Emulator, che
     assert wrong(made, "cuda:1") == []
 
 
+# A context takes some 530 MB of a device's memory, in each process.
+
+
+@emulated_torch(devices=2)
+def test_a_load_onto_the_second_device_makes_no_context_on_the_first(emulator: Emulator, checkpoint: Path) -> None:
+    assert wrong(load(checkpoint, "cuda:1"), "cuda:1") == []
+    assert not has_context(0)
+
+
+@emulated_torch(devices=2, modes=("lazy",))
+def test_nor_does_one_onto_the_current_device(emulator: Emulator, checkpoint: Path) -> None:
+    torch.cuda.set_device(1)
+    assert wrong(load(checkpoint, "cuda"), "cuda:1") == []
+    assert not has_context(0)
+
+
+@emulated_torch(devices=2, modes=("lazy",))
+def test_nor_do_page_locked_loads_onto_the_host(
+    emulator: Emulator, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNAI_STREAMER_PINNED", "1")
+    torch.cuda.set_device(1)
+    torch.zeros(1, device="cuda")
+    assert wrong(load(checkpoint, "cpu"), "cpu") == []
+    assert not has_context(0)
+
+
+@emulated_torch(devices=2, modes=("lazy",))
+def test_nor_does_an_abandoned_one(emulator: Emulator, checkpoint: Path) -> None:
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_files([str(checkpoint)], device="cuda:1")
+        next(streamer.get_tensors())
+    assert not has_context(0)
+
+
 @needs("numba.cuda")
 @emulated_torch(devices=2, modes=("lazy", "random"))
 def test_casts_are_launched_on_the_second_device(emulator: Emulator, tmp_path: Path) -> None:
@@ -76,3 +112,4 @@ def test_casts_are_launched_on_the_second_device(emulator: Emulator, tmp_path: P
         name: raw(tensor.to(torch.float16)) for name, tensor in stored.items()
     }
     assert "cuLaunchKernelEx" in emulator.calls()
+    assert not has_context(0)

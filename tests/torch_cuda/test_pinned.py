@@ -131,3 +131,19 @@ def test_after_a_fork_the_child_is_told_why_it_cannot_have_page_locked_memory(
             os._exit(0)
         os._exit(3)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.usefixtures("initialized")
+@emulated_torch(modes=("lazy",))
+def test_what_the_user_had_torch_free_does_not_count(
+    emulator: Emulator, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The bound of `auto` is the limit: each of the loads below would fill most of it.
+    monkeypatch.setenv("RUNAI_STREAMER_MEMORY_LIMIT", str(64 * MIB))
+    torch.zeros(1, device=DEVICE)
+    for _ in range(4):
+        assert [name for name, pinned in mapped(checkpoint, torch.Tensor.is_pinned, "cpu").items() if not pinned] == []
+        gc.collect()
+        emptied = emulator.live("pinned_bytes")
+        torch.accelerator.empty_host_cache()
+        assert emulator.live("pinned_bytes") < emptied

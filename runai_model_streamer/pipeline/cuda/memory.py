@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 
 from runai_model_streamer.errors import CudaError, OutOfMemoryError
+from runai_model_streamer.pipeline.memory.process_end import allocating
 
 
 class DeviceMemory(Protocol):
@@ -50,11 +51,16 @@ class TorchMemory:
     Not CuPy's arrays on that allocator, handed over by DLPack. Such a tensor is foreign to the allocator that its
     memory came from: `Tensor.record_stream` does nothing for it, without a word, so that a caller who uses it on a
     second stream, as torch's documentation says to, would see its memory given away under its kernels.
+
+    The device is made current wherever torch is asked for something. A thread's current device is the first one, else,
+    and torch would make a context there, which takes some 530 MB: `torch.cuda.stream` sets the stream of the current
+    device when it is left, and with it the device.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.current_stream(device)
+        with torch.cuda.device(device):
+            self._stream = torch.cuda.current_stream(device)
 
     @property
     def device(self) -> torch.device:
@@ -69,7 +75,7 @@ class TorchMemory:
     def allocate(self, sizes: Sequence[int]) -> list[torch.Tensor]:
         """Tensors that share a storage with no other."""
         try:
-            with torch.cuda.stream(self._stream):
+            with allocating(), torch.cuda.device(self._device), torch.cuda.stream(self._stream):
                 return [torch.empty(size, dtype=torch.uint8, device=self._device) for size in sizes]
         except torch.cuda.OutOfMemoryError as error:
             raise OutOfMemoryError(

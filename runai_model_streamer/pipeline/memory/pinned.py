@@ -22,6 +22,7 @@ import torch
 
 from runai_model_streamer.config import PinnedMode
 from runai_model_streamer.errors import OutOfMemoryError, PinnedUnavailableError
+from runai_model_streamer.pipeline.memory.process_end import allocating
 from runai_model_streamer.pipeline.memory.slabs import GroupMemory, Root
 from runai_model_streamer.pipeline.plan.groups import Group
 
@@ -89,10 +90,15 @@ class PinnedBlocks:
     """What torch has page-locked for the loads of this process, as far as can be told from the blocks that it gave.
 
     Torch frees none of them by itself. A block that comes at a new address is one more, therefore, even where as large
-    a one went back to torch before: pending copies still read from that, or somebody else has it.
+    a one went back to torch before: pending copies still read from that, or somebody else has it. The user can have
+    torch free them (`torch.accelerator.empty_host_cache()`), which shows in torch's own figures.
+
+    Args:
+        locked_by_torch: bytes that torch has page-locked for all purposes; None where it does not say.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, locked_by_torch: Callable[[], int | None] = lambda: None) -> None:
+        self._locked_by_torch = locked_by_torch
         self._lock = threading.Lock()
         self._sizes: dict[int, int] = {}  # address -> bytes of each block that torch ever gave
         self._alive: dict[int, _Death] = {}
@@ -105,7 +111,9 @@ class PinnedBlocks:
         """Whether a block of `size` bytes may be had without more than `bound` being locked, as far as can be told."""
         with self._lock:
             self._collect()
-            return self._returned[size] > 0 or self._total + size <= bound
+            if self._returned[size] > 0 or self._total + size <= bound:
+                return True
+            return self._forget_freed() and self._total + size <= bound
 
     def add(self, block: torch.Tensor, size: int, bound: int) -> bool:
         """Count a block that torch gave; whether it is one more, with which `bound` is exceeded."""
@@ -122,7 +130,22 @@ class PinnedBlocks:
             self._alive[address] = death
             self._sizes[address] = size
             self._total += size - (known or 0)
-            return known is None and self._total > bound
+            if known is not None or self._total <= bound:
+                return False
+            return not self._forget_freed() or self._total > bound
+
+    def _forget_freed(self) -> bool:
+        """Start over with the blocks in use, if torch has less than is counted; whether it has.
+
+        Which others it freed it does not tell. One that it kept, for a pending copy, counts when it is given out again.
+        """
+        locked = self._locked_by_torch()
+        if locked is None or locked >= self._total:
+            return False
+        self._sizes = {address: self._sizes[address] for address in self._alive}
+        self._returned.clear()
+        self._total = sum(self._sizes.values())
+        return True
 
     def _collect(self) -> None:
         while True:
@@ -135,7 +158,16 @@ class PinnedBlocks:
                 self._returned[self._sizes[death.address]] += 1
 
 
-_blocks: Final = PinnedBlocks()
+def _locked_by_torch() -> int | None:
+    try:
+        stats = torch.cuda.host_memory_stats()
+    except (AttributeError, RuntimeError):  # of a torch that is older, or built without CUDA
+        return None
+    locked: int | None = stats.get("allocated_bytes.current")
+    return locked
+
+
+_blocks: Final = PinnedBlocks(_locked_by_torch)
 
 
 def page_lock(size: int) -> torch.Tensor:
@@ -146,9 +178,10 @@ def page_lock(size: int) -> torch.Tensor:
 
     Raises:
         RuntimeError: torch, or CUDA, gives none.
+        StreamerError: the process is ending.
     """
     # The thread may be the caller's, in inference mode, with a default device.
-    with torch.inference_mode(False), torch.no_grad():
+    with allocating(), torch.inference_mode(False), torch.no_grad():
         return torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=True)
 
 

@@ -440,6 +440,40 @@ def test_a_fresh_account_has_room_up_to_its_bound() -> None:
     assert PageLocking(False, MIB - 1, blocks).size_for(group_of(0)) is None
 
 
+def test_blocks_that_the_user_had_torch_free_do_not_count() -> None:
+    memory = PinnedMemory()
+    blocks = PinnedBlocks(lambda: memory.locked)
+    for size in (2 * PAGE, 4 * PAGE, 2 * PAGE):
+        assert blocks.has_room(size, 4 * PAGE)
+        block = memory.allocate(size)
+        assert not blocks.add(block, size, 4 * PAGE)
+        del block
+        memory.empty_cache()
+
+
+def test_blocks_in_use_count_whatever_torch_has_freed() -> None:
+    memory = PinnedMemory()
+    blocks = PinnedBlocks(lambda: memory.locked)
+    kept = memory.allocate(2 * PAGE)
+    assert not blocks.add(kept, 2 * PAGE, 4 * PAGE)
+    dropped = memory.allocate(2 * PAGE)
+    assert not blocks.add(dropped, 2 * PAGE, 4 * PAGE)
+    del dropped
+    memory.empty_cache()
+    assert not blocks.has_room(4 * PAGE, 4 * PAGE)
+    assert blocks.has_room(2 * PAGE, 4 * PAGE)
+
+
+def test_blocks_in_torchs_cache_count() -> None:
+    memory = PinnedMemory()
+    blocks = PinnedBlocks(lambda: memory.locked)
+    block = memory.allocate(2 * PAGE)
+    assert not blocks.add(block, 2 * PAGE, 2 * PAGE)
+    del block
+    assert blocks.has_room(2 * PAGE, 2 * PAGE)
+    assert not blocks.has_room(PAGE, 2 * PAGE)
+
+
 def test_the_fake_shows_a_block_that_is_overwritten_under_a_copy() -> None:
     # What the tests above stand on: an array laid over the block is copied from without torch's knowing.
     memory = PinnedMemory()
