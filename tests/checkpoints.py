@@ -17,7 +17,7 @@ from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import Origin
 from runai_model_streamer.pipeline.landing.host import in_host_memory
-from runai_model_streamer.pipeline.load import Load
+from runai_model_streamer.pipeline.load import JOIN_SECONDS, Load
 from runai_model_streamer.pipeline.plan.groups import PlannedFile
 from tests.sources import MemorySource
 
@@ -103,6 +103,7 @@ def load_of(
     concurrency: int = 4,
     names: Collection[str] | None = None,
     storage: Storage | None = None,
+    join_seconds: float = JOIN_SECONDS,
 ) -> Load:
     """Start to load sources that are open already; `chunk` is a multiple of each one's alignment."""
     files = []
@@ -110,7 +111,7 @@ def load_of(
         tensors = [tensor for tensor in read_header(source).tensors if names is None or tensor.name in names]
         files.append(PlannedFile(source.size, source.kind, source.alignment, chunk, tensors))
     opened_from = storage or Storage(StreamerConfig(), None, shared=False)
-    load = Load(opened_from, sources, in_host_memory(files, limit), concurrency)
+    load = Load(opened_from, sources, in_host_memory(files, limit), concurrency, join_seconds=join_seconds)
     load.start()
     return load
 

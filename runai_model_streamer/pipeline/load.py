@@ -46,6 +46,7 @@ class Load:
         concurrency: reads in flight at once.
         finish: makes what the caller gets out of what lands; None where that is the same.
         tally: where the load is counted and timed.
+        join_seconds: how long `close` waits for readers, at most.
 
     Raises:
         StreamerError: the destination cannot be used. The sources are not closed.
@@ -59,10 +60,12 @@ class Load:
         concurrency: int,
         finish: Finish | None = None,
         tally: Tally | None = None,
+        join_seconds: float = JOIN_SECONDS,
     ) -> None:
         self._storage = storage
         self._sources = sources
         self._finish = finish
+        self._join_seconds = join_seconds
         self._lifecycle = Lifecycle()
         self.tally = Tally() if tally is None else tally
         """Where the load is counted and timed."""
@@ -255,7 +258,7 @@ class Load:
             self._storage.interrupt()
             for source in self._sources:
                 source.interrupt()
-            self._readers.join(JOIN_SECONDS)
+            self._readers.join(self._join_seconds)
         finally:  # all of it, even if a Ctrl-C cut the above short
             stuck = self._readers.join(0)
             try:

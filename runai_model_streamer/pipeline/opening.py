@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
-from typing import Final, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from runai_model_streamer.checkpoint.gc_pause import gc_paused
 from runai_model_streamer.checkpoint.header import Opened, read_header
@@ -27,6 +27,23 @@ JOIN_SECONDS: Final = 1.0
 """Seconds that a failed opening waits for others in flight at most. One that lasts longer is closed when it ends."""
 
 
+def off_cpu() -> float:
+    """Return the seconds that this thread has spent off the CPU, from any moment on."""
+    return time.perf_counter() - time.thread_time()
+
+
+class OpeningPolicy(NamedTuple):
+    """When files are opened at once, and how long a failed opening waits for others."""
+
+    long_wait: float = LONG_WAIT
+    join_seconds: float = JOIN_SECONDS
+    clock: Callable[[], float] = off_cpu
+    """Tells how long the thread has waited."""
+
+
+USUAL: Final = OpeningPolicy()
+
+
 class Opener(Protocol[_S_co]):
     """What opens the files: `io.storage.Storage`, or something in front of it."""
 
@@ -39,13 +56,19 @@ class Opener(Protocol[_S_co]):
         ...
 
 
-def open_files(storage: Opener[Source], paths: Sequence[str], concurrency: int) -> list[Opened]:
+def open_files(
+    storage: Opener[Source], paths: Sequence[str], concurrency: int, policy: OpeningPolicy = USUAL
+) -> list[Opened]:
     """Open every path and validate its header, before a byte of data is read; see `open_each`."""
-    return open_each(storage, paths, concurrency, read_header)
+    return open_each(storage, paths, concurrency, read_header, policy)
 
 
 def open_each(
-    storage: Opener[_S], paths: Sequence[str], concurrency: int, look: Callable[[Source], _T]
+    storage: Opener[_S],
+    paths: Sequence[str],
+    concurrency: int,
+    look: Callable[[Source], _T],
+    policy: OpeningPolicy = USUAL,
 ) -> list[tuple[_S, _T]]:
     """Open every path.
 
@@ -57,6 +80,7 @@ def open_each(
         paths: the files and objects.
         concurrency: how many are opened at once, at most.
         look: reads what has to be known of each source, in the thread that opened it.
+        policy: how long to wait.
 
     Returns:
         Each path's source, and what `look` found, in order. The caller closes the sources.
@@ -69,12 +93,12 @@ def open_each(
     files = [index for index, path in enumerate(paths) if not is_object(path)]
     try:
         if len(objects) > 1:
-            _open_concurrently(storage, paths, objects, look, opened, concurrency)
+            _open_concurrently(storage, paths, objects, look, opened, concurrency, policy)
         elif objects:
             opened[objects[0]] = _open(storage, paths[objects[0]], look)
-        left = _open_one_by_one(storage, paths, files, look, opened)
+        left = _open_one_by_one(storage, paths, files, look, opened, policy)
         if left:
-            _open_concurrently(storage, paths, left, look, opened, concurrency)
+            _open_concurrently(storage, paths, left, look, opened, concurrency, policy)
     except BaseException:
         for source, _ in opened.values():
             source.close()
@@ -97,14 +121,14 @@ def _open_one_by_one(
     indices: Sequence[int],
     look: Callable[[Source], _T],
     opened: dict[int, tuple[_S, _T]],
+    policy: OpeningPolicy,
 ) -> Sequence[int]:
     """Open the files until one takes long. Returns those that are left, if there are several."""
     with gc_paused():
         for done, index in enumerate(indices, 1):
-            began, cpu = time.perf_counter(), time.thread_time()
+            began = policy.clock()
             opened[index] = _open(storage, paths[index], look)
-            waited = time.perf_counter() - began - (time.thread_time() - cpu)
-            if waited > LONG_WAIT and len(indices) - done > 1:
+            if policy.clock() - began > policy.long_wait and len(indices) - done > 1:
                 return indices[done:]
     return ()
 
@@ -116,6 +140,7 @@ def _open_concurrently(
     look: Callable[[Source], _T],
     opened: dict[int, tuple[_S, _T]],
     concurrency: int,
+    policy: OpeningPolicy,
 ) -> None:
     waiting: SimpleQueue[int] = SimpleQueue()
     results: SimpleQueue[tuple[int, tuple[_S, _T] | BaseException]] = SimpleQueue()
@@ -152,7 +177,7 @@ def _open_concurrently(
         storage.interrupt()
         raise
     finally:
-        crew.join(JOIN_SECONDS)
+        crew.join(policy.join_seconds)
         for _, left in _drain(results):
             if not isinstance(left, BaseException):
                 left[0].close()

@@ -115,7 +115,7 @@ def opening(
 ) -> Iterator[tuple[Storage, list[Source]]]:
     """Give a storage to open sources from, and a list for the sources. If the context fails, all of them are closed."""
     if sharing is None:
-        storage = Storage(config, credentials, shared=_is_shared(config))
+        storage = Storage(config, credentials, shared=is_shared(config))
     else:
         storage = sharing.storage(config, credentials)
     opened: list[Source] = []
@@ -213,7 +213,7 @@ def make_load(
         concurrency,
         casting_of(files, target),
         assembled_bytes,
-        _is_shared(config),
+        is_shared(config),
         waits_for_ranks,
     )
     destination = destination_for(device, spec)
@@ -227,7 +227,7 @@ def make_load(
     return Load(storage, sources, destination, concurrency, finish, tally)
 
 
-def _is_shared(config: StreamerConfig) -> bool:
+def is_shared(config: StreamerConfig) -> bool:
     """Return whether other processes of this node load the same files."""
     return config.local_processes > 1 or in_process_group()
 

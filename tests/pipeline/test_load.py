@@ -17,7 +17,6 @@ from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import ReadError, SourceChangedError, StateError, StreamerError, TruncatedError
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import Origin
-from runai_model_streamer.pipeline import load as stream
 from runai_model_streamer.pipeline.load import Load
 from runai_model_streamer.pipeline.memory.pool import SlabPool
 from runai_model_streamer.ranges import PAGE
@@ -535,12 +534,11 @@ class ImpatientSource(StuckSource):
 
 
 def test_a_ctrl_c_while_it_waits_for_a_stuck_reader_closes_all_but_what_that_uses(
-    ended: list[SlabPool], monkeypatch: pytest.MonkeyPatch
+    ended: list[SlabPool],
 ) -> None:
-    monkeypatch.setattr(stream, "JOIN_SECONDS", PATIENCE)
     storage = ClosedStorage()
     source = ImpatientSource("m", encode(numbered([100_000])), gated=PREFIX + 1)
-    load = load_of([source], storage=storage)
+    load = load_of([source], storage=storage, join_seconds=PATIENCE)
     assert source.arrived.acquire(timeout=PATIENCE)
     with pytest.raises(KeyboardInterrupt):
         load.close()

@@ -1,6 +1,5 @@
 import gc
 import threading
-import time
 from collections.abc import Collection, Mapping
 
 import pytest
@@ -11,8 +10,7 @@ from runai_model_streamer.io.paths import is_object
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import SourceKind
-from runai_model_streamer.pipeline import opening
-from runai_model_streamer.pipeline.opening import open_files
+from runai_model_streamer.pipeline.opening import OpeningPolicy, open_files
 from tests.checkpoints import PATIENCE, encode, join_ours, numbered
 from tests.sources import MemorySource
 
@@ -105,26 +103,21 @@ def test_no_more_objects_at_once_than_the_concurrency() -> None:
 
 
 @pytest.mark.parametrize("paths", [["a", "b", "c"], ["s3://bucket/one"], ["a", "s3://bucket/one"]], ids=str)
-def test_files_and_a_single_object_need_no_threads(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "LONG_WAIT", PATIENCE)  # a busy machine may take a while
+def test_files_and_a_single_object_need_no_threads(paths: list[str]) -> None:
     storage = MemoryStorage({path: encode(numbered([1])) for path in paths})
-    open_files(storage, paths, 8)
+    open_files(storage, paths, 8, OpeningPolicy(long_wait=PATIENCE))  # a busy machine may take a while
     assert set(storage.threads.values()) == {threading.current_thread().name}
 
 
 class Clock:
     """The opener's clock: time passes when a test says so."""
 
-    monotonic = staticmethod(time.monotonic)
-
     def __init__(self) -> None:
         self.wall = self.cpu = 0.0
+        self.policy = OpeningPolicy(clock=self.off_cpu)
 
-    def perf_counter(self) -> float:
-        return self.wall
-
-    def thread_time(self) -> float:
-        return self.cpu
+    def off_cpu(self) -> float:
+        return self.wall - self.cpu
 
 
 class TimedStorage(MemoryStorage):
@@ -153,10 +146,8 @@ class TimedStorage(MemoryStorage):
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(opening, "time", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 def openers(count: int) -> set[str]:
@@ -166,7 +157,7 @@ def openers(count: int) -> set[str]:
 @pytest.mark.parametrize("concurrency", [2, 16])
 def test_files_are_opened_at_once_from_the_first_that_is_waited_for(clock: Clock, concurrency: int) -> None:
     storage = TimedStorage(clock, 2 + 32, ["01"], concurrency)
-    opened = open_files(storage, storage.paths, concurrency)
+    opened = open_files(storage, storage.paths, concurrency, clock.policy)
     assert [source.path for source, _ in opened] == storage.paths
     here = threading.current_thread().name
     assert [path for path, thread in storage.threads.items() if thread == here] == ["00", "01"]
@@ -175,19 +166,19 @@ def test_files_are_opened_at_once_from_the_first_that_is_waited_for(clock: Clock
 
 def test_files_that_are_merely_computed_with_need_no_threads(clock: Clock) -> None:
     storage = TimedStorage(clock, 8, [])
-    open_files(storage, storage.paths, 8)
+    open_files(storage, storage.paths, 8, clock.policy)
     assert set(storage.threads.values()) == {threading.current_thread().name}
 
 
 def test_the_last_file_needs_no_thread_after_one_that_was_waited_for(clock: Clock) -> None:
     storage = TimedStorage(clock, 2, ["00", "01"])
-    open_files(storage, storage.paths, 8)
+    open_files(storage, storage.paths, 8, clock.policy)
     assert set(storage.threads.values()) == {threading.current_thread().name}
 
 
 def test_the_garbage_collector_rests_until_a_file_is_waited_for(clock: Clock) -> None:
     storage = TimedStorage(clock, 6, ["02"])
-    open_files(storage, storage.paths, 1)
+    open_files(storage, storage.paths, 1, clock.policy)
     assert list(storage.collected.values()) == [False] * 3 + [True] * 3
     assert collects()
 
@@ -207,7 +198,7 @@ def test_the_garbage_collector_does_not_rest_for_an_object() -> None:
 def test_a_file_that_is_missing_among_those_opened_at_once_closes_the_others(clock: Clock) -> None:
     storage = TimedStorage(clock, 8, ["00"])
     with pytest.raises(NotFoundError, match="missing: no such"):
-        open_files(storage, [*storage.paths, "missing"], 8)
+        open_files(storage, [*storage.paths, "missing"], 8, clock.policy)
     assert left_open(storage) == []
     assert collects()
 
@@ -275,11 +266,10 @@ class LateStorage(MemoryStorage):
         return source
 
 
-def test_an_object_that_opens_when_nobody_waits_for_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "JOIN_SECONDS", 0)
+def test_an_object_that_opens_when_nobody_waits_for_it_is_closed() -> None:
     storage = LateStorage(objects(1))
     with pytest.raises(NotFoundError):
-        open_files(storage, ["s3://bucket/0", "s3://bucket/missing"], 8)
+        open_files(storage, ["s3://bucket/0", "s3://bucket/missing"], 8, OpeningPolicy(join_seconds=0))
     storage.go.set()
     join_ours()
     assert list(storage.opened) == ["s3://bucket/0"]

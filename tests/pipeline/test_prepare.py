@@ -17,11 +17,8 @@ from runai_model_streamer.errors import (
     UnsupportedDtypeError,
 )
 from runai_model_streamer.io.files.posix import FileSource
-from runai_model_streamer.io.s3.credentials import S3Credentials
-from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import Origin
-from runai_model_streamer.pipeline import prepare
-from runai_model_streamer.pipeline.prepare import PreparedLoad, prepare_load
+from runai_model_streamer.pipeline.prepare import PreparedLoad, is_shared, prepare_load
 from tests.checkpoints import Stored, join_ours, numbered, our_threads, raw, stored, write
 
 
@@ -261,18 +258,9 @@ def test_a_load_that_cannot_start_leaves_nothing_open(
     ("processes", "ranks", "shared"), [(1, None, False), (4, None, True), (1, 1, False), (1, 8, True)]
 )
 def test_files_are_shared_when_the_launcher_or_a_process_group_says_so(
-    processes: int, ranks: int | None, shared: bool, two_files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    processes: int, ranks: int | None, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[bool] = []
-
-    class SpyStorage(Storage):
-        def __init__(self, config: StreamerConfig, credentials: S3Credentials | None, *, shared: bool) -> None:
-            seen.append(shared)
-            super().__init__(config, credentials, shared=shared)
-
-    monkeypatch.setattr(prepare, "Storage", SpyStorage)
     if ranks is not None:
         monkeypatch.setattr(dist, "is_initialized", lambda: True)
         monkeypatch.setattr(dist, "get_world_size", lambda: ranks)
-    start(*two_files, config=StreamerConfig(local_processes=processes)).load.close()
-    assert seen == [shared]
+    assert is_shared(StreamerConfig(local_processes=processes)) == shared

@@ -1,6 +1,7 @@
 """How much memory this process may still take before the machine or its cgroup runs out."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -24,9 +25,14 @@ _VERSION_1: Final = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_in
 
 
 class Headroom:
-    """Whether the machine has room for fresh memory, looked at now and then; said in the log when it first has not."""
+    """Whether the machine has room for fresh memory, checked now and then. The first time that it has not is logged.
 
-    def __init__(self) -> None:
+    Args:
+        available: returns the bytes that are left; None if that is not known.
+    """
+
+    def __init__(self, available: Callable[[], int | None] | None = None) -> None:
+        self._available = available_bytes if available is None else available
         self._allowance = 0
         self._said_low = False
 
@@ -34,7 +40,7 @@ class Headroom:
         """Whether taking `size` bytes would leave less than `RESERVE`."""
         if self._allowance >= size:
             return False
-        left = available_bytes()
+        left = self._available()
         spare = CHECK_EVERY if left is None else left - RESERVE - size
         if spare >= 0:
             self._allowance = size + min(spare, max(CHECK_EVERY, spare // CHECK_SHARE))
@@ -53,15 +59,20 @@ class Headroom:
         self._allowance -= size
 
 
-def available_bytes() -> int | None:
-    """Bytes left, counting what the kernel would reclaim from the page cache; None when nothing tells."""
-    known = [value for value in (_machine(), *map(_left_in, cgroups("memory", _PROC, _CGROUPS))) if value is not None]
+def available_bytes(proc: Path = _PROC, folder: Path = _CGROUPS) -> int | None:
+    """Return the bytes left, with what the kernel would reclaim from the page cache; None if nothing tells.
+
+    Args:
+        proc: where procfs is mounted.
+        folder: where control groups are mounted.
+    """
+    known = [value for value in (_machine(proc), *map(_left_in, cgroups("memory", proc, folder))) if value is not None]
     return min(known, default=None)
 
 
-def _machine() -> int | None:
+def _machine(proc: Path) -> int | None:
     try:
-        for line in (_PROC / "meminfo").read_text().splitlines():
+        for line in (proc / "meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):

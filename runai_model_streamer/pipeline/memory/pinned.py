@@ -31,9 +31,9 @@ _log = logging.getLogger(__name__)
 AUTO_BYTES: Final = 1 << 30
 """Most bytes that `auto` has torch page-lock, in all loads of the process together.
 
-A caller who drops tensors as they come needs 128 MiB, or three of the largest group (`pool.WORKING_SET`); with torch's
-powers of two, two of the largest matrices of a model of 70 billion parameters fit. Eight processes that load onto eight
-GPUs lock 8 GiB, where such a machine has a thousand. A model that stays in host memory would lock all of that.
+A caller that drops tensors as they come needs 128 MiB (`policy.WORKING_SET`), or three of the largest group. With
+torch's powers of two, two of the largest matrices of a model of 70 billion parameters fit. Eight processes that load
+onto eight GPUs lock 8 GiB, where such a machine has a thousand. A model that stays in host memory would lock all of it.
 """
 
 

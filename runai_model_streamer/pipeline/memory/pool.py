@@ -22,18 +22,12 @@ from typing import Final
 from runai_model_streamer.errors import OutOfMemoryError
 from runai_model_streamer.lifecycle import Lifecycle
 from runai_model_streamer.pipeline.memory.headroom import Headroom
+from runai_model_streamer.pipeline.memory.policy import PoolPolicy
 from runai_model_streamer.pipeline.memory.slabs import GroupMemory, Lease, OtherMemory, Root, Slab
 from runai_model_streamer.pipeline.plan.groups import GROUP_BYTES, Group, group_target
 from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
 from runai_model_streamer.ranges import round_up
 from runai_model_streamer.threads.forks import keep_in_children
-
-WORKING_SET: Final = 128 << 20
-"""Without a limit: bytes of slabs up to which copies from memory take fresh memory rather than wait for a used slab.
-
-At least `LIVE_GROUPS` groups of the sizes at hand. Warm 4 GB on 2 CPUs, CPU seconds against a bare preadv loop: 1.4
-times with 128 MiB, 1.75 times with 384 MiB.
-"""
 
 LIVE_GROUPS: Final = 4
 """Groups alive while nobody waits: two being filled, a complete one, and one of which the caller has the last tensor.
@@ -41,12 +35,6 @@ LIVE_GROUPS: Final = 4
 With room for three of the size at hand instead, readers wait where large groups and small ones meet: warm 4 GB on 2
 CPUs, each tensor copied, took 8% and 2% longer (two sets of 8 processes each, in turns).
 """
-
-IDLE_BYTES: Final = 256 << 20
-"""Without a limit: most bytes of idle slabs kept for reuse."""
-
-RECYCLE_WAIT: Final = 0.02
-"""Seconds that a lease beyond `WORKING_SET` waits for a used slab: longer than filling one takes."""
 
 CAPACITY_STEP: Final = 256 << 10
 """Slabs are mapped in multiples of this many bytes, so that like groups fit into each other's slabs."""
@@ -60,15 +48,23 @@ class SlabPool:
     Args:
         limit: bytes held at most, at least what the largest group counts for; None for no limit.
         lifecycle: of the load; a waiting `lease` ends with it.
-        other: what groups get instead of slabs where it has something for them; it counts in the same way.
+        other: memory that groups get instead of slabs if it has some for them. It counts in the same way.
+        policy: what to do without a limit.
     """
 
-    def __init__(self, limit: int | None, lifecycle: Lifecycle, other: OtherMemory | None = None) -> None:
+    def __init__(
+        self,
+        limit: int | None,
+        lifecycle: Lifecycle,
+        other: OtherMemory | None = None,
+        policy: PoolPolicy | None = None,
+    ) -> None:
         self._limit = limit
         # Most groups are a little smaller than they may be. What is mapped and not touched costs nothing.
         self._usual_capacity = round_up(group_target(limit), CAPACITY_STEP)
         self._lifecycle = lifecycle
         self._other = other
+        self._policy = policy = PoolPolicy() if policy is None else policy
         self._lock = threading.Lock()
         # Slabs that came back; None wakes a waiting lease to look again.
         self._returned: SimpleQueue[GroupMemory | None] = SimpleQueue()
@@ -80,7 +76,7 @@ class SlabPool:
         self._awaited = -1
         # Whether the caller drops tensors as they come, so that waiting for a used slab is worth it.
         self._hope = True
-        self._machine = Headroom()
+        self._machine = Headroom(policy.available)
         self.peak = 0
         """Most bytes held at once, as they count against the limit."""
         self.waits = WaitClock()
@@ -183,7 +179,7 @@ class SlabPool:
         if self._limit is not None:
             self._evict(self._held - self._limit)
         else:
-            self._evict(sum(idle.charge for idle in self._idle) - IDLE_BYTES)
+            self._evict(sum(idle.charge for idle in self._idle) - self._policy.idle_bytes)
 
     def _evict(self, excess: int) -> None:
         while excess > 0 and self._idle:
@@ -240,7 +236,7 @@ class SlabPool:
             size: bytes that it would take from the machine.
             storage_bound: as for `lease`.
         """
-        soft = max(WORKING_SET, sum(self._recent) + charge)
+        soft = max(self._policy.working_set, sum(self._recent) + charge)
         budget = soft if self._limit is None else self._limit
         idle = sum(slab.charge for slab in self._idle)
         in_use = self._spoken_for(group) - idle
@@ -249,7 +245,7 @@ class SlabPool:
         elif self._limit is not None:
             return None
         elif self._hope and not storage_bound and group.index != self._awaited:
-            return RECYCLE_WAIT
+            return self._policy.recycle_wait
         if self._limit is None and self._machine.lacks(size):
             return None if in_use > 0 and group.index != self._awaited else 0
         return 0
@@ -257,7 +253,7 @@ class SlabPool:
     def _fresh(self, group: Group) -> Slab:
         self._machine.took(group.footprint)
         try:
-            return Slab(max(round_up(group.footprint, CAPACITY_STEP), self._usual_capacity))
+            return self._policy.new_slab(max(round_up(group.footprint, CAPACITY_STEP), self._usual_capacity))
         except (OSError, MemoryError) as error:
             raise OutOfMemoryError(
                 f"no memory for the {group.footprint} bytes of the group that begins with tensor {group.first_name!r} "

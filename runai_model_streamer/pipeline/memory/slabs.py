@@ -77,17 +77,19 @@ class Slab(GroupMemory):
 
     Args:
         capacity: bytes, whole pages.
+        hides: whether `hide_from_children` does anything.
 
     Raises:
         OSError: the operating system gives no more memory.
     """
 
-    __slots__ = ("_mapping", "_offset")
+    __slots__ = ("_hides", "_mapping", "_offset")
 
     recycled = True
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, *, hides: bool = FORKS_COPY_MORE) -> None:
         super().__init__(capacity)
+        self._hides = hides
         huge = capacity >= HUGE_PAGE
         # Slack, so that the first huge page can begin at a multiple of its size; untouched, it costs nothing.
         length = capacity + HUGE_PAGE if huge else capacity
@@ -121,7 +123,7 @@ class Slab(GroupMemory):
         Not elsewhere: it waits for whoever faults a page in beside it, with the GIL held (warm 4 GB on 2 CPUs take
         6% longer).
         """
-        if FORKS_COPY_MORE:
+        if self._hides:
             self._advise(mmap.MADV_DONTFORK if hide else mmap.MADV_DOFORK)
 
     def _advise(self, advice: int, start: int = 0, length: int | None = None) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from runai_model_streamer.pipeline.plan.groups import Group
 from runai_model_streamer.pipeline.tally.reader import ReaderTally, ThreadTimes, thread_times
 from runai_model_streamer.pipeline.tally.trace import Events, Trace
-from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
+from runai_model_streamer.pipeline.tally.wait_clock import Timer, WaitClock
 
 
 @dataclass(slots=True)
@@ -53,9 +53,11 @@ class Tally:
     Args:
         trace: where events are noted, too; None: nowhere.
         started: `time.perf_counter()` when the load began; None: now.
+        timer: tells the time.
     """
 
-    def __init__(self, trace: Trace | None = None, started: float | None = None) -> None:
+    def __init__(self, trace: Trace | None = None, started: float | None = None, timer: Timer = time) -> None:
+        self._timer = timer
         self.trace = trace
         self.clock = WaitClock()
         self.readers: list[ReaderTally] = []
@@ -81,10 +83,10 @@ class Tally:
         self.started_reading = False
         self.plan_cpu = 0.0
         """Seconds of CPU time of the caller's thread until reads began."""
-        self._process_cpu = time.process_time()
+        self._process_cpu = self._timer.process_time()
         self._process_cpu_in_all: float | None = None
         self._thread = threading.get_native_id()
-        self._thread_cpu = time.thread_time()
+        self._thread_cpu = self._timer.thread_time()
         self._times: ThreadTimes | None = None
         self._delay: float | None = None
         self._rest = 0.0  # seconds that making the rest of the current group's tensors should take
@@ -93,11 +95,11 @@ class Tally:
         self._events: Events | None = None
         if trace is not None:
             self._events = trace.thread(threading.current_thread().name, self._thread)
-        self._mark = self.started = time.perf_counter() if started is None else started
+        self._mark = self.started = self._timer.perf_counter() if started is None else started
 
     def reader(self, leasing: WaitClock) -> ReaderTally:
         """One for a reader; see there."""
-        tally = ReaderTally(self.clock, leasing)
+        tally = ReaderTally(self.clock, leasing, self._timer)
         self.readers.append(tally)
         return tally
 
@@ -106,7 +108,7 @@ class Tally:
         """Where the seconds went, until now or until the end; together they are all."""
         found = replace(self.seconds)
         if self._phase:
-            self._add(found, time.perf_counter() - self._mark)
+            self._add(found, self._timer.perf_counter() - self._mark)
         return found
 
     @property
@@ -121,13 +123,13 @@ class Tally:
     def process_cpu(self) -> float:
         """Seconds of CPU time of the whole process, until now or until the end."""
         found = self._process_cpu_in_all
-        return time.process_time() - self._process_cpu if found is None else found
+        return self._timer.process_time() - self._process_cpu if found is None else found
 
     def plan(self, groups: Sequence[Group]) -> None:
         """All is planned. The caller's thread starts readers, and waits for the later ones while others read."""
         for group in groups:
             self.planned.add(group)
-        self.plan_cpu = time.thread_time() - self._thread_cpu
+        self.plan_cpu = self._timer.thread_time() - self._thread_cpu
         self.started_reading = True
         self._lap("wait", "open and plan")
         self.clock.start(self._mark)
@@ -185,16 +187,16 @@ class Tally:
 
     def closing(self) -> None:
         """The load is being closed."""
-        self._mark, self._phase = time.perf_counter(), "close"
+        self._mark, self._phase = self._timer.perf_counter(), "close"
 
     def closed(self) -> None:
         """It has been."""
         self._lap("", "close")
-        self._process_cpu_in_all = time.process_time() - self._process_cpu
+        self._process_cpu_in_all = self._timer.process_time() - self._process_cpu
 
     def _lap(self, phase: str, event: str, group: Group | None = None) -> float:
         """What has passed since the mark was the current phase; another begins. Returns the seconds of the former."""
-        now = time.perf_counter()
+        now = self._timer.perf_counter()
         passed = self._add(self.seconds, now - self._mark)
         if self._events is not None:
             self._events.caller(event, self._mark, now, group)

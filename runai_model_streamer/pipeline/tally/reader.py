@@ -11,7 +11,7 @@ from runai_model_streamer.origins import Origin
 from runai_model_streamer.pipeline.plan.groups import Step
 from runai_model_streamer.pipeline.tally.reading import Reading
 from runai_model_streamer.pipeline.tally.trace import Events, Trace
-from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
+from runai_model_streamer.pipeline.tally.wait_clock import Timer, WaitClock
 
 STAGES: Final = (*(origin.field for origin in Origin), "cast", "copy", "memory", "rest")
 """What a reader's time goes to; for what each is, see `report.ReaderSeconds`."""
@@ -41,6 +41,7 @@ class ReaderTally:
     Args:
         clock: the caller's waits for bytes.
         leasing: the readers' waits for memory.
+        timer: tells the time.
     """
 
     __slots__ = (
@@ -50,6 +51,7 @@ class ReaderTally:
         "_leasing",
         "_mark",
         "_thread",
+        "_timer",
         "_times",
         "_waited",
         "bytes",
@@ -58,7 +60,8 @@ class ReaderTally:
         "seconds",
     )
 
-    def __init__(self, clock: WaitClock, leasing: WaitClock) -> None:
+    def __init__(self, clock: WaitClock, leasing: WaitClock, timer: Timer = time) -> None:
+        self._timer = timer
         self._clock = clock
         self._leasing = leasing
         self._leased = 0.0
@@ -83,7 +86,7 @@ class ReaderTally:
 
     def end(self) -> None:
         """In the reader's thread, last."""
-        self._times = thread_times(self._thread) or ThreadTimes(time.thread_time(), None)
+        self._times = thread_times(self._thread) or ThreadTimes(self._timer.thread_time(), None)
 
     @property
     def times(self) -> ThreadTimes | None:
@@ -92,7 +95,7 @@ class ReaderTally:
 
     def mark(self) -> None:
         """What has passed since the last mark is no stage's."""
-        self._mark = now = time.perf_counter()
+        self._mark = now = self._timer.perf_counter()
         self._waited = self._clock.at(now)
         self._leased = self._leasing.at(now)
 
@@ -118,7 +121,7 @@ class ReaderTally:
 
     def read(self, group: int, step: Step, reading: Reading, extra_stage: str | None) -> None:
         """Count a step of this group. The time that the source did not take was spent in `extra_stage`."""
-        now = time.perf_counter()
+        now = self._timer.perf_counter()
         waited = self._clock.at(now)
         passed, in_wait = now - self._mark, waited - self._waited
         origin = reading.origin.field

@@ -3,6 +3,23 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
+
+
+class Timer(Protocol):
+    """What times a load; the module `time`. Seconds, each from any moment on."""
+
+    def perf_counter(self) -> float:
+        """Wall-clock time."""
+        ...
+
+    def thread_time(self) -> float:
+        """CPU time of this thread."""
+        ...
+
+    def process_time(self) -> float:
+        """CPU time of this process."""
+        ...
 
 
 class WaitClock:

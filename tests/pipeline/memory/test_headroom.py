@@ -8,14 +8,16 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def machine(tmp_path: Path) -> Path:
     """A folder with a `proc` and a `cgroup` in it, in place of the machine's."""
     (tmp_path / "proc" / "self").mkdir(parents=True)
     (tmp_path / "cgroup").mkdir()
-    monkeypatch.setattr(headroom, "_PROC", tmp_path / "proc")
-    monkeypatch.setattr(headroom, "_CGROUPS", tmp_path / "cgroup")
     _meminfo(tmp_path, 1000)
     return tmp_path
+
+
+def available(machine: Path) -> int | None:
+    return headroom.available_bytes(machine / "proc", machine / "cgroup")
 
 
 def _meminfo(machine: Path, mebibytes: int) -> None:
@@ -44,31 +46,31 @@ def _group_v1(machine: Path, name: str, limit: int, usage: int, inactive: int = 
 
 
 def test_outside_a_group_it_is_what_the_machine_has(machine: Path) -> None:
-    assert headroom.available_bytes() == 1000 * MIB
+    assert available(machine) == 1000 * MIB
 
 
 def test_a_group_may_leave_less_than_the_machine(machine: Path) -> None:
     _in_group(machine, "0::/a/b")
     _group_v2(machine, "a/b", limit=500, usage=400)
-    assert headroom.available_bytes() == 100 * MIB
+    assert available(machine) == 100 * MIB
 
 
 def test_the_machine_may_leave_less_than_the_group(machine: Path) -> None:
     _in_group(machine, "0::/a")
     _group_v2(machine, "a", limit=5000, usage=400)
-    assert headroom.available_bytes() == 1000 * MIB
+    assert available(machine) == 1000 * MIB
 
 
 def test_the_page_cache_of_a_group_counts_as_free(machine: Path) -> None:
     _in_group(machine, "0::/a")
     _group_v2(machine, "a", limit=500, usage=400, inactive=300)
-    assert headroom.available_bytes() == 400 * MIB
+    assert available(machine) == 400 * MIB
 
 
 def test_a_group_without_a_limit_has_none(machine: Path) -> None:
     _in_group(machine, "0::/a")
     _group_v2(machine, "a", limit=None, usage=400)
-    assert headroom.available_bytes() == 1000 * MIB
+    assert available(machine) == 1000 * MIB
 
 
 @pytest.mark.parametrize("limited", ["a", "a/b", "a/b/c", ""])
@@ -76,31 +78,31 @@ def test_the_groups_above_count_too(machine: Path, limited: str) -> None:
     _in_group(machine, "0::/a/b/c")
     for name in ("", "a", "a/b", "a/b/c"):
         _group_v2(machine, name, limit=500 if name == limited else None, usage=450)
-    assert headroom.available_bytes() == 50 * MIB
+    assert available(machine) == 50 * MIB
 
 
 def test_in_a_container_the_path_may_be_the_hosts_and_the_files_at_the_top(machine: Path) -> None:
     _in_group(machine, "0::/kubepods/pod1/container2")
     _group_v2(machine, "", limit=500, usage=200)
-    assert headroom.available_bytes() == 300 * MIB
+    assert available(machine) == 300 * MIB
 
 
 def test_a_group_of_the_first_version(machine: Path) -> None:
     _in_group(machine, "9:name=systemd:/", "4:cpu,memory:/a/b", "3:cpuset:/", "0::/")
     _group_v1(machine, "a/b", limit=500, usage=450, inactive=20)
-    assert headroom.available_bytes() == 70 * MIB
+    assert available(machine) == 70 * MIB
 
 
 def test_groups_of_other_controllers_do_not_matter(machine: Path) -> None:
     _in_group(machine, "3:cpu:/a")
     _group_v1(machine, "a", limit=500, usage=450)
-    assert headroom.available_bytes() == 1000 * MIB
+    assert available(machine) == 1000 * MIB
 
 
 def test_a_group_over_its_limit_has_nothing_left(machine: Path) -> None:
     _in_group(machine, "0::/a")
     _group_v2(machine, "a", limit=500, usage=600)
-    assert headroom.available_bytes() == 0
+    assert available(machine) == 0
 
 
 def test_files_that_are_not_there_or_make_no_sense_tell_nothing(machine: Path) -> None:
@@ -108,12 +110,12 @@ def test_files_that_are_not_there_or_make_no_sense_tell_nothing(machine: Path) -
     (machine / "cgroup" / "a").mkdir()
     (machine / "cgroup" / "a" / "memory.max").write_text("\n")
     (machine / "proc" / "meminfo").write_text("MemAvailable:\n")
-    assert headroom.available_bytes() is None
+    assert available(machine) is None
 
 
 def test_nothing_is_known_where_there_is_nothing_to_read(machine: Path) -> None:
     (machine / "proc" / "meminfo").unlink()
-    assert headroom.available_bytes() is None
+    assert available(machine) is None
 
 
 def test_this_machine_tells(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,17 +125,14 @@ def test_this_machine_tells(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("left", "asked"), [(2, 16), (17, 8), (65, 3)], ids=str)
-def test_the_more_is_left_the_more_may_be_taken_before_it_is_looked_at_again(
-    monkeypatch: pytest.MonkeyPatch, left: int, asked: int
-) -> None:
+def test_the_more_is_left_the_more_may_be_taken_before_it_is_looked_at_again(left: int, asked: int) -> None:
     looks = []
 
     def look() -> int:
         looks.append(1)
         return left << 30
 
-    monkeypatch.setattr(headroom, "available_bytes", look)
-    room = headroom.Headroom()
+    room = headroom.Headroom(look)
     for _ in range(64):
         assert not room.lacks(128 * MIB)
         room.took(128 * MIB)

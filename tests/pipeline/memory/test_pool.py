@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from runai_model_streamer.errors import OutOfMemoryError
 from runai_model_streamer.lifecycle import Lifecycle, Stopped
-from runai_model_streamer.pipeline.memory import headroom, pool
+from runai_model_streamer.pipeline.memory import headroom
+from runai_model_streamer.pipeline.memory.policy import PoolPolicy
 from runai_model_streamer.pipeline.memory.pool import SlabPool
 from runai_model_streamer.pipeline.memory.slabs import Bytes, Lease, Slab
 from runai_model_streamer.pipeline.plan.groups import Group, Part
@@ -42,9 +43,9 @@ class CountingLifecycle(Lifecycle):
 class Consumer:
     """The pool of a load, and what its caller does."""
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, limit: int | None, policy: PoolPolicy | None = None) -> None:
         self.lifecycle = CountingLifecycle()
-        self.pool = SlabPool(limit, self.lifecycle)
+        self.pool = SlabPool(limit, self.lifecycle, policy=policy)
 
     def lease(self, index: int, size: int = MIB) -> Lease:
         return self.pool.lease(group_of(index, size))
@@ -118,10 +119,9 @@ pytestmark = pytest.mark.usefixtures("no_cyclic_garbage")
 
 
 @pytest.fixture
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+def eager() -> PoolPolicy:
     """Without a limit: two MiB are few enough to take at once, and a used slab is waited for as long as it takes."""
-    monkeypatch.setattr(pool, "WORKING_SET", 2 * MIB)
-    monkeypatch.setattr(pool, "RECYCLE_WAIT", 10 * PATIENCE)
+    return PoolPolicy(working_set=2 * MIB, recycle_wait=10 * PATIENCE)
 
 
 # What comes back, and when.
@@ -212,16 +212,16 @@ def test_a_dropped_callers_memory_goes_round_in_few_slabs() -> None:
     assert len(places) == 1
 
 
-def test_what_comes_back_while_the_pool_is_locked_does_not_deadlock(monkeypatch: pytest.MonkeyPatch) -> None:
-    consumer = Consumer(limit=4 * MIB)
-    tensors = [consumer.tensor(0)]
+def test_what_comes_back_while_the_pool_is_locked_does_not_deadlock() -> None:
+    tensors: list[torch.Tensor] = []
 
     def drop_and_map(capacity: int) -> Slab:
         # As the garbage collector might, inside the pool's locked section.
         tensors.clear()
         return Slab(capacity)
 
-    monkeypatch.setattr(pool, "Slab", drop_and_map)
+    consumer = Consumer(4 * MIB, PoolPolicy(new_slab=drop_and_map))
+    tensors.append(consumer.tensor(0))
     leases: list[Lease] = []
     thread = threading.Thread(target=lambda: leases.append(consumer.lease(1)), daemon=True)
     thread.start()
@@ -400,15 +400,15 @@ def test_without_a_limit_a_slow_caller_is_run_ahead_of() -> None:
     assert [int(tensor[0]) for tensor in tensors] == list(range(20))
 
 
-def dropping() -> Consumer:
+def dropping(policy: PoolPolicy) -> Consumer:
     """Without a limit, a caller that has dropped a tensor: it may go on to."""
-    consumer = Consumer(limit=None)
+    consumer = Consumer(None, policy)
     consumer.tensor(-1)
     return consumer
 
 
-def test_without_a_limit_a_used_slab_is_waited_for_before_much_fresh_memory_is_taken(eager: None) -> None:
-    consumer = dropping()
+def test_without_a_limit_a_used_slab_is_waited_for_before_much_fresh_memory_is_taken(eager: PoolPolicy) -> None:
+    consumer = dropping(eager)
     tensors = [consumer.tensor(index) for index in range(4)]
     place = tensors[0].data_ptr()
     waiting = Waiting(consumer, 4)
@@ -416,8 +416,8 @@ def test_without_a_limit_a_used_slab_is_waited_for_before_much_fresh_memory_is_t
     assert consumer.made(waiting.granted(), 4).data_ptr() == place
 
 
-def test_without_a_limit_four_groups_are_alive_before_any_is_waited_for(eager: None) -> None:
-    consumer = dropping()
+def test_without_a_limit_four_groups_are_alive_before_any_is_waited_for(eager: PoolPolicy) -> None:
+    consumer = dropping(eager)
     sizes = [8 * MIB, 8 * MIB, 8 * MIB, 2 * MIB]
     leases = [Asked(consumer, index, size).granted() for index, size in enumerate(sizes)]
     waiting = Waiting(consumer, 4, 2 * MIB)
@@ -425,8 +425,8 @@ def test_without_a_limit_four_groups_are_alive_before_any_is_waited_for(eager: N
     waiting.granted()
 
 
-def test_without_a_limit_no_used_slab_is_waited_for_in_a_hurry(eager: None) -> None:
-    consumer = dropping()
+def test_without_a_limit_no_used_slab_is_waited_for_in_a_hurry(eager: PoolPolicy) -> None:
+    consumer = dropping(eager)
     tensors = [consumer.tensor(index) for index in range(4)]
     fresh = consumer.made(consumer.pool.lease(group_of(4), storage_bound=True), 4)
     assert fresh.data_ptr() not in {tensor.data_ptr() for tensor in tensors}
@@ -442,19 +442,19 @@ def test_a_limit_holds_in_a_hurry_too() -> None:
 
 
 def test_without_a_limit_a_lease_waits_for_used_slabs_once_not_for_each_group(
-    eager: None, monkeypatch: pytest.MonkeyPatch
+    eager: PoolPolicy,
 ) -> None:
-    consumer = dropping()
+    consumer = dropping(eager)
     tensors = [consumer.tensor(index) for index in range(4)]
-    monkeypatch.setattr(pool, "RECYCLE_WAIT", 0.001)
+    eager.recycle_wait = 0.001
     tensors.append(consumer.tensor(4))
-    monkeypatch.setattr(pool, "RECYCLE_WAIT", 10 * PATIENCE)
+    eager.recycle_wait = 10 * PATIENCE
     tensors.extend(consumer.made(Asked(consumer, index).granted(), index) for index in range(5, 10))
     assert [int(tensor[0]) for tensor in tensors] == list(range(10))
 
 
-def test_without_a_limit_a_caller_that_keeps_its_tensors_is_not_waited_for(eager: None) -> None:
-    consumer = dropping()
+def test_without_a_limit_a_caller_that_keeps_its_tensors_is_not_waited_for(eager: PoolPolicy) -> None:
+    consumer = dropping(eager)
     kept = [consumer.tensor(index) for index in range(4)]
     waiting = Waiting(consumer, 4)
     consumer.pool.release(3)
@@ -462,16 +462,15 @@ def test_without_a_limit_a_caller_that_keeps_its_tensors_is_not_waited_for(eager
     assert len(kept) == 4
 
 
-def test_without_a_limit_the_group_that_the_caller_waits_for_is_served_at_once(eager: None) -> None:
-    consumer = dropping()
+def test_without_a_limit_the_group_that_the_caller_waits_for_is_served_at_once(eager: PoolPolicy) -> None:
+    consumer = dropping(eager)
     kept = [consumer.tensor(index) for index in range(4)]
     consumer.pool.await_group(4)
     kept.append(consumer.made(Asked(consumer, 4).granted(), 4))
 
 
-def test_without_a_limit_idle_memory_is_trimmed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "IDLE_BYTES", 2 * MIB)
-    consumer = Consumer(limit=None)
+def test_without_a_limit_idle_memory_is_trimmed() -> None:
+    consumer = Consumer(None, PoolPolicy(idle_bytes=2 * MIB))
     leases = [consumer.lease(index) for index in range(5)]
     slabs = [lease.slab for lease in leases]
     leases.clear()
@@ -487,7 +486,7 @@ def test_the_slab_used_last_is_used_first() -> None:
     assert consumer.lease(3).slab is last
 
 
-def test_a_small_group_does_not_take_a_large_slab(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_group_does_not_take_a_large_slab() -> None:
     consumer = Consumer(limit=None)
     large = consumer.lease(0, 100 * MIB).slab
     lease = consumer.lease(1, MIB)
@@ -499,12 +498,12 @@ def test_a_small_group_does_not_take_a_large_slab(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture
-def nearly_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(headroom, "available_bytes", lambda: headroom.RESERVE + MIB // 2)
+def nearly_full() -> PoolPolicy:
+    return PoolPolicy(available=lambda: headroom.RESERVE + MIB // 2)
 
 
-def test_a_full_machine_makes_reading_ahead_wait(nearly_full: None, caplog: pytest.LogCaptureFixture) -> None:
-    consumer = Consumer(limit=None)
+def test_a_full_machine_makes_reading_ahead_wait(nearly_full: PoolPolicy, caplog: pytest.LogCaptureFixture) -> None:
+    consumer = Consumer(None, nearly_full)
     tensors = [consumer.tensor(0)]
     place = tensors[0].data_ptr()
     waiting = Waiting(consumer, 1)
@@ -512,8 +511,8 @@ def test_a_full_machine_makes_reading_ahead_wait(nearly_full: None, caplog: pyte
     assert consumer.made(waiting.granted(), 1).data_ptr() == place
 
 
-def test_a_full_machine_is_said_once(nearly_full: None, caplog: pytest.LogCaptureFixture) -> None:
-    consumer = Consumer(limit=None)
+def test_a_full_machine_is_said_once(nearly_full: PoolPolicy, caplog: pytest.LogCaptureFixture) -> None:
+    consumer = Consumer(None, nearly_full)
     tensor = consumer.tensor(0)
     Waiting(consumer, 1).still_waits()
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
@@ -523,8 +522,8 @@ def test_a_full_machine_is_said_once(nearly_full: None, caplog: pytest.LogCaptur
     del tensor
 
 
-def test_a_full_machine_still_serves_the_group_that_the_caller_waits_for(nearly_full: None) -> None:
-    consumer = Consumer(limit=None)
+def test_a_full_machine_still_serves_the_group_that_the_caller_waits_for(nearly_full: PoolPolicy) -> None:
+    consumer = Consumer(None, nearly_full)
     kept = [consumer.tensor(0)]
     waiting = Waiting(consumer, 1)
     consumer.pool.await_group(1)
@@ -532,30 +531,27 @@ def test_a_full_machine_still_serves_the_group_that_the_caller_waits_for(nearly_
     assert [int(tensor[0]) for tensor in kept] == [0, 1]
 
 
-def test_a_machine_that_does_not_tell_is_not_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(headroom, "available_bytes", lambda: None)
-    consumer = Consumer(limit=None)
+def test_a_machine_that_does_not_tell_is_not_full() -> None:
+    consumer = Consumer(None, PoolPolicy(available=lambda: None))
     assert len([consumer.tensor(index) for index in range(5)]) == 5
 
 
-def test_with_a_limit_the_machine_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_a_limit_the_machine_is_not_asked() -> None:
     def ask() -> NoReturn:
         raise AssertionError("asked")
 
-    monkeypatch.setattr(headroom, "available_bytes", ask)
-    Consumer(limit=4 * MIB).lease(0)
+    Consumer(4 * MIB, PoolPolicy(available=ask)).lease(0)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), MemoryError()], ids=repr)
 def test_memory_that_the_system_refuses_is_an_error_that_says_for_what(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
+    error: Exception,
 ) -> None:
     def refuse(capacity: int) -> NoReturn:
         raise error
 
-    monkeypatch.setattr(pool, "Slab", refuse)
     with pytest.raises(OutOfMemoryError, match=r"1048576 bytes .* tensor 't0' .*RUNAI_STREAMER_MEMORY_LIMIT") as raised:
-        Consumer(limit=None).lease(0)
+        Consumer(None, PoolPolicy(new_slab=refuse)).lease(0)
     assert isinstance(raised.value, MemoryError)
     assert raised.value.__cause__ is error
 
@@ -565,8 +561,8 @@ def test_memory_that_the_system_refuses_is_an_error_that_says_for_what(
 
 @pytest.mark.parametrize("limit", [MIB, None])
 @pytest.mark.parametrize("end", ["close", "fail"])
-def test_a_waiting_lease_ends_with_the_load(limit: int | None, end: str, nearly_full: None) -> None:
-    consumer = Consumer(limit)
+def test_a_waiting_lease_ends_with_the_load(limit: int | None, end: str, nearly_full: PoolPolicy) -> None:
+    consumer = Consumer(limit, nearly_full)
     tensor = consumer.tensor(0)
     waiting = Waiting(consumer, 1)
     if end == "close":
@@ -611,11 +607,10 @@ def _mapped() -> int:
 
 @pytest.mark.parametrize("state", ["dropped", "idle", "kept"])
 def test_memory_is_given_back_when_the_pool_is_closed_and_the_caller_is_done(
-    state: str, monkeypatch: pytest.MonkeyPatch
+    state: str,
 ) -> None:
     size = 512 * MIB
-    monkeypatch.setattr(pool, "IDLE_BYTES", size)
-    consumer = Consumer(limit=None)
+    consumer = Consumer(None, PoolPolicy(idle_bytes=size))
     before = _mapped()
     held = [consumer.pool.hand_over(consumer.lease(0, size))]
     if state != "kept":

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runai_model_streamer.pipeline.memory import slabs
 from runai_model_streamer.pipeline.memory.slabs import Slab
 from runai_model_streamer.ranges import HUGE_PAGE
 
@@ -23,9 +22,8 @@ def _flags(slab: Slab) -> list[str]:
 
 
 @pytest.mark.parametrize("capacity", [mmap.PAGESIZE, HUGE_PAGE])
-def test_a_slab_can_be_hidden_from_children(monkeypatch: pytest.MonkeyPatch, capacity: int) -> None:
-    monkeypatch.setattr(slabs, "FORKS_COPY_MORE", True)
-    slab = Slab(capacity)
+def test_a_slab_can_be_hidden_from_children(capacity: int) -> None:
+    slab = Slab(capacity, hides=True)
     assert "dc" not in _flags(slab)  # "do not copy area on fork"
     slab.hide_from_children(True)
     assert "dc" in _flags(slab)
@@ -33,8 +31,7 @@ def test_a_slab_can_be_hidden_from_children(monkeypatch: pytest.MonkeyPatch, cap
     assert "dc" not in _flags(slab)
 
 
-def test_where_a_fork_does_no_harm_no_slab_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slabs, "FORKS_COPY_MORE", False)
-    slab = Slab(HUGE_PAGE)
+def test_where_a_fork_does_no_harm_no_slab_is_hidden() -> None:
+    slab = Slab(HUGE_PAGE, hides=False)
     slab.hide_from_children(True)
     assert "dc" not in _flags(slab)

@@ -6,8 +6,6 @@ import pytest
 
 from runai_model_streamer.origins import Origin
 from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile, Step, plan_groups
-from runai_model_streamer.pipeline.tally import load as tally
-from runai_model_streamer.pipeline.tally import reader as reader_tally
 from runai_model_streamer.pipeline.tally.load import Tally
 from runai_model_streamer.pipeline.tally.reader import STAGES, ReaderTally, thread_times
 from runai_model_streamer.pipeline.tally.reading import Reading
@@ -32,11 +30,8 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(tally, "time", clock)
-    monkeypatch.setattr(reader_tally, "time", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 def groups_of(*sizes: int) -> list[Group]:
@@ -61,7 +56,7 @@ def test_the_waits_clock_stands_still_between_waits() -> None:
 
 
 def test_a_wait_has_the_time_since_the_mark(clock: Clock) -> None:
-    reader = ReaderTally(WaitClock(), WaitClock())
+    reader = ReaderTally(WaitClock(), WaitClock(), clock)
     reader.begin(None)
     clock.now += 3.0
     reader.mark()
@@ -73,7 +68,7 @@ def test_a_wait_has_the_time_since_the_mark(clock: Clock) -> None:
 
 def test_a_reader_waits_for_memory_while_any_does_and_else_for_its_turn(clock: Clock) -> None:
     waits, leasing = WaitClock(), WaitClock()
-    reader = ReaderTally(waits, leasing)
+    reader = ReaderTally(waits, leasing, clock)
     reader.begin(None)
     waits.start(clock.now)
     clock.now += 1.0
@@ -90,7 +85,7 @@ def test_a_reader_waits_for_memory_while_any_does_and_else_for_its_turn(clock: C
 
 def test_a_read_is_divided_into_the_sources_part_and_what_lay_beside_it(clock: Clock) -> None:
     waits = WaitClock()
-    reader = ReaderTally(waits, WaitClock())
+    reader = ReaderTally(waits, WaitClock(), clock)
     reader.begin(None)
     waits.start(clock.now + 2.0)
     clock.now += 4.0
@@ -101,7 +96,7 @@ def test_a_read_is_divided_into_the_sources_part_and_what_lay_beside_it(clock: C
 
 
 def test_a_source_that_says_it_took_longer_than_the_read_is_given_the_reads_time(clock: Clock) -> None:
-    reader = ReaderTally(WaitClock(), WaitClock())
+    reader = ReaderTally(WaitClock(), WaitClock(), clock)
     reader.begin(None)
     clock.now += 1.0
     reader.read(0, Step(0, 0, 1, 0), Reading(Origin.OBJECT, 5.0), "copy")
@@ -115,7 +110,7 @@ def test_every_origin_is_a_stage_whose_bytes_are_counted() -> None:
 
 def test_the_callers_seconds_go_where_they_were_spent(clock: Clock) -> None:
     groups = groups_of(100, 200)
-    load = Tally()
+    load = Tally(timer=clock)
     clock.now += 1.0
     load.plan(groups)
     clock.now += 0.25
@@ -149,7 +144,7 @@ def test_the_callers_seconds_go_where_they_were_spent(clock: Clock) -> None:
 def test_making_the_rest_of_a_group_is_taken_to_be_like_making_its_first_tensors(clock: Clock) -> None:
     planned = groups_of(100)
     many = Group(0, (planned[0].parts[0]._replace(tensors=infos([1] * 10)),), 1, 10, 10)
-    load = Tally()
+    load = Tally(timer=clock)
     load.plan([many])
     load.start()
     load.ask()
@@ -162,7 +157,7 @@ def test_making_the_rest_of_a_group_is_taken_to_be_like_making_its_first_tensors
 
 
 def test_the_first_end_holds_unless_it_failed(clock: Clock) -> None:
-    load = Tally()
+    load = Tally(timer=clock)
     load.end("complete")
     load.end("abandoned")
     assert (load.outcome, load.error) == ("complete", None)
