@@ -314,6 +314,38 @@ def endless_headers() -> Fault:
     return fault
 
 
+def endless_continue(seconds: float) -> Fault:
+    """`100 Continue` again and again, with a pause between two, until the client hangs up."""
+    return _dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n", seconds)
+
+
+def dripping_headers(seconds: float) -> Fault:
+    """One header after another, with a pause between two, until the client hangs up."""
+    return _dripping(b"HTTP/1.1 206 Partial Content\r\n", b"X-Header: and on\r\n", seconds)
+
+
+def _dripping(first: bytes, again: bytes, seconds: float) -> Fault:
+    def fault(exchange: Exchange) -> None:
+        with contextlib.suppress(OSError):
+            exchange.send(first)
+            while not select.select([exchange.server.stopping], [], [], seconds)[0]:
+                exchange.send(again)
+        exchange.hang_up()
+
+    return fault
+
+
+def endless_trailers(seconds: float) -> Fault:
+    """The right bytes in one chunk, then trailers, with a pause between two, until the client hangs up."""
+
+    def fault(exchange: Exchange) -> None:
+        exchange.head(headers={"Content-Length": None, "Transfer-Encoding": "chunked"})
+        data = exchange.asked
+        _dripping(b"%x\r\n%s\r\n0\r\n" % (len(data), data), b"X-Trailer: and on\r\n", seconds)(exchange)
+
+    return fault
+
+
 def other_range(shift: int) -> Fault:
     """Bytes from `shift` further on, and a Content-Range that says so."""
 
@@ -336,6 +368,45 @@ def whole_object() -> Fault:
         # The client is right to hang up in the middle.
         with contextlib.suppress(OSError):
             exchange.send(exchange.stored.data)
+
+    return fault
+
+
+def small_whole(*, length: bool = True) -> Fault:
+    """200 and all of the object where that is what was asked for, as HTTP allows; else as a store does."""
+
+    def fault(exchange: Exchange) -> None:
+        if exchange.asked != exchange.stored.data:
+            exchange.server.answer(exchange)
+        elif length:
+            exchange.head(200)
+            exchange.send(exchange.asked)
+        else:
+            exchange.head(200, {"Content-Length": None, "Transfer-Encoding": "chunked"})
+            exchange.send(b"%x\r\n%s\r\n0\r\n\r\n" % (len(exchange.asked), exchange.asked))
+
+    return fault
+
+
+def refusing_if_match(status: int = 412, code: str = "PreconditionFailed") -> Fault:
+    """Refuse If-Match, whatever the ETag is, and else answer as a store does."""
+
+    def fault(exchange: Exchange) -> None:
+        if "If-Match" in exchange.request.headers:
+            exchange.refuse(status, code)
+        else:
+            exchange.server.answer(exchange)
+
+    return fault
+
+
+def without_etag(data: bytes) -> Fault:
+    """Overwrite the object with `data`, and answer without an ETag and without looking at If-Match."""
+
+    def fault(exchange: Exchange) -> None:
+        bucket, key = exchange.server.locate(exchange.request)
+        exchange.server.put(bucket, key, data, etag=None)
+        exchange.server.answer(exchange, conditions=False)
 
     return fault
 
@@ -549,6 +620,11 @@ class FaultServer:
         tag = f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"' if etag == "" else etag
         with self._lock:
             self._objects[bucket, key] = StoredObject(data, tag, time.time() if modified is None else modified)
+
+    def etag(self, bucket: str, key: str) -> str | None:
+        """Of a stored object."""
+        with self._lock:
+            return self._objects[bucket, key].etag
 
     def delete(self, bucket: str, key: str) -> None:
         """Remove an object."""

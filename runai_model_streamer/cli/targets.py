@@ -8,6 +8,7 @@ from typing import NamedTuple
 from runai_model_streamer.errors import NotFoundError
 from runai_model_streamer.files import find_model, open_storage
 from runai_model_streamer.io.paths import as_path, is_object
+from runai_model_streamer.io.s3.location import Location
 
 _log = logging.getLogger(__name__)
 
@@ -72,8 +73,7 @@ def _targets_of(path: str) -> Targets:
 
 def _is_there(url: str) -> bool:
     """Whether there is an object of this name, whatever it holds."""
-    _, _, key = url.removeprefix("s3://").partition("/")
-    if not key:
+    if not Location.of_prefix(url).key:
         return False
     with open_storage(None) as (storage, _):
         try:

@@ -16,7 +16,7 @@ from runai_model_streamer.distributed.notices import Reason
 from runai_model_streamer.distributed.shares import SENT_AT_ONCE, Beginning, deal_out, even_reads
 from runai_model_streamer.distributed.source import ReadingRanks, Remaining, SharedSource
 from runai_model_streamer.io.s3.credentials import S3Credentials
-from runai_model_streamer.io.s3.store import PREFIX_BYTES
+from runai_model_streamer.io.s3.source import PREFIX_BYTES
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import SourceKind

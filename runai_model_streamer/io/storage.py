@@ -15,7 +15,8 @@ from runai_model_streamer.io.listing import Entry, Wanted
 from runai_model_streamer.io.paths import is_object
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.s3.listing import list_objects
-from runai_model_streamer.io.s3.store import PREFIX_BYTES, S3Store
+from runai_model_streamer.io.s3.source import PREFIX_BYTES
+from runai_model_streamer.io.s3.store import S3Store
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.origins import SourceKind
 

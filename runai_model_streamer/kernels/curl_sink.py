@@ -5,17 +5,20 @@ each request and reads afterwards: first `FIELDS` numbers of 64 bits, then three
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 from numba import cfunc, types
 from numba.np.numpy_support import carray
 
+from runai_model_streamer.kernels.compiling import compile_kernel
+
 # Numbers in the sink. Addresses and lengths are in bytes, times in nanoseconds of the monotonic clock.
 BASE: Final = 0
 """Address of the sink itself."""
 DESTINATION: Final = 1
-"""Where the body of a 206 goes, and ..."""
+"""Where the range goes, and ..."""
 LENGTH: Final = 2
 """... how much fits."""
 LANDED: Final = 3
@@ -27,14 +30,15 @@ HEAD_LENGTH: Final = 6
 TEXT_LENGTH: Final = 7
 EXPECTED_LENGTH: Final = 8
 RANGE_FITS: Final = 9
+"""Content-Range: 0 there is none, 1 it begins as it must, 2 it does not."""
 CANCELLED: Final = 10
 """Set by another thread to end the request."""
 REASON: Final = 11
 TIMEOUT: Final = 12
-PATIENCE: Final = 13
+ANSWER_TIMEOUT: Final = 13
 """Until the headers are complete."""
-LEAST: Final = 14
-"""Bytes in each span of `TIMEOUT`."""
+MIN_BYTES: Final = 14
+"""In each span of `TIMEOUT`."""
 STARTED: Final = 15
 MOVED_AT: Final = 16
 MOVED: Final = 17
@@ -42,11 +46,15 @@ WINDOW_AT: Final = 18
 WINDOW_MOVED: Final = 19
 CLOCK: Final = 20
 """Two numbers, seconds and nanoseconds, for clock_gettime."""
+WHOLE_FITS: Final = 22
+"""1 where the body of a 200 without Content-Range may be what was asked for."""
+BODY_LENGTH: Final = 23
+"""As the headers say; -1 where they do not."""
 FIELDS: Final = 24
 
 # Why a callback ended a request.
 UNFIT: Final = 1
-"""Neither the range that was asked for nor a refusal: the headers say it all."""
+"""Neither what was asked for nor a refusal: the headers say it all."""
 TOO_LONG: Final = 2
 TEXT_FULL: Final = 3
 STALLED: Final = 4
@@ -64,6 +72,7 @@ TEXT_BYTES: Final = 64 << 10
 SINK_BYTES: Final = TEXT_AT + TEXT_BYTES
 
 _CONTENT_RANGE: Final = np.frombuffer(b"content-range:", np.uint8)
+_CONTENT_LENGTH: Final = np.frombuffer(b"content-length:", np.uint8)
 _HTTP: Final = np.frombuffer(b"HTTP/", np.uint8)
 
 _memcpy: Any = types.ExternalFunction("memcpy", types.int64(types.int64, types.int64, types.int64))
@@ -72,15 +81,8 @@ _CLOCK_MONOTONIC: Final = 1
 
 
 def _compiled(signature: Any) -> Callable[[Callable[..., int]], Any]:
-    """`cfunc`, from numba's cache on disk where there is a place for one: compiling takes most of a second."""
-
-    def decorate(function: Any) -> Any:
-        try:
-            return cfunc(signature, cache=True)(function)
-        except RuntimeError:
-            return cfunc(signature)(function)
-
-    return decorate
+    """`cfunc`, from numba's cache on disk where that can be used: compiling takes most of a second."""
+    return partial(compile_kernel, partial(cfunc, signature))
 
 
 # data, size, count, sink -> bytes taken; fewer than there were ends the request.
@@ -89,12 +91,12 @@ _RECEIVE: Final = types.int64(types.voidptr, types.int64, types.int64, types.voi
 
 @_compiled(types.int64(types.int64, types.int64, types.int64, types.voidptr))
 def take_body(data: int, size: int, count: int, sink: Any) -> int:
-    """CURLOPT_WRITEFUNCTION: bytes of the range to their destination, of anything else to the text."""
+    """CURLOPT_WRITEFUNCTION: bytes of the range to their destination, of a refusal to the text."""
     fields = carray(sink, FIELDS, np.int64)
     length = size * count
     if fields[CANCELLED] != 0:
         return 0
-    if fields[STATUS] == 206:
+    if fields[STATUS] < 300:
         if fields[LANDED] + length > fields[LENGTH]:
             fields[REASON] = TOO_LONG
             return 0
@@ -123,6 +125,7 @@ def take_header(line: Any, size: int, count: int, sink: Any) -> int:
     if begins:
         # A status line; there may have been another answer before it, such as 100 Continue.
         fields[STATUS] = fields[ANSWERED] = fields[HEAD_LENGTH] = fields[RANGE_FITS] = 0
+        fields[BODY_LENGTH] = -1
         at = len(_HTTP)
         while at < length and text[at] != 32:
             at += 1
@@ -138,13 +141,28 @@ def take_header(line: Any, size: int, count: int, sink: Any) -> int:
     for index in range(length):
         area[HEAD_AT + fields[HEAD_LENGTH] + index] = text[index]
     fields[HEAD_LENGTH] += length
-    if length <= 2:
+    if length <= 2 and (text[0] == 13 or text[0] == 10):
         if fields[STATUS] >= 200:
             fields[ANSWERED] = 1
-            if fields[STATUS] < 300 and (fields[STATUS] != 206 or fields[RANGE_FITS] == 0):
+            whole = fields[STATUS] == 200 and fields[WHOLE_FITS] != 0 and fields[RANGE_FITS] == 0
+            if fields[STATUS] < 300 and (
+                (fields[RANGE_FITS] != 1 and not whole) or fields[BODY_LENGTH] > fields[LENGTH]
+            ):
                 fields[REASON] = UNFIT
                 return 0
         return length
+    sized = length > len(_CONTENT_LENGTH)
+    for index in range(len(_CONTENT_LENGTH)):
+        if sized:
+            letter = text[index]
+            if 65 <= letter <= 90:
+                letter += 32
+            sized = letter == _CONTENT_LENGTH[index]
+    if sized:
+        fields[BODY_LENGTH] = 0
+        for index in range(len(_CONTENT_LENGTH), length):
+            if 48 <= text[index] <= 57 and fields[BODY_LENGTH] < 1 << 56:
+                fields[BODY_LENGTH] = fields[BODY_LENGTH] * 10 + (np.int64(text[index]) - 48)
     named = length > len(_CONTENT_RANGE)
     for index in range(len(_CONTENT_RANGE)):
         if named:
@@ -159,7 +177,7 @@ def take_header(line: Any, size: int, count: int, sink: Any) -> int:
         fits = at + fields[EXPECTED_LENGTH] <= length
         for index in range(fields[EXPECTED_LENGTH]):
             fits = fits and text[at + index] == area[EXPECTED_AT + index]
-        fields[RANGE_FITS] = 1 if fits else 0
+        fields[RANGE_FITS] = 1 if fits else 2
     return length
 
 
@@ -175,7 +193,7 @@ def watch_progress(sink: Any, _total: int, _now: int, _upload_total: int, _uploa
     if fields[STARTED] == 0:
         fields[STARTED] = now
     if fields[ANSWERED] == 0:
-        if now - fields[STARTED] >= fields[PATIENCE]:
+        if now - fields[STARTED] >= fields[ANSWER_TIMEOUT]:
             fields[REASON] = STALLED
             return 1
     elif moved != fields[MOVED] or fields[MOVED_AT] == 0:
@@ -187,7 +205,7 @@ def watch_progress(sink: Any, _total: int, _now: int, _upload_total: int, _uploa
         fields[REASON] = STALLED
         return 1
     if fields[WINDOW_AT] != 0 and now - fields[WINDOW_AT] >= fields[TIMEOUT]:
-        if moved - fields[WINDOW_MOVED] < fields[LEAST]:
+        if moved - fields[WINDOW_MOVED] < fields[MIN_BYTES]:
             fields[REASON] = SLOW
             return 1
         fields[WINDOW_AT] = now

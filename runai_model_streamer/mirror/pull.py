@@ -11,6 +11,7 @@ from runai_model_streamer.config import UNLIMITED, StreamerConfig
 from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.io.listing import Entry, Patterns
 from runai_model_streamer.io.paths import is_object, kind_of
+from runai_model_streamer.io.s3.location import Location
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.logs import size_text
 from runai_model_streamer.mirror.fetch import fetch
@@ -112,8 +113,7 @@ def none_chosen(patterns: Patterns) -> str:
 
 def _before(source: str) -> str:
     """What objects' keys have in front of their names. Of a local file only its name counts for patterns."""
-    key = source.removeprefix("s3://").partition("/")[2] if is_object(source) else ""
-    return key if not key or key.endswith("/") else f"{key}/"
+    return Location.of_prefix(source).key if is_object(source) else ""
 
 
 def _check_target(source: str, target: str) -> None:

@@ -34,7 +34,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
 
     def shortest(low: float, high: float) -> float:
         drawn.append((low, high))
-        return low
+        return 0.0
 
     monkeypatch.setattr(random, "uniform", shortest)
     return drawn

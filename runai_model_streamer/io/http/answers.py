@@ -1,8 +1,7 @@
 """The answer to a range request, held against what was asked."""
 
 import re
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from runai_model_streamer.errors import ReadError, SourceChangedError
 from runai_model_streamer.io.http.transport import Reply
@@ -11,33 +10,32 @@ from runai_model_streamer.ranges import ByteRange
 RELOAD: Final = "Load it again when nothing writes to it any more."
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
+_LENGTH: Final = re.compile(r"\d{1,19}", re.ASCII)
 """No object has more digits of bytes, and Python reads no number of thousands of them."""
 
 
 class Answer(NamedTuple):
-    """What identifies an answer to those who run the store."""
+    """What identifies an answer to those who run the server."""
 
     status: int | None = None
     code: str = ""
+    """Of a refusal, in the store's own words: `NoSuchKey`."""
     request_id: str = ""
 
     @classmethod
     def to(cls, reply: Reply) -> "Answer":
         """From a reply that is no refusal: it has no code."""
-        return cls(reply.status, "", reply.headers.get("x-amz-request-id", ""))
-
-    @classmethod
-    def of(cls, response: Mapping[str, Any]) -> "Answer":
-        """From botocore's form of a response, good or bad."""
-        about = response.get("ResponseMetadata", {})
-        status = about.get("HTTPStatusCode")
-        code = str(response.get("Error", {}).get("Code") or "")
-        # Without a body botocore makes the status the code.
-        return cls(status, "" if code == str(status) else code, str(about.get("RequestId", "")))
+        found = (value for name, value in reply.headers.items() if name.endswith("request-id"))
+        return cls(reply.status, "", next(found, ""))
 
     def __str__(self) -> str:
         request_id = f", request id {self.request_id}" if self.request_id else ""
-        return f"HTTP {self.status} {self.code}".rstrip() + request_id
+        return printable(f"HTTP {self.status} {self.code}".rstrip() + request_id)
+
+
+def printable(text: str) -> str:
+    r"""The text with what a terminal would take for a command written out: `\x1b`."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 class AnswerError(Exception):
@@ -50,30 +48,51 @@ class AnswerError(Exception):
         self.answer = answer
 
 
-def total_size(reply: Reply) -> int:
+class Version(NamedTuple):
+    """Tells an object from another one of its name."""
+
+    etag: str | None = None
+    modified: str | None = None
+    """Its Last-Modified, which counts where there is no ETag."""
+
+    @classmethod
+    def of(cls, reply: Reply) -> "Version":
+        """That of the object that a reply brings."""
+        return cls(reply.headers.get("etag"), reply.headers.get("last-modified"))
+
+
+def total_size(reply: Reply, span: ByteRange) -> int:
     """Bytes of the whole object, from the answer to a range request.
 
     Raises:
         AnswerError: the answer is not to the range asked for, or does not say.
+        TransportError: it does not say, and its body did not come to an end.
     """
-    total = _content_range(reply)[2]
+    total = _received(reply, span)[2]
     if total is None:
         raise _unfit(reply, "the store does not say how long the object is")
     return total
 
 
-def verify(reply: Reply, span: ByteRange, size: int, etag: str | None = None) -> None:
-    """Hold an answer against the range that was asked for, and the object's size and ETag when it was opened.
+def verify(reply: Reply, span: ByteRange, size: int, version: Version) -> None:
+    """Hold an answer against the range that was asked for, and against the object's size and version at its opening.
 
     Raises:
         AnswerError: it is another range, another length, or another object.
+        TransportError: it does not say, and its body did not come to an end.
     """
-    first, last, total = _content_range(reply)
+    first, last, total = _received(reply, span)
     answer = Answer.to(reply)
     if total not in (None, size):
         raise changed(f"the object has {total} bytes, and had {size} when it was opened", answer)
-    if etag is not None and reply.headers.get("etag", etag) != etag:
+    found = Version.of(reply)
+    if version.etag is not None and found.etag is None:
+        # An answer has the ETag that the object has (RFC 9110, 15.3.7). One that lost it may be of any version.
+        raise _unfit(reply, "the object had an ETag when it was opened, and now the answer has none")
+    if version.etag not in (None, found.etag):
         raise changed("the object is no longer the one that was opened (its ETag differs)", answer)
+    if version.etag is None and None not in (version.modified, found.modified) and version.modified != found.modified:
+        raise changed("the object is no longer the one that was opened (its Last-Modified differs)", answer)
     length = reply.headers.get("content-length", str(span.size))
     if (first, last, length) != (span.start, span.end - 1, str(span.size)):
         sent = f"the store sent bytes {first}-{last + 1} in a body of {length} bytes"
@@ -85,18 +104,30 @@ def changed(summary: str, answer: Answer) -> AnswerError:
     return AnswerError(SourceChangedError, summary, RELOAD, answer)
 
 
-def _content_range(reply: Reply) -> tuple[int, int, int | None]:
+def _received(reply: Reply, span: ByteRange) -> tuple[int, int, int | None]:
     """First and last byte, and the object's size where it is said."""
     if reply.headers.get("content-type", "").startswith("text/html") and reply.status != 206:
         remedy = "It is the port of a web console, perhaps, or a proxy that wants a login: check the endpoint."
         raise AnswerError(ReadError, "the server sent a web page, not the object", remedy, Answer.to(reply))
-    if reply.status != 206:
-        remedy = "Use an endpoint that serves HTTP range requests; a cache or proxy in between may have dropped it."
-        raise AnswerError(ReadError, "the server ignored Range and sent the whole object", remedy, Answer.to(reply))
+    if reply.status != 206 and "content-range" not in reply.headers:
+        length = _whole_length(reply, span)
+        return 0, length - 1, length
     match = _CONTENT_RANGE.fullmatch(reply.headers.get("content-range", ""))
     if match is None:
         raise _unfit(reply, "the store does not say which bytes it sends")
     return int(match[1]), int(match[2]), None if match[3] == "*" else int(match[3])
+
+
+def _whole_length(reply: Reply, span: ByteRange) -> int:
+    """Bytes of a 200 that is all of the object, for a range that asks for all of it: HTTP lets a server do that."""
+    said = reply.headers.get("content-length", "")
+    if not said and not reply.overrun:
+        reply.check()
+    length = int(said) if _LENGTH.fullmatch(said) else reply.landed
+    if span.start or reply.overrun or length > span.size:
+        remedy = "Use an endpoint that serves HTTP range requests; a cache or proxy in between may have dropped it."
+        raise AnswerError(ReadError, "the server ignored Range and sent the whole object", remedy, Answer.to(reply))
+    return length
 
 
 def _unfit(reply: Reply, summary: str) -> AnswerError:

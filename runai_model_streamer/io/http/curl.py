@@ -6,24 +6,24 @@ runs in the process. Here a range costs that once.
 
 import contextlib
 import ctypes
-import os
 import socket
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from runai_model_streamer.io.http import libcurl
-from runai_model_streamer.io.http.failures import failure_of
+from runai_model_streamer.io.http.curl_failures import failure_of
+from runai_model_streamer.io.http.failures import Failure, TransportError, wrong_length
 from runai_model_streamer.io.http.libcurl import Code, Easy, Library, UnusableError
-from runai_model_streamer.io.http.proxies import Proxy
+from runai_model_streamer.io.http.proxies import Proxy, proxy_for
 from runai_model_streamer.io.http.transport import (
-    LEAST_SPEED,
-    BodyLengthError,
+    MIN_SPEED,
     Cancellation,
     Reply,
     SignedRequest,
-    SlowBodyError,
     expected_range,
+    header_lines,
+    headers_of,
     range_headers,
 )
 from runai_model_streamer.ranges import ByteRange
@@ -32,7 +32,25 @@ from runai_model_streamer.threads.forks import OwnProcess
 _BUFFER: Final = 256 << 10
 """Bytes that libcurl receives at once."""
 
+_LOOK: Final = 0.25
+"""Seconds: a signal that arrives just before a thread begins to wait for a lock does not wake it."""
+
 _SECOND: Final = 1_000_000_000
+
+
+def make_curl_transport(timeout: float, certificates: str) -> "CurlTransport":
+    """Make the transport over libcurl; see `CurlTransport`.
+
+    Raises:
+        UnusableError: there is no libcurl, or it lacks something.
+        ImportError: numba is missing.
+        Exception: numba's own, where it cannot compile.
+    """
+    # libcurl first: it is found at once, while numba takes most of a second.
+    library = libcurl.load()
+    from runai_model_streamer.kernels import curl_sink
+
+    return CurlTransport(library, curl_sink, timeout, certificates, proxy_for)
 
 
 class CurlTransport:
@@ -103,13 +121,11 @@ class _Connection:
         self._fields = (ctypes.c_int64 * kernel.FIELDS).from_buffer(self._sink)
         self._base = ctypes.addressof(self._sink)
         self._says = ctypes.create_string_buffer(libcurl.ERROR_BYTES)
-        self._socket: int | None = None
         self._errno = 0
         self._cancellation: Cancellation | None = None
         # ctypes does not keep what libcurl is to call.
-        self._callbacks = libcurl.OpenSocket(self._open), libcurl.CloseSocket(self._close_socket)
+        self._opener = libcurl.OpenSocket(self._open)
         self._easy = Easy(library)
-        opener, closer = self._callbacks
         for option, value in {
             libcurl.NOSIGNAL: 1,
             libcurl.HTTP_VERSION: libcurl.HTTP_1_1,
@@ -131,8 +147,7 @@ class _Connection:
             libcurl.XFERINFOFUNCTION: kernel.watch_progress.address,
             libcurl.XFERINFODATA: self._base,
             libcurl.NOPROGRESS: 0,
-            libcurl.OPENSOCKETFUNCTION: opener,
-            libcurl.CLOSESOCKETFUNCTION: closer,
+            libcurl.OPENSOCKETFUNCTION: self._opener,
         }.items():
             self._easy.set(option, value)
         # Beside CAINFO, the folder that libcurl was built with stays in force. Where its TLS knows no folders, or it no
@@ -165,8 +180,9 @@ class _Connection:
         window = (ctypes.c_char * len(view)).from_buffer(view)
         self._prepare(span, ctypes.addressof(window), len(view))
         self._cancellation = cancellation
-        if self._socket is not None:
-            cancellation.watch(self._socket)
+        kept = self._easy.socket()
+        if kept != libcurl.BAD_SOCKET:
+            cancellation.watch(kept)
         cancellation.on_cut(self._cancel)
         try:
             code = self._perform(cancellation)
@@ -196,7 +212,8 @@ class _Connection:
 
         try:
             threading.Thread(target=perform, name="runai-curl", daemon=True).start()
-            ended.wait()
+            while not ended.wait(_LOOK):
+                pass
         except BaseException:
             # However often it is pressed: libcurl is at work on this connection, and writes into the caller's buffer.
             while not ended.is_set():
@@ -217,8 +234,9 @@ class _Connection:
         fields[k.BASE] = self._base
         fields[k.DESTINATION] = destination
         fields[k.LENGTH] = length
-        fields[k.TIMEOUT] = fields[k.PATIENCE] = int(self._timeout * _SECOND)
-        fields[k.LEAST] = int(self._timeout * LEAST_SPEED)
+        fields[k.WHOLE_FITS] = 0 if span.start else 1
+        fields[k.TIMEOUT] = fields[k.ANSWER_TIMEOUT] = int(self._timeout * _SECOND)
+        fields[k.MIN_BYTES] = int(self._timeout * MIN_SPEED)
 
     def _reply(self, code: int, url: str, length: int, proxy: bool) -> Reply:
         k, fields = self._kernel, self._fields
@@ -231,24 +249,22 @@ class _Connection:
         if reason in (k.UNFIT, k.TEXT_FULL):
             return reply
         if reason == k.TOO_LONG:
-            reply.landed = 0
-            reply.fail(BodyLengthError(length + 1, length))
-        elif reason == k.SLOW:
-            reply.fail(SlowBodyError(self._timeout))
+            reply.landed, reply.overrun = 0, True
+            reply.fail(wrong_length(length + 1, length))
+        elif reason in (k.SLOW, k.STALLED):
+            reply.fail(TransportError(Failure.SLOW if reason == k.SLOW else Failure.STALLED, "", url))
         elif code == Code.PARTIAL_FILE:
-            reply.fail(BodyLengthError(reply.landed, length))
+            reply.fail(wrong_length(reply.landed, length))
         else:
             errno = self._errno or self._easy.system_error()
             says = self._says.value.decode(errors="replace")
-            stalled = reason == k.STALLED
-            reply.fail(failure_of(code, says, errno, url, proxy, stalled=stalled, proxied=self._easy.proxy_status()))
+            reply.fail(failure_of(code, says, errno, url, proxy=proxy, proxy_status=self._easy.proxy_status()))
         return reply
 
     def _headers(self) -> Mapping[str, str]:
         k = self._kernel
         head = ctypes.string_at(self._base + k.HEAD_AT, self._fields[k.HEAD_LENGTH]).decode("latin-1")
-        pairs = (line.partition(":") for line in head.splitlines()[1:] if ":" in line)
-        return {name.strip().lower(): value.strip() for name, _, value in pairs}
+        return headers_of(header_lines(head))
 
     def _cancel(self) -> None:
         self._fields[self._kernel.CANCELLED] = 1
@@ -262,18 +278,11 @@ class _Connection:
         try:
             with socket.socket(wanted.family, wanted.kind, wanted.protocol) as made:
                 cancellation.watch(made.fileno())
-                self._socket = made.detach()
+                descriptor = made.detach()
         except Exception as error:
             # Out of this function ctypes would make 0: standard input.
             self._errno = getattr(error, "errno", None) or 0
             return libcurl.BAD_SOCKET
         # Connecting has its own limit, and the answer then as long again.
-        self._fields[self._kernel.PATIENCE] = 2 * self._fields[self._kernel.TIMEOUT]
-        return self._socket
-
-    def _close_socket(self, _: int, descriptor: int) -> int:
-        """CURLOPT_CLOSESOCKETFUNCTION."""
-        if descriptor == self._socket:
-            self._socket = None
-        os.close(descriptor)
-        return 0
+        self._fields[self._kernel.ANSWER_TIMEOUT] = 2 * self._fields[self._kernel.TIMEOUT]
+        return descriptor

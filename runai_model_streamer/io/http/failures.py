@@ -1,66 +1,100 @@
-"""What libcurl's error codes are as botocore's exceptions, so that a failure reads the same with either transport."""
+"""What can go wrong between here and a server, and which of it another try may mend.
 
-import errno as errors
-import http.client
-import os
-import re
-import ssl
+Every transport says what happened with a `Failure`, and nothing above a transport knows the exceptions or numbers of
+the library that it uses.
+"""
+
+from collections.abc import Collection
+from enum import Enum
 from typing import Final
-
-from runai_model_streamer.io.http.libcurl import Code
-
-_NO_PEER: Final = (Code.COULDNT_RESOLVE_HOST, Code.COULDNT_CONNECT)
-_NO_PROXY: Final = (Code.COULDNT_RESOLVE_PROXY, Code.PROXY)
-_TLS: Final = (Code.SSL_CONNECT_ERROR, Code.PEER_FAILED_VERIFICATION, Code.SSL_CACERT_BADFILE)
-_NOT_HTTP: Final = (Code.UNSUPPORTED_PROTOCOL, Code.WEIRD_SERVER_REPLY, Code.OK)
-_UNTRUSTED: Final = re.compile(r"certificate problem: (.*)")
+from urllib.parse import urlsplit
 
 
-def failure_of(code: int, says: str, errno: int, url: str, proxy: bool, *, stalled: bool, proxied: int) -> Exception:
-    """The exception for a request that failed.
+class Failure(Enum):
+    """Why an answer, or the rest of one, did not come. The values are for log lines."""
+
+    BAD_HOST = "the host has no usable name"
+    """The host's name cannot be one."""
+    NAME = "the host's name was not found"
+    """The host's name was not found."""
+    CONNECT = "no connection"
+    """No connection: refused, or no route."""
+    CONNECT_TIMEOUT = "no connection in time"
+    """No connection, or no TLS on it, within the timeout."""
+    PROXY = "no connection through the proxy"
+    """No connection through the proxy."""
+    UNTRUSTED = "the certificate is not trusted"
+    """The certificate of the other side is not trusted."""
+    NOT_TLS = "the other side does not speak TLS"
+    """The other side answers a TLS greeting with something else."""
+    NO_AUTHORITIES = "no certificates to trust"
+    """The file of certificates to trust cannot be read."""
+    TLS = "no TLS connection"
+    """TLS failed in another way."""
+    STALLED = "nothing came"
+    """Nothing came for the timeout."""
+    SLOW = "the answer is too slow"
+    """Less than `transport.MIN_SPEED` came over the timeout."""
+    CLOSED = "the connection broke"
+    """The connection ended, or broke."""
+    NOT_HTTP = "the answer is not HTTP"
+    """What came is not HTTP."""
+    LENGTH = "the body has the wrong length"
+    """The body ended early, or not where it should have."""
+    TOO_MANY_FILES = "too many open files"
+    """This process, or this machine, can open no more files or connections."""
+    UNSENDABLE = "a header cannot be sent"
+    """A header of the request holds what no header may hold."""
+
+
+RETRIED: Final[Collection[Failure]] = frozenset(
+    {
+        Failure.NAME,
+        Failure.CONNECT,
+        Failure.CONNECT_TIMEOUT,
+        Failure.PROXY,
+        Failure.TLS,
+        Failure.STALLED,
+        Failure.SLOW,
+        Failure.CLOSED,
+        Failure.NOT_HTTP,
+        Failure.LENGTH,
+        Failure.TOO_MANY_FILES,
+    }
+)
+"""Another try may succeed."""
+
+UNREACHABLE: Final[Collection[Failure]] = frozenset(
+    {Failure.NAME, Failure.CONNECT, Failure.CONNECT_TIMEOUT, Failure.PROXY}
+)
+"""There was no connection at all."""
+
+RETRIED_STATUSES: Final[Collection[int]] = frozenset({408, 429, 500, 502, 503, 504})
+"""HTTP statuses after which another try may succeed."""
+
+
+class TransportError(Exception):
+    """An answer, or the rest of one, did not come.
 
     Args:
-        code: libcurl's.
-        says: its words.
-        errno: of the system call that failed; 0 for none.
-        url: asked for.
-        proxy: whether there is one on the way.
-        stalled: it was ended since nothing came.
-        proxied: status with which the proxy answered CONNECT; 0 if it was not asked or did not answer.
+        failure: why.
+        detail: what the system or the library said of it.
+        url: that was asked for; only its host is kept.
     """
-    from botocore import exceptions as aws
 
-    root: Exception = OSError(errno, os.strerror(errno)) if errno else OSError(says)
-    made: Exception
-    if stalled:
-        made = aws.ReadTimeoutError(endpoint_url=url)
-    elif code == Code.OPERATION_TIMEDOUT:
-        made = aws.ConnectTimeoutError(endpoint_url=url)
-    elif code in _NO_PROXY or (proxy and code == Code.COULDNT_CONNECT) or proxied >= 300:
-        made = aws.ProxyConnectionError(proxy_url="the proxy", error=root)
-    elif code in _NO_PEER:
-        made = aws.EndpointConnectionError(endpoint_url=url, error=root)
-    elif code in _TLS and errno not in (errors.ECONNRESET, errors.EPIPE):
-        root = _tls_fault(code, says)
-        made = aws.SSLError(endpoint_url=url, error=root)
-    elif code in _NOT_HTTP:
-        root = http.client.BadStatusLine(says)
-        made = aws.ConnectionClosedError(endpoint_url=url, error=root)
-    else:
-        made = aws.ConnectionClosedError(endpoint_url=url, error=root)
-    made.__cause__ = root
-    return made
+    def __init__(self, failure: Failure, detail: str = "", url: str = "") -> None:
+        super().__init__(f"{failure.value}: {detail}" if detail else failure.value)
+        self.failure = failure
+        self.detail = detail
+        self.host = ""
+        """With its port; "" if it is not known."""
+        self.name_host(url)
+
+    def name_host(self, url: str) -> None:
+        """Take the host from the URL that was asked for, unless it is known."""
+        self.host = self.host or urlsplit(url).netloc.rpartition("@")[2]
 
 
-def _tls_fault(code: int, says: str) -> Exception:
-    if code == Code.SSL_CACERT_BADFILE:
-        return FileNotFoundError(errors.ENOENT, says)
-    untrusted = _UNTRUSTED.search(says)
-    if code == Code.PEER_FAILED_VERIFICATION:
-        fault = ssl.SSLCertVerificationError(says)
-        fault.verify_message = untrusted[1] if untrusted else says
-        return fault
-    other = ssl.SSLError(says)
-    if "wrong version number" in says or "packet length too long" in says:
-        other.reason = "WRONG_VERSION_NUMBER"
-    return other
+def wrong_length(came: int, asked: int) -> TransportError:
+    """A body of another length than that of the range."""
+    return TransportError(Failure.LENGTH, f"the answer's body had {came} bytes instead of {asked}")

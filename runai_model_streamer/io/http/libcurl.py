@@ -21,7 +21,6 @@ _SONAME: Final = "libcurl.so.4"
 BUFFERSIZE: Final = 98
 CAINFO: Final = 10065
 CAPATH: Final = 10097
-CLOSESOCKETFUNCTION: Final = 20208
 CONNECTTIMEOUT_MS: Final = 156
 ERRORBUFFER: Final = 10010
 HEADERDATA: Final = 10029
@@ -55,6 +54,7 @@ BAD_SOCKET: Final = -1
 
 _OS_ERRNO: Final = 0x200000 + 25
 _HTTP_CONNECTCODE: Final = 0x200000 + 22
+_ACTIVESOCKET: Final = 0x500000 + 44
 _GLOBAL_DEFAULT: Final = 3
 _FEATURE_SSL: Final = 1 << 2
 
@@ -64,6 +64,7 @@ class Code:
 
     OK: Final = 0
     UNSUPPORTED_PROTOCOL: Final = 1
+    URL_MALFORMAT: Final = 3
     COULDNT_RESOLVE_PROXY: Final = 5
     COULDNT_RESOLVE_HOST: Final = 6
     COULDNT_CONNECT: Final = 7
@@ -85,7 +86,6 @@ class SockAddr(ctypes.Structure):
 
 
 OpenSocket: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(SockAddr))
-CloseSocket: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
 
 
 class _Version(ctypes.Structure):
@@ -149,6 +149,13 @@ class Easy:
         """Status with which a proxy answered CONNECT; 0 if none did."""
         return self._number(_HTTP_CONNECTCODE)
 
+    def socket(self) -> int:
+        """The socket of the last request, if its connection is kept for the next; else `BAD_SOCKET`.
+
+        Asked of libcurl before each use: it closes sockets as it sees fit, and the number may then be another file's.
+        """
+        return self._number(_ACTIVESOCKET, BAD_SOCKET, ctypes.c_int)
+
     def close(self) -> None:
         """Close the connections and release the handle. Idempotent."""
         handle, self._handle = self._handle, None
@@ -156,10 +163,10 @@ class Easy:
             self._library.cleanup(handle)
             self._library.free_list(self._headers)
 
-    def _number(self, what: int) -> int:
-        value = ctypes.c_long()
-        self._library.getinfo(self._handle, what, ctypes.byref(value))
-        return value.value
+    def _number(self, what: int, default: int = 0, kind: Any = ctypes.c_long) -> int:
+        value = kind(default)
+        code = self._library.getinfo(self._handle, what, ctypes.byref(value))
+        return default if code else int(value.value)
 
 
 class Library:

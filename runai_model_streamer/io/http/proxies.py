@@ -1,7 +1,8 @@
-"""The proxy on the way to a store, chosen as botocore's own connections choose theirs."""
+"""The proxy on the way to a store, chosen as Python's own libraries choose theirs."""
 
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from runai_model_streamer.errors import ConfigError
 from runai_model_streamer.io.secret import Secret, Url
@@ -23,10 +24,8 @@ def proxy_for(url: str) -> Proxy:
     Raises:
         ConfigError: the variable holds no URL.
     """
-    from botocore.utils import get_environ_proxies
-
     scheme = urlsplit(url).scheme
-    named = Url(get_environ_proxies(url).get(scheme, ""))
+    named = Url("" if proxy_bypass(urlsplit(url).netloc) else getproxies().get(scheme, ""))
     if not named:
         return Proxy()
     proxy = _parse(named if "://" in named else Url(f"http://{named}"))
@@ -42,14 +41,13 @@ def proxy_for(url: str) -> Proxy:
 
 def _parse(named: Url) -> Proxy | None:
     """None for what is no URL. Raises nothing: the parts would be shown with the traceback."""
-    from urllib3.util import parse_url
-
     try:
-        whole, bare = urlsplit(named), parse_url(named)
+        parts = urlsplit(named)
+        _ = parts.port
     except ValueError:
         return None
     # Where the beginning of a password looks like a port, what is behind its / or # is taken for a path.
-    if "@" in whole._replace(netloc="").geturl():
+    if not parts.hostname or "@" in parts._replace(netloc="").geturl():
         return None
-    user, password = (Secret(unquote(text)) if text else None for text in (whole.username, whole.password))
-    return Proxy(bare._replace(auth=None, path=None, query=None, fragment=None).url, user, password)
+    user, password = (Secret(unquote(text)) if text else None for text in (parts.username, parts.password))
+    return Proxy(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", user, password)

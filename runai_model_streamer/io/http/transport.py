@@ -4,19 +4,23 @@ A transport sends a request that is already signed and reports what came back: s
 answer only to keep what is not the range out of the caller's buffer; what the answer means is for the caller.
 """
 
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from runai_model_streamer.io.http.failures import Failure, TransportError
 from runai_model_streamer.ranges import ByteRange
 
 TEXT_LIMIT: Final = 64 << 10
 """Bytes kept of a body that is not the range asked for: an error's text is shorter, a whole object not wanted."""
 
-LEAST_SPEED: Final = 1024
+MIN_SPEED: Final = 1024
 """Bytes per second that a connection must bring over each span of the timeout, once its answer has begun. Slower than
 this it is as good as dead, and another one may do better; a slow but working network is far above it."""
+
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 _FRESH: Final = 300.0
 """Seconds for which a signature serves. Stores take it for 15 minutes, counted by their own clocks."""
@@ -45,7 +49,7 @@ class Reply:
         status: int | None = None,
         headers: Mapping[str, str] | None = None,
         landed: int = 0,
-        failure: Exception | None = None,
+        failure: TransportError | None = None,
     ) -> None:
         self.status = status
         """None when no answer began."""
@@ -55,9 +59,11 @@ class Reply:
         """Bytes of a 206's body that are in the buffer, from its start."""
         self.text = b""
         """The beginning of any other body."""
+        self.overrun = False
+        """The body is longer than the range, or says so; nothing of it counts."""
         self._failure = failure
 
-    def fail(self, failure: Exception) -> None:
+    def fail(self, failure: TransportError) -> None:
         """The rest did not come, and this is why."""
         self._failure = failure
 
@@ -107,9 +113,9 @@ class Transport(Protocol):
         """Ask for a range, of the object with this ETag if one is given, and land its body in `view`.
 
         `view` is as long as `span`, and the caller's; nothing of it is kept. Bytes beyond `Reply.landed` are undefined.
-        Only the body of a 206 whose Content-Range begins where `span` does gets there; of a refusal (300 and above)
-        the beginning is kept, and of anything else nothing is received. Failures on the way are in the reply: they
-        are exceptions of botocore or of the socket, `BodyLengthError` or `SlowBodyError`.
+        Only a body whose Content-Range begins where `span` does gets there, and that of a 200 without one, to a range
+        from byte 0 on, unless it is longer than the range; of a refusal (300 and above) the beginning is kept, and of
+        anything else nothing is received. Failures on the way are in the reply.
         """
         ...
 
@@ -118,22 +124,8 @@ class Transport(Protocol):
         ...
 
 
-class BodyLengthError(Exception):
-    """A body that ended early, or not where it should have."""
-
-    def __init__(self, came: int, asked: int) -> None:
-        super().__init__(f"the answer's body had {came} bytes instead of {asked}")
-
-
-class SlowBodyError(TimeoutError):
-    """A connection that brings next to nothing."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"sent less than {LEAST_SPEED} bytes per second for {seconds:g} s")
-
-
 class Window:
-    """Holds a body against `LEAST_SPEED`, over one span of `seconds` after another."""
+    """Holds a body against `MIN_SPEED`, over one span of `seconds` after another."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -141,12 +133,12 @@ class Window:
         self._at_start = 0
 
     def check(self, landed: int) -> None:
-        """Raise SlowBodyError when a span is over in which too little came; `landed` is what came in all."""
+        """Raise `Failure.SLOW` when a span is over in which too little came; `landed` is what came in all."""
         now = time.monotonic()
         if now < self._end:
             return
-        if landed - self._at_start < LEAST_SPEED * self._seconds:
-            raise SlowBodyError(self._seconds)
+        if landed - self._at_start < MIN_SPEED * self._seconds:
+            raise TransportError(Failure.SLOW)
         self._end, self._at_start = now + self._seconds, landed
 
 
@@ -156,6 +148,37 @@ def range_headers(span: ByteRange, etag: str | None) -> dict[str, str]:
     if etag is not None:
         wanted["If-Match"] = etag
     return wanted
+
+
+def headers_of(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Headers by their names in lower case. Of one that came more than once, all values that differ, with commas."""
+    found: dict[str, list[str]] = {}
+    for name, value in pairs:
+        values = found.setdefault(name.lower(), [])
+        if value not in values:
+            values.append(value)
+    return {name: ", ".join(values) for name, values in found.items()}
+
+
+def header_lines(head: str) -> Iterator[tuple[str, str]]:
+    """Names and values of the head of an answer, without its first line.
+
+    Only a line feed ends a line, and what is no name before a colon begins no header: values come from whoever may set
+    an object's metadata. A line that begins with a blank goes on with the one before it.
+    """
+    pairs: list[tuple[str, str]] = []
+    for line in head.split("\n")[1:]:
+        name, colon, value = line.partition(":")
+        if line[:1] in (" ", "\t"):
+            if pairs:
+                pairs[-1] = pairs[-1][0], f"{pairs[-1][1]} {_value(line)}".strip()
+        elif colon and _NAME.fullmatch(name):
+            pairs.append((name, _value(value)))
+    yield from pairs
+
+
+def _value(text: str) -> str:
+    return text.replace("\r", " ").strip(" \t")
 
 
 def expected_range(span: ByteRange) -> str:

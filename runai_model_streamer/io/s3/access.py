@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from runai_model_streamer.config import S3Config
 from runai_model_streamer.errors import CredentialsError, InterruptedReadError, MissingDependencyError
 from runai_model_streamer.installation import install_command
-from runai_model_streamer.io.http.choice import make_transport
 from runai_model_streamer.io.http.transport import Transport
 from runai_model_streamer.io.s3.bodies import bound_listings
 from runai_model_streamer.io.s3.boto3_transport import Boto3Transport
+from runai_model_streamer.io.s3.choice import make_transport
 from runai_model_streamer.io.s3.connections import watch_connections
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.s3.errors.provenance import Provenance, is_aws, without_user

@@ -5,7 +5,8 @@ from xml.etree import ElementTree
 
 from runai_model_streamer.errors import ReadError
 from runai_model_streamer.io.http.answers import Answer, AnswerError
-from runai_model_streamer.io.http.transport import BodyLengthError, Window
+from runai_model_streamer.io.http.failures import wrong_length
+from runai_model_streamer.io.http.transport import Window
 from runai_model_streamer.io.s3.boto3_transport import read_some
 from runai_model_streamer.io.s3.signing import Body
 
@@ -18,7 +19,7 @@ _BLOCK: Final = 256 << 10
 def bound_listings(client: Any, timeout: float) -> None:
     """Have this client's listings end when they bring next to nothing, as ranges do, or too much.
 
-    Their requests then raise SlowBodyError, or AnswerError.
+    Their requests then raise TransportError, or AnswerError.
     """
 
     def send(request: Any, **_: Any) -> Any:
@@ -46,7 +47,7 @@ def _send(client: Any, request: Any, timeout: float) -> Any:
                 raise _no_listing(f"it has more than {_LONGEST >> 20} MiB")
         missing = getattr(getattr(raw, "_fp", None), "length", None)
         if missing:
-            raise BodyLengthError(len(text), len(text) + missing)
+            raise wrong_length(len(text), len(text) + missing)
         raw.release_conn()
         complete = True
     finally:

@@ -5,16 +5,18 @@ import io
 import socket
 from typing import Any, Final
 
+from runai_model_streamer.io.http.failures import TransportError, wrong_length
 from runai_model_streamer.io.http.transport import (
     TEXT_LIMIT,
-    BodyLengthError,
     Cancellation,
     Reply,
     SignedRequest,
     Window,
     expected_range,
+    headers_of,
     range_headers,
 )
+from runai_model_streamer.io.s3.errors.boto3_failures import failure_of
 from runai_model_streamer.ranges import ByteRange
 
 _BLOCK: Final = 256 << 10
@@ -42,18 +44,43 @@ class Boto3Transport:
             # No variable is botocore's request, which shows a user in the URL.
             raw = self._session.send(AWSPreparedRequest("GET", request.url, headers, None, stream_output=True)).raw
         except Exception as error:
-            return Reply(failure=error)
-        reply = Reply(raw.status, {name.lower(): value for name, value in raw.headers.items()})
+            return Reply(failure=_failure(error, request.url))
+        reply = Reply(raw.status, headers_of(raw.headers.items()))
         if raw.status >= 300:
             _quote(raw, Window(self._timeout), reply)
-        elif raw.status == 206 and reply.headers.get("content-range", "").startswith(expected_range(span)):
-            _land(raw, view, Window(self._timeout), reply)
+        elif _is_wanted(reply, span, len(view)):
+            try:
+                _land(raw, view, Window(self._timeout), reply)
+            except Exception as error:
+                reply.fail(_failure(error, request.url))
         else:
             raw.close()
         return reply
 
     def close(self) -> None:
         """Nothing: the client is closed by whoever made it."""
+
+
+def _failure(error: Exception, url: str) -> TransportError:
+    """What an exception says of the way to the server; itself where it says nothing: a bug, to be seen."""
+    failure = failure_of(error)
+    if failure is None:
+        raise error
+    if failure is not error:
+        failure.__cause__ = error
+    failure.name_host(url)
+    return failure
+
+
+def _is_wanted(reply: Reply, span: ByteRange, length: int) -> bool:
+    """Whether the body may be what was asked for: see `Transport.get`."""
+    said = reply.headers.get("content-length", "")
+    if said.isdecimal() and int(said[:19]) > length:
+        return False
+    content_range = reply.headers.get("content-range")
+    if content_range is None:
+        return reply.status == 200 and span.start == 0
+    return content_range.startswith(expected_range(span))
 
 
 def _land(raw: Any, view: memoryview, window: Window, reply: Reply) -> None:
@@ -63,16 +90,14 @@ def _land(raw: Any, view: memoryview, window: Window, reply: Reply) -> None:
         direct = _direct(raw)
         if direct is not None:
             answer, buffered, sock = direct
-            length = min(answer.length or 0, len(view) + 1)
-            if length > len(view):
-                raise BodyLengthError(answer.length or 0, len(view))
+            length = answer.length or 0
             # The headers were read through a buffer, which may hold the first bytes of the body.
             ahead = min(len(buffered.peek()) if length else 0, length)
             reply.landed = buffered.readinto1(view[:ahead]) if ahead else 0
             while reply.landed < length:
                 count = sock.recv_into(view[reply.landed : length])
                 if not count:
-                    raise BodyLengthError(reply.landed, length)
+                    raise wrong_length(reply.landed, length)
                 reply.landed += count
                 window.check(reply.landed)
             answer.close()
@@ -80,15 +105,13 @@ def _land(raw: Any, view: memoryview, window: Window, reply: Reply) -> None:
             # Without a length, the end has to be read before the connection is free again.
             while block := read_some(raw, min(_BLOCK, len(view) - reply.landed) or 1):
                 if reply.landed + len(block) > len(view):
-                    reply.landed = 0
-                    raise BodyLengthError(len(view) + 1, len(view))
+                    reply.landed, reply.overrun = 0, True
+                    raise wrong_length(len(view) + 1, len(view))
                 view[reply.landed : reply.landed + len(block)] = block
                 reply.landed += len(block)
                 window.check(reply.landed)
         raw.release_conn()
         complete = True
-    except Exception as error:
-        reply.fail(error)
     finally:
         if not complete:
             raw.close()
@@ -114,10 +137,10 @@ def _quote(raw: Any, window: Window, reply: Reply) -> None:
         raw.close()
 
 
-def read_some(raw: Any, most: int) -> bytes:
-    """What one read of the socket brings, so that somebody can look at the clock between two."""
+def read_some(raw: Any, length: int) -> bytes:
+    """What one read of the socket brings, at most `length` bytes, so that the clock can be looked at between two."""
     answer = getattr(raw, "_fp", None)
-    block: bytes = answer.read1(most) if isinstance(answer, http.client.HTTPResponse) else raw.read(most)
+    block: bytes = answer.read1(length) if isinstance(answer, http.client.HTTPResponse) else raw.read(length)
     return block
 
 

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from runai_model_streamer.io.checksums import ALGORITHMS, Checksum
+from runai_model_streamer.io.http.answers import changed
+from runai_model_streamer.io.s3.errors.store import answer_in
+from runai_model_streamer.io.s3.location import Location
 
 _MD5_ETAG: Final = re.compile(r'"([0-9a-f]{32})"')
 _PARTS_ETAG: Final = re.compile(r'-\d+"?$')
@@ -20,16 +23,18 @@ _PLAIN: Final = (None, "", "AES256")
 key, it is not."""
 
 
-def ask(client: Any, bucket: str, key: str, etag: str | None) -> Checksum | None:
+def ask(client: Any, location: Location, etag: str | None) -> Checksum | None:
     """The store's checksum of the object with this ETag; see `find`.
 
     Raises:
+        AnswerError: the object has another ETag by now.
         Exception: botocore's.
     """
-    request = {"Bucket": bucket, "Key": key, "ChecksumMode": "ENABLED"}
-    if etag and not etag.startswith("W/"):
-        request["IfMatch"] = etag
-    return find(client.head_object(**request))
+    response = client.head_object(Bucket=location.bucket, Key=location.key, ChecksumMode="ENABLED")
+    # Compared here, since not every store does If-Match, or rightly.
+    if etag is not None and response.get("ETag", etag) != etag:
+        raise changed("the object is no longer the one that was opened (its ETag differs)", answer_in(response))
+    return find(response)
 
 
 def find(response: Mapping[str, Any]) -> Checksum | None:

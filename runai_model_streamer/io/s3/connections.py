@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from runai_model_streamer.io.http.flights import current_flight
+from runai_model_streamer.io.s3.answer_clock import ClockedResponse
 
 if TYPE_CHECKING:
     from urllib3.connection import HTTPConnection as _Connection
@@ -42,6 +43,8 @@ def _refuse_second_search(**_: Any) -> tuple[Any, dict[str, Any]] | None:
 
 class _Watched(_Connection):
     """Goes before one of botocore's connection classes."""
+
+    response_class = ClockedResponse
 
     def putrequest(self, *args: Any, **kwargs: Any) -> None:
         # Not `request`, whose arguments are headers with signatures and tokens: they would be this frame's variables.

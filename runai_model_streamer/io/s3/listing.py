@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from runai_model_streamer.errors import ArgumentError, NotFoundError, ReadError
-from runai_model_streamer.io.http.answers import Answer
+from runai_model_streamer.errors import NotFoundError, ReadError
 from runai_model_streamer.io.http.flights import Flights
 from runai_model_streamer.io.listing import Entry, Wanted
 from runai_model_streamer.io.s3.access import Access
-from runai_model_streamer.io.s3.retries import persist
+from runai_model_streamer.io.s3.errors.store import answer_in
+from runai_model_streamer.io.s3.location import Location
 from runai_model_streamer.io.s3.store import S3Store
 
 _MOST_PAGES: Final = 10_000
@@ -30,7 +30,7 @@ def list_objects(store: S3Store, path: str, wanted: Wanted, *, recursive: bool) 
         NotFoundError: there is no such bucket, or no key under the prefix.
         StreamerError: what `S3Source.read_into` raises, and errors of settings and credentials.
     """
-    bucket, prefix = _split_url(path)
+    bucket, prefix = Location.of_prefix(path)
     flights = Flights()
     request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
     if not recursive:
@@ -44,7 +44,7 @@ def list_objects(store: S3Store, path: str, wanted: Wanted, *, recursive: bool) 
         pages.append(access.client.list_objects_v2(**request))
 
     while True:
-        persist(store, flights, path, bucket, None, fetch_page, opening="ContinuationToken" not in request)
+        store.retry(flights, path, bucket, None, fetch_page)
         page = pages.pop()
         found = found or bool(page.get("Contents") or page.get("CommonPrefixes"))
         entries += _entries(page, path, bucket, prefix, wanted, recursive)
@@ -74,22 +74,14 @@ def has_keys(store: S3Store, path: str) -> bool:
         NotFoundError: there is no such bucket.
         StreamerError: as `list_objects`.
     """
-    bucket, prefix = _split_url(path)
+    bucket, prefix = Location.of_prefix(path)
     pages: list[dict[str, Any]] = []
 
     def fetch_page(access: Access, _: object) -> None:
         pages.append(access.client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1))
 
-    persist(store, Flights(), path, bucket, None, fetch_page, opening=True)
+    store.retry(Flights(), path, bucket, None, fetch_page)
     return bool(pages[-1].get("Contents"))
-
-
-def _split_url(path: str) -> tuple[str, str]:
-    bucket, _, key = path.removeprefix("s3://").partition("/")
-    if not path.startswith("s3://") or not bucket:
-        problem, remedy = f"{path!r} does not name a bucket", "write s3://bucket or s3://bucket/prefix"
-        raise ArgumentError(problem, where=path, lead=None, remedy=remedy, sep=": ")
-    return bucket, key if not key or key.endswith("/") else f"{key}/"
 
 
 def _entries(
@@ -119,5 +111,5 @@ def _modified_ns(item: Mapping[str, Any]) -> int:
 
 def _unfit(page: Mapping[str, Any], path: str, what: str) -> ReadError:
     return ReadError(
-        f"the store cannot be listed: {what} ({Answer.of(page)})", where=path, remedy="Check the endpoint.", sep=". "
+        f"the store cannot be listed: {what} ({answer_in(page)})", where=path, remedy="Check the endpoint.", sep=". "
     )

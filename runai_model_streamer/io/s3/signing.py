@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from runai_model_streamer.io.http.failures import Failure, TransportError
 from runai_model_streamer.io.http.transport import Reply, SignedRequest
 from runai_model_streamer.io.secret import Secret, Url
 
@@ -46,10 +47,9 @@ def sign(client: Any, bucket: str, key: str, refused: Sequence[Reply] = ()) -> S
 
     Raises:
         ClientError: botocore's, for the last answer, when another request would not help.
+        TransportError: credentials that fit into no header.
         Exception: botocore's others, for credentials and settings that it cannot use.
     """
-    from botocore.exceptions import HTTPClientError
-
     signing = _current.signing = _Signing(refused)
     try:
         client.get_object(Bucket=bucket, Key=key)["Body"].close()
@@ -58,7 +58,7 @@ def sign(client: Any, bucket: str, key: str, refused: Sequence[Reply] = ()) -> S
     made = replace(signing.request, made=time.time())
     if any(character in value for value in made.headers.values() for character in "\r\n\0"):
         # Not with the value: it is a key or a token.
-        raise HTTPClientError(error="a header has a line break") from ValueError("a header has a line break")
+        raise TransportError(Failure.UNSENDABLE)
     return made
 
 

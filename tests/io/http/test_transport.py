@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+import types
 import weakref
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from botocore.httpsession import get_cert_path
 from runai_model_streamer.config import S3Transport
 from runai_model_streamer.errors import MissingDependencyError, StorageUnreachableError, StreamerError
 from runai_model_streamer.io.http import libcurl
+from runai_model_streamer.io.http.failures import Failure, TransportError
 from runai_model_streamer.io.http.flights import Flights
 from runai_model_streamer.io.http.libcurl import Easy
-from runai_model_streamer.io.http.transport import SignedRequest, SlowBodyError, Window
+from runai_model_streamer.io.http.transport import SignedRequest, Window
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.s3.signing import sign
 from runai_model_streamer.io.s3.store import S3Store
@@ -73,7 +75,7 @@ class TestChoice:
             store.access()
         assert f"read through curl {library.version} ({library.path})" in caplog.text
 
-    @pytest.mark.parametrize("missing", ["numba", "libcurl"])
+    @pytest.mark.parametrize("missing", ["numba", "libcurl", "compiler"])
     def test_without_it_boto3_serves_and_the_log_says_why(
         self,
         server: FaultServer,
@@ -93,7 +95,7 @@ class TestChoice:
         assert "not read through curl: " in caplog.text
         assert missing in caplog.text
 
-    @pytest.mark.parametrize("missing", ["numba", "libcurl"])
+    @pytest.mark.parametrize("missing", ["numba", "libcurl", "compiler"])
     def test_without_it_asking_for_curl_is_an_error_with_the_remedy(
         self, server: FaultServer, monkeypatch: pytest.MonkeyPatch, missing: str
     ) -> None:
@@ -236,9 +238,16 @@ store.close()
         assert done.stderr == ""
 
 
+class Damaged(types.ModuleType):
+    """A numba whose compiler fails."""
+
+    def __getattr__(self, name: str) -> object:
+        raise EOFError("the compiler ran out of input")
+
+
 def take_away(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    if what == "numba":
-        monkeypatch.setitem(sys.modules, "numba", None)
+    if what in ("numba", "compiler"):
+        monkeypatch.setitem(sys.modules, "numba", None if what == "numba" else Damaged("numba"))
         monkeypatch.delitem(sys.modules, "runai_model_streamer.kernels.curl_sink", raising=False)
         monkeypatch.delattr("runai_model_streamer.kernels.curl_sink", raising=False)
         return
@@ -312,8 +321,9 @@ class TestWindow:
         now = 19.9
         window.check(8_000_001)
         now = 20.0
-        with pytest.raises(SlowBodyError, match="less than 1024 bytes per second for 10 s"):
+        with pytest.raises(TransportError) as caught:
             window.check(8_000_002)
+        assert caught.value.failure is Failure.SLOW
 
 
 @pytest.mark.usefixtures("transport")

@@ -17,7 +17,7 @@ from runai_model_streamer.errors import (
     StorageUnreachableError,
     StreamerError,
 )
-from runai_model_streamer.io.s3.store import PREFIX_BYTES
+from runai_model_streamer.io.s3.source import PREFIX_BYTES
 from tests.checkpoints import PATIENCE
 from tests.io.transports import URL, store_of
 from tests.servers import (
@@ -27,7 +27,10 @@ from tests.servers import (
     closing,
     cut_short,
     drip,
+    dripping_headers,
+    endless_continue,
     endless_headers,
+    endless_trailers,
     garbage,
     longer,
     no_length,
@@ -40,6 +43,7 @@ from tests.servers import (
     stall_after,
     stall_before_headers,
     whole_object,
+    without_etag,
 )
 
 pytestmark = pytest.mark.usefixtures("aws_files", "transport", "waits")
@@ -105,6 +109,10 @@ CASES = [
     ),
     Case("garbage", garbage, None, StorageUnreachableError, "does not speak HTTP"),
     Case("headers without end", endless_headers, None, StorageUnreachableError, ""),
+    Case("100 Continue without end", lambda: endless_continue(0.05), None, StorageTimeoutError, "sent nothing", SHORT),
+    Case("headers that drip", lambda: dripping_headers(0.05), None, StorageTimeoutError, "sent nothing for", SHORT),
+    Case("trailers without end", lambda: endless_trailers(0.05), None, None, "", SHORT),
+    Case("without its ETag", lambda: without_etag(DATA[::-1]), ReadError, ReadError, "now the answer has none"),
     Case("no length", no_length, None, None),
     Case("closing", closing, None, None),
 ]
@@ -117,7 +125,7 @@ def load(server: FaultServer, fault: Fault, *, always: bool, timeout: float) -> 
     # On a busy machine a right answer, too, may be later than the timeout.
     with store_of(server) as patient, store_of(server, retries=1 if always else 20, timeout=timeout) as store:
         opened = patient.open(URL)
-        source = store.open(URL, (opened.size, opened.etag))
+        source = store.open(URL, (opened.size, opened.version))
         if always:
             server.choose = lambda request: fault
         else:

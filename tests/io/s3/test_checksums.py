@@ -17,6 +17,7 @@ from runai_model_streamer.errors import ChecksumError, SourceChangedError
 from runai_model_streamer.io.checksums import Checksum, make_digest
 from runai_model_streamer.io.s3 import checksums
 from runai_model_streamer.io.s3.credentials import S3Credentials
+from runai_model_streamer.io.s3.location import Location
 from runai_model_streamer.io.storage import Storage
 from tests.io.contract import DATA
 from tests.io.transports import URL
@@ -103,13 +104,13 @@ class TestAsking:
         assert {request.method for request in server.requests} == {"GET"}
         assert not [name for request in server.requests for name in request.headers if "checksum" in name.lower()]
 
-    def test_it_is_asked_once_with_the_checksum_and_of_the_object_that_was_opened(self, server: FaultServer) -> None:
+    def test_it_is_asked_once_with_the_checksum(self, server: FaultServer) -> None:
         answer_head(server)
         with closing(storage_of(server.endpoint)) as storage:
             assert read_all(storage) == DATA
         (asked,) = [request for request in server.requests if request.method == "HEAD"]
         headers = {name.lower(): value for name, value in asked.headers.items()}
-        assert (headers["x-amz-checksum-mode"], headers["if-match"]) == ("ENABLED", ETAG)
+        assert headers["x-amz-checksum-mode"] == "ENABLED"
 
     def test_it_is_asked_again_when_the_store_is_busy(self, server: FaultServer) -> None:
         busy = itertools.chain([refuse(503, ""), refuse(500, "")], itertools.repeat(described()))
@@ -120,6 +121,14 @@ class TestAsking:
     def test_an_object_that_changed_since_it_was_opened_is_told(self, server: FaultServer) -> None:
         server.choose = lambda request: refuse(412, "") if request.method == "HEAD" else None
         with closing(storage_of(server.endpoint)) as storage, pytest.raises(SourceChangedError, match=URL):
+            storage.open(URL)
+
+    def test_an_object_of_another_etag_is_told(self, server: FaultServer) -> None:
+        answer_head(server, ETag='"another"')
+        with (
+            closing(storage_of(server.endpoint)) as storage,
+            pytest.raises(SourceChangedError, match="its ETag differs"),
+        ):
             storage.open(URL)
 
     def test_an_object_without_one_is_read_with_a_warning(
@@ -186,7 +195,7 @@ def test_the_checksum_that_was_uploaded_is_verified(moto: MotoServer, algorithm:
     maker: Any = session.create_client
     with closing(maker("s3", region_name="us-east-1", endpoint_url=moto.endpoint)) as client:
         client.put_object(Bucket="bucket", Key=algorithm, Body=DATA, ChecksumAlgorithm=algorithm)
-        asked = checksums.ask(client, "bucket", algorithm, None)
+        asked = checksums.ask(client, Location("bucket", algorithm), None)
     assert asked is not None
     assert asked.algorithm == algorithm
     with closing(storage_of(moto.endpoint)) as storage:

@@ -20,7 +20,8 @@ from runai_model_streamer.io.s3.errors.meaning import Circumstances
 from runai_model_streamer.io.s3.errors.provenance import Provenance
 from runai_model_streamer.io.s3.errors.translation import translated
 from runai_model_streamer.io.s3.listing import has_keys
-from runai_model_streamer.io.s3.store import PREFIX_BYTES, S3Store
+from runai_model_streamer.io.s3.source import PREFIX_BYTES
+from runai_model_streamer.io.s3.store import S3Store
 from tests.io.transports import URL, s3_config, store_of
 from tests.servers import (
     Certificate,
@@ -148,6 +149,25 @@ def test_without_permission_and_without_a_signature_the_way_out_is_credentials(s
 def test_the_stores_own_words_are_quoted_where_they_say_more(server: FaultServer) -> None:
     server.script(refuse(403, "AccessDenied"))
     assert 'The store says: "AccessDenied it is".' in str(failure(server.endpoint))
+
+
+def test_control_characters_of_an_answer_are_written_out(server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
+    planted = "R\x1b[2J\x9bQ"
+    server.choose = lambda request: refuse(503, "", {"x-amz-request-id": planted, "Location": planted})
+    with (
+        caplog.at_level(logging.INFO, "runai_model_streamer"),
+        store_of(server, retries=1) as store,
+        pytest.raises(errors.ReadError) as caught,
+    ):
+        store.open(URL)
+    for text in (str(caught.value), *(record.getMessage() for record in caplog.records)):
+        assert r"R\x1b[2J\x9bQ" in text
+        assert text.isprintable()
+
+
+def test_control_characters_of_the_place_that_a_store_redirects_to_are_written_out(server: FaultServer) -> None:
+    server.choose = lambda request: refuse(301, "", {"Location": "http://store/\x1b[2J"})
+    assert str(failure(server.endpoint)).isprintable()
 
 
 def test_a_missing_object_on_motos_server_is_not_found() -> None:
@@ -560,10 +580,10 @@ class TestSecrets:
     def test_what_an_error_was_made_from_is_not_shown_either_where_it_gives_one_away(self) -> None:
         error = ProxyConnectionError(proxy_url="the proxy", error="it is none")
         error.__cause__ = OSError("cannot use 'http://user:PLANTED-P@SSWORD@proxy:3128'")
-        with pytest.raises(errors.StorageUnreachableError) as caught:
-            raise translated(error, Circumstances(URL, "bucket", None, 1, 0.0, 1.0))
-        self.assert_silent(caught.value)
-        assert "no connection through the proxy: cannot use 'http://***@proxy:3128'" in str(caught.value)
+        made = translated(error, Circumstances(URL, "bucket", None, 1, 0.0, 1.0))
+        assert type(made) is errors.StorageUnreachableError
+        self.assert_silent(made)
+        assert "no connection through the proxy: cannot use 'http://***@proxy:3128'" in str(made)
 
     def test_a_successful_load_logs_none(self, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
         config = s3_config(server.endpoint, virtual_addressing=False)

@@ -28,6 +28,7 @@ from runai_model_streamer.errors import (
 )
 from runai_model_streamer.io.s3 import store as s3
 from runai_model_streamer.io.s3.access import Access, make_access
+from runai_model_streamer.io.s3.source import PREFIX_BYTES
 from tests.checkpoints import PATIENCE
 from tests.io.transports import TIMEOUT, URL, store_of
 from tests.servers import (
@@ -43,13 +44,16 @@ from tests.servers import (
     no_length,
     other_range,
     refuse,
+    refusing_if_match,
     reset_after,
     reset_at_once,
     right,
     shorter,
+    small_whole,
     stall_after,
     stall_before_headers,
     whole_object,
+    without_etag,
 )
 
 DATA = random.Random(1).randbytes(2_000_000)
@@ -115,11 +119,11 @@ class TestRecovered:
         assert read_after(server, drip(20_000, 0.05), retries=0, timeout=2.0) == DATA[AT : AT + SIZE]
         assert time.monotonic() - began > 2.0
 
-    def test_waits_grow_to_a_cap_and_are_drawn_from_their_whole_length(
+    def test_waits_grow_to_a_cap_and_are_drawn_from_their_longer_half(
         self, server: FaultServer, waits: list[tuple[float, float]]
     ) -> None:
         read_after(server, *[refuse(503, "SlowDown")] * 8, retries=8)
-        assert waits == [(0, longest) for longest in (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0)]
+        assert waits == [(longest / 2, longest) for longest in (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0)]
 
     def test_opening_overcomes_faults_too(self, server: FaultServer) -> None:
         server.script(refuse(503, "SlowDown"), reset_after(1000), cut_short(99))
@@ -138,7 +142,7 @@ class TestRecovered:
             read_after(server, refuse(503, "SlowDown"), reset_after(0))
         assert [re.sub(r"\d\.\d s", "_ s", record.getMessage()) for record in caplog.records] == [
             f"{URL}: bytes 500000-1500000: attempt 1 failed: HTTP 503 SlowDown, request id REQUEST2; the next in _ s",
-            f"{URL}: bytes 500000-1500000: attempt 2 failed: ConnectionResetError; the next in _ s",
+            f"{URL}: bytes 500000-1500000: attempt 2 failed: the connection broke; the next in _ s",
         ]
 
     @pytest.mark.parametrize("seed", range(12))
@@ -233,7 +237,8 @@ class TestChanged:
     def test_an_object_overwritten_since_it_was_opened_is_refused(self, server: FaultServer) -> None:
         with pytest.raises(SourceChangedError, match=r"was written to while it was being read \(HTTP 412"):
             read_after(server, change(DATA[::-1]))
-        assert len(server.requests) == 2
+        # The last one without If-Match, before a writer is accused.
+        assert ["If-Match" in request.headers for request in server.requests] == [False, True, False]
 
     def test_an_object_overwritten_between_two_attempts_is_refused(self, server: FaultServer) -> None:
         with pytest.raises(SourceChangedError, match="HTTP 412"):
@@ -242,6 +247,70 @@ class TestChanged:
     def test_a_store_that_knows_no_if_match_is_seen_through_by_its_etag(self, server: FaultServer) -> None:
         with pytest.raises(SourceChangedError, match="its ETag differs"):
             read_after(server, change(DATA[::-1], conditions=False))
+
+    def test_an_answer_that_lost_its_etag_is_refused(self, server: FaultServer) -> None:
+        with pytest.raises(ReadError, match="had an ETag when it was opened, and now the answer has none") as caught:
+            read_after(server, without_etag(DATA[::-1]))
+        assert type(caught.value) is ReadError
+
+    def test_an_answer_that_lost_its_etag_is_refused_after_a_retry_too(self, server: FaultServer) -> None:
+        with pytest.raises(ReadError, match="now the answer has none"):
+            read_after(server, cut_short(1000), without_etag(DATA[::-1]))
+
+    def test_an_etag_that_another_process_knows_is_held_to_as_well(self, server: FaultServer) -> None:
+        with store_of(server) as store:
+            source = store.open(URL, (len(DATA), '"known"'))
+            server.choose = lambda request: without_etag(DATA[::-1])
+            with pytest.raises(ReadError, match="now the answer has none"):
+                source.read_into(AT, memoryview(bytearray(10)))
+
+    @pytest.mark.parametrize("later", [None, "Tue, 02 Jan 2024 00:00:00 GMT"])
+    def test_without_etags_the_time_of_modification_tells(self, server: FaultServer, later: str | None) -> None:
+        server.put("bucket", "model.safetensors", DATA, etag=None)
+        dates = iter(["Mon, 01 Jan 2024 00:00:00 GMT", later])
+
+        def dated(exchange: Exchange) -> None:
+            exchange.head(headers={"Last-Modified": next(dates)})
+            exchange.send(exchange.asked)
+
+        server.choose = lambda request: dated
+        with store_of(server) as store:
+            source = store.open(URL)
+            if later is None:
+                source.read_into(AT, memoryview(bytearray(10)))
+                return
+            with pytest.raises(SourceChangedError, match="its Last-Modified differs"):
+                source.read_into(AT, memoryview(bytearray(10)))
+
+    @pytest.mark.parametrize("refusal", [(412, "PreconditionFailed"), (412, ""), (501, "NotImplemented")])
+    def test_a_store_whose_if_match_fails_is_read_without_it(
+        self, server: FaultServer, caplog: pytest.LogCaptureFixture, refusal: tuple[int, str]
+    ) -> None:
+        buffer = bytearray(SIZE)
+        server.choose = lambda request: refusing_if_match(*refusal)
+        with caplog.at_level(logging.INFO, "runai_model_streamer"), store_of(server, retries=0) as store:
+            source = store.open(URL)
+            for start in (0, SIZE // 2):
+                source.read_into(AT + start, memoryview(buffer)[start : start + SIZE // 2])
+        assert buffer == DATA[AT : AT + SIZE]
+        assert ["If-Match" in request.headers for request in server.requests] == [False, True, False, False]
+        assert caplog.text.count("the store's If-Match does not work") == 1
+
+    def test_a_store_whose_if_match_fails_is_still_seen_through_by_its_etag(self, server: FaultServer) -> None:
+        server.choose = lambda request: refusing_if_match()
+        with store_of(server, retries=0) as store:
+            source = store.open(URL)
+            source.read_into(AT, memoryview(bytearray(10)))
+            server.put("bucket", "model.safetensors", DATA[::-1])
+            with pytest.raises(SourceChangedError, match="its ETag differs"):
+                source.read_into(AT, memoryview(bytearray(10)))
+
+    def test_a_busy_store_is_asked_again_before_a_writer_is_accused(self, server: FaultServer) -> None:
+        assert read_after(server, refuse(412, "PreconditionFailed"), refuse(503, "SlowDown")) == DATA[AT : AT + SIZE]
+
+    def test_an_object_that_is_gone_by_then_is_not_found(self, server: FaultServer) -> None:
+        with pytest.raises(NotFoundError):
+            read_after(server, refuse(412, "PreconditionFailed"), refuse(404, "NoSuchKey"))
 
     def test_a_store_without_etags_is_seen_through_by_the_size(self, server: FaultServer) -> None:
         server.put("bucket", "model.safetensors", DATA, etag=None)
@@ -258,6 +327,74 @@ class TestChanged:
             server.put("bucket", "model.safetensors", DATA[:1000], etag=None)
             with pytest.raises(SourceChangedError, match="HTTP 416 InvalidRange"):
                 source.read_into(AT, memoryview(bytearray(10)))
+
+
+class TestWholeObjects:
+    """200 where HTTP allows it: all of the object was asked for."""
+
+    @pytest.mark.parametrize("length", [True, False], ids=["with a length", "in chunks"])
+    @pytest.mark.parametrize("size", [1, 1000, PREFIX_BYTES - 1, PREFIX_BYTES])
+    def test_an_object_no_longer_than_what_opening_asks_for_is_read(
+        self, server: FaultServer, size: int, length: bool
+    ) -> None:
+        server.put("bucket", "model.safetensors", DATA[:size])
+        server.choose = lambda request: small_whole(length=length)
+        buffer = bytearray(size)
+        with store_of(server, retries=0) as store:
+            source = store.open(URL)
+            assert (source.size, source.version) == (size, server.etag("bucket", "model.safetensors"))
+            source.read_into(0, memoryview(buffer))
+        assert buffer == DATA[:size]
+
+    def test_a_read_of_all_of_a_longer_one_is_right(self, server: FaultServer) -> None:
+        buffer = bytearray(len(DATA))
+        server.choose = lambda request: small_whole()
+        with store_of(server, retries=0) as store:
+            store.open(URL, (len(DATA), None)).read_into(0, memoryview(buffer))
+        assert buffer == DATA
+
+    def test_one_that_is_cut_short_is_asked_for_again(self, server: FaultServer) -> None:
+        def cut(exchange: Exchange) -> None:
+            exchange.head(200)
+            exchange.send(exchange.asked[:400])
+            exchange.hang_up()
+
+        server.put("bucket", "model.safetensors", DATA[:1000])
+        server.script(cut, small_whole())
+        with store_of(server) as store:
+            assert store.open(URL).size == 1000
+        assert len(server.requests) == 2
+
+    def test_one_that_was_replaced_by_another_is_refused(self, server: FaultServer) -> None:
+        server.put("bucket", "model.safetensors", DATA[:1000])
+        with store_of(server) as store:
+            source = store.open(URL, (1000, server.etag("bucket", "model.safetensors")))
+            server.put("bucket", "model.safetensors", DATA[1000:2000])
+            server.choose = lambda request: small_whole()
+            with pytest.raises(SourceChangedError):
+                source.read_into(0, memoryview(bytearray(1000)))
+
+    @pytest.mark.parametrize("length", [True, False], ids=["with a length", "in chunks"])
+    def test_a_longer_body_than_was_asked_for_is_not(self, server: FaultServer, length: bool) -> None:
+        def whole(exchange: Exchange) -> None:
+            headers = {} if length else {"Content-Length": None, "Connection": "close"}
+            exchange.head(200, {"Content-Length": str(len(DATA))} | headers)
+            with contextlib.suppress(OSError):
+                exchange.send(DATA)
+            exchange.hang_up()
+
+        server.choose = lambda request: whole
+        with store_of(server) as store, pytest.raises(ReadError, match="the server ignored Range"):
+            store.open(URL)
+        assert len(server.requests) == 1
+
+    def test_a_200_that_says_which_bytes_it_sends_is_taken_at_its_word(self, server: FaultServer) -> None:
+        def said(exchange: Exchange) -> None:
+            first, last = exchange.request.span or (0, 0)
+            exchange.head(200, {"Content-Range": f"bytes {first}-{last}/{len(DATA)}"})
+            exchange.send(exchange.asked)
+
+        assert read_after(server, said) == DATA[AT : AT + SIZE]
 
 
 class TestCredentialsAndRegions:

@@ -21,7 +21,7 @@ from runai_model_streamer.errors import (
     TruncatedError,
 )
 from runai_model_streamer.io.s3.credentials import S3Credentials
-from runai_model_streamer.io.s3.store import PREFIX_BYTES, S3Source
+from runai_model_streamer.io.s3.source import PREFIX_BYTES, S3Source
 from runai_model_streamer.origins import Origin, SourceKind
 from tests.io.contract import read_at
 from tests.io.transports import KEYS, URL, store_of

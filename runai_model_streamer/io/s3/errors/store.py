@@ -17,6 +17,7 @@ from runai_model_streamer.errors import (
     StreamerError,
 )
 from runai_model_streamer.io.http.answers import RELOAD, Answer, AnswerError
+from runai_model_streamer.io.http.failures import RETRIED_STATUSES
 from runai_model_streamer.io.s3.errors.meaning import Circumstances, Meaning
 from runai_model_streamer.io.s3.errors.network import CHECK_PROXY, EASE, network_fault
 from runai_model_streamer.io.s3.errors.strangers import said_by_another
@@ -65,8 +66,7 @@ _UNSIGNED: Final = "The bucket is not public: unset RUNAI_STREAMER_S3_UNSIGNED a
 EXPIRED: Final = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
 _OTHER_REGION: Final = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 _REDIRECTS: Final = (301, 302, 307, 308)
-PASSING_STATUSES: Final = (408, 429, 500, 502, 503, 504)
-PASSING_CODES: Final = ("InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling")
+RETRIED_CODES: Final = ("InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling")
 
 _PROVIDERS: Final = (
     "CredentialRetrieval",
@@ -156,7 +156,7 @@ def _said_by_store(answer: Answer, response: Mapping[str, Any], operation: str, 
         return Meaning(StorageUnreachableError, refused, CHECK_PROXY, answer)
     if status in (412, 416):
         return Meaning(SourceChangedError, "the object was written to while it was being read", RELOAD, answer)
-    if status in PASSING_STATUSES or code.startswith(PASSING_CODES):
+    if status in RETRIED_STATUSES or code.startswith(RETRIED_CODES):
         return Meaning(ReadError, "the store is failing or overloaded", EASE, answer, quote)
     remedy = f"{at.provenance.endpoint_told()} Check that it is a store's: host, port and path.".lstrip()
     return Meaning(ReadError, "the store refused the request", remedy, answer, quote)
@@ -259,4 +259,14 @@ def _found_locally(error: Any, at: Circumstances) -> Meaning | None:
 def answer_of(error: Exception) -> Answer | None:
     """What the store answered, for an error that it made."""
     response = getattr(error, "response", None)
-    return Answer.of(response) if isinstance(response, Mapping) else None
+    return answer_in(response) if isinstance(response, Mapping) else None
+
+
+def answer_in(response: Mapping[str, Any]) -> Answer:
+    """What identifies a response, good or bad, in botocore's form of it."""
+    about = response.get("ResponseMetadata", {})
+    status = about.get("HTTPStatusCode")
+    code = str(response.get("Error", {}).get("Code") or "")
+    # Without a body botocore makes the status the code.
+    request_id = about.get("RequestId") or about.get("HTTPHeaders", {}).get("x-amz-request-id", "")
+    return Answer(status, "" if code == str(status) else code, str(request_id))

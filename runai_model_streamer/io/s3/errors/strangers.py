@@ -5,6 +5,7 @@ from typing import Final
 
 from runai_model_streamer.errors import ConfigError, ReadError, StorageUnreachableError
 from runai_model_streamer.io.http.answers import Answer
+from runai_model_streamer.io.http.failures import RETRIED_STATUSES
 from runai_model_streamer.io.http.proxies import proxy_for
 from runai_model_streamer.io.s3.errors.meaning import Circumstances, Meaning
 from runai_model_streamer.io.s3.errors.network import EASE, wants_tls
@@ -15,7 +16,6 @@ _EXPLAINED: Final = ("GetObject", "ListObjectsV2")
 _SIGNS: Final = ("x-amz-request-id", "x-amz-id-2", "x-amz-bucket-region")
 """Headers of answers that stores send, some of them without a document."""
 
-_PASSING: Final = (408, 429, 500, 502, 503, 504)
 _KNOWN_BY_STATUS: Final = (407, 412, 416)
 """Of a proxy by definition, or about what was asked, whoever says it."""
 
@@ -39,7 +39,7 @@ def said_by_another(answer: Answer, headers: Mapping[str, str], operation: str, 
     sender = f" ({', '.join(names)})" if names else ""
     summary = f"something else than the store answered{sender}: no error document of S3{page}"
     told = " ".join(filter(None, (_way(at), _UNSIGNED if at.unsigned else "")))
-    if status in _PASSING:
+    if status in RETRIED_STATUSES:
         return Meaning(ReadError, f"{summary}; the store behind it is failing or overloaded", f"{told} {EASE}", answer)
     if status == 400 and not at.unsigned and (hint := wants_tls(at)):
         # What web servers say to plain HTTP where they expect TLS.

@@ -1,21 +1,21 @@
-"""What botocore, urllib3 and sockets raise: whether to try again, and this package's error for it.
+"""A failure of a request: whether to make it again, and this package's error for it.
 
-With `store` and `network`, which know what each means, the only place that knows their exceptions.
+What it means to the user is known in `store` and `network`.
 """
 
-import http.client
 import re
-import ssl
 import traceback
 from collections.abc import Collection
 from types import FrameType
 from typing import Final
 
 from runai_model_streamer.errors import Where
-from runai_model_streamer.io.http.transport import BodyLengthError
+from runai_model_streamer.io.http.answers import AnswerError, printable
+from runai_model_streamer.io.http.failures import RETRIED, RETRIED_STATUSES, UNREACHABLE
+from runai_model_streamer.io.http.retries import Judgement
+from runai_model_streamer.io.s3.errors.boto3_failures import chain_of, failure_of, root_of
 from runai_model_streamer.io.s3.errors.meaning import Circumstances
-from runai_model_streamer.io.s3.errors.network import chain_of, is_no_bundle, is_no_tls, root_of
-from runai_model_streamer.io.s3.errors.store import EXPIRED, PASSING_CODES, PASSING_STATUSES, answer_of, meaning_of
+from runai_model_streamer.io.s3.errors.store import EXPIRED, RETRIED_CODES, answer_of, meaning_of
 
 _LONGEST: Final = 300
 """Characters of a text that is not ours."""
@@ -36,39 +36,20 @@ def is_beyond_end(error: Exception) -> bool:
     return answer is not None and answer.status == 416
 
 
-def is_expired(error: Exception) -> bool:
-    """Whether other credentials may help."""
-    answer = answer_of(error)
-    return answer is not None and answer.code in EXPIRED
-
-
-def is_passing(error: Exception) -> bool:
-    """Whether the same request may succeed when it is made again."""
-    from botocore import exceptions as aws
-    from urllib3.exceptions import HTTPError
-
+def judge(error: Exception) -> Judgement:
+    """Whether to make a request again that ended so."""
     answer = answer_of(error)
     if answer is not None:
-        return answer.status in PASSING_STATUSES or answer.code.startswith(PASSING_CODES)
-    root = root_of(error)
-    if isinstance(root, ssl.SSLCertVerificationError | ValueError) or getattr(root, "filename", None):
-        return False
-    if is_no_tls(root) or is_no_bundle(error):
-        return False
-    connection = aws.ConnectionError | aws.HTTPClientError | HTTPError | OSError | http.client.HTTPException
-    return isinstance(error, BodyLengthError | connection)
-
-
-def is_unreachable(error: Exception) -> bool:
-    """Whether there was no connection to the store at all."""
-    from botocore import exceptions as aws
-
-    return isinstance(error, aws.EndpointConnectionError | aws.ConnectTimeoutError | aws.ProxyConnectionError)
-
-
-def in_short(error: Exception) -> str:
-    """For a log line; without a secret, whatever the error says."""
-    return str(answer_of(error) or type(root_of(error)).__name__)
+        again = answer.status in RETRIED_STATUSES or answer.code.startswith(RETRIED_CODES)
+        return Judgement(str(answer), again=again, renew=answer.code in EXPIRED, answered=True)
+    broken = failure_of(error)
+    if broken is None:
+        return Judgement(type(root_of(error)).__name__, answered=isinstance(error, AnswerError))
+    return Judgement(
+        broken.failure.value,  # without the detail, which may give a secret away
+        again=broken.failure in RETRIED,
+        unreachable=broken.failure in UNREACHABLE,
+    )
 
 
 def translated(error: Exception, at: Circumstances) -> Exception:
@@ -115,9 +96,7 @@ def release_frames(error: BaseException) -> None:
 
 def _one_line(text: str) -> str:
     text = " ".join(text.split()).rstrip(".")
-    # What others send may hold what a terminal obeys.
-    text = "".join(character if character.isprintable() else "?" for character in text)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return printable(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
 
 
 def _redact(text: str, secrets: Collection[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Final
 from runai_model_streamer.config import S3Config, S3Transport
 from runai_model_streamer.errors import MissingDependencyError
 from runai_model_streamer.io.http import libcurl
-from runai_model_streamer.io.http.curl import CurlTransport
+from runai_model_streamer.io.http.curl import make_curl_transport
 from runai_model_streamer.io.http.proxies import proxy_for
 from runai_model_streamer.io.http.transport import Transport
 
@@ -36,21 +36,18 @@ def make_transport(config: S3Config, endpoint: str, certificates: str, other: Ca
     transport: Transport | None = None
     if config.transport is not S3Transport.BOTO3:
         try:
-            transport = _make_curl_transport(config.timeout, certificates)
-        except (ImportError, libcurl.UnusableError) as error:
+            transport = make_curl_transport(config.timeout, certificates)
+        except Exception as error:  # numba's cache and its compiler, of a damaged installation, raise many kinds
             if config.transport is S3Transport.CURL:
                 raise MissingDependencyError(
-                    f"RUNAI_STREAMER_S3_TRANSPORT=curl cannot be used: {error}", remedy=_REMEDY, sep=". "
+                    f"RUNAI_STREAMER_S3_TRANSPORT=curl cannot be used: {_words(error)}", remedy=_REMEDY, sep=". "
                 ) from error
-            _log.debug("object storage is not read through curl: %s", error)
+            _log.debug("object storage is not read through curl: %s", _words(error))
     transport = transport or other()
     _log.debug("object storage is read through %s", transport.name)
     return transport
 
 
-def _make_curl_transport(timeout: float, certificates: str) -> Transport:
-    # libcurl first: it is found at once, while numba takes most of a second.
-    library = libcurl.load()
-    from runai_model_streamer.kernels import curl_sink
-
-    return CurlTransport(library, curl_sink, timeout, certificates, proxy_for)
+def _words(error: Exception) -> str:
+    expected = isinstance(error, ImportError | libcurl.UnusableError)
+    return str(error) if expected else f"{type(error).__name__}: {error}"

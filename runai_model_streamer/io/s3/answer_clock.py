@@ -1,0 +1,95 @@
+"""One time limit for the head of an answer, and a least speed for its body, over botocore's connections.
+
+A socket's timeout bounds each wait for bytes, not all of them: a server that sends a line now and then would hold a
+request for ever. The other transport's limits are the same.
+"""
+
+import http.client
+import io
+import socket
+import time
+from typing import Any
+
+from runai_model_streamer.io.http.transport import Window
+
+
+class ClockedResponse(http.client.HTTPResponse):
+    """An answer whose head, and whose trailers, each have to be complete within the socket's timeout."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self._clock = _Clocked(self.fp.detach(), sock)
+        self.fp = _Lines(self._clock)
+
+    def begin(self) -> None:
+        """Read the head."""
+        super().begin()
+        self._clock.begin_body()
+
+    def _read_and_discard_trailer(self) -> None:
+        self._clock.begin_head()
+        read: Any = super()._read_and_discard_trailer  # type: ignore[misc]  # the only hook between body and trailers
+        read()
+
+
+class _Clocked(io.RawIOBase):
+    """Bytes of a socket, by the clock."""
+
+    def __init__(self, inner: io.RawIOBase, sock: socket.socket) -> None:
+        self._inner = inner
+        self._sock = sock
+        self._timeout = sock.gettimeout()
+        self._deadline: float | None = None
+        self._window: Window | None = None
+        self._count = 0
+        self.begin_head()
+
+    def begin_head(self) -> None:
+        """What follows has to be complete within the timeout."""
+        if self._timeout is not None:
+            self._deadline, self._window = time.monotonic() + self._timeout, None
+
+    def begin_body(self) -> None:
+        """What follows has to have the least speed."""
+        if self._timeout is not None:
+            self._deadline, self._window = None, Window(self._timeout)
+            self._count = 0
+            self._sock.settimeout(self._timeout)
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Read once.
+
+        Raises:
+            TimeoutError: nothing came for the timeout, or the head is not complete by now.
+            TransportError: the body is too slow.
+        """
+        if self._deadline is not None:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the head of the answer has no end")
+            self._sock.settimeout(left)
+        count: int | None = self._inner.readinto(buffer)
+        if self._window is not None:
+            self._count += count or 0
+            self._window.check(self._count)
+        return count
+
+    def close(self) -> None:
+        """Close the socket's file."""
+        if not self.closed:
+            self._inner.close()
+            super().close()
+
+
+class _Lines(io.BufferedReader):
+    """Lines that only a line feed ends: Python's parser of headers would take a carriage return for the end, too."""
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """A line, with blanks in place of carriage returns in it."""
+        line = super().readline(size)
+        text = line.rstrip(b"\r\n")
+        return text.replace(b"\r", b" ") + line[len(text) :]

@@ -1,0 +1,49 @@
+"""What an s3:// URL names."""
+
+from typing import NamedTuple
+
+from runai_model_streamer.errors import ArgumentError, IsDirectoryError
+
+
+class Location(NamedTuple):
+    """A bucket, and a key or a prefix of keys in it, both as they are written: nothing is percent-decoded."""
+
+    bucket: str
+    key: str
+
+    @classmethod
+    def of_object(cls, url: str) -> "Location":
+        """From s3://bucket/key.
+
+        Raises:
+            ArgumentError: not a URL of this form.
+            IsDirectoryError: the key ends in a slash.
+        """
+        location = _split(url)
+        if location is None or not location.key:
+            problem, remedy = f"{url!r} does not name an object", "write s3://bucket/key; list_safetensors finds them"
+            raise ArgumentError(problem, where=url, lead=None, remedy=remedy, sep=": ")
+        if location.key.endswith("/"):
+            remedy = "name one file; list_safetensors finds them"
+            raise IsDirectoryError("a prefix of keys, not an object", where=url, remedy=remedy, sep=": ")
+        return location
+
+    @classmethod
+    def of_prefix(cls, url: str) -> "Location":
+        """From s3://bucket or s3://bucket/prefix. The prefix gets the slash that makes it a folder's, if it has none.
+
+        Raises:
+            ArgumentError: not a URL of this form.
+        """
+        location = _split(url)
+        if location is None:
+            problem, remedy = f"{url!r} does not name a bucket", "write s3://bucket or s3://bucket/prefix"
+            raise ArgumentError(problem, where=url, lead=None, remedy=remedy, sep=": ")
+        bucket, key = location
+        return cls(bucket, key if not key or key.endswith("/") else f"{key}/")
+
+
+def _split(url: str) -> Location | None:
+    scheme, separator, rest = url.partition("://")
+    bucket, _, key = rest.partition("/")
+    return Location(bucket, key) if scheme == "s3" and separator and bucket else None
