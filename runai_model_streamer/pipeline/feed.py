@@ -1,4 +1,4 @@
-"""What is to be read next: steps in plan order, the memory for each, and how many readers are of use."""
+"""The feed of reads: steps in plan order, memory for each group, and the number of useful readers."""
 
 import threading
 import time
@@ -19,29 +19,28 @@ from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
 from runai_model_streamer.ranges import HUGE_PAGE, round_up
 
 MEMORY_LATENCY: Final = 100e-6
-"""Seconds that such a copy takes beside, however short it is; a local SSD takes about as long to begin."""
+"""Fixed seconds of a copy from the page cache, however short. A local SSD takes about as long to begin."""
 
 _ALL: Final = 1 << 30
 
 
 class Feed(Generic[LeaseT]):
-    """Hands out the steps of a plan, in order, and counts them in.
+    """Hands out the steps of a plan in order, and counts those that have landed.
 
-    Memory for a group is leased here, by the reader that takes its first step, while the others wait for their turn:
-    so leases are granted in plan order, and no reader holds a connection while it waits for memory.
+    The reader that takes a group's first step leases the group's memory, while the others wait for their turn. So
+    leases are granted in plan order, and no reader holds a connection while it waits for memory.
 
-    Copies from the page cache keep a CPU busy each, and more of them than CPUs only get in each other's way (16
-    threads on 2 CPUs: 8 GB/s, 2 threads: 13 GB/s, since a thread is suspended while it holds the GIL). So readers
-    beyond the number of CPUs rest while reads are such copies, and join in at the first that waits for storage.
+    A copy from the page cache keeps one CPU busy, and more copies than CPUs slow each other down (benchmarks/RUNS.md).
+    So readers beyond the number of CPUs rest while reads are such copies, and resume when a read waits for storage.
 
     Args:
-        groups: the plan's.
-        files: of the plan.
-        landing: gives memory.
-        lifecycle: of the load.
-        tally: where readers count.
-        first: where the plan's first read would come from.
-        pace: how many readers are of use while reads wait for storage; None: all that ask.
+        groups: the plan's groups.
+        files: the plan's files.
+        landing: leases memory, and reads into it.
+        lifecycle: the load's.
+        tally: the counts of the load.
+        first: the origin of the plan's first read.
+        pace: the number of useful readers while reads wait for storage; None for all of them.
     """
 
     def __init__(
@@ -55,14 +54,14 @@ class Feed(Generic[LeaseT]):
         pace: Pace | None = None,
     ) -> None:
         self.tally = Tally() if tally is None else tally
-        """Where readers count."""
+        """The counts of the load."""
         self._files = files
         self._landing = landing
         self._lifecycle = lifecycle
         self._turn = threading.Lock()
         self._steps: Iterator[tuple[LeaseT, Step]] = self._all_steps(groups)
         self._counting = threading.Lock()
-        self._missing: dict[int, int] = {}  # group index -> its steps that have not landed, from its lease on
+        self._missing: dict[int, int] = {}  # group index -> steps that have not landed; set when the group is leased
         self._complete = [not group.steps for group in groups]
         self.leases: dict[int, LeaseT] = {}
         """Group index -> lease, from the first step taken until the consumer takes the group."""
@@ -70,7 +69,7 @@ class Feed(Generic[LeaseT]):
         self._pace = Pace(_ALL, _ALL, 0.0) if pace is None else pace
         self._resting = threading.Condition()
         self._storage_bound = first.waits_for_storage
-        self._copying = first is Origin.PAGE_CACHE  # known, where not being bound by storage may be a hope
+        self._copying = first is Origin.PAGE_CACHE  # certain, while `not _storage_bound` may be a guess
         self._copies = 0
         self._exhausted = False
         lifecycle.on_stop(self._wake_all)
@@ -80,7 +79,7 @@ class Feed(Generic[LeaseT]):
             if group.steps:
                 lease = self._landing.lease(group, self._storage_bound)
                 self.leases[group.index] = lease
-                # Copies are shared by all CPUs.
+                # All CPUs share the copy of a group.
                 even = round_up(-(-group.payload // self._cpus), HUGE_PAGE)
                 steps = list(steps_of(group, self._files, even if self._copying else self._pace.large))
                 self._missing[group.index] = len(steps)
@@ -88,10 +87,10 @@ class Feed(Generic[LeaseT]):
                     yield lease, step
 
     def next(self, reader: int, tally: ReaderTally | None = None) -> tuple[LeaseT, Step] | None:
-        """The next step for reader number `reader`, whose tally this is; None when there are no more.
+        """Return the next step for reader number `reader`, whose tally is `tally`; None if no steps are left.
 
         Raises:
-            Stopped: the load has ended meanwhile.
+            Stopped: the load has ended.
         """
         if reader >= self._useful:
             with self._resting:
@@ -110,12 +109,12 @@ class Feed(Generic[LeaseT]):
         return work
 
     def has_work_for(self, reader: int) -> bool:
-        """Whether that reader would not rest now."""
+        """Return whether that reader would get a step now, rather than rest."""
         return reader < self._useful and not self._exhausted
 
     @property
     def _useful(self) -> int:
-        """Readers that are of use now."""
+        """The number of useful readers now."""
         return self._pace.readers if self._storage_bound else self._cpus
 
     def read(self, lease: LeaseT, step: Step, source: Source) -> Reading:
@@ -133,7 +132,7 @@ class Feed(Generic[LeaseT]):
         return self._landing.extra_stage
 
     def landed(self, lease: LeaseT, step: Step, origin: Origin, seconds: float) -> None:
-        """The step's bytes have been read."""
+        """Record that the step's bytes have landed."""
         index = lease.group.index
         with self._counting:
             self._missing[index] -= 1
@@ -141,7 +140,7 @@ class Feed(Generic[LeaseT]):
             more = self._pace.landed(step.length, seconds, time.perf_counter())
         if last:
             self._landing.ready(lease)
-            # Not before it is ready: the consumer looks without being told.
+            # Only once it is ready: the consumer may look at any moment.
             self._complete[index] = True
             self._lifecycle.notify()
         self._adapt(origin, step.length, seconds)
@@ -149,11 +148,11 @@ class Feed(Generic[LeaseT]):
             self._wake_all()
 
     def is_complete(self, index: int) -> bool:
-        """Whether all steps of the group have landed, and it may be taken."""
+        """Return whether all steps of the group have landed, so that it can be taken."""
         return self._complete[index]
 
     def close(self) -> None:
-        """Let go of the memory of groups that nobody took."""
+        """Release the memory of groups that were not taken."""
         self.leases.clear()
         self._steps = iter(())
 
@@ -168,7 +167,7 @@ class Feed(Generic[LeaseT]):
                 self._storage_bound = True
                 self._wake_all()
         elif self._storage_bound:
-            # Races between readers lose a count at worst; a few copies in a row are enough to tell.
+            # At worst, a race between readers loses a count. A few copies in a row are enough to decide.
             self._copies += 1
             if self._copies > 2 * self._cpus:
                 self._storage_bound = False

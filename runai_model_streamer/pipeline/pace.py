@@ -1,44 +1,44 @@
-"""How many readers keep storage busy, and how large their reads are: found by trying."""
+"""Finds by trial how many readers keep storage busy, and how large their reads should be."""
 
 from typing import Final
 
 from runai_model_streamer.ranges import HUGE_PAGE, round_up
 
 WINDOW: Final = 4
-"""Reads of each reader over which the rate is measured."""
+"""Reads for each reader in one measurement of the rate."""
 
 GAIN: Final = 1.1
-"""Twice as many readers have to be so much faster to stay."""
+"""Speedup that keeps twice as many readers."""
 
 HOLD: Final = 16
-"""Windows after a trial in vain until the next: storage that others used meanwhile may have become free."""
+"""Windows between a failed trial and the next: storage that others used may be free again."""
 
 BUSY: Final = 0.7
-"""Share of their time in reads below which readers wait for other things: memory, the caller, or the GIL."""
+"""Share of readers' time in reads. Below it they mostly wait for memory, the caller or the GIL."""
 
 MIN_SECONDS: Final = 1e-3
-"""What one read should last: the Python around it takes a tenth of that, in turns with all other readers."""
+"""Seconds that one read should last. The Python code around it takes a tenth of that, under the GIL."""
 
 
 class Pace:
-    """Begins with few readers, doubles them while that is faster, and goes back where it was not.
+    """Begins with few readers, doubles them while that is faster, and goes back when it is not.
 
-    Each reader more waits with the others for the GIL, and has the CPUs' caches filled with memory of its own. One
-    thread at a time calls `landed`; the rest is read by any.
+    Every additional reader competes for the GIL and fills the CPUs' caches with its own memory. One thread at a time
+    calls `landed`; any thread may read the fields.
 
     Args:
-        first: readers to begin with.
-        most: readers at most.
+        first: the readers to begin with.
+        maximum: the most readers.
         now: `time.perf_counter()`.
     """
 
     def __init__(self, first: int, maximum: int, now: float) -> None:
         self.readers = min(first, maximum)
-        """Readers that are of use."""
+        """The number of useful readers."""
         self.large = 0
-        """Bytes of a read that lasts `MIN_SECONDS`, whole huge pages; 0: not known yet."""
+        """Bytes of a read that lasts `MIN_SECONDS`, in whole huge pages; 0 while unknown."""
         self._maximum = maximum
-        self._before: tuple[int, float] | None = None  # a trial goes on: readers and rate without it
+        self._before: tuple[int, float] | None = None  # during a trial: the readers and the rate before it
         self._hold = 0
         self._ignored = 0
         self._reset(now)
@@ -47,7 +47,7 @@ class Pace:
         self._began, self._reads, self._bytes, self._busy = now, 0, 0, 0.0
 
     def landed(self, length: int, seconds: float, now: float) -> bool:
-        """A read of so many bytes has ended, which lasted so long; whether there are more readers of use now."""
+        """Record a read of `length` bytes that took `seconds`. Return whether more readers are useful now."""
         if self._ignored:
             self._ignored -= 1
             if not self._ignored:
@@ -63,7 +63,7 @@ class Pace:
         were = self.readers
         self._decide(rate, busy)
         if self.readers != were:
-            self._ignored = max(were, self.readers)  # those that began before
+            self._ignored = max(were, self.readers)  # reads that began before the change
         self._reset(now)
         return self.readers > were
 

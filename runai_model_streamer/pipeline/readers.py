@@ -1,4 +1,4 @@
-"""Reader threads: take the next step in plan order, read it, say that it has landed."""
+"""Reader threads. Each takes the next step in plan order, reads it and reports that it has landed."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -16,21 +16,21 @@ from runai_model_streamer.threads.crew import Crew
 
 
 class Readers:
-    """The threads that read all of `feed`, and end by themselves; `start` starts one, which starts the others.
+    """The threads that read all of `feed` and then end. `start` starts one, which starts the others.
 
-    As long as reads are copies from memory there are no more than CPUs: a thread that would only rest is not started,
-    until a read waits for storage.
+    While reads are copies from memory, there are no more readers than CPUs. A thread that would only rest is started
+    when a read waits for storage.
 
-    Readers hold no reference to the streamer, so that one that is dropped without `close` is collected. Where the
-    system gives fewer threads, those have to do.
+    Readers hold no reference to the streamer, so a streamer that is dropped without `close` is collected. If the system
+    refuses more threads, the load goes on with those it has.
 
     Args:
-        count: of threads, at most.
-        feed: what is to be read.
-        sources: of the plan's files.
-        lifecycle: of the load; none is started when it has ended.
-        left: told by a thread that ends before all is read of the error that it ends for, before anybody else is; None
-            where the load has ended.
+        count: the most threads.
+        feed: hands out the reads.
+        sources: the plan's files.
+        lifecycle: the load's. After its end no thread is started.
+        left: called by a thread that ends early, before the load learns of it: with the error, or None if the load has
+            ended.
     """
 
     def __init__(
@@ -51,16 +51,16 @@ class Readers:
         self._numbered = 0
 
     def start(self) -> None:
-        """Start to read, once.
+        """Start to read. Call it once.
 
         Raises:
-            StreamerError: the system gives no thread.
+            StreamerError: the system refuses the first thread.
         """
         if self._count:
             self._start()
 
     def grow(self) -> bool:
-        """Start those that there is work for, unless another thread is at it; whether there was any."""
+        """Start the threads that have work, unless another thread is doing so. Return whether there were any."""
         if not self._has_work_for_more() or not self._starting.acquire(blocking=False):
             return False
         try:
@@ -89,12 +89,12 @@ class Readers:
             self._count = number
 
     def join(self, seconds: float) -> list[str]:
-        """Wait until all have ended, but no longer than that; the names of those that have not."""
+        """Wait at most `seconds` for all threads to end. Return the names of those that have not."""
         return self._crew.join(seconds)
 
     @property
     def threads(self) -> Sequence[threading.Thread]:
-        """Those that have been started."""
+        """The threads started so far."""
         return self._crew.threads
 
     def _run(self, number: int, tally: ReaderTally) -> None:
@@ -126,7 +126,7 @@ def _read(feed: Feed[LeaseT], lease: LeaseT, step: Step, sources: Sequence[Sourc
     try:
         reading = feed.read(lease, step, sources[step.file])
     except ChecksumError:
-        raise  # of the whole object, not of these tensors
+        raise  # concerns the whole object, not these tensors
     except ReadError as error:
         _name_tensor(error, lease.group, step)
         raise
@@ -135,7 +135,7 @@ def _read(feed: Feed[LeaseT], lease: LeaseT, step: Step, sources: Sequence[Sourc
 
 
 def _name_tensor(error: ReadError, group: Group, step: Step) -> None:
-    """Say in the message which tensors the failed read was for."""
+    """Add to the error the tensors that the failed read was for."""
     end = step.offset + step.length
     names = [
         tensor.name

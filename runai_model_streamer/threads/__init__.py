@@ -1,1 +1,1 @@
-"""Threads that end with what started them, and what a fork leaves of them."""
+"""Daemon threads, and what a fork does to them and to memory."""

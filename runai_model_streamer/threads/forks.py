@@ -1,4 +1,4 @@
-"""What a fork leaves to a child process: the memory of its parent, and none of the threads."""
+"""Forks: a child process has its parent's memory, and none of its threads."""
 
 import os
 import weakref
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class OwnProcess:
-    """The process that made an object. A forked child has a copy of the object, and is another process."""
+    """Remembers which process created an object. A forked child has a copy of the object."""
 
     __slots__ = ("_pid",)
 
@@ -16,20 +16,20 @@ class OwnProcess:
 
     @property
     def forked(self) -> bool:
-        """Whether this is a child, forked since the object was made."""
+        """Whether this process was forked after the object was created."""
         return os.getpid() != self._pid
 
 
 class Holder(Protocol):
-    """Something that holds memory which forked children do not have."""
+    """An object that holds memory which forked children do not have."""
 
     def missing_in_children(self) -> Iterable[object]:
-        """Objects whose memory may not be mapped in a child that is forked now. Takes no lock."""
+        """Return the objects whose memory a child forked now may not have mapped. Must take no lock."""
         ...
 
 
 def keep_in_children(holder: Holder) -> None:
-    """Let no forked child free what the holder names, which would unmap whatever has its addresses by then."""
+    """Keep forked children from freeing what the holder names: that would unmap other memory at the same addresses."""
     _holders.add(holder)
 
 

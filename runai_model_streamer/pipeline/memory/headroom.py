@@ -1,4 +1,4 @@
-"""How much memory this process may still take before the machine or its cgroup runs out."""
+"""The memory that this process may still allocate before the machine or its cgroup runs out."""
 
 import logging
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from runai_model_streamer.io.cgroups import Cgroup, cgroups
 _log = logging.getLogger(__name__)
 
 RESERVE: Final = 1 << 30
-"""Bytes of the machine's or cgroup's memory that are left alone."""
+"""Bytes of the machine's or cgroup's memory that loads leave free."""
 
 CHECK_EVERY: Final = 512 << 20
-"""Bytes of fresh memory after which the machine's is looked at again: asking takes a millisecond, all readers wait."""
+"""Bytes of fresh memory between two checks. A check takes a millisecond, and all readers wait for it."""
 
 CHECK_SHARE: Final = 16
-"""Or this part of what is left, if that is more: several processes may take as much meanwhile."""
+"""Or 1/16 of what is left, if more, since other processes allocate too."""
 
 _PROC: Final = Path("/proc")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
@@ -25,10 +25,10 @@ _VERSION_1: Final = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_in
 
 
 class Headroom:
-    """Whether the machine has room for fresh memory, checked now and then. The first time that it has not is logged.
+    """Checks now and then whether the machine has room for fresh memory. Warns in the log the first time it has not.
 
     Args:
-        available: returns the bytes that are left; None if that is not known.
+        available: returns the bytes left; None if unknown.
     """
 
     def __init__(self, available: Callable[[], int | None] | None = None) -> None:
@@ -37,7 +37,7 @@ class Headroom:
         self._said_low = False
 
     def lacks(self, size: int) -> bool:
-        """Whether taking `size` bytes would leave less than `RESERVE`."""
+        """Return whether allocating `size` bytes would leave less than `RESERVE`."""
         if self._allowance >= size:
             return False
         left = self._available()
@@ -55,12 +55,12 @@ class Headroom:
         return True
 
     def took(self, size: int) -> None:
-        """So many bytes have been taken."""
+        """Record that `size` bytes have been allocated."""
         self._allowance -= size
 
 
 def available_bytes(proc: Path = _PROC, folder: Path = _CGROUPS) -> int | None:
-    """Return the bytes left, with what the kernel would reclaim from the page cache; None if nothing tells.
+    """Return the bytes left, including what the kernel would reclaim from the page cache; None if unknown.
 
     Args:
         proc: where procfs is mounted.

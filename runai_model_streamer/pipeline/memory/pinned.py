@@ -1,13 +1,13 @@
-"""Page-locked memory for groups on the host, from which the caller's `tensor.to("cuda:0")` is fast.
+"""Page-locked host memory for groups, which makes the caller's `tensor.to("cuda:0")` fast.
 
-Each group gets a block of torch's own pinned allocator, its tensors are true ones on the block's storage, and when the
-last of them dies the block goes back to torch; nothing here uses it again. Only torch knows which non_blocking copies
-still read from a block: it marks the block that the storage of the copied tensor came from, and holds it back until
-those copies are done. A pool of ours would overwrite it under them; an array laid over the block would never be marked.
+Each group gets a block from torch's pinned allocator. Its tensors share the block's storage, and the block returns to
+torch when the last of them dies. The pool never reuses a block itself, because only torch knows which non_blocking
+copies still read from it: torch marks the block behind a copied tensor's storage and keeps it until the copies are
+done. A pool of ours would overwrite the block under those copies, and an array over the block would never be marked.
 
-What torch gets back it keeps page-locked, for whoever asks next. So without RUNAI_STREAMER_PINNED=1 loads take blocks
-only up to a bound, in which all counts that torch has page-locked for them: what is being filled, what the caller
-keeps, what pending copies read from, and what lies in torch's cache.
+Torch keeps returned blocks page-locked for the next request. So, unless RUNAI_STREAMER_PINNED=1, loads take blocks only
+up to a bound. The bound counts everything that torch has page-locked for them: blocks being filled, blocks that the
+caller keeps, blocks that pending copies read from, and blocks in torch's cache.
 """
 
 import logging
@@ -29,20 +29,20 @@ from runai_model_streamer.pipeline.plan.groups import Group
 _log = logging.getLogger(__name__)
 
 AUTO_BYTES: Final = 1 << 30
-"""Most bytes that `auto` has torch page-lock, in all loads of the process together.
+"""The most bytes that `auto` lets torch page-lock, for all loads of the process together.
 
-A caller that drops tensors as they come needs 128 MiB (`policy.WORKING_SET`), or three of the largest group. With
-torch's powers of two, two of the largest matrices of a model of 70 billion parameters fit. Eight processes that load
-onto eight GPUs lock 8 GiB, where such a machine has a thousand. A model that stays in host memory would lock all of it.
+A caller that drops tensors as they arrive needs 128 MiB (`policy.WORKING_SET`), or three times the largest group. Torch
+rounds up to powers of two, so 1 GiB holds two of the largest matrices of a 70B model. Eight processes, one for each of
+eight GPUs, lock 8 GiB; such a machine has about 1,000. A model that stays in host memory would use the whole bound.
 """
 
 
 class PinnedSlab(GroupMemory):
-    """One block of torch's, for one group.
+    """One pinned block from torch, for one group.
 
     Args:
-        block: of bytes; no one else holds it.
-        charge: bytes that torch has page-locked for it.
+        block: a tensor of bytes; the slab holds the only reference.
+        charge: the bytes that torch page-locked for it.
     """
 
     __slots__ = ("_block",)
@@ -54,47 +54,47 @@ class PinnedSlab(GroupMemory):
         self._block: torch.Tensor | None = block
 
     def memory(self) -> memoryview:
-        """Its bytes, for reads to land in. They keep the block: one that hangs has its memory until it ends."""
+        """Return its bytes, for reads to land in. The view keeps the block alive, so a read that hangs stays safe."""
         assert self._block is not None
         return self._block.numpy().data
 
     def root(self) -> torch.Tensor:
-        """The block itself, once: no reference to it is left here."""
+        """Return the block itself, once: the slab drops its own reference."""
         block, self._block = self._block, None
         assert block is not None
         return block
 
     def watch(self, root: Root, gone: Callable[[object], None]) -> None:
-        """Told by the storage, which all views share, be they tensors, arrays or DLPack's.
+        """Watch the block's storage, which all views share: tensors, arrays and DLPack capsules.
 
-        Torch keeps a storage's Python object, once there is one, for as long as the storage lives.
+        Torch keeps a storage's Python object alive, once it exists, for as long as the storage lives.
         """
         assert isinstance(root, torch.Tensor)
         self.root_ref = weakref.ref(root.untyped_storage(), gone)
 
     def hide_from_children(self, hide: bool) -> None:
-        """Nothing to do: the CUDA driver maps such memory as shared, of which a fork makes no copy to go astray.
+        """Do nothing: the CUDA driver maps pinned memory as shared, so a fork does not copy its pages.
 
-        And what forked children see of its mappings is the driver's to say.
+        The driver also decides what forked children see of its mappings.
         """
 
 
 class _Death(weakref.ref[Any]):
-    """Tells of a block's end."""
+    """A weak reference that reports a block's death."""
 
     __slots__ = ("address",)
     address: int
 
 
 class PinnedBlocks:
-    """What torch has page-locked for the loads of this process, as far as can be told from the blocks that it gave.
+    """The memory that torch has page-locked for this process's loads, as seen from the blocks it handed out.
 
-    Torch frees none of them by itself. A block that comes at a new address is one more, therefore, even where as large
-    a one went back to torch before: pending copies still read from that, or somebody else has it. The user can have
-    torch free them (`torch.accelerator.empty_host_cache()`), which shows in torch's own figures.
+    Torch never frees a block on its own. So a block at a new address adds to the total, even if a block of that size
+    went back to torch before: pending copies still read from that one, or other code uses it. The user can make torch
+    free them (`torch.accelerator.empty_host_cache()`); torch's own statistics show that.
 
     Args:
-        locked_by_torch: bytes that torch has page-locked for all purposes; None where it does not say.
+        locked_by_torch: returns the bytes that torch has page-locked for all purposes; None if it does not report them.
     """
 
     def __init__(self, locked_by_torch: Callable[[], int | None] = lambda: None) -> None:
@@ -103,12 +103,12 @@ class PinnedBlocks:
         self._sizes: dict[int, int] = {}  # address -> bytes of each block that torch ever gave
         self._alive: dict[int, _Death] = {}
         self._returned: Counter[int] = Counter()  # bytes -> how many of that size have gone back to torch
-        # Put to by callbacks, which run anywhere, even inside the locked sections here: it takes no lock of ours.
+        # Callbacks put here. They may run inside the locked sections below, so the queue must take no lock of ours.
         self._died: SimpleQueue[_Death] = SimpleQueue()
         self._total = 0
 
     def has_room(self, size: int, bound: int) -> bool:
-        """Whether a block of `size` bytes may be had without more than `bound` being locked, as far as can be told."""
+        """Return whether a block of `size` bytes should fit within `bound`."""
         with self._lock:
             self._collect()
             if self._returned[size] > 0 or self._total + size <= bound:
@@ -116,7 +116,7 @@ class PinnedBlocks:
             return self._forget_freed() and self._total + size <= bound
 
     def add(self, block: torch.Tensor, size: int, bound: int) -> bool:
-        """Count a block that torch gave; whether it is one more, with which `bound` is exceeded."""
+        """Count a block from torch. Return whether it is new and takes the total beyond `bound`."""
         address = block.data_ptr()
         death = _Death(block.untyped_storage(), self._died.put)
         death.address = address
@@ -125,8 +125,8 @@ class PinnedBlocks:
             known = self._sizes.get(address)
             if known is not None and address not in self._alive:
                 self._returned[known] -= 1
-            # The one before it at this address may have died just now, in another thread, before its callback ran: then
-            # that does not count any more.
+            # The previous block at this address may have died in another thread before its callback ran. Replacing its
+            # entry makes `_collect` ignore that late callback.
             self._alive[address] = death
             self._sizes[address] = size
             self._total += size - (known or 0)
@@ -135,9 +135,9 @@ class PinnedBlocks:
             return not self._forget_freed() or self._total > bound
 
     def _forget_freed(self) -> bool:
-        """Start over with the blocks in use, if torch has less than is counted; whether it has.
+        """Count only the blocks in use, if torch has less page-locked than the total. Return whether it has.
 
-        Which others it freed it does not tell. One that it kept, for a pending copy, counts when it is given out again.
+        Torch does not report which others it freed. One that it kept for a pending copy counts again when handed out.
         """
         locked = self._locked_by_torch()
         if locked is None or locked >= self._total:
@@ -161,7 +161,7 @@ class PinnedBlocks:
 def _locked_by_torch() -> int | None:
     try:
         stats = torch.cuda.host_memory_stats()
-    except (AttributeError, RuntimeError):  # of a torch that is older, or built without CUDA
+    except (AttributeError, RuntimeError):  # an older torch, or one built without CUDA
         return None
     locked: int | None = stats.get("allocated_bytes.current")
     return locked
@@ -171,32 +171,32 @@ _blocks: Final = PinnedBlocks(_locked_by_torch)
 
 
 def page_lock(size: int) -> torch.Tensor:
-    """Page-locked memory of torch's, from any thread.
+    """Allocate `size` bytes of page-locked memory from torch. Any thread may call it.
 
-    Torch allocates it in the context of the thread's current device or, if that has none, of the first device that has
-    one; all devices can copy from it.
+    Torch allocates in the context of the thread's current device or, if that has none, of the first device that has
+    one. All devices can copy from the memory.
 
     Raises:
-        RuntimeError: torch, or CUDA, gives none.
+        RuntimeError: torch or CUDA cannot allocate it.
         StreamerError: the process is ending.
     """
-    # The thread may be the caller's, in inference mode, with a default device.
+    # The calling thread may be in inference mode, or have a default device.
     with allocating(), torch.inference_mode(False), torch.no_grad():
         return torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=True)
 
 
 def page_locking(mode: PinnedMode, limit: int | None) -> "PageLocking | None":
-    """How the groups of a load onto the host get page-locked memory; None: they do not.
+    """Return the page-locking for a load onto the host, or None where its groups use ordinary memory.
 
-    Called in the thread that starts the load. CUDA is not initialised here: a process with a CUDA context is lost to
-    fork.
+    The thread that starts the load calls this. It never initialises CUDA: a process with a CUDA context can no longer
+    fork safely.
 
     Args:
         mode: the setting.
-        limit: bytes that the load's groups may hold at most; None for no limit.
+        limit: the most bytes that the load's groups may hold; None for no limit.
 
     Raises:
-        PinnedUnavailableError: it is required, and cannot be had.
+        PinnedUnavailableError: page-locked memory is required and unavailable.
     """
     if mode is PinnedMode.NEVER:
         return None
@@ -217,7 +217,7 @@ def page_locking(mode: PinnedMode, limit: int | None) -> "PageLocking | None":
             sep=": ",
         )
     try:
-        # Where no device has a context yet, that of the caller's current device is made, not one of a reader's.
+        # If no device has a context yet, create it here, on the caller's current device, not later in a reader.
         page_lock(1)
     except RuntimeError as error:
         if required:
@@ -234,9 +234,9 @@ class PageLocking:
     """Page-locked memory for the groups of one load; see `slabs.OtherMemory`.
 
     Args:
-        required: groups get no other; else they do beyond the bound, and once torch gives none.
-        limit: bytes that the load's groups may hold at most; None for no limit.
-        blocks: what torch has page-locked so far.
+        required: groups get only page-locked memory. Otherwise they get slabs beyond the bound, or once torch fails.
+        limit: the most bytes that the load's groups may hold; None for no limit.
+        blocks: the memory that torch has page-locked so far.
     """
 
     def __init__(self, required: bool, limit: int | None, blocks: PinnedBlocks) -> None:
@@ -246,7 +246,7 @@ class PageLocking:
         self._ended = False
 
     def size_for(self, group: Group) -> int | None:
-        """Bytes that torch page-locks for the group: the next power of two."""
+        """Return the bytes that torch page-locks for the group: the next power of two."""
         size = 1 << (group.footprint - 1).bit_length()
         if self.required:
             return size
@@ -255,7 +255,7 @@ class PageLocking:
         return size
 
     def take(self, group: Group, size: int) -> PinnedSlab | None:
-        """A block, of which the group's footprint can be used."""
+        """Allocate a block with room for the group's footprint."""
         try:
             block = page_lock(group.footprint)
         except RuntimeError as error:

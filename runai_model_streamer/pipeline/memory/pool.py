@@ -1,16 +1,15 @@
-"""Host memory within the limit: slabs leased in plan order, recycled when the caller has dropped their tensors.
+"""Host memory within the limit: slabs leased in plan order and recycled once the caller has dropped their tensors.
 
-A slab comes back when nothing made from it is alive any more: one weak reference, on the root array of its lease,
-tells. Its callback may run in any thread, at any moment, even inside a locked section of this module, so all it does
-is to put the slab on a `SimpleQueue`, which takes no lock that others hold.
+A slab comes back when nothing made from it is alive any more. A weak reference on the root array of its lease reports
+that. Its callback may run in any thread at any moment, even inside a locked section of this module. So it only puts the
+slab on a `SimpleQueue`, whose `put` is safe there.
 
-What counts against the limit are slabs that are being filled or wait to be yielded, idle ones, and the last group
-handed over, until the caller has dropped it, visibly keeps it, or waits for the very group that it stands in the way
-of. So a caller who drops tensors as they come stays within the limit in a few warm slabs; what a caller keeps is the
-caller's.
+The limit counts slabs that are being filled or wait to be yielded, idle slabs, and the last group handed over. That
+group stops counting when the caller drops it, visibly keeps it, or waits for a group that it leaves no room for. So a
+caller that drops tensors as they arrive stays within the limit with a few warm slabs. Memory that the caller keeps is
+the caller's own.
 
-Where groups get page-locked memory instead (`pinned.py`), it counts by the same rules, and comes back to those who gave
-it, not here.
+Page-locked memory (`pinned.py`) counts by the same rules, but goes back to torch, not to this pool.
 """
 
 import contextlib
@@ -30,14 +29,13 @@ from runai_model_streamer.ranges import round_up
 from runai_model_streamer.threads.forks import keep_in_children
 
 LIVE_GROUPS: Final = 4
-"""Groups alive while nobody waits: two being filled, a complete one, and one of which the caller has the last tensor.
+"""Groups alive when no thread waits: two being filled, one complete, and one whose last tensor the caller has.
 
-With room for three of the size at hand instead, readers wait where large groups and small ones meet: warm 4 GB on 2
-CPUs, each tensor copied, took 8% and 2% longer (two sets of 8 processes each, in turns).
+With room for three, readers wait where large and small groups meet: see benchmarks/RUNS.md.
 """
 
 CAPACITY_STEP: Final = 256 << 10
-"""Slabs are mapped in multiples of this many bytes, so that like groups fit into each other's slabs."""
+"""Slab capacities are multiples of this, in bytes, so that groups of similar size fit each other's slabs."""
 
 
 class SlabPool:
@@ -46,10 +44,10 @@ class SlabPool:
     One reader at a time calls `lease`, in plan order; the consumer calls the other methods.
 
     Args:
-        limit: bytes held at most, at least what the largest group counts for; None for no limit.
-        lifecycle: of the load; a waiting `lease` ends with it.
-        other: memory that groups get instead of slabs if it has some for them. It counts in the same way.
-        policy: what to do without a limit.
+        limit: the most bytes held; at least the charge of the largest group; None for no limit.
+        lifecycle: the load's; its end ends a waiting `lease`.
+        other: memory to use instead of slabs, for the groups that it accepts. It counts in the same way.
+        policy: how to use memory without a limit.
     """
 
     def __init__(
@@ -60,7 +58,7 @@ class SlabPool:
         policy: PoolPolicy | None = None,
     ) -> None:
         self._limit = limit
-        # Most groups are a little smaller than they may be. What is mapped and not touched costs nothing.
+        # Most groups are a little smaller than the target. Mapped memory that is never touched costs nothing.
         self._usual_capacity = round_up(group_target(limit), CAPACITY_STEP)
         self._lifecycle = lifecycle
         self._other = other
@@ -70,17 +68,17 @@ class SlabPool:
         self._returned: SimpleQueue[GroupMemory | None] = SimpleQueue()
         self._idle: list[GroupMemory] = []  # least recently used first
         self._lent: set[GroupMemory] = set()
-        self._handed: dict[GroupMemory, int] = {}  # lent, with no reference of ours any more -> group index
-        self._recent: deque[int] = deque(maxlen=LIVE_GROUPS - 1)  # what the last groups count for
+        self._handed: dict[GroupMemory, int] = {}  # lent slabs whose root only the caller has -> group index
+        self._recent: deque[int] = deque(maxlen=LIVE_GROUPS - 1)  # charges of the last groups
         self._held = 0
         self._awaited = -1
-        # Whether the caller drops tensors as they come, so that waiting for a used slab is worth it.
+        # Whether the caller drops tensors as they arrive, so that waiting for a used slab is worth it.
         self._hope = True
         self._machine = Headroom(policy.available)
         self.peak = 0
-        """Most bytes held at once, as they count against the limit."""
+        """The most bytes held at once, as the limit counts them."""
         self.waits = WaitClock()
-        """How long `lease` has waited for memory that had to be given back first."""
+        """How long `lease` has waited for memory to be returned."""
         lifecycle.on_stop(self._wake)
         keep_in_children(self)
 
@@ -90,8 +88,8 @@ class SlabPool:
         With no limit and `storage_bound`, allocate instead of waiting for a used slab: storage would wait too.
 
         Raises:
-            Stopped: the load has ended meanwhile.
-            OutOfMemoryError: the operating system gives no more memory.
+            Stopped: the load has ended.
+            OutOfMemoryError: the operating system has no more memory.
         """
         while True:
             self._lifecycle.check()
@@ -100,7 +98,7 @@ class SlabPool:
                 slab, wait = self._obtain(group, storage_bound)
                 if slab is not None:
                     return self._grant(slab, group)
-            # Waiting a moment for warm memory is no want of it.
+            # A short wait for warm memory does not count as a lack of memory.
             waiting = self.waits.waiting() if wait is None else contextlib.nullcontext()
             try:
                 with waiting:
@@ -112,7 +110,7 @@ class SlabPool:
                 self._take_back(returned)
 
     def hand_over(self, lease: Lease) -> Root:
-        """Give up the lease, complete: the root to make its tensors from, to which no reference is left here."""
+        """End a complete lease. Return the root to make its tensors from; the pool keeps no reference to it."""
         root, lease.root = lease.root, None
         lease.memory = memoryview(b"")
         assert root is not None
@@ -121,7 +119,7 @@ class SlabPool:
         return root
 
     def release(self, index: int) -> None:
-        """The caller has been given a tensor of group `index`: of earlier groups, it keeps what still lives."""
+        """Stop counting groups before `index`: the caller has a tensor of `index`, so it keeps what is still alive."""
         with self._lock:
             self._collect()
             for slab in [slab for slab, group in self._handed.items() if group < index]:
@@ -132,12 +130,12 @@ class SlabPool:
         self._wake()
 
     def await_group(self, index: int) -> None:
-        """The consumer waits for group `index`: lease it memory even if the caller holds its predecessor."""
+        """Note that the consumer waits for group `index`: it gets memory even if the caller holds its predecessor."""
         self._awaited = index
         self._wake()
 
     def close(self) -> None:
-        """Free idle memory. What the caller still uses goes when the caller drops it."""
+        """Free idle memory. Memory that the caller still uses is freed when the caller drops it."""
         with self._lock:
             for slab in self._lent:
                 slab.root_ref = None
@@ -149,7 +147,7 @@ class SlabPool:
                 self._returned.get()
 
     def missing_in_children(self) -> list[GroupMemory]:
-        """Slabs that are hidden from a child while reads fill them."""
+        """Return the slabs that reads fill, which are hidden from forked children."""
         return list(self._lent)
 
     def _wake(self) -> None:
@@ -188,7 +186,7 @@ class SlabPool:
             excess -= slab.charge
 
     def _obtain(self, group: Group, storage_bound: bool) -> tuple[GroupMemory | None, float | None]:
-        """Memory for the group; or none, and the seconds to wait for it, None for as long as it takes."""
+        """Return memory for the group, or None and the seconds to wait for it (None: until some is returned)."""
         size = None if self._other is None else self._other.size_for(group)
         if self._other is not None and size is not None:
             wait = self._wait_before_fresh(group, size, size, storage_bound)
@@ -203,9 +201,9 @@ class SlabPool:
         return self._fresh(group) if wait == 0 else None, wait
 
     def _reuse(self, group: Group) -> GroupMemory | None:
-        """The idle slab that fits best: the most recently used of the smallest."""
+        """Take the idle slab that fits best: the smallest, and of those the most recently used."""
         best = None
-        # A small group in a large slab would have the caller keep the large one for a small tensor.
+        # A small group in a large slab would make one small tensor keep the whole slab alive.
         maximum = max(4 * group.footprint, GROUP_BYTES)
         for slab in self._idle:
             if group.footprint <= slab.capacity <= maximum and (best is None or slab.capacity <= best.capacity):
@@ -220,20 +218,20 @@ class SlabPool:
         return best
 
     def _spoken_for(self, group: Group) -> int:
-        """Bytes held that `group` has to find room beside."""
+        """Return the bytes that `group` has to share the limit with."""
         held = self._held
         if group.index == self._awaited:
-            # Everything else that counts has been handed over, and the caller cannot drop it before it is served.
+            # The caller has everything else that counts, and cannot drop it while it waits for this group.
             held -= sum(slab.charge for slab in self._handed)
         return held
 
     def _wait_before_fresh(self, group: Group, charge: int, size: int, storage_bound: bool) -> float | None:
-        """Seconds to wait for a used slab, None for as long as it takes, 0 to take fresh memory now.
+        """Return the seconds to wait for a used slab: None to wait until one is returned, 0 to allocate now.
 
         Args:
-            group: what for.
-            charge: bytes that the memory would count for.
-            size: bytes that it would take from the machine.
+            group: the group that needs memory.
+            charge: the bytes that the memory would count for.
+            size: the bytes that it would take from the machine.
             storage_bound: as for `lease`.
         """
         soft = max(self._policy.working_set, sum(self._recent) + charge)

@@ -1,7 +1,7 @@
-"""Calls of torch's allocators in reader threads, which the end of the process waits for.
+"""Makes the end of the process wait for a reader thread inside torch's allocators.
 
-Torch lets go of the GIL while CUDA allocates memory. Readers are daemon threads: once Python has ended, it ends a
-thread that asks for the GIL again, and unwinding torch's frames then ends the process by SIGABRT (Python 3.11 to 3.13;
+Torch releases the GIL while CUDA allocates memory. Readers are daemon threads: after Python has ended, it ends any
+thread that takes the GIL again. Unwinding torch's frames then aborts the process with SIGABRT (Python 3.11 to 3.13;
 pytorch/pytorch#38228). So the end of the process waits for the thread that is inside, and lets no other in.
 """
 
@@ -15,7 +15,7 @@ from runai_model_streamer.errors import StreamerError
 
 
 class Gate:
-    """What one thread at a time is inside of, until it is closed for good."""
+    """A section that one thread at a time may enter, until it is closed for good."""
 
     def __init__(self) -> None:
         self._inside = threading.Lock()
@@ -23,7 +23,7 @@ class Gate:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """Be inside for a while.
+        """Stay inside for the duration of the context.
 
         Raises:
             StreamerError: the process is ending.
@@ -34,12 +34,12 @@ class Gate:
             yield
 
     def close(self) -> None:
-        """Wait for the thread that is inside; let no other in."""
+        """Wait for the thread that is inside, and let no other in."""
         with self._inside:
             self._closed = True
 
     def reopen(self) -> None:
-        """In a forked child, where the thread that was inside is not."""
+        """Open the gate in a forked child, which does not have the thread that was inside."""
         self._inside = threading.Lock()
 
 

@@ -1,4 +1,4 @@
-"""Scratch memory: pieces that readers read into and empty again at once, a fixed number of them."""
+"""Scratch memory: a fixed number of pieces that readers fill and empty again at once."""
 
 import contextlib
 import threading
@@ -11,12 +11,12 @@ from runai_model_streamer.threads.forks import keep_in_children
 
 
 class ScratchPool:
-    """Page-aligned pieces of memory of one size, made when they are first needed, the last used lent first.
+    """Page-aligned pieces of memory of one size, allocated on first use. The last one used is lent first.
 
     Args:
-        size: bytes of each, whole pages.
-        count: most of them.
-        lifecycle: of the load; a wait for a piece ends with it.
+        size: bytes of each piece, whole pages.
+        count: the most pieces.
+        lifecycle: the load's; its end ends a wait for a piece.
     """
 
     def __init__(self, size: int, count: int, lifecycle: Lifecycle) -> None:
@@ -31,11 +31,11 @@ class ScratchPool:
 
     @contextlib.contextmanager
     def lend(self) -> Iterator[memoryview]:
-        """A piece, for as long as the context lasts.
+        """Lend a piece for the duration of the context.
 
         Raises:
-            Stopped: the load has ended meanwhile.
-            OutOfMemoryError: the operating system gives no more memory.
+            Stopped: the load has ended.
+            OutOfMemoryError: the operating system has no more memory.
         """
         piece = self._take()
         try:
@@ -66,13 +66,13 @@ class ScratchPool:
             return piece
 
     def close(self) -> None:
-        """Free the pieces that no reader has."""
+        """Free the pieces that are not lent."""
         with self._changed:
             self._free.clear()
             self._made.clear()
 
     def missing_in_children(self) -> list[Slab]:
-        """All pieces: they are hidden from a child."""
+        """Return all pieces: they are hidden from forked children."""
         return list(self._made)
 
     def _wake(self) -> None:

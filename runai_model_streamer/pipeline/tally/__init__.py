@@ -1,1 +1,1 @@
-"""What a load counts and times."""
+"""Counts and times of a load."""

@@ -1,7 +1,7 @@
-"""What a load counts and times as it goes: sums of the caller's thread, and the readers' own.
+"""The counts and times of a load: those of the caller's thread, and a `ReaderTally` for each reader.
 
-Costs are per read and per group, never per tensor, and nothing is locked: each thread writes its own sums, and they
-are put together when somebody asks. Of tensors, leases and memory nothing is kept here.
+Counting costs time per read and per group, never per tensor. It takes no lock: each thread writes its own sums, and
+they are added up on demand. The tally keeps no reference to tensors, leases or memory.
 """
 
 import threading
@@ -17,7 +17,7 @@ from runai_model_streamer.pipeline.tally.wait_clock import Timer, WaitClock
 
 @dataclass(slots=True)
 class CallerSeconds:
-    """What the caller's thread did, one after the other; see `report.LoadReport`."""
+    """Seconds of each phase of the caller's thread; see `report.LoadReport`."""
 
     plan: float = 0.0
     wait: float = 0.0
@@ -28,32 +28,32 @@ class CallerSeconds:
 
     @property
     def all(self) -> float:
-        """Their sum."""
+        """The sum of all phases."""
         return self.plan + self.wait + self.make + self.place + self.caller + self.close
 
 
 @dataclass(slots=True)
 class Delivered:
-    """What the caller has been given, or will have been at the end."""
+    """Counts of what the caller has received, or will have received at the end."""
 
     pieces: int = 0
-    """Tensors as they land; parts that `select` asks for may be put together from several."""
+    """Tensors as they land. A part that `select` asks for may consist of several."""
     payload: int = 0
-    """Bytes of their groups."""
+    """Payload bytes of their groups."""
 
     def add(self, group: Group) -> None:
-        """One more group."""
+        """Count one more group."""
         self.pieces += sum(len(part.tensors) for part in group.parts)
         self.payload += group.payload
 
 
 class Tally:
-    """One load's. Its methods are the caller's thread's.
+    """The counts and times of one load. Only the caller's thread calls the methods.
 
     Args:
-        trace: where events are noted, too; None: nowhere.
-        started: `time.perf_counter()` when the load began; None: now.
-        timer: tells the time.
+        trace: receives events too; None for no trace.
+        started: `time.perf_counter()` when the load began; None for now.
+        timer: the clocks.
     """
 
     def __init__(self, trace: Trace | None = None, started: float | None = None, timer: Timer = time) -> None:
@@ -69,43 +69,43 @@ class Tally:
         self.first: float | None = None
         """Seconds from the start to the first tensor."""
         self.first_concurrency = 0
-        """Reads in flight to begin with."""
+        """Reads in flight at first."""
         self.concurrency = 0
-        """Reads in flight at once, at most."""
+        """The most reads in flight at once."""
         self.chunk = 0
-        """Bytes of one read, at most."""
+        """The most bytes of one read."""
         self.limit: int | None = None
-        """Bytes of host memory held at once, at most; None: no limit, or the destination's business."""
+        """The most bytes of host memory held at once; None: no limit, or the destination has its own."""
         self.peak = 0
-        """Most bytes held at once."""
+        """The most bytes that were held at once."""
         self.retries = 0
         self.transport: str | None = None
         self.started_reading = False
         self.plan_cpu = 0.0
-        """Seconds of CPU time of the caller's thread until reads began."""
+        """CPU seconds of the caller's thread until reads began."""
         self._process_cpu = self._timer.process_time()
         self._process_cpu_in_all: float | None = None
         self._thread = threading.get_native_id()
         self._thread_cpu = self._timer.thread_time()
         self._times: ThreadTimes | None = None
         self._delay: float | None = None
-        self._rest = 0.0  # seconds that making the rest of the current group's tensors should take
+        self._rest = 0.0  # estimated seconds to make the rest of the current group's tensors
         self._placed = 0.0  # seconds of `place` at the mark
-        self._phase = "plan"  # of `CallerSeconds`: what the time since the mark is; empty: nothing
+        self._phase = "plan"  # field of `CallerSeconds` that the time since the mark belongs to; empty: none
         self._events: Events | None = None
         if trace is not None:
             self._events = trace.thread(threading.current_thread().name, self._thread)
         self._mark = self.started = self._timer.perf_counter() if started is None else started
 
     def reader(self, leasing: WaitClock) -> ReaderTally:
-        """One for a reader; see there."""
+        """Add the tally of one more reader. `leasing` is the clock of waits for memory."""
         tally = ReaderTally(self.clock, leasing, self._timer)
         self.readers.append(tally)
         return tally
 
     @property
     def times(self) -> CallerSeconds:
-        """Where the seconds went, until now or until the end; together they are all."""
+        """Seconds of each phase until now, or until the end. They add up to the whole load."""
         found = replace(self.seconds)
         if self._phase:
             self._add(found, self._timer.perf_counter() - self._mark)
@@ -113,7 +113,7 @@ class Tally:
 
     @property
     def delay(self) -> float | None:
-        """Seconds that the caller's thread was ready to run without a CPU, since it asked for the first tensor."""
+        """Seconds that the caller's thread waited for a CPU since it asked for the first tensor."""
         if self._delay is None and self._times is not None and self._times.delay is not None:
             now = thread_times(self._thread)
             return None if now is None or now.delay is None else now.delay - self._times.delay
@@ -121,12 +121,12 @@ class Tally:
 
     @property
     def process_cpu(self) -> float:
-        """Seconds of CPU time of the whole process, until now or until the end."""
+        """CPU seconds of the whole process until now, or until the end."""
         found = self._process_cpu_in_all
         return self._timer.process_time() - self._process_cpu if found is None else found
 
     def plan(self, groups: Sequence[Group]) -> None:
-        """All is planned. The caller's thread starts readers, and waits for the later ones while others read."""
+        """End the planning phase. Starting readers comes next; it counts as waiting, since the first already read."""
         for group in groups:
             self.planned.add(group)
         self.plan_cpu = self._timer.thread_time() - self._thread_cpu
@@ -135,44 +135,44 @@ class Tally:
         self.clock.start(self._mark)
 
     def start(self) -> None:
-        """Readers are at work; from here on the time is the caller's."""
+        """End the start of readers. From here on the time is the caller's."""
         self._lap("caller", "start threads")
         self.clock.stop(self._mark)
 
     def ask(self) -> None:
-        """The caller wants the next group, and has been given all tensors before."""
+        """Note that the caller asks for the next group and has all tensors of the ones before."""
         if self._times is None:
             self._thread = threading.get_native_id()
             self._times = thread_times(self._thread)
         self._lap("wait", "caller's code")
 
     def wait(self) -> None:
-        """The group's bytes are not there yet."""
+        """Start a wait for the group's bytes."""
         self.clock.start(self._mark)
 
     def landed(self) -> None:
-        """They are."""
+        """Note that the group's bytes have landed."""
         self._lap("make", "wait for bytes")
         self.clock.stop(self._mark)
 
     def made(self, group: Group, count: int) -> None:
-        """The first `count` of the group's tensors have been made."""
+        """Note that the first `count` of the group's tensors have been made."""
         seconds = self._lap("caller", "make tensors", group)
         self._rest = seconds * (sum(len(part.tensors) for part in group.parts) / count - 1)
         if self.first is None:
             self.first = self._mark - self.started
 
     def give(self, group: Group) -> None:
-        """The caller has all of the group's tensors, and has come for more."""
+        """Note that the caller has all of the group's tensors and asks for more."""
         seconds = self._lap("caller", "caller's code", group)
-        # Each batch is not timed: on a GPU they are of one tensor.
+        # Not every batch is timed: on a GPU a batch is one tensor.
         rest, self._rest = min(self._rest, seconds), 0.0
         self.seconds.make += rest
         self.seconds.caller -= rest
         self.delivered.add(group)
 
     def end(self, outcome: str) -> None:
-        """The load has come to an end, unless it had before."""
+        """End the load with this outcome, unless it has ended already."""
         if self.outcome == "running":
             self._lap("", "caller's code")
             self.clock.stop(self._mark)
@@ -181,21 +181,21 @@ class Tally:
             self.outcome = outcome
 
     def fail(self, error: BaseException) -> None:
-        """This is what ended it, or what went wrong in ending it."""
+        """End the load with this error, or record an error of its end."""
         self.end("failed")
         self.outcome, self.error = "failed", f"{type(error).__name__}: {error}"
 
     def closing(self) -> None:
-        """The load is being closed."""
+        """Note that the load's close begins."""
         self._mark, self._phase = self._timer.perf_counter(), "close"
 
     def closed(self) -> None:
-        """It has been."""
+        """Note that the load's close has finished."""
         self._lap("", "close")
         self._process_cpu_in_all = self._timer.process_time() - self._process_cpu
 
     def _lap(self, phase: str, event: str, group: Group | None = None) -> float:
-        """What has passed since the mark was the current phase; another begins. Returns the seconds of the former."""
+        """Add the time since the mark to the current phase, and begin `phase`. Return the seconds added."""
         now = self._timer.perf_counter()
         passed = self._add(self.seconds, now - self._mark)
         if self._events is not None:

@@ -1,4 +1,4 @@
-"""Ranges that a profiler shows on its time line: where one is attached, and the nvtx package is installed."""
+"""NVTX ranges on a profiler's time line, if a profiler is attached and the nvtx package is installed."""
 
 import contextlib
 import functools
@@ -8,16 +8,16 @@ from collections.abc import Callable
 from typing import Any, Final
 
 _ATTACHED: Final = "NVTX_INJECTION64_PATH"
-"""What NVTX itself looks for a profiler by, once in a process; Nsight Systems and Compute set it.
+"""The variable by which NVTX finds a profiler. Nsight Systems and Nsight Compute set it.
 
-Without one, ranges would go nowhere, and importing nvtx takes a tenth of a second.
+Without a profiler ranges are useless, and the import of nvtx takes 0.1 s.
 """
 
 _NOTHING: Final = contextlib.nullcontext()
 
 
 def nvtx_range(name: str) -> contextlib.AbstractContextManager[Any]:
-    """A range of this name, from entering to leaving it, in the calling thread."""
+    """Return a context that is an NVTX range of this name in the calling thread."""
     return _annotate()(name)
 
 

@@ -1,6 +1,6 @@
-"""What one reader counts and times: sums for each stage of its work, and of them what lay in the caller's waits.
+"""The counts and times of one reader: seconds of each stage, and the part of them during the caller's waits.
 
-Nobody else writes here, so nothing is locked. What a step costs is in benchmarks/tally.py.
+Only the reader writes here, so it needs no lock. benchmarks/tally.py measures the cost of a step.
 """
 
 import threading
@@ -14,19 +14,19 @@ from runai_model_streamer.pipeline.tally.trace import Events, Trace
 from runai_model_streamer.pipeline.tally.wait_clock import Timer, WaitClock
 
 STAGES: Final = (*(origin.field for origin in Origin), "cast", "copy", "memory", "rest")
-"""What a reader's time goes to; for what each is, see `report.ReaderSeconds`."""
+"""The stages of a reader's time; `report.ReaderSeconds` describes each."""
 
 
 class ThreadTimes(NamedTuple):
-    """What the kernel says of one thread, in seconds."""
+    """One thread's times from the kernel, in seconds."""
 
     cpu: float
     delay: float | None
-    """Ready to run, without a CPU; None: this kernel does not say."""
+    """Time ready to run, but without a CPU; None: the kernel does not report it."""
 
 
 def thread_times(thread: int) -> ThreadTimes | None:
-    """Of the thread of this process with this native id; None: it has ended, or this kernel does not say."""
+    """Return the times of this process's thread with this native id; None if it has ended or the kernel has none."""
     try:
         with open(f"/proc/self/task/{thread}/schedstat", "rb") as file:
             cpu, delay, _ = file.read().split()
@@ -36,12 +36,12 @@ def thread_times(thread: int) -> ThreadTimes | None:
 
 
 class ReaderTally:
-    """One reader's. A mark goes along: each stage that ends is given the time since the mark, and sets it anew.
+    """The counts and times of one reader. Each stage that ends gets the time since the mark, and moves the mark.
 
     Args:
         clock: the caller's waits for bytes.
         leasing: the readers' waits for memory.
-        timer: tells the time.
+        timer: the clocks.
     """
 
     __slots__ = (
@@ -71,36 +71,36 @@ class ReaderTally:
         self._mark = self._waited = 0.0
         self.reads = 0
         self.bytes = dict.fromkeys((origin.field for origin in Origin), 0)
-        """By the names of `report.BytesFrom`."""
+        """Bytes read, by field of `report.BytesFrom`."""
         self.seconds = dict.fromkeys(STAGES, 0.0)
-        """By the names of `report.ReaderSeconds`."""
+        """Seconds of each stage, by field of `report.ReaderSeconds`."""
         self.in_wait = dict.fromkeys(STAGES, 0.0)
-        """Of `seconds`, those during which the caller's thread waited for bytes."""
+        """The part of `seconds` during which the caller's thread waited for bytes."""
 
     def begin(self, trace: Trace | None) -> None:
-        """In the reader's thread, first."""
+        """Begin to count. The reader's thread calls it first."""
         self._thread = threading.get_native_id()
         if trace is not None:
             self._events = trace.thread(threading.current_thread().name, self._thread)
         self.mark()
 
     def end(self) -> None:
-        """In the reader's thread, last."""
+        """End the count. The reader's thread calls it last."""
         self._times = thread_times(self._thread) or ThreadTimes(self._timer.thread_time(), None)
 
     @property
     def times(self) -> ThreadTimes | None:
-        """The thread's CPU time and delay, so far; None: not known yet."""
+        """The thread's CPU time and delay so far; None if not yet known."""
         return self._times or thread_times(self._thread)
 
     def mark(self) -> None:
-        """What has passed since the last mark is no stage's."""
+        """Move the mark to now. The time since the last one belongs to no stage."""
         self._mark = now = self._timer.perf_counter()
         self._waited = self._clock.at(now)
         self._leased = self._leasing.at(now)
 
     def rested(self) -> None:
-        """The reader has rested since the mark."""
+        """Count the time since the mark as rest."""
         began, waited = self._mark, self._waited
         self.mark()
         self.seconds["rest"] += self._mark - began
@@ -109,7 +109,7 @@ class ReaderTally:
             self._events.wait("rest", began, self._mark)
 
     def took(self) -> None:
-        """The reader has its next step. It has waited for memory as long as any did; else just for its turn."""
+        """Count the wait for the next step: for memory as long as any reader waited for memory, else for its turn."""
         began, waited, leased = self._mark, self._waited, self._leased
         self.mark()
         passed, memory = self._mark - began, self._leased - leased
@@ -120,7 +120,7 @@ class ReaderTally:
             self._events.wait("memory" if 2 * memory > passed else "turn", began, self._mark)
 
     def read(self, group: int, step: Step, reading: Reading, extra_stage: str | None) -> None:
-        """Count a step of this group. The time that the source did not take was spent in `extra_stage`."""
+        """Count a step of this group. Time that the source did not take belongs to `extra_stage`."""
         now = self._timer.perf_counter()
         waited = self._clock.at(now)
         passed, in_wait = now - self._mark, waited - self._waited

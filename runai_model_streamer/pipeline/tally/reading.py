@@ -11,14 +11,14 @@ from runai_model_streamer.pipeline.tally.nvtx import nvtx_range
 
 
 class Reading(NamedTuple):
-    """What one read was like."""
+    """Origin and times of one read."""
 
     origin: Origin
-    """Where the bytes came from."""
+    """The origin of the bytes."""
     seconds: float
-    """How long the source took, waits for memory left aside."""
+    """Seconds that the source took, without waits for memory."""
     began: float | None = None
-    """When, by `time.perf_counter`; None for several reads with something else in between."""
+    """Start of the read, by `time.perf_counter`; None for several reads with other work in between."""
 
 
 def timed_read(source: Source, offset: int, buffer: memoryview) -> Reading:
@@ -28,7 +28,7 @@ def timed_read(source: Source, offset: int, buffer: memoryview) -> Reading:
 
 
 def timed_call(read: Callable[[], Origin]) -> Reading:
-    """Do the read."""
+    """Call `read` and return its origin and times."""
     started = time.perf_counter()
     origin = read()
     return Reading(origin, time.perf_counter() - started, started)

@@ -1,4 +1,4 @@
-"""The events of one load, in Chrome's trace format, which Perfetto (ui.perfetto.dev) and chrome://tracing open.
+"""The events of one load in Chrome's trace format. Perfetto (ui.perfetto.dev) and chrome://tracing open it.
 
 The format: "Trace Event Format", docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU.
 """
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 VARIABLE: Final = "RUNAI_STREAMER_TRACE"
 
 SHORTEST: Final = 50e-6
-"""Seconds: waits that are shorter are left out, since each read has one."""
+"""Shortest wait in a trace, in seconds. Every read has a shorter one."""
 
 _WAITS: Final = {
     "memory": "wait for memory",
@@ -33,34 +33,34 @@ _Args: TypeAlias = dict[str, Any]
 
 
 class Events:
-    """One thread's, in seconds of `time.perf_counter`. Written by that thread alone."""
+    """The events of one thread, in seconds of `time.perf_counter`. Only that thread writes them."""
 
     __slots__ = ("found", "name", "thread")
 
     def __init__(self, name: str, thread: int) -> None:
         self.name = name
         self.thread = thread
-        """Its native id."""
+        """The thread's native id."""
         self.found: list[tuple[str, str, float, float, _Args]] = []
-        """Name, category, beginning, end, and what else is known."""
+        """Name, category, start, end and arguments of each event."""
 
     def add(self, name: str, category: str, began: float, ended: float, args: _Args) -> None:
-        """Something that began and ended in this thread."""
+        """Add an event of this thread."""
         self.found.append((name, category, began, ended, args))
 
     def wait(self, stage: str, began: float, ended: float) -> None:
-        """A reader's wait."""
+        """Add a reader's wait."""
         if ended - began >= SHORTEST:
             self.add(_WAITS[stage], "wait", began, ended, {})
 
     def read(
         self, began: float, ended: float, group: int, step: Step, reading: Reading, extra_stage: str | None
     ) -> None:
-        """A reader's read, and what lay before and behind it."""
+        """Add a reader's read, and the stages before and after it."""
         args: _Args = {"origin": reading.origin.value, "file": step.file, "offset": step.offset, "bytes": step.length}
         args["group"] = group
         if reading.began is None:
-            # Piece by piece, with what is done to each in between.
+            # Several reads, with `extra_stage` between them.
             seconds = ended - began - reading.seconds
             args |= {"read_ms": round(reading.seconds * 1e3, 3), f"{extra_stage}_ms": round(seconds * 1e3, 3)}
             self.add(f"read and {extra_stage}", "read", began, ended, args)
@@ -74,7 +74,7 @@ class Events:
         self.add("read", "read", reading.began, done, args)
 
     def caller(self, name: str, began: float, ended: float, group: Group | None) -> None:
-        """Something of the caller's thread."""
+        """Add an event of the caller's thread."""
         if group is not None:
             count = sum(len(part.tensors) for part in group.parts)
             args = {
@@ -92,11 +92,11 @@ class Trace:
     """The events of one load, and the file for them.
 
     Args:
-        path: the file; see `trace_path`. It is made, or emptied, here.
-        label: of the process.
+        path: the file; see `trace_path`. It is created or emptied at once.
+        label: the name of the process in the trace.
 
     Raises:
-        ConfigError: it cannot be written to.
+        ConfigError: the file cannot be written.
     """
 
     def __init__(self, path: str, label: str) -> None:
@@ -117,16 +117,16 @@ class Trace:
             ) from error
 
     def thread(self, name: str, thread: int) -> Events:
-        """The events of one more thread. From that thread."""
+        """Return the events of one more thread. That thread calls it."""
         events = Events(name, thread)
         self._threads.append(events)
         return events
 
     def write(self, paths: Sequence[str]) -> None:
-        """Write the file, once. One that cannot be written is said in the log, and no error: the load is whole.
+        """Write the file, once. A failure is only logged, since the load itself succeeded.
 
         Args:
-            paths: of the files, by their number in the plan.
+            paths: the files' paths, by their number in the plan.
         """
         if self._written:
             return
@@ -150,7 +150,7 @@ class Trace:
             yield _named("thread_name", process, events.thread, events.name)
             sort = {"name": "thread_sort_index", "ph": "M", "pid": process, "tid": events.thread}
             yield sort | {"args": {"sort_index": order}}
-            # A copy: a reader that hangs may go on writing.
+            # A copy: a reader that hangs may still write.
             for name, category, began, ended, args in list(events.found):
                 shown = args | {"file": as_unicode(paths[args["file"]])} if "file" in args else args
                 event = {"name": name, "cat": category, "ph": "X", "pid": process, "tid": events.thread, "args": shown}
@@ -162,15 +162,15 @@ def _named(what: str, process: int, thread: int, name: str) -> _Args:
 
 
 def trace_path(text: str, rank: int | None, several: bool) -> str:
-    """The file for this process's trace.
+    """Return the path of this process's trace.
 
-    `{pid}` and `{rank}` stand for the process and its rank. Where several processes load and neither is there, they
-    would overwrite each other's: then the rank, or without one the process, is put before the suffix.
+    `{pid}` and `{rank}` become the process id and its rank. If several processes load and the text has neither,
+    the rank (or else the process id) is put before the suffix, so that they do not overwrite each other's file.
 
     Args:
         text: `RUNAI_STREAMER_TRACE`.
-        rank: in torch's default process group; None: there is none, or no other rank.
-        several: other processes of this node load, too.
+        rank: in torch's default process group; None without a group or another rank.
+        several: whether other processes of this node load too.
     """
     if "{pid}" not in text and "{rank}" not in text and (several or rank is not None):
         path = PurePath(text)

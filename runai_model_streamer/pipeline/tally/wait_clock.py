@@ -1,4 +1,4 @@
-"""For how long something has been waited for, as other threads may ask at any moment."""
+"""Total time spent waiting; readable from any thread."""
 
 import time
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Timer(Protocol):
-    """What times a load; the module `time`. Seconds, each from any moment on."""
+    """The clocks that time a load, like the module `time`. Each counts seconds from an arbitrary moment."""
 
     def perf_counter(self) -> float:
         """Wall-clock time."""
@@ -23,28 +23,28 @@ class Timer(Protocol):
 
 
 class WaitClock:
-    """Seconds that one thread at a time has waited, in all: a clock that stands still while none does.
+    """Total seconds that threads have waited, one at a time. The clock runs only during a wait.
 
-    The time that another thread spent within such waits is the difference of two readings of its own.
+    A second thread reads it twice, and the difference is the part of its own time that fell within waits.
     """
 
     __slots__ = ("_state",)
 
     def __init__(self) -> None:
-        # One value, so that a thread that looks meanwhile sees both as of the same moment.
+        # One tuple, so that another thread reads both values of the same moment.
         self._state: tuple[float, float | None] = (0.0, None)  # seconds before the current wait, and its start
 
     def start(self, now: float) -> None:
-        """A wait begins."""
+        """Start a wait at `now`."""
         self._state = self._state[0], now
 
     def stop(self, now: float) -> None:
-        """It has ended."""
+        """End the wait at `now`."""
         self._state = self.at(now), None
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """A wait, which the block is."""
+        """Count the block as a wait."""
         self.start(time.perf_counter())
         try:
             yield
@@ -52,6 +52,6 @@ class WaitClock:
             self.stop(time.perf_counter())
 
     def at(self, now: float) -> float:
-        """Seconds waited until `now`."""
+        """Return the seconds waited until `now`."""
         waited, since = self._state
         return waited if since is None or now < since else waited + now - since
