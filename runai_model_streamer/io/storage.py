@@ -114,6 +114,11 @@ class Storage:
         """What moves the bytes of objects; None if no object was read."""
         return self._store.transport
 
+    @property
+    def setup_seconds(self) -> float:
+        """Seconds that went into a client of object storage: imports, compiling, credentials."""
+        return self._store.setup_seconds
+
     def interrupt(self) -> None:
         """Make requests in flight, and those to come, end soon. From any thread, as often as you like."""
         if self._bandwidth is not None:

@@ -281,3 +281,4 @@ class Load:
         """Copy what the landing and the storage count into the tally."""
         self.tally.peak = self._landing.peak
         self.tally.retries, self.tally.transport = self._storage.retries, self._storage.transport
+        self.tally.setup = self._storage.setup_seconds

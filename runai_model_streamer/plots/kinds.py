@@ -43,5 +43,6 @@ BOUNDS: Final = {
     "copy": Kind("copy to the device", "#CC79A7"),
     "memory": Kind("memory limit", "#D55E00"),
     "caller": Kind("caller", "#F0E442"),
+    "setup": Kind("set-up", "#999999"),
 }
 """What a load may be bound by, as `LoadReport.shares` names it."""

@@ -12,8 +12,9 @@ from runai_model_streamer.origins import Origin
 Outcome: TypeAlias = Literal["not started", "running", "complete", "failed", "abandoned"]
 """State of a load: none yet; going on; all tensors given out; ended by an error; ended by the caller before that."""
 
-Bound: TypeAlias = Literal["storage", "network", "cpu", "copy", "memory", "caller", "too short"]
-"""What a load mostly waited for. "copy" is what is between host memory and the device."""
+Bound: TypeAlias = Literal["storage", "network", "cpu", "copy", "memory", "caller", "setup", "too short"]
+"""What a load mostly waited for. "setup" is what a process does once before it
+reads objects. "copy" is what is between host memory and the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,9 @@ class LoadReport:
     """Opening files, reading and validating headers, planning: the call that starts the load, until reads begin."""
     plan_cpu_seconds: float = 0.0
     """CPU time of the caller's thread in it."""
+    setup_seconds: float = 0.0
+    """The part of it until there was a client of object storage: boto3 and numba were imported, callbacks compiled, and
+    credentials found. A later load in the process does without most of it."""
     wait_seconds: float = 0.0
     """Waiting for bytes to land; and starting reader threads, of which the first read while others are started."""
     make_seconds: float = 0.0

@@ -49,6 +49,7 @@ def make_report(tally: Tally, request: Request) -> LoadReport:
         first_tensor_seconds=tally.first,
         plan_seconds=seconds.plan,
         plan_cpu_seconds=tally.plan_cpu,
+        setup_seconds=min(tally.setup, seconds.plan),
         wait_seconds=seconds.wait,
         make_seconds=seconds.make,
         place_seconds=seconds.place,

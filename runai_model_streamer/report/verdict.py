@@ -5,7 +5,9 @@ The caller's thread is at one thing at a time, and `LoadReport` has the seconds 
 - In the caller's own code: the caller's share.
 - Making tensors, and placing them on the host (parts put together, casts): the CPU's. Placing them on a device, and
   closing one, where copies that are queued come to their end: the copy's.
-- Opening and planning: as much as the thread was on a CPU then, the CPU's; else the network's, or the storage's.
+- Until there is a client of object storage (imports, compiling, credentials): the set-up's.
+- The rest of opening and planning: as much as the thread was on a CPU then, the CPU's; else the network's, or the
+  storage's.
 - Waiting for bytes: divided by what the readers did meanwhile, in thread-seconds. Waiting for memory is the memory
   limit's; for a pinned slot, the copy's (the limit's where it leaves fewer slots than readers); casting, the CPU's.
   Reading is the CPU's for the part of reader threads' time that they were on a CPU or ready to run without one
@@ -26,7 +28,7 @@ from runai_model_streamer.report.load_report import Bound, LoadReport
 TOO_SHORT: Final = 0.05
 """Seconds below which a load tells nothing: threads start and stop in that."""
 
-_BOUNDS: Final[tuple[Bound, ...]] = ("storage", "network", "cpu", "copy", "memory", "caller")
+_BOUNDS: Final[tuple[Bound, ...]] = ("storage", "network", "cpu", "copy", "memory", "caller", "setup")
 
 
 class Verdict(NamedTuple):
@@ -56,9 +58,12 @@ def _divided(report: LoadReport) -> dict[Bound, float]:
     placed_on: Bound = "cpu" if report.device == "cpu" else "copy"
     found["cpu"] += report.make_seconds
     found[placed_on] += report.place_seconds + report.close_seconds
-    planned = min(report.plan_cpu_seconds, report.plan_seconds)
+    setup = min(report.setup_seconds, report.plan_seconds)
+    found["setup"] += setup
+    # Its CPU time is counted with the rest of the caller's thread, if that did it.
+    planned = min(max(report.plan_cpu_seconds - setup, 0.0), report.plan_seconds - setup)
     found["cpu"] += planned
-    found["network" if _is_remote(report) else "storage"] += report.plan_seconds - planned
+    found["network" if _is_remote(report) else "storage"] += report.plan_seconds - setup - planned
     for bound, part in _in_wait(report).items():
         found[bound] += part * report.wait_seconds
     delay = min(report.caller_delay_seconds or 0.0, report.caller_seconds)
@@ -129,6 +134,7 @@ def sentence(report: LoadReport, bound: Bound, share: float) -> str:
         "copy": _copy,
         "memory": _memory,
         "caller": _caller,
+        "setup": _setup,
     }[bound](report)
     name = {"cpu": "CPU", "memory": "memory limit", "copy": f"copy to {report.device}"}.get(bound, bound)
     return f"Bound by the {name}: {share:.0%} of {_seconds(report.seconds)} {what}; {advice}."
@@ -176,8 +182,9 @@ def _cpu(report: LoadReport) -> tuple[str, str]:
     delays = (report.reader_delay_seconds or 0.0) + (report.caller_delay_seconds or 0.0)
     cpus = f"{report.process_cpu_seconds / report.seconds:.1f} CPUs were in use"
     if delays > report.reader_cpu_seconds + report.make_seconds + report.plan_cpu_seconds:
-        return f"went into work on the CPU, and threads had to wait {_seconds(delays)} for one ({cpus})", (
-            "no setting of the streamer changes that: give the process more CPUs, or end what else runs on them"
+        return f"went into waiting for a CPU ({_seconds(delays)} in all threads; {cpus} by this process)", (
+            "other processes have the rest, or a container's limit does: give the process more CPUs, or end what else "
+            "runs on them"
         )
     if report.settings.dtype is not None and report.plan_cpu_seconds > 0.5 * report.seconds:
         return f"went into opening files and making ready to cast to {report.settings.dtype} ({cpus})", (
@@ -229,6 +236,12 @@ def _memory(report: LoadReport) -> tuple[str, str]:
 def _caller(_: LoadReport) -> tuple[str, str]:
     return "passed in the code that took the tensors", (
         "no setting of the streamer changes that: do less there, or let another thread do it"
+    )
+
+
+def _setup(_: LoadReport) -> tuple[str, str]:
+    return "went into importing, compiling and finding credentials before the first request", (
+        "a later load in the same process does without: measure that, or import boto3 and numba beforehand"
     )
 
 

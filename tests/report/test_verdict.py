@@ -53,7 +53,7 @@ def settings(**changed: Any) -> Settings:
 def test_shares_are_of_all_seconds() -> None:
     verdict = judge(waiting(ReaderSeconds(disk=100.0, memory=20.0, rest=1000.0), reader_cpu_seconds=25.0))
     assert verdict.shares == pytest.approx(
-        {"storage": 0.5625, "network": 0, "cpu": 0.2375, "copy": 0, "memory": 0.15, "caller": 0.05}
+        {"storage": 0.5625, "network": 0, "cpu": 0.2375, "copy": 0, "memory": 0.15, "caller": 0.05, "setup": 0}
     )
     assert sum(verdict.shares.values()) == pytest.approx(1)
 
@@ -127,7 +127,7 @@ def test_reads_that_run_or_are_ready_to_are_the_cpus(origin: str) -> None:
 
 def test_threads_that_wait_for_a_cpu_are_named() -> None:
     verdict = judge(waiting(ReaderSeconds(page_cache=18.0), reader_cpu_seconds=6.0, reader_delay_seconds=12.0))
-    assert "threads had to wait 12.0 s for one" in verdict.sentence
+    assert "waiting for a CPU (12.0 s in all threads" in verdict.sentence
     assert "give the process more CPUs" in verdict.sentence
 
 
@@ -179,6 +179,25 @@ def test_opening_is_the_networks_or_the_storages_or_the_cpus() -> None:
     remote = judge(dataclasses.replace(report, settings=settings(transport="curl")))
     assert remote.bound_by == "network"
     assert "most of it to open 100 files" in remote.sentence
+
+
+def test_what_a_process_does_once_is_the_set_ups() -> None:
+    report = LoadReport(seconds=2.0, plan_seconds=1.9, plan_cpu_seconds=1.7, setup_seconds=1.7, wait_seconds=0.1)
+    verdict = judge(dataclasses.replace(report, settings=settings(transport="curl")))
+    assert verdict.bound_by == "setup"
+    assert verdict.shares["setup"] == pytest.approx(0.85)
+    assert verdict.shares["network"] == pytest.approx(0.1)
+    assert "went into importing, compiling and finding credentials" in verdict.sentence
+    assert "more CPUs" not in verdict.sentence
+    later = judge(dataclasses.replace(report, setup_seconds=0.0, plan_cpu_seconds=0.0))
+    assert later.shares["setup"] == 0
+
+
+def test_waiting_for_a_cpu_is_told_from_using_one() -> None:
+    report = waiting(ReaderSeconds(page_cache=144.0), reader_cpu_seconds=2.0, process_cpu_seconds=4.0)
+    sentence = judge(dataclasses.replace(report, reader_delay_seconds=100.0)).sentence
+    assert "went into waiting for a CPU (100.0 s in all threads; 0.4 CPUs were in use by this process)" in sentence
+    assert "work on the CPU" not in sentence
 
 
 def test_what_other_ranks_send_is_bound_as_their_reads_are() -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cache
@@ -197,6 +198,8 @@ class CurrentAccess:
         self._access: Access | None = None
         self._made: list[Access] = []
         self._closed = False
+        self.seconds = 0.0
+        """Spent in `make`: mostly imports and compiling, once in a process, and credentials."""
 
     def get(self) -> Access:
         """The access.
@@ -212,7 +215,11 @@ class CurrentAccess:
             access = self._ready()
             if access is not None:
                 return access
-            access = self._make()
+            started = time.perf_counter()
+            try:
+                access = self._make()
+            finally:
+                self.seconds += time.perf_counter() - started
             with self._lock:
                 if not self._closed:
                     self._access = access

@@ -119,6 +119,11 @@ class S3Store:
         """What moves the bytes; None before the first request."""
         return self._access.transport
 
+    @property
+    def setup_seconds(self) -> float:
+        """Seconds from the first need of a client until there was one: imports, compiling, credentials."""
+        return self._access.seconds
+
     def forget(self, flights: Flights) -> None:
         """A source has closed. For sources."""
         with self._lock:

@@ -80,6 +80,8 @@ class Tally:
         """The most bytes that were held at once."""
         self.retries = 0
         self.transport: str | None = None
+        self.setup = 0.0
+        """Seconds until there was a client of object storage."""
         self.started_reading = False
         self.plan_cpu = 0.0
         """CPU seconds of the caller's thread until reads began."""
