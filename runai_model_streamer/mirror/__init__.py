@@ -1,1 +1,1 @@
-"""Copies of what object storage holds, on local disks."""
+"""Copies files from object storage to local disks."""

@@ -1,4 +1,4 @@
-"""Copies files and objects to a folder: several files, and several ranges of each, at once."""
+"""Copies files and objects to a folder. It reads several files, and several ranges of each, at once."""
 
 import mmap
 import threading
@@ -15,7 +15,7 @@ from runai_model_streamer.ranges import ByteRange, split
 from runai_model_streamer.threads.crew import Crew
 
 JOIN_SECONDS: Final = 1.0
-"""Seconds that a failed pull waits for its threads at most. A thread that hangs longer ends by itself."""
+"""The most seconds that a failed pull waits for its threads. A thread that hangs longer ends by itself."""
 
 
 def fetch(
@@ -27,16 +27,16 @@ def fetch(
     memory: int,
     landed: Callable[[int], None] | None = None,
 ) -> None:
-    """Copy every entry to its name in the destination. Returns when all are there.
+    """Copy every entry to its name in the destination. Return when all are complete.
 
     Args:
         concurrency: reads in flight at once.
-        chunk: bytes of one read, at most.
-        memory: bytes held at once, at most; at least `chunk`.
-        landed: called with the number of bytes that were just written, from many threads.
+        chunk: the most bytes of one read.
+        memory: the most bytes held at once; at least `chunk`.
+        landed: called from many threads, with the number of bytes just written.
 
     Raises:
-        StreamerError: the first error met. Finished files stay; nothing is left of the others.
+        StreamerError: the first error. Finished files stay; unfinished ones are removed.
     """
     work = _Fetch(storage, entries, destination, chunk, memory, landed)
     pieces = sum(1 for entry in entries for _ in _pieces(entry, chunk))
@@ -44,7 +44,7 @@ def fetch(
 
 
 def _pieces(entry: Entry, chunk: int) -> Iterator[ByteRange]:
-    """Yield the reads that make up a file; one of zero bytes for an empty file."""
+    """Return the reads that make up a file: for an empty file, one of zero bytes."""
     return split(ByteRange(0, entry.size), chunk) if entry.size else iter((ByteRange(0, 0),))
 
 
@@ -53,7 +53,7 @@ class _Stopped(Exception):  # noqa: N818 - control flow
 
 
 class _File:
-    """One file on its way."""
+    """One file that is being copied."""
 
     def __init__(self, entry: Entry, pieces: int) -> None:
         self.entry = entry
@@ -63,7 +63,7 @@ class _File:
         self.part: PartialFile | None = None
 
     def open(self, storage: Storage, destination: TargetFolder) -> tuple[Source | None, PartialFile]:
-        """Open both ends, once. Under the lock."""
+        """Open the source and the part, once. The caller holds the lock."""
         if self.part is None:
             if self.entry.size:
                 self.source = storage.open(self.entry.path)
@@ -78,7 +78,7 @@ class _File:
         return self.source, self.part
 
     def close(self) -> None:
-        """Close what is open. Under the lock, or when no thread is left."""
+        """Close the source and the part. The caller holds the lock, or no thread is left."""
         if self.source is not None:
             self.source.close()
         if self.part is not None:
@@ -86,7 +86,7 @@ class _File:
 
 
 class _Fetch:
-    """One call of `fetch`: its threads, and what they share."""
+    """One call of `fetch`: its threads and their shared state."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class _Fetch:
             try:
                 raise failure
             finally:
-                # Its traceback leads here. The cycle would keep all that the frames hold, until gc runs.
+                # Its traceback refers to this frame. The cycle would keep everything in the frames alive until gc runs.
                 del failure
 
     def _end(self, crew: Crew) -> None:
@@ -142,7 +142,7 @@ class _Fetch:
         for file in list(self._open):
             if file.part is not None:
                 file.part.discard()
-            # A stuck thread keeps what it works with until it ends.
+            # A stuck thread keeps its files open until it ends.
             if not alive:
                 file.close()
 
@@ -200,8 +200,8 @@ class _Fetch:
                 raise _Stopped
             self._free -= size
         try:
-            # Whole pages, which direct reads need. They go back to the system with the last reference. To close them
-            # here would raise while the traceback of an error still has a reference.
+            # Whole pages, which direct reads need. The last reference frees them. An explicit close would raise while
+            # an error's traceback still has a reference.
             yield memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         finally:
             with self._changed:

@@ -1,4 +1,4 @@
-"""A lock that lets one thread of one process in at a time."""
+"""A lock between processes."""
 
 import errno
 import fcntl
@@ -13,8 +13,8 @@ _log = logging.getLogger(__name__)
 def locked(fd: int, path: str) -> Iterator[bool]:
     """Wait for the lock of an open file or folder, and hold it in the context.
 
-    A process that dies releases it. It keeps processes of other machines out only on file systems that share locks (NFS
-    4 does, for files). Gives False, without waiting, where the file system has no such locks.
+    A process that dies releases its lock. The lock excludes processes on other machines only on file systems that share
+    locks (NFS 4 does, for files). If the file system has no locks, yield False at once.
     """
     held = True
     try:
@@ -23,7 +23,7 @@ def locked(fd: int, path: str) -> Iterator[bool]:
         _log.info("%s: waiting for another process, which is pulling files", path)
         fcntl.flock(fd, fcntl.LOCK_EX)
     except OSError as error:
-        # NFS locks only what is open for writing: a folder gives EBADF.
+        # NFS locks only files that are open for writing. A folder gives EBADF.
         if error.errno not in (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
         _log.debug("%s: no locks here: %s", path, error)
@@ -32,5 +32,5 @@ def locked(fd: int, path: str) -> Iterator[bool]:
         yield held
     finally:
         if held:
-            # Closing would not do: a forked child may have the same open file.
+            # Closing the file is not enough: a forked child may have it open too.
             fcntl.flock(fd, fcntl.LOCK_UN)

@@ -1,4 +1,4 @@
-"""Pulls a folder or prefix: lists what is wanted, finds what is missing, and fetches that."""
+"""Pulls a folder or prefix: lists the files, finds those that are missing, and fetches them."""
 
 import logging
 import os
@@ -22,24 +22,21 @@ from runai_model_streamer.origins import SourceKind
 _log = logging.getLogger(__name__)
 
 MIN_MEMORY: Final = 256 << 10
-"""Smallest number of bytes that a pull holds at once: what opening an object brings."""
+"""The smallest memory bound of a pull, in bytes: what opening an object reads."""
 
 MANY_BYTES: Final = 4 << 30
-"""A pull of this much is worth the import of numba, 1.5 s of CPU time.
-
-Over TLS boto3 takes 1.16 s for a GB, libcurl 0.92 s (docs/s3.md).
-"""
+"""Bytes from which a pull saves more CPU time with libcurl than the import of numba costs (docs/s3.md)."""
 
 
 class Watcher(Protocol):
     """Follows the progress of a pull."""
 
     def begin(self, missing: Sequence[Entry]) -> None:
-        """Note the files that will be fetched. The others are there."""
+        """Note the files that will be fetched. The others are already local."""
         ...
 
     def landed(self, count: int) -> None:
-        """Note that this many more bytes were written. Called from many threads."""
+        """Note that `count` more bytes were written. Many threads call it."""
         ...
 
 
@@ -52,19 +49,19 @@ def pull(
     watcher: Watcher | None = None,
     many_bytes: int = MANY_BYTES,
 ) -> list[Entry]:
-    """Copy the files of `source` that `patterns` choose to `target`, unless they are there. Returns all of them.
+    """Copy the files of `source` that `patterns` choose to `target`, except those already there. Return all of them.
 
     Args:
-        storage: lists the files, and fetches few bytes.
+        storage: lists the files, and fetches them if they are small.
         source: a folder or prefix.
         target: a local folder.
-        patterns: which files are wanted.
+        patterns: chooses the files.
         config: the settings.
         watcher: follows the progress.
-        many_bytes: bytes of objects from which on the transport for many bytes fetches them.
+        many_bytes: bytes of objects from which the transport for many bytes fetches them.
 
     Raises:
-        StreamerError: as the function `pull_files`.
+        StreamerError: the same errors as `pull_files`.
     """
     _check_target(source, target)
     started = time.perf_counter()
@@ -100,7 +97,7 @@ def pull(
 
 
 def none_chosen(patterns: Patterns) -> str:
-    """What to say where no file is wanted."""
+    """Return the message for patterns that choose no file."""
     said = [
         f"{name} {', '.join(map(repr, given))}"
         for name, given in (("allow", patterns.allow), ("ignore", patterns.ignore))
@@ -112,7 +109,7 @@ def none_chosen(patterns: Patterns) -> str:
 
 
 def _before(source: str) -> str:
-    """What objects' keys have in front of their names. Of a local file only its name counts for patterns."""
+    """Return the prefix of objects' keys, which patterns see too. For a local file they see only its name."""
     return Location.of_prefix(source).key if is_object(source) else ""
 
 
@@ -128,7 +125,7 @@ def _check_target(source: str, target: str) -> None:
 
 
 def _bounds(config: StreamerConfig, kind: SourceKind) -> tuple[int, int, int]:
-    """Return reads in flight, bytes of one read, and bytes held, each at most."""
+    """Return the most reads in flight, bytes of one read, and bytes held."""
     concurrency, chunk = config.concurrency_for(kind), config.chunk_for(kind)
     memory = concurrency * chunk
     if config.memory_limit == UNLIMITED:

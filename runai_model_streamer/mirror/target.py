@@ -1,4 +1,4 @@
-"""The folder that files are pulled into. Each file is there whole or not at all, and none is outside the folder."""
+"""The folder that files are pulled into. A file appears only once it is complete, and never outside the folder."""
 
 import contextlib
 import errno
@@ -15,13 +15,13 @@ from runai_model_streamer.errors import UnsafeNameError, WriteDeniedError, Write
 from runai_model_streamer.io.listing import Entry
 
 COMPLETE: Final = ".runai_complete"
-"""Name of the file that says what has been pulled; see `ObjectStorageModel`. Never pulled itself."""
+"""Name of the file that records what has been pulled; see `ObjectStorageModel`. It is never pulled itself."""
 
 _PART_PREFIX: Final = ".runai-"
 _PART_SUFFIX: Final = ".part"
 
 _GRANULARITIES: Final = (1, 100, 1_000, 1_000_000, 1_000_000_000)
-"""Nanoseconds that file systems round times down to: ext4 and xfs 1, NTFS 100, some network ones a whole second."""
+"""Time resolutions of file systems, in nanoseconds: ext4 and xfs 1, NTFS 100, some network ones a whole second."""
 
 
 def file_name(name: str) -> str:
@@ -34,7 +34,7 @@ def as_files(path: str, entries: Iterable[Entry]) -> list[Entry]:
 
     Args:
         path: the folder or prefix that was listed, for messages.
-        entries: what was listed.
+        entries: the listed files.
 
     Raises:
         UnsafeNameError: a name cannot be a file's, two would be the same file, or a file would also be a folder.
@@ -67,10 +67,10 @@ def as_files(path: str, entries: Iterable[Entry]) -> list[Entry]:
 
 
 class TargetFolder:
-    """A folder to write to, made if it is missing. Everything below is opened from its descriptor; no link is followed.
+    """A folder to write to, created if missing. All below is opened from its descriptor, and no link is followed.
 
     Raises:
-        WriteError: it cannot be made or opened.
+        WriteError: it cannot be created or opened.
     """
 
     def __init__(self, path: str) -> None:
@@ -89,12 +89,12 @@ class TargetFolder:
         os.close(self.fd)
 
     def has(self, entry: Entry) -> bool:
-        """Return whether the file is there as it was pulled: with the entry's size and time."""
+        """Return whether the file exists with the entry's size and time."""
         try:
             with self._folder(entry.name, make=False) as (folder, base):
                 found = os.stat(base, dir_fd=folder, follow_symlinks=False)
         except OSError:
-            # It is missing. Or something is in its way, which `create` reports.
+            # It is missing, or something else has its name: `create` reports that.
             return False
         kept = found.st_mtime_ns
         return (
@@ -107,11 +107,11 @@ class TargetFolder:
         """Begin a file, under another name in the same folder.
 
         Raises:
-            WriteError: it cannot be made.
+            WriteError: it cannot be created.
         """
         with self._translated(name), self._folder(name, make=True) as (folder, _):
             part = f"{_PART_PREFIX}{os.urandom(8).hex()}{_PART_SUFFIX}"
-            # With the rights that the user's umask leaves: processes of others read what one has pulled.
+            # 0o666 leaves the permissions to the umask, since other users may read pulled files.
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             return PartialFile(self, name, part, os.open(part, flags, 0o666, dir_fd=folder), size)
 
@@ -131,7 +131,7 @@ class TargetFolder:
             part.close()
 
     def sweep(self, names: Iterable[str]) -> None:
-        """Remove what killed processes have left next to these files. No other process may write to the folder."""
+        """Remove parts that killed processes left next to these files. No other process may write to the folder."""
         for parent in {str(PurePosixPath(name).parent) for name in names}:
             with contextlib.suppress(OSError), self._folder(f"{parent}/x", make=False) as (folder, _):
                 for left in os.listdir(folder):
@@ -150,14 +150,14 @@ class TargetFolder:
                 try:
                     os.fsync(folder)
                 except OSError as error:
-                    # Some network file systems cannot do that for folders.
+                    # Some network file systems cannot sync folders.
                     if error.errno != errno.EINVAL:
                         raise
         self._changed.clear()
 
     @contextmanager
     def _folder(self, name: str, *, make: bool) -> Iterator[tuple[int, str]]:
-        """Give a descriptor of the folder that the file is in, and the file's own name."""
+        """Yield a descriptor of the folder that the file is in, and the file's own name."""
         *parents, base = PurePosixPath(name).parts
         folder = os.dup(self.fd)
         try:
@@ -181,7 +181,7 @@ class TargetFolder:
             raise self.translated(error, name) from error
 
     def translated(self, error: OSError, name: str) -> WriteError:
-        """Return our error for a failure to write the file `name`."""
+        """Return the `WriteError` for a failure to write the file `name`."""
         path = os.path.normpath(os.path.join(self.path, name))
         kind: type[WriteError] = WriteError
         remedy, sep = "", "; "
@@ -203,7 +203,7 @@ class TargetFolder:
             case errno.ENAMETOOLONG:
                 problem, remedy = "the name is longer than its file system allows", "leave it out with ignore_pattern"
             case errno.ENOENT if os.path.isdir(os.path.dirname(path)):
-                # As /proc and /sys answer.
+                # /proc and /sys give this error.
                 problem, remedy = "cannot be made: its file system takes no new files", "pull into another folder"
             case errno.ENOENT:
                 problem, remedy = "somebody removed the folder while files were pulled into it", "pull again"
@@ -224,9 +224,9 @@ class TargetFolder:
 
 
 class PartialFile:
-    """A file that is being written, perhaps by many threads. Made by `TargetFolder.create`.
+    """A file that is being written, by one or more threads. `TargetFolder.create` returns it.
 
-    It has another name until `finish`. Its maker calls `finish` or `discard`, and then `close`.
+    It has a temporary name until `finish`. The caller of `create` calls `finish` or `discard`, and then `close`.
     """
 
     def __init__(self, destination: TargetFolder, name: str, part: str, fd: int, size: int) -> None:
@@ -250,7 +250,7 @@ class PartialFile:
             raise self._destination.translated(error, self._name) from error
 
     def finish(self, modified_ns: int) -> None:
-        """Give the complete file its time and its name, and flush it to the disk.
+        """Set the complete file's time and name, and flush it to the disk.
 
         Raises:
             WriteError: that failed, or the file does not have the expected size.
@@ -270,7 +270,7 @@ class PartialFile:
             )
 
     def discard(self) -> None:
-        """Remove the file. What threads still write to it is lost."""
+        """Remove the file. Bytes that threads still write to it are lost."""
         self._destination.unlink(self._part, self._name)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a load did, what bound it, and how far it is."""
+"""Reports of loads: times and counts, the bottleneck, and progress."""
 
 from runai_model_streamer.report.load_report import LoadReport
 

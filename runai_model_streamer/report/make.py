@@ -1,4 +1,4 @@
-"""From what a load has counted to its report."""
+"""Makes a load's report from its tally."""
 
 import dataclasses
 from typing import cast
@@ -12,20 +12,20 @@ from runai_model_streamer.report.verdict import judge
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Request:
-    """What the caller asked for, and with what settings."""
+    """The caller's request and settings."""
 
     config: StreamerConfig
     device: str = "cpu"
     files: int = 0
     tensors: int = 0
     bytes: int = 0
-    """Of all tensors, as they are in the files."""
+    """Bytes of all tensors, as stored in the files."""
     dtype: str | None = None
     ranks: int = 1
 
 
 def make_report(tally: Tally, request: Request) -> LoadReport:
-    """The report of a load, as far as it has come."""
+    """Return the report of a load, up to now."""
     tensors, size = delivered(tally, request)
     seconds = tally.times
     readers = list(tally.readers)
@@ -70,11 +70,12 @@ def make_report(tally: Tally, request: Request) -> LoadReport:
 
 
 def delivered(tally: Tally, request: Request) -> tuple[int, int]:
-    """Tensors that have been given out so far, and their bytes in the files."""
+    """Return the number of tensors yielded so far, and their bytes in the files."""
     done, planned = tally.delivered, tally.planned
     if done.pieces == planned.pieces:
         return (request.tensors, request.bytes) if tally.started_reading else (0, 0)
-    # With select, what lands is not what is given out; else this is exact, but for bytes between wanted tensors.
+    # With `select`, the tensors that land are not those yielded, so this is an estimate. Otherwise the count of tensors
+    # is exact, and bytes are off by those between wanted tensors.
     tensors = request.tensors * done.pieces // planned.pieces
     return tensors, request.bytes * done.payload // planned.payload if planned.payload else 0
 

@@ -1,4 +1,4 @@
-"""How far a load is, for whoever watches it: a callback, or a bar in a terminal or a notebook."""
+"""Shows a load's progress: by a callback, or as a bar in a terminal or a notebook."""
 
 import contextlib
 import sys
@@ -9,50 +9,50 @@ from typing import Any, Final, Protocol, TypeAlias
 from runai_model_streamer.errors import ArgumentTypeError
 
 _REDRAW: Final = 0.1
-"""Seconds between two drawings of a bar, at least: one takes a millisecond or two."""
+"""The least seconds between two updates of a bar. An update takes 1 to 2 ms."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the caller has been given of a load so far, group by group."""
+    """The part of a load that the caller has received so far, counted by group."""
 
     bytes: int
-    """Of tensors, as they are in the files."""
+    """Bytes of tensors, as stored in the files."""
     total_bytes: int
     tensors: int
-    """Of `FileStreamer`, ranges."""
+    """Tensors; for `FileStreamer`, ranges."""
     total_tensors: int
     seconds: float
-    """Since the call that started the load."""
+    """Seconds since the call that started the load."""
 
     @property
     def gb_per_second(self) -> float:
-        """In units of 10**9 bytes, since the load was started."""
+        """Average speed since the start of the load, in 10**9 bytes per second."""
         return self.bytes / self.seconds / 1e9 if self.seconds else 0.0
 
 
 Watch: TypeAlias = bool | Callable[[Progress], object]
-"""True for a bar, False for nothing, or what to call."""
+"""True for a bar, False for nothing, or a function to call."""
 
 
 class Display(Protocol):
     """Shows progress."""
 
     def start(self) -> None:
-        """The caller begins to take tensors."""
+        """Start, when the caller begins to take tensors."""
         ...
 
     def show(self, progress: Progress) -> None:
-        """A group has been given out, or all."""
+        """Show the progress, after each group and at the end."""
         ...
 
     def stop(self) -> None:
-        """The load has ended, one way or another. Idempotent."""
+        """Stop, however the load ended. Idempotent."""
         ...
 
 
 class _Callback:
-    """Tells a function of the caller's."""
+    """Calls the caller's function."""
 
     def __init__(self, call: Callable[[Progress], object]) -> None:
         self._call = call
@@ -68,7 +68,7 @@ class _Callback:
 
 
 class _Bar:
-    """What bars have in common: they are drawn ten times a second at most, and never end a load."""
+    """A bar that updates at most ten times a second, and whose failures never end a load."""
 
     def __init__(self) -> None:
         self._drawn = -_REDRAW
@@ -83,7 +83,7 @@ class _Bar:
         done = progress.tensors == progress.total_tensors
         if self._open and (done or progress.seconds - self._drawn >= _REDRAW):
             self._drawn = progress.seconds
-            with contextlib.suppress(OSError):  # a terminal that has gone
+            with contextlib.suppress(OSError):  # the terminal is gone
                 self._draw(progress)
 
     def stop(self) -> None:
@@ -103,7 +103,7 @@ class _Bar:
 
 
 class _TerminalBar(_Bar):
-    """A line on stderr, by rich. What is printed meanwhile appears above it.
+    """A bar on stderr, drawn by rich. Other output appears above it.
 
     Raises:
         ImportError: rich is not installed.
@@ -116,7 +116,7 @@ class _TerminalBar(_Bar):
         from rich.progress import Progress as Live
 
         columns = (TextColumn("Loading"), BarColumn(bar_width=None), TextColumn("{task.fields[text]}"))
-        # A bar on stderr must not take what goes to a file or a pipe along.
+        # rich must not redirect a stdout that goes to a file or a pipe.
         redirect = sys.stdout is not None and sys.stdout.isatty()
         self._live = Live(
             *columns, console=Console(stderr=True), auto_refresh=False, expand=True, redirect_stdout=redirect
@@ -134,7 +134,7 @@ class _TerminalBar(_Bar):
 
 
 class _TerminalText(_Bar):
-    """A line on stderr without a bar, each over the one before; what is printed meanwhile goes on behind it."""
+    """A line of text on stderr that overwrites itself. Other output continues behind it."""
 
     def _begin(self) -> None:
         pass
@@ -149,13 +149,13 @@ class _TerminalText(_Bar):
 
 def _to_stderr(text: str) -> None:
     if sys.stderr is not None:
-        with contextlib.suppress(ValueError):  # it has been closed
+        with contextlib.suppress(ValueError):  # stderr is closed
             sys.stderr.write(text)
             sys.stderr.flush()
 
 
 class _NotebookBar(_Bar):
-    """An element of HTML, which its updates replace."""
+    """An HTML element that each update replaces."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -175,12 +175,12 @@ class _NotebookBar(_Bar):
 
 
 def display_of(progress: Watch) -> Display | None:
-    """What shows a load's progress; None: nothing.
+    """Return the display of a load's progress, or None.
 
-    True is nothing, too, where stderr is no terminal and this is no notebook.
+    True gives None too, unless stderr is a terminal or the process is a notebook's.
 
     Raises:
-        ArgumentTypeError: neither a bool nor something to call.
+        ArgumentTypeError: `progress` is neither a bool nor callable.
     """
     if progress is False:
         return None
@@ -201,7 +201,7 @@ def display_of(progress: Watch) -> Display | None:
 def _in_notebook() -> bool:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
-    return hasattr(shell, "kernel")  # which IPython in a terminal has not
+    return hasattr(shell, "kernel")  # missing for IPython in a terminal
 
 
 def _fraction(progress: Progress) -> float:
@@ -211,11 +211,11 @@ def _fraction(progress: Progress) -> float:
 
 
 def summary(progress: Progress) -> str:
-    """As a bar says it: `62% 2.67/4.31 GB 1.24 GB/s 141/226 tensors`."""
+    """Return a bar's text: `62% 2.67/4.31 GB 1.24 GB/s 141/226 tensors`."""
     size, unit = (1e9, "GB") if progress.total_bytes >= 1e8 else (1e6, "MB")
     done, total = f"{progress.bytes / size:.2f}", f"{progress.total_bytes / size:.2f}"
     count = str(progress.total_tensors)
-    # Always as long, so that the bar beside it is, too.
+    # A constant length keeps the length of the bar constant.
     tensors = f"{progress.tensors:{len(count)}}/{count} tensors"
     rate = f"{progress.gb_per_second:5.2f} GB/s"
     return f"{_fraction(progress):4.0%} {done:>{len(total)}}/{total} {unit} {rate} {tensors}"

@@ -26,22 +26,22 @@ from runai_model_streamer.origins import MEMORY_SPEED
 from runai_model_streamer.report.load_report import Bound, LoadReport
 
 TOO_SHORT: Final = 0.05
-"""Seconds below which a load tells nothing: threads start and stop in that."""
+"""Seconds below which a load has no verdict: starting and stopping threads takes as long."""
 
 _BOUNDS: Final[tuple[Bound, ...]] = ("storage", "network", "cpu", "copy", "memory", "caller", "setup")
 
 
 class Verdict(NamedTuple):
-    """What bound a load."""
+    """The bottleneck of a load."""
 
     bound_by: Bound
     sentence: str
     shares: Mapping[str, float]
-    """Of the load's seconds, by what they went to; empty for one that was too short."""
+    """Shares of the load's seconds for each bottleneck; empty if the load was too short."""
 
 
 def judge(report: LoadReport) -> Verdict:
-    """What bound the load, as far as it has come. Pure: it goes by the report alone."""
+    """Return the load's bottleneck up to now. Pure: it depends on the report alone."""
     if report.seconds < TOO_SHORT:
         text = f"Too short to tell what bound it: {_seconds(report.seconds)} in all."
         return Verdict("too short", text, {})
@@ -53,7 +53,7 @@ def judge(report: LoadReport) -> Verdict:
 
 
 def _divided(report: LoadReport) -> dict[Bound, float]:
-    """The load's seconds, by what they went to."""
+    """Return the load's seconds for each bottleneck."""
     found: dict[Bound, float] = dict.fromkeys(_BOUNDS, 0.0)
     placed_on: Bound = "cpu" if report.device == "cpu" else "copy"
     found["cpu"] += report.make_seconds
@@ -77,11 +77,11 @@ def _is_remote(report: LoadReport) -> bool:
 
 
 def _in_wait(report: LoadReport) -> dict[Bound, float]:
-    """What the caller's thread waited for, in shares of 1: what readers did meanwhile."""
+    """Return the shares of the wait for bytes, by the readers' activities during it."""
     did = report.reader_seconds_in_wait
     active = did.all - did.rest
     if active <= 0:
-        # The bytes were there: it had yet to be woken.
+        # The bytes had landed, and the thread had yet to be woken.
         return {"cpu": 1.0}
     on_cpu = _on_cpu(report)
     copied = did.page_cache + did.cast
@@ -89,12 +89,12 @@ def _in_wait(report: LoadReport) -> dict[Bound, float]:
     if report.reader_delay_seconds is None and _at_memory_speed(report):
         copied, files = copied + did.buffered, did.disk
     network = did.object_storage
-    # The other ranks do as this one does.
+    # Assume that the other ranks read from the same kind of source.
     if files > network:
         files += did.other_ranks
     else:
         network += did.other_ranks
-    # Slots are what the limit bounds on a GPU.
+    # On a GPU, the memory limit bounds the number of slots.
     slots = did.copy if _is_short_of_slots(report) else 0.0
     found: dict[Bound, float] = {
         "storage": (1 - on_cpu) * files,
@@ -107,7 +107,7 @@ def _in_wait(report: LoadReport) -> dict[Bound, float]:
 
 
 def _on_cpu(report: LoadReport) -> float:
-    """For what part of reads, other than copies from the page cache, readers were on a CPU, or ready for one."""
+    """Return the share of reads, except page cache copies, in which readers were on a CPU or waited for one."""
     spent = report.reader_seconds
     reads = spent.read - spent.page_cache
     if reads <= 0:
@@ -126,7 +126,7 @@ def _is_short_of_slots(report: LoadReport) -> bool:
 
 
 def sentence(report: LoadReport, bound: Bound, share: float) -> str:
-    """The verdict in words: what bound the load, and the setting that would change it."""
+    """Return the verdict as a sentence, with the setting that would change it."""
     what, advice = {
         "storage": _storage,
         "network": _network,
