@@ -38,7 +38,7 @@ class TapedSource(SourceWrapper):
         self.tape = bytearray()
 
     def read_into(self, offset: int, buffer: memoryview) -> Origin:
-        """See `Source.read_into`."""
+        """Read from the inner source, and keep the bytes that continue the front."""
         origin = self.source.read_into(offset, buffer)
         if offset == len(self.tape):
             self.tape += buffer
@@ -53,7 +53,11 @@ class HeadSource(SourceWrapper):
         self._head = head
 
     def read_into(self, offset: int, buffer: memoryview) -> Origin:
-        """See `Source.read_into`."""
+        """Fill the buffer with what the other rank has sent.
+
+        Raises:
+            TruncatedError: it has sent less.
+        """
         found = self._head[offset : offset + len(buffer)]
         if len(found) < len(buffer):
             raise TruncatedError(f"of its header, another rank has sent {len(self._head)} bytes", where=self.path)
@@ -77,7 +81,7 @@ class TapingStorage:
             raise
 
     def interrupt(self) -> None:
-        """See `Storage.interrupt`."""
+        """Interrupt the storage."""
         self._storage.interrupt()
 
 

@@ -187,9 +187,13 @@ class RankSharing:
         ]
 
     def reader_left(self, error: BaseException | None) -> None:
-        """See `Storage.reader_left`. An iterator that is dropped ends the load with nobody to tell the others but this.
+        """End the load for all ranks because a reader thread has ended early.
 
-        Most often the streamer is closed at once then, which tells more: whether for an error of the caller's.
+        A caller that drops its iterator ends the load here, and only readers notice. Mostly the streamer is closed
+        right after that, which says more: whether the caller had an error. So this waits a moment for `leave`.
+
+        Args:
+            error: what the reader ended with; None if the load has ended.
         """
         if error is not None or not self._left.wait(CLOSING_SECONDS):
             self.leave(error)
@@ -230,7 +234,7 @@ class _SharedStorage(Storage):
         super().interrupt()
 
     def reader_left(self, error: BaseException | None) -> None:
-        """See `Storage.reader_left`."""
+        """Tell the other ranks, unless the load ends by itself at once."""
         self._sharing.reader_left(error)
 
     def close(self) -> None:

@@ -123,12 +123,12 @@ class Feed(Generic[LeaseT]):
 
     @property
     def waits(self) -> WaitClock:
-        """See `Landing.waits`."""
+        """Time that readers have waited for memory, or for the caller."""
         return self._landing.waits
 
     @property
     def extra_stage(self) -> str | None:
-        """See `Landing.extra_stage`."""
+        """The stage that the landing spends time on besides the source's read; None: no other."""
         return self._landing.extra_stage
 
     def landed(self, lease: LeaseT, step: Step, origin: Origin, seconds: float) -> None:

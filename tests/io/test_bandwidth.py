@@ -100,22 +100,22 @@ class TestLine:
         assert answers == [False]
 
 
-def paced(rate: int, ahead: int = 0, kind: SourceKind = SourceKind.FILE) -> tuple[PacedSource, MemorySource, Bandwidth]:
-    inner = MemorySource(PATH, DATA, kind=kind)
+def paced(rate: int) -> tuple[PacedSource, MemorySource, Bandwidth]:
+    inner = MemorySource(PATH, DATA)
     line = Bandwidth(rate)
-    return PacedSource(inner, line, ahead), inner, line
+    return PacedSource(inner, line), inner, line
 
 
-def record_payments(line: Bandwidth, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Bytes of each `take` that follows, which lets them through."""
-    paid: list[int] = []
+class CountingLine(Bandwidth):
+    """A line that lets everything through, and counts it."""
 
-    def take(count: int, interrupted: Callable[[], bool]) -> bool:
-        paid.append(count)
-        return True
+    def __init__(self) -> None:
+        super().__init__(10**12)
+        self.paid: list[int] = []
 
-    monkeypatch.setattr(line, "take", take)
-    return paid
+    def take(self, count: int, interrupted: Callable[[], bool]) -> bool:
+        self.paid.append(count)
+        return not interrupted()
 
 
 class TestPacedSource(SourceContract):
@@ -138,9 +138,9 @@ class TestReads:
         assert read_at(source, 5, 690_000) == DATA[5:690_005]
         assert inner.reads == [(5, 300_000), (300_005, 300_000), (600_005, 90_000)]
 
-    def test_every_byte_is_paid_for_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        source, _, line = paced(10**12, ahead=1000)
-        paid = record_payments(line, monkeypatch)
+    def test_every_byte_is_paid_for_once(self) -> None:
+        line = CountingLine()
+        source, paid = PacedSource(MemorySource(PATH, DATA), line, 1000), line.paid
         read_at(source, 0, 8)
         read_at(source, 8, 992)
         read_at(source, 500, 1000)
@@ -148,9 +148,9 @@ class TestReads:
         assert paid[:2] == [1000, 500], "what the opening brought is paid for by the first read"
         assert sum(paid) == len(DATA)
 
-    def test_what_is_short_of_the_opening_is_all_that_is_paid(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        source, _, line = paced(10**12, ahead=1 << 30)
-        paid = record_payments(line, monkeypatch)
+    def test_what_is_short_of_the_opening_is_all_that_is_paid(self) -> None:
+        line = CountingLine()
+        source, paid = PacedSource(MemorySource(PATH, DATA), line, 1 << 30), line.paid
         read_at(source, 0, len(DATA))
         assert paid == [len(DATA)]
 

@@ -124,7 +124,7 @@ class Trials:
         return count, seconds
 
     def __call__(self, setting: Setting, maximum: float) -> tuple[float, float]:
-        """See `search.Measure`."""
+        """Load with the setting, for at most `maximum` seconds; see `search.Measure`."""
         if self._cold:
             evict(path for path, _, _ in self.sample.files)
         count = 0

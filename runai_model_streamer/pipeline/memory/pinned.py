@@ -185,7 +185,7 @@ def page_lock(size: int) -> torch.Tensor:
         return torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=True)
 
 
-def page_locking(mode: PinnedMode, limit: int | None) -> "PageLocking | None":
+def page_locking(mode: PinnedMode, limit: int | None, bound: int = AUTO_BYTES) -> "PageLocking | None":
     """Return the page-locking for a load onto the host, or None where its groups use ordinary memory.
 
     The thread that starts the load calls this. It never initialises CUDA: a process with a CUDA context can no longer
@@ -194,6 +194,7 @@ def page_locking(mode: PinnedMode, limit: int | None) -> "PageLocking | None":
     Args:
         mode: the setting.
         limit: the most bytes that the load's groups may hold; None for no limit.
+        bound: the most bytes that `auto` has torch page-lock.
 
     Raises:
         PinnedUnavailableError: page-locked memory is required and unavailable.
@@ -227,7 +228,7 @@ def page_locking(mode: PinnedMode, limit: int | None) -> "PageLocking | None":
             ) from error
         _log.info("Tensors are loaded into ordinary memory, since torch cannot page-lock any: %s", error)
         return None
-    return PageLocking(required, limit, _blocks)
+    return PageLocking(required, bound if limit is None else min(bound, limit), _blocks)
 
 
 class PageLocking:
@@ -235,13 +236,13 @@ class PageLocking:
 
     Args:
         required: groups get only page-locked memory. Otherwise they get slabs beyond the bound, or once torch fails.
-        limit: the most bytes that the load's groups may hold; None for no limit.
+        bound: the most bytes that torch may have page-locked. It has no effect if `required`.
         blocks: the memory that torch has page-locked so far.
     """
 
-    def __init__(self, required: bool, limit: int | None, blocks: PinnedBlocks) -> None:
+    def __init__(self, required: bool, bound: int, blocks: PinnedBlocks) -> None:
         self.required = required
-        self._bound = AUTO_BYTES if limit is None else min(AUTO_BYTES, limit)
+        self._bound = bound
         self._blocks = blocks
         self._ended = False
 

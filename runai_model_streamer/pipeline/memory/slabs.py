@@ -114,7 +114,7 @@ class Slab(GroupMemory):
         return np.frombuffer(self._mapping, np.uint8, self.capacity, self._offset)
 
     def watch(self, root: Root, gone: Callable[[object], None]) -> None:
-        """See `GroupMemory.watch`."""
+        """Keep a weak reference on the root, which dies with the last tensor."""
         self.root_ref = weakref.ref(root, gone)
 
     def hide_from_children(self, hide: bool) -> None:
@@ -164,5 +164,5 @@ class Lease:
         """The object that tensors are made from. It, and anything made from it, keeps the slab in use."""
 
     def hide_from_children(self, hide: bool) -> None:
-        """See `GroupMemory.hide_from_children`."""
+        """Keep the slab out of forked children while reads fill it."""
         self.slab.hide_from_children(hide)

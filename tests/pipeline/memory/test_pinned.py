@@ -14,7 +14,7 @@ from runai_model_streamer.config import PinnedMode
 from runai_model_streamer.errors import OutOfMemoryError, PinnedUnavailableError
 from runai_model_streamer.pipeline.landing.tensors import make_tensors
 from runai_model_streamer.pipeline.memory import pinned
-from runai_model_streamer.pipeline.memory.pinned import PageLocking, PinnedBlocks, PinnedSlab, page_locking
+from runai_model_streamer.pipeline.memory.pinned import AUTO_BYTES, PageLocking, PinnedBlocks, PinnedSlab, page_locking
 from runai_model_streamer.pipeline.memory.pool import SlabPool
 from runai_model_streamer.pipeline.memory.slabs import Lease, Slab
 from runai_model_streamer.pipeline.plan.groups import GROUP_BYTES, Group, Part
@@ -38,18 +38,17 @@ def memory() -> Iterator[PinnedMemory]:
 
 
 @pytest.fixture
-def small_bound(monkeypatch: pytest.MonkeyPatch) -> int:
+def small_bound() -> int:
     """How much `auto` may lock: four groups of the size that these tests use."""
-    monkeypatch.setattr(pinned, "AUTO_BYTES", 4 * MIB)
     return 4 * MIB
 
 
 class PinnedConsumer(Consumer):
     """The pool of a load into page-locked memory, and what its caller does."""
 
-    def __init__(self, limit: int | None = None, mode: PinnedMode = PinnedMode.ALWAYS) -> None:
+    def __init__(self, limit: int | None = None, mode: PinnedMode = PinnedMode.ALWAYS, bound: int = AUTO_BYTES) -> None:
         self.lifecycle = CountingLifecycle()
-        self.locking = page_locking(mode, limit)
+        self.locking = page_locking(mode, limit, bound)
         assert self.locking is not None
         self.pool = SlabPool(limit, self.lifecycle, other=self.locking)
 
@@ -269,7 +268,7 @@ def kinds(consumer: PinnedConsumer, count: int, kept: list[torch.Tensor], size: 
 
 def test_auto_locks_up_to_its_bound_what_a_caller_keeps(memory: PinnedMemory, small_bound: int) -> None:
     kept: list[torch.Tensor] = []
-    assert kinds(PinnedConsumer(mode=PinnedMode.AUTO), 8, kept) == [True] * 4 + [False] * 4
+    assert kinds(PinnedConsumer(mode=PinnedMode.AUTO, bound=small_bound), 8, kept) == [True] * 4 + [False] * 4
     assert memory.locked == small_bound + TRY
     assert [right(tensor, index) for index, tensor in enumerate(kept)] == [True] * 8
     kept.clear()
@@ -277,8 +276,8 @@ def test_auto_locks_up_to_its_bound_what_a_caller_keeps(memory: PinnedMemory, sm
 
 def test_the_bound_is_that_of_all_loads_together(memory: PinnedMemory, small_bound: int) -> None:
     kept: list[torch.Tensor] = []
-    assert kinds(PinnedConsumer(mode=PinnedMode.AUTO), 2, kept) == [True, True]
-    consumer = PinnedConsumer(mode=PinnedMode.AUTO)
+    assert kinds(PinnedConsumer(mode=PinnedMode.AUTO, bound=small_bound), 2, kept) == [True, True]
+    consumer = PinnedConsumer(mode=PinnedMode.AUTO, bound=small_bound)
     assert kinds(consumer, 3, kept) == [True, True, False]
     kept.clear()
     assert kinds(consumer, 5, kept) == [True, True, True, True, False]
@@ -286,14 +285,14 @@ def test_the_bound_is_that_of_all_loads_together(memory: PinnedMemory, small_bou
 
 
 def test_auto_locks_all_groups_of_a_caller_who_drops_them(memory: PinnedMemory, small_bound: int) -> None:
-    consumer = PinnedConsumer(mode=PinnedMode.AUTO)
+    consumer = PinnedConsumer(mode=PinnedMode.AUTO, bound=small_bound)
     for index in range(50):
         assert kinds(consumer, 1, []) == [True], index
     assert memory.locked == MIB + TRY
 
 
 def test_what_torch_keeps_of_another_size_counts(memory: PinnedMemory, small_bound: int) -> None:
-    consumer = PinnedConsumer(mode=PinnedMode.AUTO)
+    consumer = PinnedConsumer(mode=PinnedMode.AUTO, bound=small_bound)
     assert kinds(consumer, 1, [], 2 * MIB) == [True]
     kept: list[torch.Tensor] = []
     assert kinds(consumer, 3, kept) == [True, True, False]
@@ -304,12 +303,12 @@ def test_what_torch_keeps_of_another_size_counts(memory: PinnedMemory, small_bou
 
 def test_always_knows_no_bound(memory: PinnedMemory, small_bound: int) -> None:
     kept: list[torch.Tensor] = []
-    assert kinds(PinnedConsumer(), 8, kept) == [True] * 8
+    assert kinds(PinnedConsumer(bound=small_bound), 8, kept) == [True] * 8
     kept.clear()
 
 
 def test_a_group_larger_than_the_bound_is_not_locked(memory: PinnedMemory, small_bound: int) -> None:
-    assert kinds(PinnedConsumer(mode=PinnedMode.AUTO), 1, [], small_bound + 1) == [False]
+    assert kinds(PinnedConsumer(mode=PinnedMode.AUTO, bound=small_bound), 1, [], small_bound + 1) == [False]
 
 
 def test_copies_that_do_not_keep_up_do_not_have_more_and_more_locked(
@@ -318,7 +317,7 @@ def test_copies_that_do_not_keep_up_do_not_have_more_and_more_locked(
     caplog.set_level(logging.INFO)
     copies = []
     for load in range(2):
-        consumer = PinnedConsumer(mode=PinnedMode.AUTO)
+        consumer = PinnedConsumer(mode=PinnedMode.AUTO, bound=small_bound)
         for index in range(20):
             tensor = consumer.tensor(index)
             copies.append((index, Copy(memory, tensor)))
@@ -328,7 +327,7 @@ def test_copies_that_do_not_keep_up_do_not_have_more_and_more_locked(
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2
     assert all("not page-locked: copies do not keep up with the load" in message for message in said)
-    assert kinds(PinnedConsumer(mode=PinnedMode.AUTO), 1, []) == [True]
+    assert kinds(PinnedConsumer(mode=PinnedMode.AUTO, bound=small_bound), 1, []) == [True]
 
 
 def test_blocks_are_told_apart_that_come_and_go_in_many_threads(memory: PinnedMemory) -> None:
@@ -436,7 +435,7 @@ def test_a_fresh_account_has_room_up_to_its_bound() -> None:
     blocks = PinnedBlocks()
     assert blocks.has_room(10, 10)
     assert not blocks.has_room(11, 10)
-    assert PageLocking(False, None, blocks).size_for(group_of(0)) == MIB
+    assert PageLocking(False, AUTO_BYTES, blocks).size_for(group_of(0)) == MIB
     assert PageLocking(False, MIB - 1, blocks).size_for(group_of(0)) is None
 
 
