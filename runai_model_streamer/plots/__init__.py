@@ -1,4 +1,4 @@
-"""Plots of measured loads, reports and traces, for notebooks: each function takes data and returns a figure.
+"""Plots of measured loads, reports and traces, for notebooks. Each function takes data and returns a figure.
 
 They need the package's [notebook] extra, for matplotlib.
 """

@@ -1,4 +1,4 @@
-"""What all plots have in common: size, colours, axes; and how a notebook shows them."""
+"""The common parts of all plots: size, colours and axes, and their display in a notebook."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -10,20 +10,20 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 WIDTH: Final = 8.0
-"""Inches: a notebook's column, at the 96 pixels per inch that browsers count."""
+"""Width of a notebook's column in inches, at the browsers' 96 pixels per inch."""
 
 _SCREEN_DPI: Final = 96
 _PNG_DPI: Final = 144
-"""Sharp on screens with more pixels."""
+"""Sharp on high-resolution screens."""
 
 _PNG_COLOURS: Final = 64
-"""The eye sees no difference, and a notebook with a dozen plots has 0.2 MB instead of 0.8."""
+"""No visible difference, and a notebook with a dozen plots takes 0.2 MB instead of 0.8."""
 
-# Okabe and Ito's colours, which people with any kind of colour vision tell apart. Black and yellow are left to text.
+# The Okabe-Ito palette, which is safe for colour-blind readers, without black and yellow.
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS: Final = ("o", "s", "^", "D", "v", "P")
 LINES: Final = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
-"""With each colour, so that a print in grey can be read too."""
+"""One style for each colour, so that a print in grey is readable too."""
 
 FAINT: Final = "#DDDDDD"
 TEXT: Final = "#222222"
@@ -31,7 +31,7 @@ QUIET: Final = "#555555"
 
 
 class Plot(Figure):
-    """A matplotlib figure that a notebook shows as it is, without pyplot; `savefig` writes it to a file."""
+    """A matplotlib figure that a notebook shows without pyplot. `savefig` writes it to a file."""
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int | str]]:
         drawn, small = BytesIO(), BytesIO()
@@ -43,7 +43,7 @@ class Plot(Figure):
 
 
 def new_plot(title: str, note: str, height: float) -> tuple[Plot, Axes]:
-    """A figure `height` inches high with one pair of axes; `note` says, below the title, what is shown."""
+    """Return a figure `height` inches high with one pair of axes. `note` goes below the title."""
     plot = Plot(figsize=(WIDTH, height), layout="constrained", facecolor="white")
     axes = plot.add_subplot()
     axes.set_title(note, loc="left", fontsize=9, color=QUIET)
@@ -58,7 +58,7 @@ def new_plot(title: str, note: str, height: float) -> tuple[Plot, Axes]:
 
 
 def from_zero(axes: Axes, which: str, label: str, maximum: float) -> None:
-    """Label the axis of values, "x" or "y", and begin it at zero; `most` is the largest value."""
+    """Label the axis of values, "x" or "y", and begin it at zero. `maximum` is the largest value."""
     (axes.set_xlim if which == "x" else axes.set_ylim)(0, maximum * 1.12 or 1.0)
     (axes.set_xlabel if which == "x" else axes.set_ylabel)(label, fontsize=10, color=TEXT)
     (axes.xaxis if which == "x" else axes.yaxis).set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
@@ -74,5 +74,5 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
 
 
 def legend_below(plot: Plot, handles: Sequence[Any], labels: Sequence[str], columns: int) -> None:
-    """A legend outside of the axes, where it covers nothing."""
+    """Add a legend below the axes, where it covers no data."""
     plot.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=9)

@@ -1,4 +1,4 @@
-"""What threads do while they load, and what loads are bound by: each with its name and colour, in every plot."""
+"""Names and colours of thread activities and of bottlenecks, the same in every plot."""
 
 from typing import Final, NamedTuple
 
@@ -6,14 +6,14 @@ from runai_model_streamer.origins import Origin
 
 
 class Kind(NamedTuple):
-    """One of them."""
+    """The name and colour of one activity or bottleneck."""
 
     label: str
     colour: str
 
 
 READS: Final = {origin.value: Kind(origin.act, origin.colour) for origin in Origin}
-"""By the `origin` of a trace's reads."""
+"""Reads, by their `origin` in a trace."""
 
 REST: Final = Kind("rest: more readers than CPUs", "#EFE6D2")
 
@@ -31,10 +31,10 @@ ACTS: Final = {
     REST.label: REST,
     "close": Kind("close", "#777777"),
 }
-"""By the name of any other event of a trace."""
+"""Other events, by their name in a trace."""
 
 OTHER: Final = "#222222"
-"""Of an event that has no colour of its own here."""
+"""Colour of events that have none above."""
 
 BOUNDS: Final = {
     "storage": Kind("storage", "#0072B2"),
@@ -45,4 +45,4 @@ BOUNDS: Final = {
     "caller": Kind("caller", "#F0E442"),
     "setup": Kind("set-up", "#999999"),
 }
-"""What a load may be bound by, as `LoadReport.shares` names it."""
+"""Bottlenecks, by their name in `LoadReport.shares`."""

@@ -1,4 +1,4 @@
-"""What the seconds of loads went to."""
+"""A plot of the time of loads, divided by bottleneck."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -11,13 +11,13 @@ from runai_model_streamer.plots.kinds import BOUNDS
 from runai_model_streamer.report.load_report import LoadReport
 
 _SEEN: Final = 0.01
-"""Least share that the legend names: less is not to be seen in the bar."""
+"""The smallest share in the legend. Smaller ones are not visible in the bar."""
 
 
 def time_shares(reports: Mapping[str, LoadReport], title: str = "What the time went to") -> Plot:
-    """A bar of each load's seconds, divided by what bound it meanwhile (`LoadReport.shares`).
+    """Plot each load's seconds as a bar, divided by bottleneck (`LoadReport.shares`).
 
-    A load that was too short to tell is one grey bar.
+    A load that was too short for a verdict is one grey bar.
 
     Raises:
         ArgumentError: there is no report.

@@ -1,4 +1,4 @@
-"""Measured loads: throughput and memory against a setting, and throughputs side by side."""
+"""Plots of measured loads: throughput and memory against a setting, and a comparison of throughputs."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ _AXES: Final = {
     "chunk_bytesize": "bytes of one read (RUNAI_STREAMER_CHUNK_BYTESIZE)",
     "memory_limit": "bytes held at once, at most (RUNAI_STREAMER_MEMORY_LIMIT)",
 }
-"""Settings that a curve can run along."""
+"""Settings that can be the x axis of a curve."""
 
 _LIMIT: Final = "the limit"
 
@@ -42,12 +42,13 @@ _SHORT: Final = {
 
 
 def throughput(measured: Sequence[Measurement], title: str = "Throughput") -> Plot:
-    """GB/s against the setting that varies: concurrency, chunk size or memory limit; a line for all that varies else.
+    """Plot GB/s against the setting that varies: concurrency, chunk size or memory limit.
 
-    Points are medians, whiskers reach from the slowest load to the fastest. Values stand in order, evenly spaced.
+    There is one line for each combination of the other settings that vary. Points are medians, and whiskers reach from
+    the slowest load to the fastest. Values are in order and evenly spaced.
 
     Raises:
-        ArgumentError: none of these settings varies, or several do.
+        ArgumentError: none of the three settings varies, or several do.
     """
     note = f"{_runs(measured)}; whiskers from the slowest to the fastest"
     plot, axes, maximum = _curves(measured, title, note, lambda each: each.rates)
@@ -57,7 +58,7 @@ def throughput(measured: Sequence[Measurement], title: str = "Throughput") -> Pl
 
 
 def memory(measured: Sequence[Measurement], title: str = "Peak memory held") -> Plot:
-    """MiB held at most against the setting that varies; as `throughput`. Where that is the limit, it is drawn too.
+    """Plot peak memory in MiB against the setting that varies, like `throughput`. A varying limit is drawn too.
 
     Raises:
         ArgumentError: see `throughput`.
@@ -79,7 +80,7 @@ def memory(measured: Sequence[Measurement], title: str = "Peak memory held") -> 
 
 
 def comparison(measured: Sequence[Measurement], title: str = "Throughput") -> Plot:
-    """GB/s as bars, one for each measurement, named by what varies between them; dots are single loads."""
+    """Plot GB/s as a bar for each measurement, named by the settings that vary. Dots are single loads."""
     note = f"{_runs(measured)}; dots are single loads"
     varying = _varying(measured)
     names = [_name(each, varying) for each in measured]
@@ -107,7 +108,7 @@ def _curves(
     note: str,
     of: Callable[[Measurement], Sequence[float]],
 ) -> tuple[Plot, Axes, float]:
-    """The plot, its axes, and the largest value in it."""
+    """Return the plot, its axes, and the largest value in it."""
     along = _axis(measured)
     values = _values(measured, along)
     others = [name for name in _varying(measured) if name != along]
@@ -125,7 +126,7 @@ def _curves(
             [middle - span[0] for middle, span in zip(middles, spans, strict=True)],
             [span[-1] - middle for middle, span in zip(middles, spans, strict=True)],
         ]
-        # Beside each other, so that whiskers of two lines do not cover one another.
+        # Shift each line a little, so that their whiskers do not overlap.
         shift = 0.06 * (number - (len(lines) - 1) / 2)
         axes.errorbar(
             [place + shift for place in places],
@@ -147,14 +148,14 @@ def _curves(
 
 def _legend(plot: Plot) -> None:
     entries = zip(*plot.axes[0].get_legend_handles_labels(), strict=True)
-    # matplotlib names what is no curve first.
+    # matplotlib lists entries that are not curves first.
     handles, labels = zip(*sorted(entries, key=lambda entry: entry[1] == _LIMIT), strict=True)
     if len(labels) > 1:
         legend_below(plot, handles, labels, columns=min(len(labels), 4))
 
 
 def _varying(measured: Sequence[Measurement]) -> list[str]:
-    """Settings that are not the same in all measurements, in the order in which they were given."""
+    """Return the settings that differ between measurements, in their given order."""
     names = dict.fromkeys(name for each in measured for name in each.settings)
     return [name for name in names if len({each.settings.get(name) for each in measured}) > 1]
 
@@ -171,7 +172,7 @@ def _axis(measured: Sequence[Measurement]) -> str:
 
 
 def _values(measured: Sequence[Measurement], name: str) -> list[int]:
-    """A setting's values in order; no limit is the highest limit."""
+    """Return a setting's values in order. No limit counts as the highest limit."""
     found = {int(each.settings[name]) for each in measured if name in each.settings}
     return sorted(found, key=lambda value: (value < 0, value))
 

@@ -1,4 +1,4 @@
-"""The trace of a load, as a Gantt chart."""
+"""A Gantt chart of a load's trace."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from runai_model_streamer.plots.figure import QUIET, Plot, from_zero, legend_bel
 from runai_model_streamer.plots.kinds import ACTS, OTHER, READS, REST, Kind
 
 _WIDE: Final = 0.004
-"""Of the chart's width: about three pixels."""
+"""Fraction of the chart's width: about three pixels."""
 
 
 class _Event(NamedTuple):
@@ -22,19 +22,19 @@ class _Event(NamedTuple):
     """Milliseconds since the first event."""
     length: float
     caller: bool
-    """Of the thread that takes the tensors."""
+    """Whether the event is of the thread that takes the tensors."""
 
 
 def timeline(trace: str | os.PathLike[str], title: str = "What each thread did") -> Plot:
-    """A row for each thread, along the time: what it read, copied and made, and what it waited for.
+    """Plot a row for each thread over time: its reads, copies, other work and waits.
 
     Args:
-        trace: a file that RUNAI_STREAMER_TRACE named. It opens in https://ui.perfetto.dev too, where one can zoom.
-        title: above the chart.
+        trace: a file written by RUNAI_STREAMER_TRACE. https://ui.perfetto.dev opens it too, and can zoom.
+        title: the title above the chart.
 
     Raises:
-        ArgumentError: it is no such file, or there is nothing in it.
-        OSError: it cannot be read.
+        ArgumentError: the file is not a trace, or has no events.
+        OSError: the file cannot be read.
     """
     try:
         entries = orjson.loads(Path(trace).read_bytes())["traceEvents"]
@@ -53,7 +53,7 @@ def timeline(trace: str | os.PathLike[str], title: str = "What each thread did")
         for event in events:
             if event.thread not in threads:
                 continue
-            # A white edge tells one read from the next; one of its own colour has what is shorter than a pixel seen.
+            # A white edge separates reads. An edge in its own colour keeps an event shorter than a pixel visible.
             wide = event.length > _WIDE * end and event.kind is not REST
             axes.broken_barh(
                 [(event.start, event.length)],
@@ -73,7 +73,7 @@ def timeline(trace: str | os.PathLike[str], title: str = "What each thread did")
 
 
 def _rows(events: list[_Event], names: dict[int, str]) -> dict[str, list[int]]:
-    """Threads by the name of their row: the caller, then readers by number; those that only rest have one together."""
+    """Return threads by row name: the caller, then readers by number. Readers that only rest share one row."""
     rows: dict[str, list[int]] = {}
     resting = []
     for thread in dict.fromkeys(event.thread for event in events):

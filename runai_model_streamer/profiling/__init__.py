@@ -1,4 +1,4 @@
-"""Measure loads from notebooks and scripts: settings take turns, page caches are cold or warm, S3 is a local server."""
+"""Measures loads from notebooks and scripts, with alternating settings, cold or warm caches, and a local S3 server."""
 
 from runai_model_streamer.profiling.caches import cached_fraction, evict, warm
 from runai_model_streamer.profiling.measuring import Measurement, measure, record

@@ -1,4 +1,4 @@
-"""Local files into the page cache and out of it, without root: these files only, nobody else's."""
+"""Moves given files into the page cache and out of it. Needs no root rights and touches no other files."""
 
 import os
 from collections.abc import Iterable
@@ -11,22 +11,22 @@ from runai_model_streamer.io.files.page_cache import PageCache
 _PIECE: Final = 4 << 20
 
 _TRIES: Final = 3
-"""A page that another CPU has just touched may stay the first time."""
+"""Attempts to evict a file. A page that another CPU has just touched may survive the first."""
 
 _LEFT: Final = 0.01
-"""Most of an evicted file that may stay in the page cache, as a fraction."""
+"""The largest fraction of an evicted file that may stay in the page cache."""
 
 
 def evict(paths: Iterable[str | os.PathLike[str]]) -> None:
-    """Take these files out of the page cache: written back (fsync), then given up (posix_fadvise DONTNEED).
+    """Evict these files from the page cache: write them back (fsync), then drop them (posix_fadvise DONTNEED).
 
-    Where the kernel says what is cached, that they are out of it is checked. What a disk, or the host of a virtual
-    machine, keeps in memory of its own stays there.
+    The result is checked if the kernel reports cached pages. Caches of the disk, or of a virtual machine's host, keep
+    their contents.
 
     Raises:
-        ArgumentError: the file is on a file system in memory: there is no cold for it.
-        ReadError: the kernel keeps it, since another process has it open and mapped, or it is somebody else's file.
-        OSError: it cannot be opened.
+        ArgumentError: a file is on an in-memory file system, so it is never cold.
+        ReadError: the kernel keeps a file, since another process has it mapped, or another user owns it.
+        OSError: a file cannot be opened.
     """
     for path in paths:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -57,7 +57,7 @@ def evict(paths: Iterable[str | os.PathLike[str]]) -> None:
 
 
 def warm(paths: Iterable[str | os.PathLike[str]]) -> None:
-    """Read what is not in the page cache of these files, so that it is.
+    """Read these files into the page cache, unless they are in it.
 
     Raises:
         OSError: a file cannot be read.
@@ -76,7 +76,7 @@ def warm(paths: Iterable[str | os.PathLike[str]]) -> None:
 
 
 def cached_fraction(path: str | os.PathLike[str]) -> float | None:
-    """How much of a file is in the page cache, from 0.0 to 1.0; None where the kernel does not say.
+    """Return the fraction of a file in the page cache, from 0.0 to 1.0; None if the kernel does not report it.
 
     Raises:
         OSError: the file cannot be opened.
@@ -90,10 +90,10 @@ def cached_fraction(path: str | os.PathLike[str]) -> float | None:
 
 def _cached(fd: int) -> float | None:
     if file_systems.name(fd) not in file_systems.DIRECT:
-        return None  # overlayfs and others count an empty cache of their own: `file_systems.DIRECT`
+        return None  # overlayfs and others report an empty cache of their own: see `file_systems.DIRECT`
     status = os.fstat(fd)
     if not status.st_size:
         return 1.0
     cached = PageCache(fd, status).cached_bytes(0, status.st_size)
-    # Whole pages are counted, the last one too.
+    # The count is of whole pages, so the last one may exceed the file.
     return None if cached is None else min(cached / status.st_size, 1.0)

@@ -1,4 +1,4 @@
-"""`measure`: the same load with different settings, which take turns; `record`: the trace of one."""
+"""`measure` times the same load with alternating settings; `record` writes the trace of one load."""
 
 import itertools
 import os
@@ -23,12 +23,12 @@ OneOrMore: TypeAlias = T | Sequence[T]
 Path: TypeAlias = str | os.PathLike[str]
 
 Files: TypeAlias = Path | Sequence[Path] | S3Server
-"""A local path or a URL, several of them, or a server, which stands for its objects."""
+"""A local path or URL, several of them, or a server, for all its objects."""
 
 Cache: TypeAlias = Literal["warm", "cold"]
 
 _VARIABLES: Final = ("concurrency", "chunk_bytesize", "memory_limit", "direct_io", "gds")
-"""Settings that are variables: `concurrency` is RUNAI_STREAMER_CONCURRENCY."""
+"""Settings with an environment variable: `concurrency` is RUNAI_STREAMER_CONCURRENCY."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,28 +36,28 @@ class Measurement:
     """Loads with the same settings."""
 
     settings: Mapping[str, str | int]
-    """What `measure` was asked for: {"source": "disk", "cache": "cold", "concurrency": 8}."""
+    """The settings of the loads, such as {"source": "disk", "cache": "cold", "concurrency": 8}."""
     size: int
-    """Bytes of all tensors, as they are in the files."""
+    """Bytes of all tensors, as stored in the files."""
     seconds: tuple[float, ...]
-    """Of each load, from the call that starts it until every tensor was there, on a GPU with all copies done, and the
-    streamer closed."""
+    """Seconds of each load, from the call that starts it until all tensors have arrived (on a GPU: all copies are done)
+    and the streamer is closed."""
     reports: tuple[LoadReport, ...]
-    """Of each load."""
+    """The report of each load."""
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """GB of tensors per second, of each load; a GB is 10**9 bytes."""
+        """Speed of each load, in GB of tensors per second. A GB is 10**9 bytes."""
         return tuple(self.size / seconds / 1e9 for seconds in self.seconds)
 
     @property
     def rate(self) -> float:
-        """Their median."""
+        """The median of `rates`."""
         return statistics.median(self.rates)
 
     @property
     def peak_memory(self) -> int:
-        """Most bytes that any of the loads held, as `LoadReport.peak_memory` counts them."""
+        """The most bytes that any of the loads held; see `LoadReport.peak_memory`."""
         return max(report.peak_memory for report in self.reports)
 
 
@@ -73,26 +73,26 @@ def measure(
     device: OneOrMore[str] = "cpu",
     runs: int = 5,
 ) -> list[Measurement]:
-    """Load the files with every combination of the settings given, `runs` times each, dropping tensors as they come.
+    """Load the files with every combination of the given settings, `runs` times each. Drop tensors as they arrive.
 
-    Combinations take turns, and each round begins with another one, so that what drifts on the machine falls on all.
-    Before the first round each gives out one tensor, uncounted, so that imports, compiling and first connections are in
-    no figure. Everything runs in this process.
+    Combinations alternate, and each round begins with a different one, so that drifts of the machine affect all of
+    them. A warm-up load of one tensor for each keeps imports, compilation and first connections out of the figures.
+    Everything runs in this process.
 
     Args:
-        source: files; or several such, by name: `{"disk": [path], "S3": server}`.
-        cache: "warm": local files, and those that an `S3Server` serves, are brought into the page cache before each
-            load. "cold": they are taken out of it; nothing else is. URLs of other stores are what they are.
+        source: files, or several sets of files by name: `{"disk": [path], "S3": server}`.
+        cache: "warm" reads local files, and those of an `S3Server`, into the page cache before each load. "cold" evicts
+            them, and only them. It has no effect on URLs of other stores.
         concurrency, chunk_bytesize, memory_limit, direct_io, gds: values of the `RUNAI_STREAMER_*` variable of that
-            name; None leaves it as it is in the environment. On a CPU `gds` means nothing, and is left out.
-        device: where tensors go: "cpu", "cuda:0".
+            name; None keeps the environment's. `gds` is ignored on a CPU.
+        device: the device of the tensors, such as "cpu" or "cuda:0".
         runs: loads of each combination.
 
     Returns:
-        One for each combination, in the order of the arguments.
+        A measurement for each combination, in the order of the arguments.
 
     Raises:
-        StreamerError: a load failed; or, from `evict`, a file cannot be taken out of the page cache.
+        StreamerError: a load failed, or `evict` cannot evict a file.
         ArgumentError: there is nothing to measure.
     """
     sources = dict(source) if isinstance(source, Mapping) else {"": source}
@@ -144,13 +144,13 @@ class _Variant:
     settings: dict[str, str | int]
     paths: tuple[Path, ...]
     local: tuple[Path, ...]
-    """Files whose place in the page cache matters."""
+    """Files to warm or evict."""
     environment: dict[str, str]
     cache: Cache
     device: str
 
     def load(self, tensors: int | None = None, pause: float = 0.0) -> _Done:
-        """Load all, or the first few tensors, with a pause after each."""
+        """Load all tensors, or the first `tensors`, and pause after each."""
         (evict if self.cache == "cold" else warm)(self.local)
         with environment(self.environment):
             started = time.perf_counter()
@@ -201,15 +201,15 @@ def record(
     gds: str | None = None,
     device: str = "cpu",
 ) -> LoadReport:
-    """Load once, dropping tensors as they come, and write the trace of it to a file, for `plots.timeline`.
+    """Load once, drop tensors as they arrive, and write the trace to a file, for `plots.timeline`.
 
-    The arguments are as those of `measure`, and as there one tensor comes first, uncounted.
+    A warm-up load of one tensor comes first, as in `measure`.
 
     Args:
-        source: files.
+        source: the files to load.
         trace: the file to write.
         cache: see `measure`.
-        pause: seconds that the caller spends on each tensor, asleep.
+        pause: seconds that the caller sleeps after each tensor.
         concurrency, chunk_bytesize, memory_limit, direct_io, gds, device: see `measure`.
 
     Raises:

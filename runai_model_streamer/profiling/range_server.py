@@ -2,8 +2,8 @@
 
     python range_server.py '{"bucket": "local", "files": {"key": "/path"}, "latency": 0.0, "bandwidth": null}'
 
-Its first line of output is the port. It answers what a reader asks for: HEAD, GET, GET of a range, If-Match. Anyone
-may read: signatures are not looked at. It imports nothing but the standard library, so that it starts at once.
+Its first line of output is the port. It answers HEAD, GET, GET of a range, and If-Match. It ignores signatures, so
+any client may read. It imports only the standard library, so that it starts at once.
 """
 
 import json
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Final
 from urllib.parse import unquote, urlsplit
 
 _PIECE: Final = 256 << 10
-"""Bytes sent at once where there is a bandwidth to keep to."""
+"""Bytes sent at once under a bandwidth limit."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -33,7 +33,7 @@ class _Server(ThreadingHTTPServer):
         self.bandwidth = bandwidth
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that closes while it is being answered is no error of the server.
+        # A client may close its connection during an answer.
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -115,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _parse_range(text: str, size: int) -> tuple[int, int]:
-    """The half-open range that a Range header asks for; empty where it lies outside the object."""
+    """Return the half-open range of a Range header; empty if it lies outside the object."""
     unit, _, span = text.partition("=")
     first, _, last = span.partition("-")
     if unit.strip() != "bytes":
@@ -126,14 +126,14 @@ def _parse_range(text: str, size: int) -> tuple[int, int]:
 
 
 def main() -> int:
-    """Serve what the command line says."""
+    """Serve the files of the command line."""
     with _Server(**json.loads(sys.argv[1])) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         sys.stdout.write(f"{server.server_address[1]}\n")
         sys.stdout.flush()
         try:
-            sys.stdin.read()  # ends with whoever started this, however that ended
+            sys.stdin.read()  # ends when the parent process ends, even if it is killed
         finally:
             server.shutdown()
             thread.join()

@@ -1,4 +1,4 @@
-"""`S3Server`: local files as objects of an S3 bucket, served by a process of its own."""
+"""`S3Server` serves local files as objects of an S3 bucket, from a separate process."""
 
 import json
 import os
@@ -17,20 +17,20 @@ _PATIENCE: Final = 10.0
 
 
 class S3Server:
-    """Serves `files` as `s3://local/<file name>` on a free port of 127.0.0.1, to anyone: it checks no signature.
+    """Serves `files` as `s3://local/<file name>` on a free port of 127.0.0.1. It checks no signatures.
 
-    It is small and meant for tests, demonstrations and measurements on one machine: ranges, HEAD and If-Match, neither
-    listing nor writing. It runs in a process of its own, which ends with `close`, with the `with` block, or with the
+    It is for tests, demonstrations and measurements on one machine. It supports ranges, HEAD and If-Match, but neither
+    listing nor writing. It runs in a separate process, which ends with `close`, with the `with` block, or with the
     process that started it.
 
     Args:
         files: local paths; their names are the keys.
-        latency: seconds that each request waits before it is answered.
-        bandwidth: bytes per second of each connection, at most; None: as fast as it goes.
+        latency: seconds before each request is answered.
+        bandwidth: the most bytes per second of each connection; None for no limit.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ArgumentError: two files have one name.
+        ArgumentError: two files have the same name.
         StreamerError: the process does not start.
     """
 
@@ -42,15 +42,15 @@ class S3Server:
         if len(keys) < len(self.files):
             raise ArgumentError(f"several files have one name, which is their key: {', '.join(map(str, self.files))}")
         self.urls = tuple(f"s3://{BUCKET}/{path.name}" for path in self.files)
-        """Where the objects are, in the order of the files."""
+        """URLs of the objects, in the order of the files."""
         task = {"bucket": BUCKET, "files": keys, "latency": latency, "bandwidth": bandwidth}
         self._process = subprocess.Popen(
-            # By its path, and isolated: importing this package would bring torch.
+            # Run it by path and isolated (-I), since importing this package would import torch.
             [sys.executable, "-I", range_server.__file__, json.dumps(task)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # a notebook's interrupt is for the load, not for the server
+            start_new_session=True,  # a notebook's interrupt must reach the load, not the server
         )
         assert self._process.stdout is not None
         port = self._process.stdout.readline().strip()
@@ -58,11 +58,11 @@ class S3Server:
             self.close()
             raise StreamerError(f"the local S3 server ended at once, with status {self._process.returncode}")
         self.endpoint = f"http://127.0.0.1:{port}"
-        """Its URL."""
+        """The server's URL."""
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that lead to it: `os.environ.update(server.environment)`."""
+        """The environment variables that select this server: `os.environ.update(server.environment)`."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": "anyone",
