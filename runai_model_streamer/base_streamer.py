@@ -27,6 +27,8 @@ from runai_model_streamer.threads.forks import OwnProcess
 from runai_model_streamer.variables import warn_of_settings
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
     from runai_model_streamer.distributed.sharing import RankSharing
 
 _log: Final = logging.getLogger("runai_model_streamer.streamer")
@@ -85,7 +87,7 @@ class Streamer:
 
     @contextmanager
     def _beginning(
-        self, is_distributed: bool, progress: Watch
+        self, is_distributed: bool, progress: Watch, group: "ProcessGroup | None" = None
     ) -> Iterator[tuple[StreamerConfig, "RankSharing | None", Tally]]:
         """End the load before, and begin the next one in the context, with the environment's settings.
 
@@ -95,6 +97,7 @@ class Streamer:
         Args:
             is_distributed: see `SafetensorsStreamer.stream_files`.
             progress: see there.
+            group: see there.
         """
         # Not sent to the others: a forked child is not a rank. Its connections belong to its parent.
         self._check_process()
@@ -107,14 +110,14 @@ class Streamer:
             config = StreamerConfig.from_environment()
         except StreamerError:
             if is_distributed:
-                with _joined(StreamerConfig.for_ranks()):
+                with _joined(StreamerConfig.for_ranks(), group):
                     raise
             raise
         configure_logging(config)
         warn_of_original()
         warn_of_settings()
         self._request = Request(config)
-        with _joined(config) if is_distributed else nullcontext() as sharing:
+        with _joined(config, group) if is_distributed else nullcontext() as sharing:
             self._reports = sharing is None or sharing.reports
             self._display = display_of(progress)
             self._tally = tally = Tally(_open_trace(config), self._started)
@@ -244,8 +247,8 @@ def _teller(display: Display, tally: Tally, request: Request) -> Callable[[], No
     return tell
 
 
-def _joined(config: StreamerConfig) -> AbstractContextManager["RankSharing | None"]:
+def _joined(config: StreamerConfig, group: "ProcessGroup | None") -> AbstractContextManager["RankSharing | None"]:
     # Not every torch has torch.distributed.
     from runai_model_streamer.distributed.sharing import joined
 
-    return joined(config)
+    return joined(config, group)

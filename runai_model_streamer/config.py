@@ -64,6 +64,16 @@ class Distribution(Enum):
     """As AUTO, but a warning if each rank reads for itself."""
 
 
+class FanOut(Enum):
+    """How the ranks of a node pass each other what one of them has read."""
+
+    AUTO = "auto"
+    """Through memory that they share; through sockets where they cannot, said in the log."""
+    MEMORY = "memory"
+    """Or an error that says why not."""
+    SOCKETS = "sockets"
+
+
 class S3Transport(Enum):
     """The library that moves the bytes of objects."""
 
@@ -116,6 +126,8 @@ class StreamerConfig:
     """All ranks share the reads (True), or the ranks of each node do (False)."""
     distribution_timeout: float = 600.0
     """Seconds that a rank waits for another. A caller's pause between two tensors counts."""
+    fan_out: FanOut = FanOut.AUTO
+    """How bytes that one rank has read reach the others of its node."""
     s3: S3Config = S3Config()
     trace: str | None = None
     """Path for an event trace of each load. `{pid}` and `{rank}` in it stand for the process and its rank."""

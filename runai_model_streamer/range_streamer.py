@@ -4,7 +4,7 @@ import dataclasses
 import operator
 import os
 from collections.abc import Iterator, Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 
@@ -23,6 +23,9 @@ from runai_model_streamer.pipeline.prepare_ranges import prepare_ranges
 from runai_model_streamer.report.make import Request
 from runai_model_streamer.report.progress import Watch
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 
 class RangeStreamer(Streamer):
     """What `FileStreamer` and `DistributedStreamer` share."""
@@ -40,9 +43,10 @@ class RangeStreamer(Streamer):
         progress: Watch,
         *,
         is_distributed: bool,
+        group: "ProcessGroup | None" = None,
     ) -> None:
         self._places = []
-        with self._beginning(is_distributed, progress) as (settings, sharing, tally):
+        with self._beginning(is_distributed, progress, group) as (settings, sharing, tally):
             if isinstance(requests, str | bytes | FileChunks) or not isinstance(requests, Sequence):
                 raise ArgumentTypeError(f"stream_files takes a list of FileChunks, not {type(requests).__name__}")
             for each in requests:
@@ -172,7 +176,7 @@ class FileStreamer(RangeStreamer):
 
 
 class DistributedStreamer(RangeStreamer):
-    """Streams ranges of bytes of any files to all ranks of torch's default process group. Each byte is read once.
+    """Streams ranges of bytes of any files to all ranks of a process group. Each byte is read once.
 
     ```python
     with DistributedStreamer() as streamer:  # on every rank alike
@@ -195,6 +199,7 @@ class DistributedStreamer(RangeStreamer):
         discover_ranks: bool = True,  # noqa: ARG002 - see the docstring
         *,
         progress: Watch = False,
+        group: "ProcessGroup | None" = None,
     ) -> None:
         """Start to stream ranges; see `FileStreamer.stream_files`.
 
@@ -206,12 +211,15 @@ class DistributedStreamer(RangeStreamer):
             owned: see `FileStreamer.stream_files`.
             discover_ranks: accepted for compatibility. Ranks meet if `is_distributed`, and only then.
             progress: see `FileStreamer.stream_files`.
+            group: the process group whose ranks share the load; None for torch's default group.
 
         Raises:
             DistributedError: another rank failed, died, left its loop or wants something else; it names the rank.
             StreamerError: as `FileStreamer.stream_files`. The memory limit is `RUNAI_STREAMER_MEMORY_LIMIT`.
         """
-        self._stream(file_stream_requests, credentials, device, None, progress, is_distributed=is_distributed)
+        self._stream(
+            file_stream_requests, credentials, device, None, progress, is_distributed=is_distributed, group=group
+        )
 
 
 def _numbered(places: Sequence[tuple[int, int]], tensors: Tensors) -> Iterator[tuple[int, int, torch.Tensor]]:

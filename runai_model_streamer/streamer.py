@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,6 +17,9 @@ from runai_model_streamer.pipeline.plan.selection import Select
 from runai_model_streamer.pipeline.prepare import prepare_load
 from runai_model_streamer.report.make import Request
 from runai_model_streamer.report.progress import Watch
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _log = logging.getLogger(__name__)
 
@@ -58,10 +62,20 @@ class SafetensorsStreamer(Streamer):
         select: Select | None = None,
         *,
         progress: Watch = False,
+        group: "ProcessGroup | None" = None,
     ) -> None:
         """Start to stream one file; see `stream_files`."""
         self.stream_files(
-            [path], s3_credentials, device, is_distributed, tensor_names, owned, dtype, select, progress=progress
+            [path],
+            s3_credentials,
+            device,
+            is_distributed,
+            tensor_names,
+            owned,
+            dtype,
+            select,
+            progress=progress,
+            group=group,
         )
 
     def stream_files(
@@ -76,6 +90,7 @@ class SafetensorsStreamer(Streamer):
         select: Select | None = None,
         *,
         progress: Watch = False,
+        group: "ProcessGroup | None" = None,
     ) -> None:
         """Read and validate all headers, then begin to read data in the background. See docs/usage.md.
 
@@ -84,7 +99,7 @@ class SafetensorsStreamer(Streamer):
             s3_credentials: for object storage, instead of those of the environment and of boto3's own chain.
             device: where tensors should be; None is "cpu". On CUDA a tensor is ready for work that is queued on the
                 current stream (docs/gpu.md). On other devices each tensor is copied as it is yielded.
-            is_distributed: share the reads with the other ranks of torch's default process group (docs/processes.md).
+            is_distributed: share the reads with the other ranks of `group`, which all call this (docs/processes.md).
             tensor_names: the only tensors to read, from any of the files; None for all.
             owned: accepted for compatibility. Both values are safe: a living tensor is never overwritten.
             dtype: torch.bfloat16, float16 or float32. Tensors of these dtypes and of float8_e4m3fn are cast to it while
@@ -94,6 +109,8 @@ class SafetensorsStreamer(Streamer):
                 a mapping does not name is wanted whole. A part is contiguous, in memory of its own.
             progress: True for a bar on a terminal or in a notebook. Or a function that is called with a `Progress` in
                 the caller's thread, after each group of tensors and at the end. What it raises ends the load.
+            group: with `is_distributed`, the process group whose ranks share the load, of any backend. No other rank
+                takes part. None for torch's default group.
 
         Raises:
             StreamerError: docs/troubleshooting.md lists the errors, each with the built-in that it also is. Nothing is
@@ -101,7 +118,7 @@ class SafetensorsStreamer(Streamer):
                 tensor.
         """
         self.files_to_tensors_metadata = {}  # so that a call that fails does not leave another load's behind
-        with self._beginning(is_distributed, progress) as (config, sharing, tally):
+        with self._beginning(is_distributed, progress, group) as (config, sharing, tally):
             if isinstance(paths, str | bytes | os.PathLike):
                 raise ArgumentTypeError(
                     "stream_files takes a list of paths", remedy=f"for one, call stream_file({paths!r})"

@@ -26,9 +26,10 @@ import torch.distributed as dist
 
 from runai_model_streamer import DistributedStreamer, FileChunks, SafetensorsStreamer, TensorShard
 from runai_model_streamer.config import StreamerConfig
-from runai_model_streamer.distributed import groups
-from runai_model_streamer.distributed.notices import Reason
-from runai_model_streamer.distributed.peers import Peers
+from runai_model_streamer.distributed.ranks import groups
+from runai_model_streamer.distributed.ranks.channel import Channel
+from runai_model_streamer.distributed.ranks.notices import Reason
+from runai_model_streamer.distributed.ranks.peers import Peers
 from runai_model_streamer.errors import DistributedError, StreamerError
 from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.origins import Origin
@@ -191,15 +192,15 @@ def selecting(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     def half(rank: int) -> Callable[[str], Any]:
         return lambda name: TensorShard(1 if name == "columns" else 0, rank, 2)
 
-    with _counted_reads() as counted:
+    with counted_reads() as counted:
         yield (
             "replicas",
             me.stream("large.safetensors", "columns.safetensors", select=half(me.rank % 2)) | {"read": counted},
         )
-    with _counted_reads() as counted:
+    with counted_reads() as counted:
         own = {name: TensorShard(0, me.rank, 4) for name in (f"t{index}" for index in range(8))}
         yield "each its own", me.stream("large.safetensors", select=own) | {"read": counted}
-    with _counted_reads() as counted:
+    with counted_reads() as counted:
         yield "one nothing", me.stream("large.safetensors", select=lambda _: me.rank != 2) | {"read": counted}
     with _broken_reads(me.rank == 1):
         yield "broken", me.stream("large.safetensors", select=half(me.rank % 2))
@@ -350,17 +351,17 @@ def _no_landing(broken: bool) -> Iterator[None]:
 def nodes(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     """Two nodes of two ranks and three, and one that has a single rank."""
     groups.node_name = lambda: f"node {min(me.rank // 2, 1)}"
-    with _counted_reads() as counted:
+    with counted_reads() as counted:
         yield "by node", me.stream("large.safetensors") | {"read": counted}
-    with setting(RUNAI_STREAMER_DIST_GLOBAL="1"), _counted_reads() as counted:
+    with setting(RUNAI_STREAMER_DIST_GLOBAL="1"), counted_reads() as counted:
         yield "globally", me.stream("large.safetensors") | {"read": counted}
     groups.node_name = lambda: f"node {me.rank > 0}"
-    with _counted_reads() as counted:
+    with counted_reads() as counted:
         yield "alone", me.stream("large.safetensors") | {"read": counted}
 
 
 @contextlib.contextmanager
-def _counted_reads() -> Iterator[list[int]]:
+def counted_reads() -> Iterator[list[int]]:
     """Bytes of each read of a local file."""
     real = FileSource.read_into
     counted: list[int] = []
@@ -407,7 +408,7 @@ def half_received(me: Ranks) -> Iterator[tuple[str, Outcome]]:
 
 def sends_forgotten(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     """A rank ends a load, to which gloo would not tell that a send of its own has failed."""
-    real = dist.isend
+    real = Channel.isend
     waited: list[int] = []
 
     class _Forgotten:
@@ -418,7 +419,7 @@ def sends_forgotten(me: Ranks) -> Iterator[tuple[str, Outcome]]:
             waited.append(1)
 
     if me.rank == 1:
-        dist.isend = lambda *where, **more: _Forgotten(real(*where, **more))  # type: ignore[assignment]
+        Channel.isend = lambda *where: _Forgotten(real(*where))  # type: ignore[method-assign]
     membership = groups.join(StreamerConfig.from_environment())
     assert membership is not None
     with me.watched() as outcome:
@@ -432,7 +433,7 @@ def sends_forgotten(me: Ranks) -> Iterator[tuple[str, Outcome]]:
 def _cut_off(me: Ranks, exchange: Callable[[Peers], object]) -> tuple[str, Outcome]:
     """What a rank sees when another is killed as soon as the first bytes of a long message have come."""
     (me.folder / f"{me.rank}.pid").write_text(str(os.getpid()))
-    real = dist.irecv
+    real = Channel.irecv
 
     def kill_when_begun(data: torch.Tensor) -> None:
         first = data.numpy()[:1]
@@ -440,13 +441,13 @@ def _cut_off(me: Ranks, exchange: Callable[[Peers], object]) -> tuple[str, Outco
             pass
         os.kill(int((me.folder / f"{KILLED}.pid").read_text()), signal.SIGKILL)
 
-    def receiving(data: torch.Tensor, *where: Any, **more: Any) -> Any:
+    def receiving(channel: Channel, data: torch.Tensor, rank: int, tag: int) -> Any:
         if data.numel() == HALF:
             data.zero_()
             threading.Thread(target=kill_when_begun, args=(data,), daemon=True).start()
-        return real(data, *where, **more)
+        return real(channel, data, rank, tag)
 
-    dist.irecv = receiving  # type: ignore[assignment]
+    Channel.irecv = receiving  # type: ignore[method-assign, assignment]
     with setting(RUNAI_STREAMER_DIST_TIMEOUT="8"):
         membership = groups.join(StreamerConfig.from_environment())
     assert membership is not None
@@ -501,7 +502,9 @@ def _run(folder: Path, rank: int, count: int, program: str) -> None:
     log.setLevel(logging.INFO)
     log.addHandler(_Lines(me.lines))
     outcomes = {}
-    for name, outcome in PROGRAMS[program](me):
+    from tests.distributed.ring.programs import PROGRAMS as MORE  # which imports this module
+
+    for name, outcome in (PROGRAMS | MORE)[program](me):
         outcomes[name] = outcome
         (folder / f"{rank}.json").write_text(json.dumps(outcomes))
 

@@ -6,15 +6,17 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from runai_model_streamer.config import StreamerConfig
-from runai_model_streamer.distributed.agreement import agree, digest_of, listed
-from runai_model_streamer.distributed.groups import Membership, join
 from runai_model_streamer.distributed.headers import HeadSource, OpenedFile, TapingStorage, pack, unpack
-from runai_model_streamer.distributed.notices import Reason
-from runai_model_streamer.distributed.shares import SENT_AT_ONCE, Beginning, deal_out, even_reads
-from runai_model_streamer.distributed.source import ReadingRanks, Remaining, SharedSource
+from runai_model_streamer.distributed.ranks.agreement import agree, listed
+from runai_model_streamer.distributed.ranks.groups import Membership, join
+from runai_model_streamer.distributed.ranks.notices import Reason
+from runai_model_streamer.distributed.ring.blocks import Beginning
+from runai_model_streamer.distributed.ring.division import Division, divide, spans_of, tell_party
+from runai_model_streamer.distributed.ring.round import Round
+from runai_model_streamer.io.cgroups import usable_cpus
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.s3.source import PREFIX_BYTES
 from runai_model_streamer.io.source import Source
@@ -23,6 +25,10 @@ from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.opening import open_each
 from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile
 from runai_model_streamer.pipeline.sharing import SharedReads
+from runai_model_streamer.pipeline.tally.shared import SharedCounts
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -31,8 +37,8 @@ MIN_LIMIT: Final = 64 << 20
 """Bytes that a rank without a memory limit may hold, if twice its largest tensor is less: eight requests to object
 storage."""
 
-MAX_READERS: Final = 64
-"""Threads of one rank: each has a read in flight, or waits for one of another rank."""
+MIN_COPIERS: Final = 2
+"""Threads of a rank that copy from the ring, at least."""
 
 CLOSING_SECONDS: Final = 1.0
 """Between the end of an iterator that is dropped and that of its load, where the caller's code goes straight to it."""
@@ -44,12 +50,12 @@ _LONGEST: Final = 1000
 class RankSharing:
     """This rank's part in a shared load. Closed with the load's storage.
 
-    Ranks that select the same read it together, each byte once; one that selects what no other does reads that alone.
+    Bytes that several ranks want are read once, and reach the others of the node through memory (`ring`), those of
+    other nodes through a socket. What just one rank wants it reads by itself, and what is in the page cache, too.
     Headers are read once for all.
 
-    **Memory.** Bytes land where their tensor will live, read or received, or where a load that is not shared would
-    stage them. What is being filled, or waits for the caller, counts against this rank's part of the memory limit;
-    without a limit, against twice the largest tensor (or `MIN_LIMIT`).
+    **Memory.** What waits for the caller, or is being filled for it, counts against this rank's part of the memory
+    limit; without a limit, against twice the largest tensor (or `MIN_LIMIT`). The ring counts once for the node.
 
     Args:
         membership: of `join`.
@@ -57,14 +63,14 @@ class RankSharing:
 
     def __init__(self, membership: Membership) -> None:
         self._peers = membership.peers
-        self._node = membership.node
+        self._nodes = membership.nodes
+        self._config = StreamerConfig()
         self._facts: dict[str, str] = {}
-        self._causes: dict[str, str] = {}
-        self._may_read_more = False
         self._files: dict[int, int] = {}
         self._beginnings: dict[int, bytes] = {}
-        self._ranks: tuple[int, ...] = ()
-        self._remaining: Remaining | None = None
+        self._division: Division | None = None
+        self._round: Round | None = None
+        self._apart = False
         self._left = threading.Event()
         self.ranks_of_node = membership.ranks_of_node
         """By which the node's memory limit is divided."""
@@ -75,13 +81,11 @@ class RankSharing:
 
     def storage(self, config: StreamerConfig, credentials: S3Credentials | None) -> Storage:
         """Storage that ends the load for all ranks when it is interrupted before all bytes are there."""
-        self._may_read_more = config.chunk_bytesize is None
+        self._config = config
         self._facts = {
             "RUNAI_STREAMER_MEMORY_LIMIT": str(config.memory_limit),
             "RUNAI_STREAMER_CHUNK_BYTESIZE": str(config.chunk_bytesize),
         }
-        # Where reads are staged, for a GPU or to be cast, it may make another plan.
-        self._causes = {"RUNAI_STREAMER_CONCURRENCY": str(config.concurrency)}
         return _SharedStorage(config, credentials, self)
 
     def open_each(
@@ -136,55 +140,48 @@ class RankSharing:
                 facts[f"size of {path}"] = str(source.size)
                 # Copies on other nodes may have times of their own.
                 if source.version is not None:
-                    facts[f"modification of {path} on {self._node}"] = source.version
+                    facts[f"modification of {path} on {self._nodes[self._peers.index]}"] = source.version
         return facts
 
-    def agree_on_reads(self, files: Sequence[PlannedFile], concurrency: int) -> SharedReads:
-        """Find the ranks that read the same. All ranks that share the load have to call this, and `divide` then."""
-        wanted = digest_of([file.tensors for file in files]).encode()
-        peers = self._peers
-        found = zip(peers.ranks, peers.gather(wanted), strict=True)
-        self._ranks = tuple(rank for rank, theirs in found if theirs == wanted)
-        count = len(self._ranks)
-        if count < len(peers.ranks):
-            _log.info("Reads of rank %d are shared by ranks %s, which select the same", peers.rank, self._named())
-        if count == 1:
-            return SharedReads(files, concurrency, None, alone=True)
-        if self._may_read_more:
-            files = [file._replace(chunk=max(file.chunk, SENT_AT_ONCE)) for file in files]
-        readers = min(concurrency * count, max(MAX_READERS, concurrency))
-        return SharedReads(even_reads(files, count), readers, MIN_LIMIT, alone=False)
-
-    def _named(self) -> str:
-        return ", ".join(map(str, self._ranks))
-
-    def divide(
-        self, files: Sequence[PlannedFile], groups: Sequence[Group], sources: Sequence[Source], grouping: object
-    ) -> Sequence[Source]:
-        """Deal out the reads; see `pipeline.sharing.Sharing.divide`.
+    def agree_on_reads(self, files: Sequence[PlannedFile], sources: Sequence[Source], concurrency: int) -> SharedReads:
+        """Divide what the ranks want. All ranks that share the load have to call this.
 
         Raises:
-            DistributedError: the ranks have planned differently.
+            DistributedError: another rank has failed, or memory cannot be shared as it has to be.
         """
-        peers, ranks = self._peers, self._ranks
-        if len(ranks) == 1:
-            agree(peers, {})
-            self._remaining = Remaining(0)
-            return sources
+        peers = self._peers
         beginnings = {}
         for index, source in enumerate(sources):
-            opener = peers.ranks[self._files[id(source)] % len(peers.ranks)]
-            if source.kind is SourceKind.OBJECT and opener in ranks:
-                beginnings[index] = Beginning(min(PREFIX_BYTES, source.size), ranks.index(opener))
-        shares = deal_out(groups, files, len(ranks), beginnings)
-        planned = {f"plan of ranks {self._named()}, with its device and dtype": digest_of([grouping, shares])}
-        agree(peers, planned, self._causes)
-        self._remaining = Remaining(sum(share.length for each in shares for share in each))
-        reading = ReadingRanks(peers, ranks, self._remaining)
-        return [
-            SharedSource(source, shares[index], reading, self._beginnings.get(self._files[id(source)], b""))
-            for index, source in enumerate(sources)
-        ]
+            opener = self._files[id(source)] % len(peers.ranks)
+            if source.kind is SourceKind.OBJECT:
+                beginnings[index] = Beginning(min(PREFIX_BYTES, source.size), opener)
+        division = divide(peers, self._nodes, self._config, files, sources, beginnings)
+        if division.memory is None:
+            self._apart = True
+            return SharedReads(concurrency, None, 0, alone=True)
+        self._division = division
+        tell_party(peers, division.party)
+        if not division.reads_alone:
+            # These readers copy from memory: more of them than CPUs only get in each other's way.
+            cpus = usable_cpus() // self._nodes.count(self._nodes[peers.index])
+            concurrency = min(concurrency, max(cpus, MIN_COPIERS))
+        return SharedReads(concurrency, MIN_LIMIT, division.ring_bytes, alone=False)
+
+    def divide(
+        self, files: Sequence[PlannedFile], groups: Sequence[Group], sources: Sequence[Source]
+    ) -> Sequence[Source]:
+        """Sources that wait for what other ranks read; see `pipeline.sharing.Sharing.divide`."""
+        division = self._division
+        if division is None:
+            return sources
+        beginnings = {index: self._beginnings.get(self._files[id(source)], b"") for index, source in enumerate(sources)}
+        spans, needed = spans_of(division, self._peers.index, files, groups)
+        self._round = Round(self._peers, division, files, sources, beginnings, needed)
+        return [self._round.source(source, each) for source, each in zip(sources, spans, strict=True)]
+
+    def counts(self) -> SharedCounts | None:
+        """What this rank has read, taken and waited for; None where nothing is shared."""
+        return None if self._round is None else self._round.counts()
 
     def reader_left(self, error: BaseException | None) -> None:
         """End the load for all ranks because a reader thread has ended early.
@@ -205,7 +202,11 @@ class RankSharing:
             error: why; None for what is being handled, if anything is.
         """
         self._left.set()
-        if self._remaining is not None and self._remaining.none:
+        if self._round is not None:
+            self._round.drain()
+            if self._round.complete:
+                return
+        elif self._apart:
             return
         error = sys.exception() if error is None else error
         text = "left before it had all tensors: it closed its streamer, dropped its iterator, or began another load"
@@ -213,9 +214,18 @@ class RankSharing:
             text = f"failed: {type(error).__name__}: {error}"[:_LONGEST]
         self._peers.end(Reason(self._peers.rank, text))
 
+    def join(self) -> None:
+        """Wait a moment for the threads that read for others, once this rank has left."""
+        if self._round is not None:
+            self._round.join()
+
     def close(self) -> None:
-        """Leave, and give the process groups back. Idempotent."""
+        """Leave, and give memory and connections back. Idempotent."""
         self.leave()
+        if self._round is not None:
+            self._round.close()
+        elif self._division is not None and self._division.memory is not None:
+            self._division.memory.close()
         self._peers.close()
 
 
@@ -225,13 +235,15 @@ class _SharedStorage(Storage):
     def __init__(self, config: StreamerConfig, credentials: S3Credentials | None, sharing: RankSharing) -> None:
         if config.verify:
             _log.warning("RUNAI_STREAMER_VERIFY: not verified, since no rank reads all of an object")
-        super().__init__(replace(config, verify=False), credentials, shared=True)
+        # Not shared: each byte is read by one rank of the node, past the page cache where it is not in it.
+        super().__init__(replace(config, verify=False), credentials, shared=False)
         self._sharing = sharing
 
     def interrupt(self) -> None:
         """Wake what waits for other ranks too."""
         self._sharing.leave()
         super().interrupt()
+        self._sharing.join()
 
     def reader_left(self, error: BaseException | None) -> None:
         """Tell the other ranks, unless the load ends by itself at once."""
@@ -244,15 +256,15 @@ class _SharedStorage(Storage):
 
 
 @contextmanager
-def joined(config: StreamerConfig) -> Iterator[RankSharing | None]:
-    """Meet the other ranks, which all have to call this; None where there is nothing to share.
+def joined(config: StreamerConfig, group: "ProcessGroup | None" = None) -> Iterator[RankSharing | None]:
+    """Meet the other ranks of the group, which all have to call this; None where there is nothing to share.
 
     What is raised in the context, before the load has begun, they are told.
 
     Raises:
         DistributedError: not all ranks came within the timeout.
     """
-    membership = join(config)
+    membership = join(config, group)
     if membership is None:
         yield None
         return

@@ -272,6 +272,7 @@ class Load:
                         source.close()
                 self._feed.close()
                 self.count()
+                self.tally.count_shared = None  # it leads to the memory that ranks share
                 self._storage.close()
                 self.tally.closed()
                 if self.tally.trace is not None:
@@ -282,3 +283,5 @@ class Load:
         self.tally.peak = self._landing.peak
         self.tally.retries, self.tally.transport = self._storage.retries, self._storage.transport
         self.tally.setup = self._storage.setup_seconds
+        if self.tally.count_shared is not None:
+            self.tally.shared = self.tally.count_shared()

@@ -200,9 +200,10 @@ def make_load(
     limit = MemoryLimit(config.memory_limit, limit_name)
     waits_for_ranks = False
     if sharing is not None:
-        agreed = sharing.agree_on_reads(files, concurrency)
-        files, concurrency, waits_for_ranks = agreed.files, agreed.concurrency, not agreed.alone
-        limit = limit._replace(processes=sharing.ranks_of_node, minimum=agreed.min_limit)
+        agreed = sharing.agree_on_reads(files, sources, concurrency)
+        concurrency, waits_for_ranks = agreed.concurrency, not agreed.alone
+        limit = limit._replace(processes=sharing.ranks_of_node, minimum=agreed.min_limit, buffers=agreed.buffers)
+        tally.count_shared = sharing.counts
     assembled_bytes = largest_assembled(parts or (), target)
     spec = LoadSpec(
         config,
@@ -219,7 +220,7 @@ def make_load(
     destination = destination_for(device, spec)
     grouping = destination.grouping
     if sharing is not None:
-        sources = sharing.divide(destination.files, destination.groups, sources, grouping)
+        sources = sharing.divide(destination.files, destination.groups, sources)
     if grouping.readers is not None and (waits_for_ranks or any(source.in_order for source in sources)):
         # A reader that waits for another rank, or for another reader, may hold what that one needs.
         concurrency = min(concurrency, grouping.readers)

@@ -1,16 +1,17 @@
 """Reader threads. Each takes the next step in plan order, reads it and reports that it has landed."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+from runai_model_streamer.checkpoint.tensor_info import TensorInfo
 from runai_model_streamer.errors import ChecksumError, ReadError, StreamerError
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.pipeline.feed import Feed
 from runai_model_streamer.pipeline.landing.protocol import LeaseT
-from runai_model_streamer.pipeline.plan.groups import Group, Step
+from runai_model_streamer.pipeline.plan.groups import Step
 from runai_model_streamer.pipeline.tally.reader import ReaderTally
 from runai_model_streamer.threads.crew import Crew
 
@@ -128,21 +129,16 @@ def _read(feed: Feed[LeaseT], lease: LeaseT, step: Step, sources: Sequence[Sourc
     except ChecksumError:
         raise  # concerns the whole object, not these tensors
     except ReadError as error:
-        _name_tensor(error, lease.group, step)
+        end = step.offset + step.length
+        parts = [part for part in lease.group.parts if part.file == step.file]
+        name_tensors(error, (tensor for part in parts for tensor in part.tensors), step.offset, end)
         raise
     tally.read(lease.group.index, step, reading, feed.extra_stage)
     feed.landed(lease, step, reading.origin, reading.seconds)
 
 
-def _name_tensor(error: ReadError, group: Group, step: Step) -> None:
-    """Add to the error the tensors that the failed read was for."""
-    end = step.offset + step.length
-    names = [
-        tensor.name
-        for part in group.parts
-        if part.file == step.file
-        for tensor in part.tensors
-        if max(tensor.start, step.offset) < min(tensor.end, end)
-    ]
-    if names:
+def name_tensors(error: ReadError, tensors: Iterable[TensorInfo], start: int, end: int) -> None:
+    """Add to the error the tensors that the failed read of these bytes was for, unless it has them already."""
+    names = [tensor.name for tensor in tensors if max(tensor.start, start) < min(tensor.end, end)]
+    if names and error.tensor is None:
         error.while_reading(names)

@@ -8,6 +8,7 @@ from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile
+from runai_model_streamer.pipeline.tally.shared import SharedCounts
 
 _T = TypeVar("_T")
 
@@ -15,15 +16,15 @@ _T = TypeVar("_T")
 class SharedReads(NamedTuple):
     """How a shared load reads."""
 
-    files: Sequence[PlannedFile]
-    """What to read, in reads that can be dealt out evenly."""
     concurrency: int
     """Reads in flight at once, with those that wait for another rank."""
     min_limit: int | None
     """Without a memory limit, bytes of host memory that a rank may hold if twice its largest tensor is less; None for
     any number."""
+    buffers: int
+    """Bytes of memory that the processes of this node share. They count once against the memory limit."""
     alone: bool
-    """No other rank reads the same, so that there is nothing to wait for."""
+    """This process reads all that it wants by itself, so that there is nothing to wait for."""
 
 
 class Sharing(Protocol):
@@ -53,19 +54,22 @@ class Sharing(Protocol):
         """
         ...
 
-    def agree_on_reads(self, files: Sequence[PlannedFile], concurrency: int) -> SharedReads:
-        """Find the processes that read the same, and agree on the reads."""
+    def agree_on_reads(self, files: Sequence[PlannedFile], sources: Sequence[Source], concurrency: int) -> SharedReads:
+        """Divide the reads among the processes that want the same bytes."""
         ...
 
     def divide(
-        self, files: Sequence[PlannedFile], groups: Sequence[Group], sources: Sequence[Source], grouping: object
+        self, files: Sequence[PlannedFile], groups: Sequence[Group], sources: Sequence[Source]
     ) -> Sequence[Source]:
-        """Return sources from which this process reads its part, and receives the rest.
+        """Return sources from which this process reads its part, and waits for the rest. Called once.
 
         Args:
-            files: as agreed, or with smaller reads.
-            groups: planned from these files.
+            files: with the tensors that were agreed on, perhaps in smaller reads.
+            groups: planned from these files. Their reads come, and no others.
             sources: one for each file.
-            grouping: how they were planned; the same in every process.
         """
+        ...
+
+    def counts(self) -> SharedCounts | None:
+        """What this process has read, taken and waited for so far; None: it shares no bytes."""
         ...

@@ -29,7 +29,7 @@ class BytesFrom:
     """Bytes read past the page cache, by direct I/O or GPUDirect."""
     object_storage: int = 0
     other_ranks: int = 0
-    """Bytes sent by the other ranks of the load (`is_distributed`)."""
+    """Bytes that other ranks of the load have read (`is_distributed`)."""
 
     @property
     def all(self) -> int:
@@ -65,6 +65,33 @@ class ReaderSeconds:
     def all(self) -> float:
         """The sum of all activities."""
         return self.read + self.cast + self.copy + self.memory + self.rest
+
+
+@dataclass(frozen=True, slots=True)
+class SharedLoad:
+    """One rank's part in a load that ranks share (`is_distributed`).
+
+    Its bytes are exact. `LoadReport.bytes_from` counts a read as if all of it came from another rank where some did.
+    """
+
+    rank: int
+    """This rank, in torch's default process group."""
+    ranks: tuple[int, ...]
+    """Those that want some of the same bytes, this one among them."""
+    memory: bool
+    """Whether ranks of this node pass each other bytes through memory that they share; else through sockets."""
+    bytes_read: int
+    """Read from storage by this rank for all that want them, itself among them."""
+    bytes_received: int
+    """Received through a socket, for all of this node that want them."""
+    bytes_taken: int
+    """Copied out of memory that another rank of this node has filled."""
+    bytes_alone: int
+    """Read by this rank for itself: just it wants them, or they were in the page cache."""
+    ring_bytes: int
+    """Bytes of memory that the ranks of this node share, all together."""
+    wait_seconds: dict[int, float]
+    """Rank -> thread-seconds in which threads of this one waited for it: for its reads, or until it had taken bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +201,8 @@ class LoadReport:
     peak_memory: int = 0
     """The most bytes held at once, as the memory limit counts them: on the host, memory that bytes land in; on CUDA,
     pinned memory."""
+    shared: SharedLoad | None = None
+    """This rank's part; None where it read all that it wanted by itself."""
     settings: Settings = field(default_factory=Settings)
     """The load's settings."""
 

@@ -6,7 +6,14 @@ from typing import cast
 from runai_model_streamer.config import UNLIMITED, StreamerConfig
 from runai_model_streamer.pipeline.tally.load import Tally
 from runai_model_streamer.pipeline.tally.reader import ReaderTally
-from runai_model_streamer.report.load_report import BytesFrom, LoadReport, Outcome, ReaderSeconds, Settings
+from runai_model_streamer.report.load_report import (
+    BytesFrom,
+    LoadReport,
+    Outcome,
+    ReaderSeconds,
+    Settings,
+    SharedLoad,
+)
 from runai_model_streamer.report.verdict import judge
 
 
@@ -63,6 +70,7 @@ def make_report(tally: Tally, request: Request) -> LoadReport:
         caller_delay_seconds=tally.delay,
         process_cpu_seconds=tally.process_cpu,
         peak_memory=tally.peak,
+        shared=_shared_load(tally),
         settings=_settings_of(tally, request),
     )
     verdict = judge(report)
@@ -78,6 +86,23 @@ def delivered(tally: Tally, request: Request) -> tuple[int, int]:
     # is exact, and bytes are off by those between wanted tensors.
     tensors = request.tensors * done.pieces // planned.pieces
     return tensors, request.bytes * done.payload // planned.payload if planned.payload else 0
+
+
+def _shared_load(tally: Tally) -> SharedLoad | None:
+    found = tally.shared
+    if found is None:
+        return None
+    return SharedLoad(
+        rank=found.rank,
+        ranks=found.ranks,
+        memory=found.memory,
+        bytes_read=found.read,
+        bytes_received=found.received,
+        bytes_taken=found.taken,
+        bytes_alone=found.alone,
+        ring_bytes=found.ring,
+        wait_seconds=dict(found.waited),
+    )
 
 
 def _settings_of(tally: Tally, request: Request) -> Settings:

@@ -200,6 +200,15 @@ SECTIONS: Final[Mapping[str, tuple[Setting, ...]]] = {
             "`600`",
             "A rank pauses for longer between two tensors.",
         ),
+        Setting(
+            "RUNAI_STREAMER_DIST_FANOUT",
+            "fan_out",
+            parsers.choice("auto", "memory", "sockets"),
+            "`auto`",
+            "The ranks of a node should share memory, or fail with an error that says why they cannot (`memory`). Or "
+            "they should send each other what they read (`sockets`), as `auto` does where they cannot: "
+            "[eight GPUs](eight_gpus.md).",
+        ),
     ),
     "Logs and traces": (
         Setting(

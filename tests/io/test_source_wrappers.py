@@ -2,23 +2,22 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import permutations
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import pytest
 
 from runai_model_streamer.distributed.headers import TapedSource
-from runai_model_streamer.distributed.shares import Share
-from runai_model_streamer.distributed.source import ReadingRanks, Remaining, SharedSource
+from runai_model_streamer.distributed.ring.source import SharedSource, Span
 from runai_model_streamer.errors import ChecksumError, InterruptedReadError
 from runai_model_streamer.io.bandwidth import Bandwidth, PacedSource
 from runai_model_streamer.io.checksums import Checksum, VerifiedSource
 from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.io.source import Source
-from runai_model_streamer.origins import SourceKind
+from runai_model_streamer.origins import Origin, SourceKind
 from runai_model_streamer.ranges import PAGE, ByteRange
 from tests.io.contract import DATA, SIZE, read
 from tests.sources import MemorySource
@@ -27,21 +26,6 @@ PATH = "s3://bucket/model.safetensors"
 HALVES = (ByteRange(0, 300_000), ByteRange(300_000, SIZE))
 
 Wrapper: TypeAlias = Callable[[Source], Source]
-
-
-class _Alone:
-    """The other ranks, of which there are none."""
-
-    rank = 0
-
-    def __init__(self) -> None:
-        self.sent: list[bytes] = []
-
-    def send(self, buffer: memoryview, number: int, ranks: Sequence[int]) -> None:
-        self.sent.append(bytes(buffer))
-
-    def end(self, reason: object) -> None:
-        """A read has failed; there is no one to tell."""
 
 
 def paced(source: Source) -> Source:
@@ -57,9 +41,15 @@ def taped(source: Source) -> Source:
 
 
 def shared(source: Source) -> Source:
-    shares = [Share(span.start, span.size, 0, number) for number, span in enumerate(HALVES)]
-    peers: Any = _Alone()
-    return SharedSource(source, shares, ReadingRanks(peers, [0], Remaining(SIZE)), b"")
+    """The first half comes as another rank's reads do, the second is this rank's own."""
+    first, second = HALVES
+    spans = [Span(first.start, first.end, 0), Span(second.start, second.end, None)]
+
+    def copy(number: int, start: int, buffer: memoryview) -> Origin:
+        assert number == 0
+        return source.read_into(first.start + start, buffer)
+
+    return SharedSource(source, spans, copy, start=lambda: None, count=lambda _: None, idle=lambda: True)
 
 
 WRAPPERS: dict[str, Wrapper] = {"paced": paced, "verified": verified, "taped": taped, "shared": shared}
@@ -87,7 +77,7 @@ class VersionedSource(MemorySource):
 def test_what_is_told_of_a_source_comes_through(outer: str, inner: str) -> None:
     source = wrapped(outer, inner, VersionedSource(PATH, DATA, kind=SourceKind.OBJECT, alignment=PAGE))
     assert (source.path, source.kind, source.size, source.version) == (PATH, SourceKind.OBJECT, SIZE, "an ETag")
-    assert source.alignment == (1 if "shared" in (outer, inner) else PAGE)
+    assert source.alignment == PAGE
 
 
 @pairs

@@ -21,11 +21,16 @@ class MemoryLimit(NamedTuple):
     """Processes of this node that share the limit."""
     minimum: int | None = None
     """Without a limit, bytes that may be held if twice the largest tensor is less; None for any number."""
+    buffers: int = 0
+    """Bytes that these processes have in common. They count once."""
 
     @property
     def part(self) -> int:
         """The setting, divided among the processes of the node. It never becomes 0, which means something else."""
-        return max(self.setting // self.processes, 1) if self.setting > 0 else self.setting
+        return self._part(self.buffers)
+
+    def _part(self, buffers: int) -> int:
+        return max((self.setting - buffers) // self.processes, 1) if self.setting > 0 else self.setting
 
     def bytes_for(self, paths: Sequence[str], files: Sequence[PlannedFile], made: int, scratch: int = 0) -> int | None:
         """Return the bytes that this process may hold at once, without tensors that it assembles from what was read.
@@ -49,7 +54,9 @@ class MemoryLimit(NamedTuple):
             return self.part
         if self.setting == 0:
             return needed - made
-        if self.part < needed:
+        # The least buffers come on top, where the limit is just enough for the tensors.
+        part = max(self.part, min(self._part(0), needed))
+        if part < needed:
             index, tensor = largest
             size = f"{tensor.nbytes} bytes"
             size += f" as {tensor.dtype}, and {scratch} are needed to cast" if scratch else ""
@@ -61,4 +68,4 @@ class MemoryLimit(NamedTuple):
                 tensor=tensor.name,
                 remedy=f"set it to {needed * self.processes} or more, or to 0 for as much as the largest tensor needs",
             )
-        return self.part - made
+        return part - made

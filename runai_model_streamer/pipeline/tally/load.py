@@ -6,11 +6,12 @@ they are added up on demand. The tally keeps no reference to tensors, leases or 
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from runai_model_streamer.pipeline.plan.groups import Group
 from runai_model_streamer.pipeline.tally.reader import ReaderTally, ThreadTimes, thread_times
+from runai_model_streamer.pipeline.tally.shared import SharedCounts
 from runai_model_streamer.pipeline.tally.trace import Events, Trace
 from runai_model_streamer.pipeline.tally.wait_clock import Timer, WaitClock
 
@@ -82,6 +83,10 @@ class Tally:
         self.transport: str | None = None
         self.setup = 0.0
         """Seconds until there was a client of object storage."""
+        self.shared: SharedCounts | None = None
+        """What this rank has read, taken and waited for, where others share the load."""
+        self.count_shared: Callable[[], SharedCounts | None] | None = None
+        """Counts that; until the load is closed."""
         self.started_reading = False
         self.plan_cpu = 0.0
         """CPU seconds of the caller's thread until reads began."""

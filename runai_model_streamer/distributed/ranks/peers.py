@@ -1,6 +1,6 @@
 """Messages between the ranks of one load, and who is to blame when they end.
 
-Two gloo groups. The data group carries the bytes, straight from and into the memory they live in. The control group
+Two gloo groups. The data group carries what ranks agree on, and bytes between nodes. The control group
 carries one message from each rank to each other at most: why it ended early. A receive for it is posted from the
 beginning, so that it arrives even if its sender is gone a moment later.
 
@@ -18,7 +18,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final
@@ -26,7 +26,8 @@ from typing import Any, Final
 import torch
 import torch.distributed as dist
 
-from runai_model_streamer.distributed.notices import Listener, Reason, TimedOut, nothing
+from runai_model_streamer.distributed.ranks.channel import Channel
+from runai_model_streamer.distributed.ranks.notices import Listener, Reason, TimedOut, nothing
 from runai_model_streamer.errors import DistributedError
 from runai_model_streamer.lifecycle import Stopped
 
@@ -44,6 +45,9 @@ _LENGTH_TAG: Final = 1
 _GATHER_TAG: Final = _LENGTH_TAG + _TAGS
 _FIRST_TAG: Final = _GATHER_TAG + _TAGS
 
+TIMED_OUT: Final = "Timed out"
+"""What the text of an error has, gloo's too, when a wait has timed out."""
+
 _MAX_MESSAGES: Final = 1 << 29
 _KEPT: Final = 1024
 
@@ -53,14 +57,12 @@ class Peers:
 
     Args:
         ranks: those that share the load, this one among them, numbered as in the default process group.
-        data: gloo group of these ranks, for nothing else.
+        data: channel of these ranks, for nothing else.
         control: another.
         timeout: seconds that one message may take.
     """
 
-    def __init__(
-        self, ranks: Sequence[int], data: "dist.ProcessGroup", control: "dist.ProcessGroup", timeout: float
-    ) -> None:
+    def __init__(self, ranks: Sequence[int], data: Channel, control: Channel, timeout: float) -> None:
         self.ranks = tuple(ranks)
         self.rank = dist.get_rank()
         self.index = self.ranks.index(self.rank)
@@ -68,7 +70,8 @@ class Peers:
         self._others = [rank for rank in self.ranks if rank != self.rank]
         self._data = data
         self._control = control
-        self._timeout = timedelta(seconds=timeout)
+        self.timeout = timedelta(seconds=timeout)
+        """For one message, or another wait for a rank."""
         self._waiting: dict[object, tuple[float, int]] = {}
         self._gate = threading.Condition()
         self._beginning = 0
@@ -81,6 +84,8 @@ class Peers:
         # Nobody waits for them; kept until they have surely gone.
         self._acks: deque[Any] = deque(maxlen=_KEPT)
         self._listeners = {rank: Listener(rank, control) for rank in self._others}
+        self.on_end: Callable[[], object] = _nothing
+        """Called when the load has ended here, after the others have been told: to wake what waits elsewhere."""
 
     def send(self, buffer: memoryview, number: int, ranks: Sequence[int]) -> None:
         """Send the bytes, message `number`, to other ranks; return when they no longer need the buffer.
@@ -111,7 +116,7 @@ class Peers:
         self, tag: int, wanted: Sequence[tuple[int, torch.Tensor]], given: Sequence[tuple[int, torch.Tensor]]
     ) -> None:
         """Receive and send the bytes of one message; return when they are here, and there."""
-        receive, send = partial(self._begin, dist.irecv), partial(self._begin, dist.isend)
+        receive, send = partial(self._begin, self._data.irecv), partial(self._begin, self._data.isend)
         coming = [(rank, receive(data, rank, tag), receive(nothing(), rank, tag + 1)) for rank, data in wanted]
         taken = [(rank, receive(nothing(), rank, tag + 2)) for rank, _ in given]
         # Kept until the bytes are there: gloo forgets what nobody holds.
@@ -128,29 +133,36 @@ class Peers:
             ended = self._ended
             self._beginning += not ended
         if ended:
-            raise self._failure(rank, RuntimeError("the load has ended"))
+            raise self.failure(rank, RuntimeError("the load has ended"))
         try:
-            return operation(data, rank, group=self._data, tag=tag)
-        except (RuntimeError, ValueError) as error:  # ValueError: the group has been destroyed
+            return operation(data, rank, tag)
+        except RuntimeError as error:
             failed = error
         finally:
             with self._gate:
                 self._beginning -= 1
                 self._gate.notify_all()
-        raise self._failure(rank, failed) from failed
+        raise self.failure(rank, failed) from failed
 
-    def _wait(self, rank: int, work: Any) -> None:
+    @contextlib.contextmanager
+    def waiting_for(self, rank: int) -> Iterator[None]:
+        """Let it be known that this rank waits for that one, for as long as the context lasts."""
         key = object()
         self._waiting[key] = (time.monotonic(), rank)
         try:
-            work.wait(self._timeout)
-        except RuntimeError as error:
-            raise self._failure(rank, error) from error
+            yield
         finally:
             del self._waiting[key]
 
-    def _failure(self, rank: int, error: Exception) -> DistributedError | Stopped:
-        """The error for a message to or from `rank` that failed."""
+    def _wait(self, rank: int, work: Any) -> None:
+        with self.waiting_for(rank):
+            try:
+                work.wait(self.timeout)
+            except RuntimeError as error:
+                raise self.failure(rank, error) from error
+
+    def failure(self, rank: int, error: Exception) -> DistributedError | Stopped:
+        """The error for a message to or from `rank` that failed, or did not come in time (`TIMED_OUT`)."""
         if "Application timeout" in str(error):
             # Another thread's message has run into the timeout, whereupon gloo closes all connections of the group.
             self._settled.wait(2 * NOTICE_SECONDS)
@@ -164,7 +176,7 @@ class Peers:
 
     def _settle(self, rank: int, error: Exception) -> None:
         """Find out whose fault it is that a message to or from `rank` failed, and end the load."""
-        if "Timed out" not in str(error):
+        if TIMED_OUT not in str(error):
             reason = self._said_by(rank, NOTICE_SECONDS)
             if reason is None:
                 reason = Reason(rank, f"closed its connections without a word: {error}")
@@ -178,12 +190,23 @@ class Peers:
             self._end(self._absent(self._blamed_by(rank)))
             return
         self._stop(TimedOut(waited))
-        deadline = time.monotonic() + ANSWER_SECONDS
-        answers = {each: self._said_by(each, max(deadline - time.monotonic(), 0)) for each in waited}
-        reasons = [answer for answer in answers.values() if isinstance(answer, Reason)]
-        silent = [each for each, answer in answers.items() if answer is None]
-        self._reason = reasons[0] if reasons else self._absent((silent or waited)[0])
+        self._reason = self._found_out(waited)
         self._settled.set()
+
+    def _found_out(self, waited: Sequence[int]) -> Reason:
+        """Whose fault the longest waits are: the first that is at fault itself, or that says nothing."""
+        deadline = time.monotonic() + ANSWER_SECONDS
+        asked = [rank for rank in waited if rank != self.rank]
+        silent = []
+        for rank in asked:  # it grows
+            answer = self._said_by(rank, max(deadline - time.monotonic(), 0))
+            if isinstance(answer, Reason):
+                return answer
+            if answer is None:
+                silent.append(rank)
+            else:
+                asked.extend(each for each in answer.waited if each in self._listeners and each not in asked)
+        return self._absent((silent or asked)[0])
 
     def _said_by(self, rank: int, seconds: float) -> Reason | TimedOut | None:
         listener = self._listeners[rank]
@@ -199,13 +222,13 @@ class Peers:
     def _absent(self, rank: int) -> Reason:
         return Reason(
             rank,
-            f"took no part for {self._timeout.total_seconds():g} s: it hangs, or its loop over the tensors stands "
+            f"took no part for {self.timeout.total_seconds():g} s: it hangs, or its loop over the tensors stands "
             "still (RUNAI_STREAMER_DIST_TIMEOUT says how long others wait)",
         )
 
     def _long_waits(self) -> tuple[int, ...]:
         """The ranks that this one has waited for during half its patience, the longest wait first."""
-        since = time.monotonic() - self._timeout.total_seconds() / 2
+        since = time.monotonic() - self.timeout.total_seconds() / 2
         return tuple(dict.fromkeys(rank for began, rank in sorted(self._waiting.values()) if began < since))
 
     def end(self, reason: Reason) -> None:
@@ -231,13 +254,13 @@ class Peers:
         for listener in self._listeners.values():
             listener.wait_until_told(NOTICE_SECONDS)
         self._wake(self._data)
+        self.on_end()
 
-    def _wake(self, group: Any) -> None:
-        """Close all connections of a group, as gloo does when a receive runs into its timeout."""
+    def _wake(self, channel: Channel) -> None:
+        """Close all connections of a channel, as gloo does when a receive runs into its timeout."""
         for rank in self._others:
-            with contextlib.suppress(RuntimeError, ValueError):
-                work: Any = dist.irecv(nothing(), rank, group=group, tag=_POISON_TAG)
-                work.wait(timedelta(milliseconds=1))
+            with contextlib.suppress(RuntimeError):
+                channel.irecv(nothing(), rank, _POISON_TAG).wait(timedelta(milliseconds=1))
 
     def close(self) -> None:
         """Give the groups back. Nothing may be in flight, but for what `end` has woken. Idempotent."""
@@ -251,9 +274,16 @@ class Peers:
                         work.wait(timedelta(seconds=1))
             else:
                 self._wake(self._control)
-            for group in (self._data, self._control):
-                with contextlib.suppress(RuntimeError, ValueError, AssertionError):  # the caller destroyed them all
-                    dist.destroy_process_group(group)
+            self._acks.clear()
+            self.on_end = _nothing
+            for listener in self._listeners.values():
+                listener.close()
+            self._data.close()
+            self._control.close()
+
+
+def _nothing() -> None:
+    """Nobody else waits."""
 
 
 def _tag(number: int) -> int:

@@ -7,8 +7,8 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 import torch
-import torch.distributed as dist
 
+from runai_model_streamer.distributed.ranks.channel import Channel
 from runai_model_streamer.io.paths import as_unicode
 
 NOTICE_BYTES: Final = 2048
@@ -72,14 +72,14 @@ class Listener:
     Each rank tells that it listens. What is sent to one that does is on its way when the call to send it returns.
     """
 
-    def __init__(self, rank: int, group: Any) -> None:
+    def __init__(self, rank: int, channel: Channel) -> None:
         self._rank = rank
         self._notice = torch.zeros(NOTICE_BYTES, dtype=torch.uint8, device="cpu")
-        self._group = group
-        self._bytes: Any = dist.irecv(self._notice, rank, group=group, tag=_NOTICE_TAG)
-        self._end: Any = dist.irecv(nothing(), rank, group=group, tag=_END_TAG)
-        self._ready: Any = dist.irecv(nothing(), rank, group=group, tag=_READY_TAG)
-        self._sent: list[Any] = [dist.isend(nothing(), rank, group=group, tag=_READY_TAG)]
+        self._channel = channel
+        self._bytes: Any = channel.irecv(self._notice, rank, _NOTICE_TAG)
+        self._end: Any = channel.irecv(nothing(), rank, _END_TAG)
+        self._ready: Any = channel.irecv(nothing(), rank, _READY_TAG)
+        self._sent: list[Any] = [channel.isend(nothing(), rank, _READY_TAG)]
         self._heard = threading.Event()
         self._thread: threading.Thread | None = None
         self.said: Reason | TimedOut | None = None
@@ -89,9 +89,9 @@ class Listener:
 
     def tell(self, notice: Reason | TimedOut) -> None:
         """Send the message, unless the connection has closed."""
-        with contextlib.suppress(RuntimeError, ValueError):
+        with contextlib.suppress(RuntimeError):
             for data, tag in ((_written(notice), _NOTICE_TAG), (nothing(), _END_TAG)):
-                self._sent.append(dist.isend(data, self._rank, group=self._group, tag=tag))
+                self._sent.append(self._channel.isend(data, self._rank, tag))
 
     def wait_until_told(self, seconds: float) -> None:
         """Wait until what `tell` has sent is on its way, or the connection has closed.
@@ -107,6 +107,13 @@ class Listener:
             self._thread = threading.Thread(target=self._listen, name=f"runai-listener-{self._rank}", daemon=True)
             self._thread.start()
         return self._heard.wait(seconds)
+
+    def close(self) -> None:
+        """Forget all messages, so that the connection closes. Idempotent."""
+        self._bytes = self._ready = None
+        if self._thread is None:
+            self._end = None
+        self._sent.clear()
 
     def _listen(self) -> None:
         try:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import orjson
 
 from runai_model_streamer.checkpoint.strict_json import short
-from runai_model_streamer.distributed.peers import Peers
+from runai_model_streamer.distributed.ranks.peers import Peers
 from runai_model_streamer.errors import DistributedError
 from runai_model_streamer.io.paths import as_unicode
 
@@ -18,22 +18,20 @@ _SHOWN = 5
 """Differences told in one error."""
 
 
-def agree(peers: Peers, facts: Facts, causes: Facts | None = None) -> None:
+def agree(peers: Peers, facts: Facts) -> None:
     """Compare facts with all ranks; those that a rank does not give do not count.
 
     Args:
         peers: the ranks.
         facts: what they have to say alike.
-        causes: what they need not: where it differs it is told, first, when facts do.
 
     Raises:
         DistributedError: on all ranks, when facts differ; it names those that differ from the first.
     """
-    given = [{as_unicode(what): as_unicode(fact) for what, fact in each.items()} for each in (causes or {}, facts)]
-    said: list[list[dict[str, str]]] = [orjson.loads(each) for each in peers.gather(orjson.dumps(given))]
-    differences, ranks = _differences(peers, [theirs for _, theirs in said])
+    given = {as_unicode(what): as_unicode(fact) for what, fact in facts.items()}
+    said: list[dict[str, str]] = [orjson.loads(each) for each in peers.gather(orjson.dumps(given))]
+    differences, ranks = _differences(peers, said)
     if differences:
-        differences = _differences(peers, [theirs for theirs, _ in said])[0] + differences
         shown = "; ".join(differences[:_SHOWN])
         more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
         raise DistributedError(f"the ranks do not stream the same: {shown}{more}", tuple(sorted(ranks)))
@@ -58,12 +56,3 @@ def listed(items: Collection[str]) -> str:
     digest = hashlib.sha256("\0".join(items).encode("utf-8", "surrogateescape")).hexdigest()[:8]
     first = f" from {short(next(iter(items)))} on" if items else ""
     return f"{len(items)}{first} ({digest})"
-
-
-def digest_of(planned: Sequence[object]) -> str:
-    """A short digest of what all ranks have planned: sequences, named tuples too, of text and numbers, NumPy's too.
-
-    50,000 tensors: 16 ms; made of their `repr`, 89 ms.
-    """
-    text = orjson.dumps(planned, default=tuple, option=orjson.OPT_SERIALIZE_NUMPY)
-    return hashlib.sha256(text).hexdigest()[:16]

@@ -1,0 +1,120 @@
+"""A gloo group of some ranks, made without the ranks outside it, for messages between two of them."""
+
+import hashlib
+import time
+import weakref
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+
+GIVING_UP_SECONDS: Final = 3.0
+"""For other ranks to notice, too, that not all have come."""
+
+
+class Channel:
+    """A gloo group of our own, whatever the backend of the caller's groups. Messages are thread safe.
+
+    Not made by `torch.distributed.new_group`: either all ranks of the default group have to call that, or its members
+    have to have made the same other groups before.
+
+    Args:
+        ranks: its members, by their numbers in the default process group, this one among them.
+        store: where they find each other; used for no other group.
+        seconds: to wait for the others.
+
+    Raises:
+        RuntimeError: not all came in time.
+    """
+
+    def __init__(self, ranks: Sequence[int], store: Any, seconds: float) -> None:
+        from torch.distributed import distributed_c10d as c10d  # not every torch has it
+
+        self._index = {rank: index for index, rank in enumerate(ranks)}
+        own = self._index[dist.get_rank()]
+        self._group: Any = c10d.ProcessGroupGloo(store, own, len(ranks), timedelta(seconds=seconds))
+
+    def isend(self, data: torch.Tensor, rank: int, tag: int) -> Any:
+        """Begin to send. Raises RuntimeError where the connection has closed."""
+        return self._begin().send([data], self._index[rank], tag)
+
+    def irecv(self, data: torch.Tensor, rank: int, tag: int) -> Any:
+        """Begin to receive; see `isend`."""
+        return self._begin().recv([data], self._index[rank], tag)
+
+    def _begin(self) -> Any:
+        group = self._group
+        if group is None:
+            raise RuntimeError("the group has been given back")
+        return group
+
+    def close(self) -> None:
+        """Give the group back. Its connections close when the last message is forgotten. Idempotent."""
+        self._group = None
+
+
+class Meeting:
+    """Ranks that make channels with each other. All of them have to make this, each time as often.
+
+    Args:
+        ranks: by their numbers in the default process group, this one among them.
+        seconds: to wait for the others.
+    """
+
+    def __init__(self, ranks: Sequence[int], seconds: float) -> None:
+        from torch.distributed import distributed_c10d as c10d
+
+        self._ranks, self._seconds = ranks, seconds
+        name = f"runai_model_streamer/{_meetings.next_name(ranks)}"
+        self._store: Any = c10d.PrefixStore(name, c10d._get_default_store())  # noqa: SLF001
+        self._store.set_timeout(timedelta(seconds=seconds))
+
+    def channel(self, purpose: str) -> Channel:
+        """A new channel. Raises RuntimeError where not all ranks come in time."""
+        from torch.distributed import distributed_c10d as c10d
+
+        return Channel(self._ranks, c10d.PrefixStore(purpose, self._store), self._seconds)
+
+    def absent(self) -> tuple[int, ...]:
+        """Give up, and find out who did not come, or died meanwhile: those that do not give up, too.
+
+        None where that cannot be told: the process that keeps torch's store has ended.
+        """
+        left = [rank for rank in self._ranks if rank != dist.get_rank()]
+        deadline = time.monotonic() + GIVING_UP_SECONDS
+        try:
+            self._store.set(f"{dist.get_rank()} gave up", "")
+            while left and time.monotonic() < deadline:
+                left = [rank for rank in left if not self._store.check([f"{rank} gave up"])]
+                time.sleep(0.05)
+        except RuntimeError:
+            return ()
+        return tuple(left)
+
+
+class _Meetings:
+    """Counts how often this process has met the same ranks, so that each meeting has a name of its own.
+
+    It starts again with a new default process group: a process that was restarted has met no one.
+    """
+
+    def __init__(self) -> None:
+        self._world: weakref.ref[object] | None = None
+        self._counts: Counter[tuple[int, ...]] = Counter()
+
+    def next_name(self, ranks: Sequence[int]) -> str:
+        """Of the next meeting of these ranks."""
+        world = dist.group.WORLD
+        if self._world is None or self._world() is not world:
+            self._world = weakref.ref(world) if world is not None else None
+            self._counts.clear()
+        members = tuple(ranks)
+        self._counts[members] += 1
+        digest = hashlib.sha256(",".join(map(str, members)).encode()).hexdigest()[:16]
+        return f"{digest}/{self._counts[members]}"
+
+
+_meetings = _Meetings()

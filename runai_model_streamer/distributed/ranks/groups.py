@@ -1,0 +1,137 @@
+"""Which ranks share a load, and how they meet."""
+
+import logging
+import os
+import socket
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import torch.distributed as dist
+
+from runai_model_streamer.config import Distribution, StreamerConfig
+from runai_model_streamer.distributed.ranks.channel import Meeting
+from runai_model_streamer.distributed.ranks.peers import Peers
+from runai_model_streamer.errors import ArgumentError, DistributedError
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+_log = logging.getLogger(__name__)
+
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Membership(NamedTuple):
+    """This rank among those that share a load."""
+
+    peers: Peers
+    nodes: tuple[str, ...]
+    """Of each of those ranks."""
+
+    @property
+    def node(self) -> str:
+        """This rank's."""
+        return self.nodes[self.peers.index]
+
+    @property
+    def ranks_of_node(self) -> int:
+        """Ranks that stream on one node, at most: they share its memory."""
+        return max(Counter(self.nodes).values())
+
+
+def join(config: StreamerConfig, group: "ProcessGroup | None" = None) -> Membership | None:
+    """Meet the other ranks of a process group, all of which have to call this too. No other rank takes part.
+
+    New channels for each load, 20 ms on one node: a load that ends early leaves connections that nobody can use again.
+
+    Args:
+        group: None for torch's default process group.
+
+    Returns:
+        None where there is nothing to share, or RUNAI_STREAMER_DIST=0; the log says which.
+
+    Raises:
+        ArgumentError: this rank is not in the group.
+        DistributedError: not all ranks came within the timeout.
+    """
+    everyone = _members(config, group)
+    if everyone is None:
+        return None
+    peers = _meet(everyone, config)
+    try:
+        nodes = [each.decode() for each in peers.gather(node_name().encode())]
+    except BaseException:
+        peers.close()
+        raise
+    if config.distribute_globally or len(set(nodes)) == 1:
+        return Membership(peers, tuple(nodes))
+    peers.close()
+    node = nodes[peers.index]
+    mine = [rank for rank, its in zip(everyone, nodes, strict=True) if its == node]
+    if len(mine) == 1:
+        _fall_back(config, f"rank {dist.get_rank()} is alone on its node, and RUNAI_STREAMER_DIST_GLOBAL is not 1")
+        return None
+    return Membership(_meet(mine, config), (node,) * len(mine))
+
+
+def _members(config: StreamerConfig, group: "ProcessGroup | None") -> Sequence[int] | None:
+    """The ranks to meet; None where there are none."""
+    if config.distribution is Distribution.NEVER:
+        why = "RUNAI_STREAMER_DIST=0"
+    elif not dist.is_available():
+        why = "this torch has no torch.distributed"
+    elif not dist.is_initialized():
+        why = "torch.distributed has no process group: call init_process_group first"
+    elif group is not None and dist.get_rank() not in (ranks := _ranks_of(group)):
+        raise ArgumentError(
+            f"rank {dist.get_rank()} is not in the process group given as `group`, which has the ranks "
+            f"{', '.join(map(str, ranks)) or 'of other processes'}: call this on those ranks only"
+        )
+    elif len(ranks := range(dist.get_world_size()) if group is None else _ranks_of(group)) == 1:
+        why = f"{'the default process group' if group is None else 'the process group'} has one rank"
+    elif not dist.is_gloo_available():
+        why = "this torch has no gloo"
+    else:
+        return ranks
+    _fall_back(config, why)
+    return None
+
+
+def _ranks_of(group: "ProcessGroup") -> Sequence[int]:
+    """In order, so that all members agree on it; none for what `new_group` returns to ranks outside the group."""
+    return sorted(dist.get_process_group_ranks(group)) if isinstance(group, dist.ProcessGroup) else ()
+
+
+def _fall_back(config: StreamerConfig, why: str) -> None:
+    level = logging.WARNING if config.distribution is Distribution.ALWAYS else logging.INFO
+    _log.log(level, "Not distributed, each process reads all: %s", why)
+
+
+def _meet(ranks: Sequence[int], config: StreamerConfig) -> Peers:
+    seconds = config.distribution_timeout
+    meeting = Meeting(ranks, seconds)
+    try:
+        data, control = meeting.channel("data"), meeting.channel("control")
+        return Peers(ranks, data, control, seconds)
+    except RuntimeError as error:
+        absent = meeting.absent()
+        found = f"rank {dist.get_rank()}: the ranks {', '.join(map(str, ranks))} did not meet within {seconds:g} s"
+        if absent:
+            found += f": rank {', '.join(map(str, absent))} did not come, or ended before all had met"
+        raise DistributedError(
+            found,
+            absent,
+            remedy=f"each has to call stream_files(..., is_distributed=True); torch says: {error}",
+            sep="; ",
+        ) from error
+
+
+def node_name() -> str:
+    """The machine's name, and what tells two machines of one name apart."""
+    boot = ""
+    with suppress(OSError):
+        boot = _BOOT.read_text().strip()
+    return f"{socket.gethostname()} {boot}".strip() or str(os.getpid())

@@ -1,0 +1,208 @@
+"""How the bytes of a load are divided among its ranks: what is shared, and what comes to each."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import orjson
+
+from runai_model_streamer.config import FanOut, StreamerConfig
+from runai_model_streamer.distributed.ranks.peers import Peers
+from runai_model_streamer.distributed.ring.blocks import (
+    MIN_BLOCK,
+    Beginning,
+    Block,
+    bits,
+    cut_blocks,
+    deal_out,
+    is_shared,
+    pack_ranges,
+    parties,
+    without_cached,
+)
+from runai_model_streamer.distributed.ring.node import NodeMemory, network, share_memory
+from runai_model_streamer.distributed.ring.source import Span
+from runai_model_streamer.io.source import Source
+from runai_model_streamer.origins import Origin, SourceKind
+from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile, largest_tensor, steps_of
+from runai_model_streamer.ranges import PAGE, round_down, round_up
+
+_log = logging.getLogger(__name__)
+
+RING_BYTES: Final = 512 << 20
+"""Most bytes of the slots of a node's ranks together."""
+
+SPARE_SLOTS: Final = 2
+"""Slots of a rank that the others may still be copying from while all its fillers fill."""
+
+MIN_FILLERS: Final = 4
+"""Threads of a rank that read files for the others, at least: together they have as many reads in flight as one rank
+alone has."""
+
+
+class Division(NamedTuple):
+    """What all ranks have worked out alike, and this rank's place in it."""
+
+    blocks: Sequence[Block]
+    fillers: Sequence[tuple[int, ...]]
+    """Of each block; see `blocks.deal_out`. None for a block that each rank that wants it reads for itself."""
+    party: tuple[int, ...]
+    """Indices of the ranks that this one depends on, and itself."""
+    memory: NodeMemory | None
+    """None: nothing that this rank wants is shared."""
+    threads: int
+    """That fill this rank's blocks."""
+    ring_bytes: int
+    """Bytes of the slots of this node's ranks."""
+    reads_alone: bool
+    """Whether this rank also reads bytes for itself that are not in the page cache."""
+
+
+class _Said(NamedTuple):
+    """What each rank says of itself."""
+
+    place: str
+    """Where ranks can share memory with those that say the same."""
+    largest: int
+    """Bytes of the largest tensor."""
+    threads: int
+
+
+def divide(
+    peers: Peers,
+    nodes: Sequence[str],
+    config: StreamerConfig,
+    files: Sequence[PlannedFile],
+    sources: Sequence[Source],
+    beginnings: Mapping[int, Beginning],
+) -> Division:
+    """Work out who reads what. All ranks of the load have to call this, each with its own wishes.
+
+    Bytes that are in a node's page cache are not shared: each rank of the node copies them from there, as it would copy
+    them from the ring, and one copy is saved.
+
+    Args:
+        peers: the ranks.
+        nodes: of each of them.
+        config: this rank's settings; those of memory and of the size of reads are alike everywhere.
+        files: what this rank wants.
+        sources: of the files.
+        beginnings: see `blocks.deal_out`.
+
+    Raises:
+        DistributedError: another rank has failed.
+    """
+    largest = largest_tensor(files)
+    mine = _Said(
+        f"{nodes[peers.index]} {network()}" if config.fan_out is not FanOut.SOCKETS else f"rank {peers.rank}",
+        0 if largest is None else largest[1].nbytes,
+        _threads(files, sources, config, nodes.count(nodes[peers.index])),
+    )
+    head = orjson.dumps(tuple(mine))
+    gathered = peers.gather(len(head).to_bytes(8, "little") + head + pack_ranges(files))
+    lengths = [int.from_bytes(each[:8], "little") for each in gathered]
+    said = [_Said(*orjson.loads(each[8 : 8 + length])) for each, length in zip(gathered, lengths, strict=True)]
+    wanted = [each[8 + length :] for each, length in zip(gathered, lengths, strict=True)]
+    on_node = max(nodes.count(each) for each in nodes)
+    allowed = _ring_limit(config.memory_limit, on_node, max(each.largest for each in said)) // on_node
+    kinds = [file.kind for file in files]
+    least = max((MIN_BLOCK[kind] for kind in kinds), default=PAGE)
+    chunks = {kind: None if config.chunk_bytesize is None else config.chunk_for(kind) for kind in set(kinds)}
+    blocks = cut_blocks(wanted, kinds, chunks, max(round_down(allowed // 2, PAGE), least))
+    numbers = list(dict.fromkeys(nodes))
+    blocks = without_cached(blocks, _cached(peers, nodes, blocks, sources), [numbers.index(each) for each in nodes])
+    joined = parties(blocks, len(nodes))
+    party = bits(joined[peers.index])
+    shared = [block.length for block in blocks if is_shared(block)]
+    size = round_up(max(shared, default=0), PAGE)
+    if not size:
+        return Division(blocks, [()] * len(blocks), party, None, 0, 0, reads_alone=False)
+    threads = max(each.threads for each in said)
+    count = min(max(allowed // size, 2), threads + SPARE_SLOTS, len(shared))
+    places = [(each.place, its) for each, its in zip(said, joined, strict=True)]
+    candidates = [places.index(each) for each in places]
+    memory = share_memory(peers, candidates, count, size, required=config.fan_out is FanOut.MEMORY)
+    fillers = deal_out(blocks, memory.domains, beginnings)
+    if len(party) == 1:
+        return Division(blocks, fillers, party, None, 0, 0, reads_alone=False)
+    alone = any(not each and block.takers >> peers.index & 1 for block, each in zip(blocks, fillers, strict=True))
+    return Division(blocks, fillers, party, memory, min(mine.threads, count), on_node * count * size, reads_alone=alone)
+
+
+def _threads(files: Sequence[PlannedFile], sources: Sequence[Source], config: StreamerConfig, ranks: int) -> int:
+    """Reads of this rank in flight at once. Those of files are the node's: its disk has what a single rank asks of it.
+
+    Requests are the rank's: each is a connection, and needs CPU time of its process.
+    """
+    most = 1
+    for file, source in zip(files, sources, strict=True):
+        allowed = config.concurrency_for(file.kind)
+        if file.kind is SourceKind.FILE:
+            allowed = min(max(-(-(source.streams or allowed) // ranks), MIN_FILLERS), allowed)
+        most = max(most, allowed)
+    return most
+
+
+def _ring_limit(limit: int, ranks: int, largest: int) -> int:
+    """Bytes of a node's slots, at most: a part of the memory limit that is free when each rank holds a tensor."""
+    if limit < 0:
+        return RING_BYTES
+    return min(RING_BYTES, limit // 8, max(limit - ranks * largest, 0))
+
+
+def _cached(peers: Peers, nodes: Sequence[str], blocks: Sequence[Block], sources: Sequence[Source]) -> list[list[int]]:
+    """For each node, the numbers of the blocks that are in its page cache. Its ranks look in turns."""
+    mine = [index for index, node in enumerate(nodes) if node == nodes[peers.index]]
+    found = [
+        number
+        for number in range(mine.index(peers.index), len(blocks), len(mine))
+        if sources[blocks[number].file].kind is SourceKind.FILE
+        and sources[blocks[number].file].origin(blocks[number].offset, blocks[number].length) is Origin.PAGE_CACHE
+    ]
+    cached: dict[str, list[int]] = {node: [] for node in nodes}
+    for node, theirs in zip(nodes, peers.gather(np.asarray(found, np.int64).tobytes()), strict=True):
+        cached[node].extend(np.frombuffer(theirs, np.int64).tolist())
+    return list(cached.values())
+
+
+def spans_of(
+    division: Division, me: int, files: Sequence[PlannedFile], groups: Sequence[Group]
+) -> tuple[list[list[Span]], dict[int, int]]:
+    """How the bytes of each file come to this rank, and the bytes that it copies of each block of the ring."""
+    spans: list[list[Span]] = [[] for _ in files]
+    by_file: list[list[int]] = [[] for _ in files]
+    for number, (block, fillers) in enumerate(zip(division.blocks, division.fillers, strict=True)):
+        by_file[block.file].append(number)
+        shared = number if fillers and block.takers >> me & 1 else None
+        last = spans[block.file][-1] if spans[block.file] else None
+        if shared is None and last is not None and last.block is None and last.end == block.offset:
+            spans[block.file][-1] = last._replace(end=block.end)
+        else:
+            spans[block.file].append(Span(block.offset, block.end, shared))
+    needed: dict[int, int] = {}
+    place = [0] * len(files)  # steps of a file come in order; the next may begin in the block that the last ended in
+    for group in groups:
+        for step in steps_of(group, files):
+            numbers, end = by_file[step.file], step.offset + step.length
+            while division.blocks[numbers[place[step.file]]].end <= step.offset:
+                place[step.file] += 1
+            for index in range(place[step.file], len(numbers)):
+                number = numbers[index]
+                block = division.blocks[number]
+                if block.offset >= end:
+                    break
+                if division.fillers[number] and block.takers >> me & 1:
+                    overlap = min(block.end, end) - max(block.offset, step.offset)
+                    needed[number] = needed.get(number, 0) + overlap
+    return spans, needed
+
+
+def tell_party(peers: Peers, party: Sequence[int], log: Callable[..., None] = _log.info) -> None:
+    """Say in the log whom this rank reads together with, where that are not all."""
+    if len(party) < len(peers.ranks):
+        log(
+            "Reads of rank %d are shared by ranks %s, which want the same bytes",
+            peers.rank,
+            ", ".join(str(peers.ranks[each]) for each in party),
+        )

@@ -1,0 +1,141 @@
+"""How the ranks of a node come to share memory, and what they do where they cannot."""
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Final, NamedTuple
+
+import orjson
+
+from runai_model_streamer.distributed.ranks.peers import Peers
+from runai_model_streamer.distributed.ring.links import Listener
+from runai_model_streamer.distributed.ring.slots import Slots, create
+from runai_model_streamer.errors import DistributedError
+
+_log = logging.getLogger(__name__)
+
+CONNECTING: Final = timedelta(seconds=30)
+"""Most time for the ranks of a node to connect, once all of them are ready to."""
+
+
+class NodeMemory(NamedTuple):
+    """What this rank shares memory with, and through what."""
+
+    domains: tuple[int, ...]
+    """Of each rank of the load: ranks of one domain share memory."""
+    slots: Mapping[int, Slots]
+    """Index of each rank of this one's domain -> its slots, this one's among them."""
+    sockets: Mapping[int, socket.socket]
+    """Index of each other rank of the domain -> the connection to it."""
+
+    def close(self) -> None:
+        """Close the connections. The memory goes with what is made from it."""
+        for each in self.sockets.values():
+            each.close()
+
+
+def network() -> str:
+    """What ranks have in common that can connect with each other: a network namespace."""
+    with contextlib.suppress(OSError):
+        return str(os.stat("/proc/self/ns/net").st_ino)
+    return str(os.getpid())
+
+
+def share_memory(
+    peers: Peers,
+    candidates: Sequence[int],
+    count: int,
+    size: int,
+    *,
+    required: bool,
+    make: Callable[[int, int], int] = create,
+) -> NodeMemory:
+    """Give the ranks that can share memory slots that all of them map. All ranks of the load have to call this.
+
+    Args:
+        peers: the ranks of the load.
+        candidates: for each rank, the same number for those that may share memory with each other.
+        count: of slots for each rank.
+        size: bytes of a slot, whole pages.
+        required: ranks that cannot share memory end the load; else their bytes go through sockets.
+        make: makes the memory.
+
+    Raises:
+        DistributedError: on all ranks, where memory is required and cannot be shared; or a rank has failed.
+    """
+    me = peers.index
+    mine = [index for index, its in enumerate(candidates) if its == candidates[me]]
+    with contextlib.ExitStack() as stack:
+        listener, file, why = None, -1, ""
+        if len(mine) > 1:
+            try:
+                listener = stack.enter_context(contextlib.closing(Listener()))
+                file = make(count, size)
+                stack.callback(os.close, file)
+            except OSError as error:
+                why = f"{error.strerror or error}"
+        offer = {"why": why} | ({} if listener is None else {"name": listener.name, "secret": listener.secret.hex()})
+        offers = [orjson.loads(each) for each in peers.gather(orjson.dumps(offer))]
+        slots: dict[int, Slots] = {}
+        sockets: dict[int, socket.socket] = {}
+        if listener is not None and not any(offers[index]["why"] for index in mine):
+            try:
+                others = {
+                    index: (offers[index]["name"], bytes.fromhex(offers[index]["secret"]))
+                    for index in mine
+                    if index != me
+                }
+                met = listener.meet(me, others, file, min(peers.timeout, CONNECTING))
+                for _, theirs in met.values():
+                    stack.callback(os.close, theirs)
+                sockets = {index: link for index, (link, _) in met.items()}
+                slots = {index: Slots(count, size, theirs) for index, (_, theirs) in met.items()}
+                slots[me] = Slots(count, size, file)
+            except OSError as error:
+                why = f"{error.strerror or error}"
+        try:
+            said = peers.gather(why.encode())
+        except BaseException:
+            for link in sockets.values():
+                link.close()
+            raise
+    reasons = [offer["why"] or each.decode() for offer, each in zip(offers, said, strict=True)]
+    failed = {candidates[index] for index, each in enumerate(reasons) if each}
+    if candidates[me] in failed:
+        for link in sockets.values():
+            link.close()
+        sockets, slots = {}, {}
+        _tell_once([(peers.ranks[index], reasons[index]) for index in mine if reasons[index]])
+    if failed and required:
+        rank, reason = next((peers.ranks[index], each) for index, each in enumerate(reasons) if each)
+        raise DistributedError(
+            f"RUNAI_STREAMER_DIST_FANOUT=memory, but rank {rank} cannot share memory with the others of its node: "
+            f"{reason}",
+            (rank,),
+            remedy="leave it out to use sockets instead",
+        )
+    if not slots:
+        slots = {me: Slots(count, size)}
+    domains = tuple(
+        index if candidates[index] in failed else candidates.index(candidates[index])
+        for index in range(len(candidates))
+    )
+    return NodeMemory(domains, slots, sockets)
+
+
+_told: set[str] = set()
+
+
+def _tell_once(reasons: Sequence[tuple[int, str]]) -> None:
+    rank, reason = reasons[0]
+    if reason not in _told:
+        _told.add(reason)
+        _log.warning(
+            "The ranks of this node cannot share memory (rank %d: %s): they send each other what they read through "
+            "sockets, which is slower",
+            rank,
+            reason,
+        )

@@ -1,0 +1,98 @@
+"""This rank's part in one load whose bytes it shares: ring, threads that fill it, sources that take from it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from runai_model_streamer.distributed.ranks.peers import Peers
+from runai_model_streamer.distributed.ring.division import Division
+from runai_model_streamer.distributed.ring.filling import Fillers
+from runai_model_streamer.distributed.ring.links import Links
+from runai_model_streamer.distributed.ring.ring import Ring
+from runai_model_streamer.distributed.ring.source import SharedSource, Span
+from runai_model_streamer.io.source import Source
+from runai_model_streamer.origins import Origin
+from runai_model_streamer.pipeline.plan.groups import PlannedFile
+from runai_model_streamer.pipeline.tally.shared import SharedCounts
+
+JOIN_SECONDS: Final = 0.5
+"""Most seconds that closing waits for threads that read for others. One that hangs longer keeps its file open."""
+
+
+class Round:
+    """What runs from the division of a load until its end.
+
+    Args:
+        peers: the ranks of the load. They wake this when it ends.
+        division: of the load; with memory.
+        files: what this rank wants.
+        sources: of the files.
+        beginnings: of each file, the first bytes that this rank has.
+        needed: number of each block that this rank takes -> bytes that it is going to copy of it.
+    """
+
+    def __init__(
+        self,
+        peers: Peers,
+        division: Division,
+        files: Sequence[PlannedFile],
+        sources: Sequence[Source],
+        beginnings: Mapping[int, bytes],
+        needed: Mapping[int, int],
+    ) -> None:
+        assert division.memory is not None
+        blocks, fillers, memory = division.blocks, division.fillers, division.memory
+        self._peers, self._division = peers, division
+        self._ring = Ring(peers, blocks, fillers, memory.slots, needed)
+        self._fillers = Fillers(self._ring, peers, blocks, fillers, files, sources, beginnings, division.threads)
+        peers.on_end = self._ring.stop
+        timeout = peers.timeout.total_seconds()
+        links = Links(memory.sockets, timeout, self._ring.received, self._ring.lost) if memory.sockets else None
+        self._ring.connect(links)
+        self._own = 0
+
+    def source(self, source: Source, spans: Sequence[Span]) -> SharedSource:
+        """The source as this rank reads it."""
+        return SharedSource(source, spans, self._copy, self._fillers.start, self._count, self._idle)
+
+    def _copy(self, number: int, start: int, buffer: memoryview) -> Origin:
+        return self._fillers.origins[number] if self._ring.copy(number, start, buffer) else Origin.RANK
+
+    def _count(self, length: int) -> None:
+        self._own += length  # a race between readers would lose a count
+
+    def _idle(self) -> bool:
+        return self._fillers.join(0)
+
+    def drain(self) -> None:
+        """See `Ring.drain`."""
+        self._ring.drain()
+
+    @property
+    def complete(self) -> bool:
+        """Whether this rank has all that it needs of others, and they have all that they need of it."""
+        return self._ring.complete
+
+    def counts(self) -> SharedCounts:
+        """What this rank has read, taken and waited for, so far."""
+        ranks = self._peers.ranks
+        return SharedCounts(
+            rank=self._peers.rank,
+            ranks=tuple(ranks[each] for each in self._division.party),
+            memory=len(self._ring.domain) > 1,
+            read=self._fillers.read,
+            received=self._fillers.received,
+            taken=self._ring.taken,
+            alone=self._own,
+            ring=self._division.ring_bytes,
+            waited=dict(sorted(dict(self._ring.waited).items())),
+        )
+
+    def join(self) -> None:
+        """Wait a moment for the threads that fill, once the load has ended."""
+        self._ring.stop()
+        self._fillers.join(JOIN_SECONDS)
+
+    def close(self) -> None:
+        """Stop, and close the connections to the other ranks of the node. Idempotent."""
+        self._ring.close()
+        self._fillers.join(JOIN_SECONDS)

@@ -1,0 +1,18 @@
+"""What a rank of a shared load counts."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class SharedCounts(NamedTuple):
+    """One rank's part in a load that several share; see `report.SharedLoad`."""
+
+    rank: int
+    ranks: tuple[int, ...]
+    memory: bool
+    read: int
+    received: int
+    taken: int
+    alone: int
+    ring: int
+    waited: Mapping[int, float]

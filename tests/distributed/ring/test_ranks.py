@@ -1,0 +1,155 @@
+"""Loads whose ranks share memory, in processes of their own."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runai_model_streamer.io.files import file_systems
+from tests.distributed.ring import chaos, programs
+from tests.test_distributed import COLUMNS, LARGE, ODD, SMALL, Outcomes, expected, folder, found, others, parts, run
+
+__all__ = ["folder"]  # a fixture
+
+TOTAL = sum(len(each.data) for each in LARGE.values())
+
+
+def shared(outcome: dict[str, Any]) -> dict[str, Any]:
+    """What a rank's report says of its part."""
+    part: dict[str, Any] = outcome["report"]["shared"]
+    return part
+
+
+def test_what_is_in_the_page_cache_each_rank_copies_from_there(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    kind = file_systems.name(descriptor)
+    os.close(descriptor)
+    if kind not in file_systems.DIRECT | file_systems.IN_MEMORY:
+        pytest.skip(f"on {kind} it is not asked what is in the page cache")
+    for outcomes in run(folder, 2, "cached"):
+        assert found(outcomes["warm"]) == expected(LARGE)
+        assert outcomes["warm"]["known"]
+        assert outcomes["warm"]["report"]["shared"] is None
+        assert sum(outcomes["warm"]["read"]) == pytest.approx(TOTAL, rel=0.01)
+
+
+@pytest.fixture(scope="module")
+def in_groups(folder: Path) -> Outcomes:
+    return run(folder, 4, "in_groups")
+
+
+def test_two_groups_load_different_files_at_different_moments(in_groups: Outcomes) -> None:
+    for rank, outcomes in enumerate(in_groups):
+        assert found(outcomes["stage"]) == expected(LARGE if rank < 2 else COLUMNS)
+        assert shared(outcomes["stage"])["ranks"] == ([0, 1] if rank < 2 else [2, 3])
+
+
+def test_a_draft_model_and_a_group_across_two_others_wait_for_no_rank_outside(in_groups: Outcomes) -> None:
+    for rank in (2, 3):
+        assert found(in_groups[rank]["draft"]) == expected(ODD)
+    for rank in (1, 2):
+        assert found(in_groups[rank]["across"]) == expected(SMALL, LARGE)
+    for outcomes in in_groups:
+        assert found(outcomes["again"]) == expected(ODD)
+        assert found(outcomes["all"]) == expected(LARGE)
+
+
+def test_a_rank_outside_a_group_is_told_so(in_groups: Outcomes) -> None:
+    assert in_groups[0]["not mine"]["error"] == "ArgumentError"
+    assert "rank 0 is not in the process group given as `group`" in in_groups[0]["not mine"]["text"]
+
+
+def test_a_group_of_one_rank_reads_by_itself(in_groups: Outcomes) -> None:
+    for outcomes in in_groups:
+        assert found(outcomes["alone"]) == expected(SMALL)
+        assert any("the process group has one rank" in line for line in outcomes["alone"]["lines"])
+
+
+@pytest.fixture(scope="module")
+def fan_out(folder: Path) -> Outcomes:
+    return run(folder, 3, "fan_out")
+
+
+@pytest.mark.parametrize("name", ["sockets", "memory"])
+def test_ranks_share_memory_or_send_each_other_what_they_read(fan_out: Outcomes, name: str) -> None:
+    for outcomes in fan_out:
+        assert found(outcomes[name]) == expected(LARGE, ODD)
+        part = shared(outcomes[name])
+        assert part["memory"] is (name == "memory")
+        came = {"memory": part["bytes_taken"], "sockets": part["bytes_received"]}
+        assert came.pop(name) == pytest.approx(TOTAL * 2 / 3, rel=0.1)
+        assert list(came.values()) == [0]
+    assert sum(sum(outcomes[name]["read"]) for outcomes in fan_out) == pytest.approx(TOTAL, rel=0.01)
+
+
+def test_ranks_that_get_no_shared_memory_use_sockets_and_say_so_once(fan_out: Outcomes) -> None:
+    for outcomes in fan_out:
+        assert found(outcomes["falls back"]) == expected(LARGE)
+        assert found(outcomes["falls back again"]) == expected(ODD)
+        told = [line for line in outcomes["falls back"]["lines"] if "cannot share memory" in line]
+        assert len(told) == 1
+        assert "(rank 1: File too large)" in told[0]
+        assert not any("cannot share memory" in line for line in outcomes["falls back again"]["lines"])
+        assert found(outcomes["afterwards"]) == expected(LARGE)
+        assert shared(outcomes["afterwards"])["memory"]
+
+
+def test_memory_that_has_to_be_shared_and_cannot_is_an_error_that_names_the_rank(fan_out: Outcomes) -> None:
+    for outcomes in fan_out:
+        assert (outcomes["must not"]["error"], outcomes["must not"]["ranks"]) == ("DistributedError", [1])
+        assert "rank 1 cannot share memory with the others of its node: File too large" in outcomes["must not"]["text"]
+
+
+@pytest.fixture(scope="module")
+def paces(folder: Path) -> Outcomes:
+    return run(folder, 4, "paces")
+
+
+def test_ranks_of_different_pace_get_all_within_the_memory_that_they_may_hold(paces: Outcomes) -> None:
+    for outcomes in paces:
+        for name, most in (("least memory", 3_000_000), ("limited", 18_000_000 // 4), ("unlimited", 64 << 20)):
+            assert found(outcomes[name]) == expected(LARGE)
+            assert outcomes[name]["report"]["peak_memory"] <= most
+        assert shared(outcomes["least memory"])["ring_bytes"] == 4 * 2 * (256 << 10)
+        assert shared(outcomes["limited"])["ring_bytes"] <= 18_000_000 // 8 + 4 * 2 * 4096
+
+
+def test_a_report_says_for_whom_a_rank_has_waited(paces: Outcomes) -> None:
+    for outcomes in paces[:3]:
+        waited = shared(outcomes["least memory"])["wait_seconds"]
+        assert max(waited, key=waited.__getitem__) == "3"
+
+
+def test_between_nodes_each_byte_goes_once_to_each_and_within_them_through_memory(folder: Path) -> None:
+    ranks = run(folder, 6, "nodes_in_one")
+    for outcomes in ranks:
+        assert found(outcomes["globally"]) == expected(LARGE, ODD)
+    assert sum(sum(each["globally"]["read"]) for each in ranks) == pytest.approx(TOTAL, rel=0.01)
+    assert [shared(each["globally"])["memory"] for each in ranks] == [False, True, True, True, True, True]
+    for node in ([0], [1, 2], [3, 4, 5]):
+        parts_of = [shared(ranks[rank]["globally"]) for rank in node]
+        came = sum(part["bytes_read"] + part["bytes_received"] for part in parts_of)
+        assert came == pytest.approx(TOTAL, rel=0.01)
+    for rank, outcomes in enumerate(ranks):
+        assert found(outcomes["halves"]) == parts(LARGE, rank % 2, 2)
+
+
+def test_random_plans_of_eight_ranks_bring_each_what_it_would_read_by_itself(folder: Path) -> None:
+    ranks = run(folder, 8, "plans")
+    for number in range(programs.PLANS):
+        assert [outcomes[f"plan {number}"]["equal"] for outcomes in ranks] == [True] * 8, f"plan {number}"
+
+
+def test_a_rank_that_is_stopped_is_named_and_ends_when_it_goes_on(folder: Path) -> None:
+    ranks = run(folder, 3, "stopped")
+    for outcome in others(ranks, "stopped", 1):
+        assert "took no part for 4 s" in outcome["text"]
+    assert "rank 1 took no part" in ranks[1]["stopped"]["text"]
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_that_end_at_random_moments_end_all_others(ranks: int) -> None:
+    lines: list[str] = []
+    ways = ("killed", "leaves", "cannot read")
+    assert chaos.main(len(ways) * ranks, ranks, seed=ranks, tell=lines.append, ways=ways) == [], "\n".join(lines)

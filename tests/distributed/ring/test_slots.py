@@ -1,0 +1,79 @@
+"""Memory that processes share: anonymous, allocated, sealed, and not in children."""
+
+import os
+import resource
+
+import pytest
+
+from runai_model_streamer.distributed.ring.slots import Slots, create
+from runai_model_streamer.ranges import PAGE
+
+
+def test_what_one_mapping_is_written_another_has() -> None:
+    file = create(3, PAGE)
+    try:
+        first, second = Slots(3, PAGE, file), Slots(3, PAGE, file)
+    finally:
+        os.close(file)
+    first.slot(2, 5)[:] = b"bytes"
+    assert bytes(second.slot(2, 6)) == b"bytes\0"
+    assert bytes(second.slot(1, PAGE)) == bytes(PAGE)
+
+
+def test_it_has_no_name_that_outlives_its_processes() -> None:
+    before = set(os.listdir("/dev/shm"))
+    file = create(1, PAGE)
+    slots = Slots(1, PAGE, file)
+    assert os.fstat(file).st_nlink == 0
+    assert set(os.listdir("/dev/shm")) == before
+    os.close(file)
+    del slots
+
+
+def test_it_cannot_be_cut_short_under_those_that_map_it() -> None:
+    file = create(2, PAGE)
+    with pytest.raises(PermissionError):
+        os.ftruncate(file, PAGE)
+    os.close(file)
+
+
+def test_memory_of_another_size_is_refused() -> None:
+    file = create(2, PAGE)
+    with pytest.raises(OSError, match="not of the size agreed on"):
+        Slots(3, PAGE, file)
+    os.close(file)
+
+
+def test_memory_that_could_still_be_cut_short_is_refused() -> None:
+    file = os.memfd_create("unsealed")
+    os.ftruncate(file, PAGE)
+    with pytest.raises(OSError, match=r"not of the size agreed on|Invalid argument"):
+        Slots(1, PAGE, file)
+    os.close(file)
+
+
+def test_too_little_memory_is_an_error_at_once_and_leaves_nothing() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            create(2, PAGE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_forked_child_does_not_have_it() -> None:
+    file = create(1, PAGE)
+    slots = Slots(1, PAGE, file)
+    os.close(file)
+    slots.slot(0, 1)[:] = b"x"
+    child = os.fork()
+    if not child:
+        with open("/proc/self/maps") as maps:
+            os._exit("runai-streamer-ring" in maps.read())
+    assert os.waitpid(child, 0)[1] == 0
+    with open("/proc/self/maps") as maps:
+        assert "runai-streamer-ring" in maps.read()
+    del slots
