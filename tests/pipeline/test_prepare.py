@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from runai_model_streamer.config import MIB, DirectIO, StreamerConfig
+from runai_model_streamer.checkpoint.header import read_header
+from runai_model_streamer.config import MIB, StreamerConfig
 from runai_model_streamer.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -16,10 +17,12 @@ from runai_model_streamer.errors import (
     StreamerError,
     UnsupportedDtypeError,
 )
-from runai_model_streamer.io.files.posix import FileSource
+from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import Origin
-from runai_model_streamer.pipeline.prepare import PreparedLoad, is_shared, prepare_load
-from tests.checkpoints import Stored, join_ours, numbered, our_threads, raw, stored, write
+from runai_model_streamer.pipeline.prepare import FileReads, PreparedLoad, is_shared, make_load, prepare_load
+from runai_model_streamer.ranges import PAGE
+from tests.checkpoints import Stored, encode, join_ours, numbered, our_threads, raw, stored, write
+from tests.sources import MemorySource
 
 
 @pytest.fixture(autouse=True)
@@ -47,26 +50,28 @@ def two_files(tmp_path: Path) -> tuple[Path, Path]:
     return write(tmp_path / "a", numbered([10, 20], "a")), write(tmp_path / "b", numbered([30, 40], "b"))
 
 
+class CachedSource(MemorySource):
+    """A file that is in the page cache."""
+
+    def origin(self, offset: int, length: int) -> Origin:
+        return Origin.PAGE_CACHE
+
+
 @pytest.mark.parametrize(
     ("cpus", "limit", "reads"), [(1, -1, [20]), (2, -1, [10, 10]), (1, 40 * MIB, [4, 8, 8]), (1, 0, [4, 8, 8])]
 )
 def test_a_file_in_memory_is_copied_by_large_reads_where_cpus_are_few_and_memory_is_not_limited(
-    tmp_path: Path, cpus: int, limit: int, reads: list[int], monkeypatch: pytest.MonkeyPatch
+    cpus: int, limit: int, reads: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
-    path = write(tmp_path / "m", numbered([20 * MIB]))
-    lengths: list[int] = []
-
-    def read_into(source: FileSource, offset: int, buffer: memoryview) -> Origin:
-        lengths.append(len(buffer))
-        return found(source, offset, buffer)
-
-    found = FileSource.read_into
-    monkeypatch.setattr(FileSource, "origin", lambda *_: Origin.PAGE_CACHE)
-    prepared = prepare_load([str(path)], StreamerConfig(direct_io=DirectIO.NEVER, memory_limit=limit), None, None)
-    monkeypatch.setattr(FileSource, "read_into", read_into)
-    prepared.load.start()
-    assert list(streamed(prepared)) == ["t0"]
+    source = CachedSource("m", encode(numbered([20 * MIB])), alignment=PAGE)
+    tensors = read_header(source).tensors
+    source.reads.clear()
+    config = StreamerConfig(memory_limit=limit)
+    load = make_load(Storage(config, None, shared=False), [FileReads("m", source, tensors)], config)
+    load.start()
+    assert [name for name, _ in load.tensors()] == ["t0"]
+    lengths = [length for _, length in source.reads]
     # And the page that its first and its last bytes are on.
     assert [round(length / MIB) for length in sorted(lengths)] == reads
 
