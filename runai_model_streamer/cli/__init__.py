@@ -1,1 +1,1 @@
-"""The command `runai-streamer`: one module for each subcommand, on the package's public face."""
+"""The command `runai-streamer`, with one module for each subcommand, on top of the package's public API."""

@@ -1,4 +1,4 @@
-"""`python -m runai_model_streamer.cli`: the command, where it is not on the PATH."""
+"""Runs the command as `python -m runai_model_streamer.cli`, where it is not on the PATH."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What the subcommands' arguments have in common: sizes, settings, PATH, --json."""
+"""Arguments that the subcommands share: sizes, settings, PATH, --json."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from runai_model_streamer.settings.parsers import size_of
 
 Command: TypeAlias = Callable[[argparse.Namespace], int]
-"""Carries a subcommand out; returns the exit code."""
+"""Runs a subcommand and returns the exit code."""
 
 CONCURRENCY: Final = "RUNAI_STREAMER_CONCURRENCY"
 CHUNK: Final = "RUNAI_STREAMER_CHUNK_BYTESIZE"
@@ -30,27 +30,27 @@ _DTYPES: Final = {
 
 
 class Subcommands(Protocol):
-    """What subcommands are added to, for which argparse has no public name."""
+    """The object that subcommands are added to. argparse has no public name for it."""
 
     def add_parser(self, name: str, **options: Any) -> argparse.ArgumentParser:
-        """One of them."""
+        """Add a subcommand and return its parser."""
         ...
 
 
 def size(text: str) -> int:
-    """Bytes, of `4194304`, `4M`, `4Mi`, `4MiB` or `4MB`.
+    """Return the bytes of `4194304`, `4M`, `4Mi`, `4MiB` or `4MB`.
 
     Raises:
-        argparse.ArgumentTypeError: none of these.
+        argparse.ArgumentTypeError: the text has none of these forms.
     """
     try:
         return size_of(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: write a number of bytes, or 256M, 1G, 1GiB") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size: use a number of bytes, or 256M, 1G, 1GiB") from None
 
 
 def chunk(text: str) -> int:
-    """A size of at least one byte; see `size`."""
+    """Return a size of at least one byte; see `size`."""
     found = size(text)
     if not found:
         raise argparse.ArgumentTypeError("a chunk has at least one byte")
@@ -58,30 +58,30 @@ def chunk(text: str) -> int:
 
 
 def limit(text: str) -> int:
-    """A size, or -1, `none` or `unlimited`: no limit."""
+    """Return a size, or -1 (no limit) for -1, `none` or `unlimited`."""
     return -1 if text.strip().lower() in _UNLIMITED else size(text)
 
 
 def count(text: str) -> int:
-    """A whole number above 0."""
+    """Return a whole number above 0."""
     if not text.strip().isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
 def seconds(text: str) -> float:
-    """A number above 0."""
+    """Return a number of seconds above 0."""
     try:
         found = float(text)
     except ValueError:
         found = 0.0
     if not 0 < found < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return found
 
 
 def dtype(text: str) -> str:
-    """The name of a dtype that torch has."""
+    """Return torch's name of a dtype."""
     try:
         return _DTYPES[text.strip().lower().removeprefix("torch.")]
     except KeyError:
@@ -91,7 +91,7 @@ def dtype(text: str) -> str:
 def add_command(
     commands: Subcommands, name: str, run: Command, summary: str, details: str = ""
 ) -> argparse.ArgumentParser:
-    """A subcommand with what every one takes."""
+    """Add a subcommand with the options that all subcommands have."""
     parser = commands.add_parser(
         name,
         help=summary,
@@ -106,26 +106,26 @@ def add_command(
 
 
 def add_paths(parser: argparse.ArgumentParser) -> None:
-    """PATH, one or more of them."""
+    """Add the argument PATH, one or more."""
     parser.add_argument(
         "paths", nargs="+", metavar="PATH", help="a file, a folder, s3://bucket/key or s3://bucket/prefix"
     )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """--device."""
-    parser.add_argument("--device", default="cpu", help='where the tensors are to be: "cpu" (default), "cuda:0" ...')
+    """Add the option --device."""
+    parser.add_argument("--device", default="cpu", help='device of the tensors: "cpu" (default), "cuda:0" ...')
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """The settings of a load, each of which stands for its environment variable."""
+    """Add the settings of a load. Each sets its environment variable."""
     parser.add_argument("--limit", type=limit, metavar="SIZE", help=f"bytes held at once; -1: no limit ({LIMIT})")
     parser.add_argument("--concurrency", type=count, metavar="N", help=f"reads in flight at once ({CONCURRENCY})")
     parser.add_argument("--chunk", type=chunk, metavar="SIZE", help=f"bytes of one read ({CHUNK})")
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, str]:
-    """What `add_settings` has taken, as environment variables."""
+    """Return the options of `add_settings` as environment variables."""
     given: Mapping[str, Any] = {
         LIMIT: arguments.limit,
         CONCURRENCY: arguments.concurrency,

@@ -1,4 +1,4 @@
-"""The subcommands of `runai-streamer`: their arguments, and how errors are told."""
+"""Parses the arguments of `runai-streamer`, runs the subcommand, and prints its errors."""
 
 import argparse
 import logging
@@ -19,19 +19,19 @@ _DEBUG: Final = {"RUNAI_STREAMER_LOG_LEVEL": "DEBUG", "RUNAI_STREAMER_LOG_TO_STD
 
 _DETAILS: Final = f"""\
 {SIZES}
-Settings are those of the library: RUNAI_STREAMER_* and AWS_* in the environment.
+The settings are the library's: RUNAI_STREAMER_* and AWS_* in the environment.
 
 exit codes:
-  0    it went well
-  1    it did not; "error: ..." on stderr says what, and what to do
-  2    the arguments cannot be used
+  0    success
+  1    failure; "error: ..." on stderr says what failed and what to do
+  2    unusable arguments
   130  ended by Ctrl-C
-  141  whoever read the output has gone (| head)
+  141  the reader of the output has closed it (| head)
 """
 
 
 def run(argv: Sequence[str] | None) -> int:
-    """Run what these arguments ask for, or the process's own; see `main.main`."""
+    """Run the command with these arguments, or else the process's; see `main.main`."""
     arguments = _parser().parse_args(argv)
     with environment(_DEBUG if arguments.debug else {}):
         _show_warnings()
@@ -66,7 +66,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _show_warnings() -> None:
-    """The package's warnings go to stderr, in the form of the command's errors."""
+    """Print the package's warnings to stderr, in the form of the command's errors."""
     root = logging.getLogger()
     if not any(isinstance(handler, _WarningHandler) for handler in root.handlers):
         root.addHandler(_WarningHandler())

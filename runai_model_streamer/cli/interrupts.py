@@ -1,4 +1,4 @@
-"""Ctrl-C while packages are imported that take seconds."""
+"""Handles Ctrl-C during slow imports."""
 
 import contextlib
 import os
@@ -16,9 +16,9 @@ TOLD: Final = "interrupted\n"
 
 @contextlib.contextmanager
 def ended_by_ctrl_c() -> Iterator[None]:
-    """While torch is imported, Ctrl-C ends the process: an exception may be lost there, or turned into an ImportError.
+    """Let Ctrl-C end the process at once while torch is imported, when an exception may be lost or become ImportError.
 
-    Nothing has begun yet that would have to be brought to an end. Where it is ignored, it stays so.
+    Nothing has started yet that needs to be stopped. If the process ignores Ctrl-C, it still does.
     """
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
@@ -32,7 +32,7 @@ def ended_by_ctrl_c() -> Iterator[None]:
 
 
 def _end(_signal: int, _frame: FrameType | None) -> None:
-    # Not sys.stderr, which may be at work right now.
+    # Not `sys.stderr`, which the interrupted code may be using.
     with contextlib.suppress(OSError):
         os.write(2, TOLD.encode())
     os._exit(INTERRUPTED)

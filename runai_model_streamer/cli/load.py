@@ -1,4 +1,4 @@
-"""`runai-streamer load`: streams files as a program would, and tells what that took and what bound it."""
+"""`runai-streamer load` streams files as a program would, and prints times, speed and the bottleneck."""
 
 import argparse
 import dataclasses
@@ -23,17 +23,17 @@ from runai_model_streamer.report.load_report import LoadReport
 from runai_model_streamer.settings.environment import environment
 
 _SHARE: Final = 0.005
-"""Parts of the time below this are left out."""
+"""Smaller shares of the time are not printed."""
 
 
 def add(commands: Subcommands) -> None:
-    """The subcommand and its arguments."""
+    """Add the subcommand and its arguments."""
     parser = add_command(
         commands,
         "load",
         run,
-        "load files and drop the tensors as they come; tell what it took, and what bound it",
-        f"{SIZES}\nOptions stand for the environment variables that they name, for this load.",
+        "load files, drop the tensors as they arrive, and print times, speed and the bottleneck",
+        f"{SIZES}\nOptions set the environment variables that they name, for this load only.",
     )
     add_paths(parser)
     add_device(parser)
@@ -43,7 +43,7 @@ def add(commands: Subcommands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0 when all tensors have come."""
+    """Load the files. Return exit code 0 when all tensors have arrived."""
     with ended_by_ctrl_c():
         import torch
 

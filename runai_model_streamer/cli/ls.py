@@ -1,4 +1,4 @@
-"""`runai-streamer ls`: what is in safetensors files, from their headers alone."""
+"""`runai-streamer ls` lists the contents of safetensors files. It reads only their headers."""
 
 import argparse
 import logging
@@ -37,25 +37,25 @@ class Listed:
 
     path: str
     size: int
-    """Bytes of the file."""
+    """Size of the file in bytes."""
     header: Header
 
 
 def add(commands: Subcommands) -> None:
-    """The subcommand and its arguments."""
+    """Add the subcommand and its arguments."""
     parser = add_command(
         commands,
         "ls",
         run,
         "list files, tensors, dtypes and sizes, from the files' headers alone",
-        "A folder or prefix stands for the safetensors files in it, not for those in folders below.",
+        "A folder or prefix means the safetensors files in it, but not those in subfolders.",
     )
     add_paths(parser)
     parser.add_argument("--tensors", action="store_true", help="list every tensor, with its dtype, shape and size")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 1 if a file cannot be read, or is not safetensors; the others are listed all the same."""
+    """List the files. Return exit code 1 if a file is unreadable or not safetensors; the others are still listed."""
     targets = find_targets(arguments.paths)
     listed, failures = _read_headers(targets.files)
     failures = [*failures, *targets.missing]
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _warn_of_doubles(listed: Sequence[Listed]) -> None:
-    """Say that tensors are in more than one file: such files are not one model's, or a model is there twice."""
+    """Warn if tensors are in more than one file: the files are of several models, or one model is there twice."""
     first: dict[str, str] = {}
     doubles = [
         (tensor.name, first[tensor.name], each.path)
@@ -95,7 +95,7 @@ def _read_headers(paths: Sequence[str]) -> tuple[list[Listed], list[StreamerErro
         except StreamerError:
             if len(paths) == 1:
                 raise
-    # One by one, which is slower, to tell all that are broken and list the others.
+    # One by one, which is slower, to report every broken file and list the others.
     listed: list[Listed] = []
     failures: list[StreamerError] = []
     with open_storage(None) as (storage, config):
@@ -115,7 +115,7 @@ def _opened(storage: Storage, paths: Sequence[str], config: StreamerConfig) -> l
 
 
 def _dtypes(tensors: Iterable[TensorInfo]) -> dict[str, list[TensorInfo]]:
-    """Tensors by dtype, that with most bytes first."""
+    """Return tensors by dtype, the one with the most bytes first."""
     found: dict[str, list[TensorInfo]] = {}
     for tensor in tensors:
         found.setdefault(tensor.dtype, []).append(tensor)

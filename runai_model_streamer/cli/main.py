@@ -1,9 +1,9 @@
-"""The command `runai-streamer`: its exit codes, and what ends it from outside.
+"""The command `runai-streamer`: its exit codes, Ctrl-C and closed pipes.
 
-Exit codes: 0 it went well; 1 it did not (`error: ...` on stderr says what, and what to do); 2 the arguments cannot be
-used; 130 Ctrl-C; 141 whoever read the output has gone (`| head`), as shells say it of a command that SIGPIPE ended.
+Exit codes: 0 success; 1 failure (`error: ...` on stderr says what failed and what to do); 2 unusable arguments; 130
+Ctrl-C; 141 the reader of the output has closed it (`| head`), the code that shells give for SIGPIPE.
 
-Nothing that takes time is imported with this module: Ctrl-C would then end in a traceback.
+This module imports nothing slow at its top: a Ctrl-C there would print a traceback.
 """
 
 import os
@@ -17,10 +17,10 @@ PIPE_CLOSED: Final = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command with these arguments, or the process's own; returns the exit code.
+    """Run the command with these arguments, or else the process's. Return the exit code.
 
     Raises:
-        SystemExit: 2 for arguments that cannot be used; 0 for --help and --version.
+        SystemExit: 2 for unusable arguments; 0 for --help and --version.
     """
     try:
         with ended_by_ctrl_c():
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from runai_model_streamer.cli.output import prepare_stdout
         prepare_stdout()
         code = run(argv)
-        # Now, where it can be told, and not when the interpreter ends.
+        # Flush now, while an error can still be handled.
         sys.stdout.flush()
     except BrokenPipeError:
         _forget_stdout()
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _forget_stdout() -> None:
-    """Else the interpreter would complain when it flushes what nobody reads."""
+    """Redirect stdout to /dev/null, or the interpreter would print an error when it flushes the closed pipe."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

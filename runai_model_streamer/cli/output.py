@@ -1,7 +1,7 @@
-"""What the command prints: lines, tables and JSON to stdout; errors, and what is passing, to stderr.
+"""Prints the command's output: lines, tables and JSON to stdout; errors and progress to stderr.
 
-Without rich, and wherever stdout is no terminal, tables are plain text: no colour, no control character, nothing cut
-off. In a terminal with rich they have colours, and fold long names in the column that they stand in.
+Without rich, or if stdout is not a terminal, tables are plain text: no colours, no control characters, nothing cut off.
+In a terminal with rich they have colours, and fold long names within their column.
 """
 
 import io
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _GAP: Final = "  "
 _MAX_COLOURED: Final = 2000
-"""Rows; rich takes a second for every few thousand."""
+"""The most rows to print with rich, which takes a second for every few thousand."""
 
 _STYLES: Final[Mapping[str, str]] = {
     "ok": "green",
@@ -29,37 +29,37 @@ _STYLES: Final[Mapping[str, str]] = {
     "best": "bold green",
     "set now, best": "bold green",
 }
-"""Words of a table that have a colour of their own."""
+"""Styles of words in tables."""
 
 
 class Column(NamedTuple):
-    """A column of a table. The last one is the place for names and sentences: nothing is aligned behind it."""
+    """A column of a table. Long names and sentences go in the last one, where they need no padding."""
 
     title: str
     right: bool = False
 
 
 def prepare_stdout() -> None:
-    """What the terminal's encoding has no character for is written as an escape, and is no error."""
+    """Print characters that the terminal's encoding lacks as escapes, rather than fail."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def shown(text: str) -> str:
-    """`text` without what would move a terminal's cursor or change its colours: names come from files."""
+    """Return `text` with control characters escaped. Names come from files, and could control the terminal."""
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def size(count: float) -> str:
-    """Bytes as people read them."""
+    """Return a number of bytes as readable text."""
     return size_text(count)
 
 
 def rate(count: float, seconds: float) -> str:
-    """Bytes per second as people read them, in powers of 1000, as the library's report has them."""
+    """Return bytes per second as readable text, in powers of 1000 as in the library's report."""
     per_second = count / seconds if seconds > 0 else 0.0
     for unit, scale in (("GB", 1e9), ("MB", 1e6)):
         if per_second >= scale:
@@ -68,18 +68,18 @@ def rate(count: float, seconds: float) -> str:
 
 
 def counted(count: int, thing: str) -> str:
-    """`1 file`, `2 files`."""
+    """Return a count with its noun: `1 file`, `2 files`."""
     return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def write_json(document: Mapping[str, Any]) -> None:
-    """The one document of a call with --json."""
-    # ASCII: names of files may be no Unicode at all.
+    """Print the document of a call with --json."""
+    # ASCII, since file names may not be valid Unicode.
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
 def described(error: StreamerError) -> dict[str, Any]:
-    """An error as JSON has it: the whole message, and each of its parts, null where there is none."""
+    """Return an error for JSON: the whole message, and each of its parts, or null."""
     path, span = error.where or (None, None)
     return {
         "type": type(error).__name__,
@@ -93,17 +93,17 @@ def described(error: StreamerError) -> dict[str, Any]:
 
 
 def write_line(text: str = "") -> None:
-    """A line to stdout."""
+    """Print a line to stdout."""
     sys.stdout.write(shown(text) + "\n")
 
 
 def write_error(text: str) -> None:
-    """A line to stderr."""
+    """Print an error to stderr."""
     sys.stderr.write(f"error: {shown(text)}\n")
 
 
 def write_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
-    """A table, its columns as wide as they need to be."""
+    """Print a table with columns as wide as needed."""
     cells = [[shown(cell) for cell in row] for row in rows]
     console = terminal(sys.stdout)
     if console is None or len(cells) > _MAX_COLOURED:
@@ -113,7 +113,7 @@ def write_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Non
 
 
 def write_pairs(pairs: Iterable[tuple[str, str]]) -> None:
-    """What things are, each on its line behind its name."""
+    """Print names and values, one pair on each line."""
     write_table((Column(""), Column("")), pairs)
 
 
@@ -159,7 +159,7 @@ def _print_rich(console: "Console", columns: Sequence[Column], rows: Sequence[Se
 
 
 def terminal(stream: TextIO) -> "Console | None":
-    """The console of rich on this stream, if that is a terminal and rich is installed."""
+    """Return a rich console for the stream, or None if it is not a terminal or rich is not installed."""
     if not stream.isatty():
         return None
     try:

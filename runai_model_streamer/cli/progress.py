@@ -1,4 +1,4 @@
-"""A bar on stderr, while bytes move: where that is a terminal and rich is installed; else nothing."""
+"""A progress bar on stderr, if that is a terminal and rich is installed."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -8,12 +8,12 @@ from typing import TypeAlias
 from runai_model_streamer.cli.output import shown, terminal
 
 Advance: TypeAlias = Callable[[int], None]
-"""Told how many bytes more have arrived; from any thread."""
+"""Advances the bar by a number of bytes. Any thread may call it."""
 
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Advance]:
-    """A bar for `total` bytes, gone when it closes."""
+    """Show a bar for `total` bytes, and remove it at the end of the context."""
     console = terminal(sys.stderr)
     if console is None:
         yield lambda _: None
@@ -22,7 +22,7 @@ def progress(title: str, total: int) -> Iterator[Advance]:
     from rich.table import Column
     from rich.text import Text
 
-    # A path's end tells more than its beginning.
+    # The end of a path says more than its beginning.
     width = max(console.width - 60, 12)
     name = shown(title)
     name = name if len(name) <= width else f"...{name[3 - width :]}"
@@ -40,7 +40,7 @@ def progress(title: str, total: int) -> Iterator[Advance]:
 
 @contextmanager
 def status() -> Iterator[Callable[[str], None]]:
-    """A line that says what is being done, gone when it closes."""
+    """Show a line with the current activity, and remove it at the end of the context."""
     console = terminal(sys.stderr)
     if console is None:
         yield lambda _: None

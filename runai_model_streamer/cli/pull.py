@@ -1,4 +1,4 @@
-"""`runai-streamer pull`: a copy of a folder or prefix on a local disk."""
+"""`runai-streamer pull` copies a folder or prefix to a local disk."""
 
 import argparse
 import time
@@ -17,24 +17,24 @@ from runai_model_streamer.mirror.pull import none_chosen, pull
 
 
 def add(commands: Subcommands) -> None:
-    """The subcommand and its arguments."""
+    """Add the subcommand and its arguments."""
     parser = add_command(
         commands,
         "pull",
         run,
-        "copy a model's files to a local folder; what is there already is not fetched again",
-        "A PATTERN is held against the path below URL, or an object's whole key, and * matches slashes:\n"
+        "copy a model's files to a local folder; files that are already there are not fetched again",
+        "A PATTERN has to match the path below URL, or an object's whole key; * matches slashes too:\n"
         "--allow '*.json' --ignore 'original/*'.\n"
-        "A pull that was ended goes on where it stopped.",
+        "After an interruption, pull again: complete files are kept.",
     )
     parser.add_argument("url", metavar="URL", help="s3://bucket/prefix, or a local folder")
-    parser.add_argument("destination", metavar="DST", help="the folder to copy to; made if it is not there")
-    parser.add_argument("--allow", action="append", metavar="PATTERN", help="only such files; may be given repeatedly")
-    parser.add_argument("--ignore", action="append", metavar="PATTERN", help="no such files; may be given repeatedly")
+    parser.add_argument("destination", metavar="DST", help="the folder to copy to; created if missing")
+    parser.add_argument("--allow", action="append", metavar="PATTERN", help="only files that match; may be repeated")
+    parser.add_argument("--ignore", action="append", metavar="PATTERN", help="no files that match; may be repeated")
 
 
 class _Watcher:
-    """Shows how far a pull has come, and keeps what it had to fetch."""
+    """Shows the progress of a pull, and keeps the list of files to fetch."""
 
     def __init__(self, title: str) -> None:
         self.missing: Sequence[Entry] = ()
@@ -49,7 +49,7 @@ class _Watcher:
 
     @property
     def bytes(self) -> int:
-        """Of what was missing."""
+        """Bytes of the missing files."""
         return sum(entry.size for entry in self.missing)
 
     def close(self) -> None:
@@ -57,7 +57,11 @@ class _Watcher:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0 when all files are there; 1 if no file is chosen."""
+    """Pull the files. Return exit code 0 when all are local.
+
+    Raises:
+        NotFoundError: the patterns choose no file.
+    """
     source, destination = as_path(arguments.url), as_path(arguments.destination)
     patterns = Patterns.of(arguments.allow, arguments.ignore)
     watcher = _Watcher(source)

@@ -1,4 +1,4 @@
-"""Which safetensors files PATH means."""
+"""Finds the safetensors files that PATH means."""
 
 import logging
 import os
@@ -16,21 +16,21 @@ _SUFFIX = ".safetensors"
 
 
 class Targets(NamedTuple):
-    """What the arguments PATH... mean."""
+    """The files that the arguments PATH... mean."""
 
     files: list[str]
     missing: list[NotFoundError]
-    """Of shards that an index names, and that are not there."""
+    """An error for each shard that an index names and that does not exist."""
 
 
 def find_files(paths: Iterable[str]) -> list[str]:
-    """The files themselves, and of folders and prefixes the safetensors files in them (not in folders below).
+    """Return the given files, and the safetensors files in the given folders and prefixes, without subfolders.
 
-    Warnings in the log say what an index names and is not there, and which files it does not name.
+    Warnings in the log name shards of an index that are missing, and files that the index does not name.
 
     Raises:
-        NotFoundError: there is no such folder, or no safetensors file in it.
-        StreamerError: what `list_safetensors` says.
+        NotFoundError: a folder does not exist, or has no safetensors file.
+        StreamerError: the errors of `list_safetensors`.
     """
     targets = find_targets(paths)
     for each in targets.missing:
@@ -39,7 +39,7 @@ def find_files(paths: Iterable[str]) -> list[str]:
 
 
 def find_targets(paths: Iterable[str]) -> Targets:
-    """As `find_files`, but with an error for each shard that is missing instead of a warning."""
+    """Find files like `find_files`, but with an error for each missing shard instead of a warning."""
     targets = Targets([], [])
     for path in map(as_path, paths):
         files, missing = _targets_of(path)
@@ -72,7 +72,7 @@ def _targets_of(path: str) -> Targets:
 
 
 def _is_there(url: str) -> bool:
-    """Whether there is an object of this name, whatever it holds."""
+    """Return whether an object of this name exists, with any content."""
     if not Location.of_prefix(url).key:
         return False
     with open_storage(None) as (storage, _):

@@ -1,4 +1,4 @@
-"""`runai-streamer verify`: valid headers, every byte readable, and what a store's checksums say."""
+"""`runai-streamer verify` checks headers, reads every byte, and compares stores' checksums."""
 
 import argparse
 from dataclasses import dataclass
@@ -20,31 +20,31 @@ _VERIFY = "RUNAI_STREAMER_VERIFY"
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What became of one file."""
+    """The result for one file."""
 
     path: str
     bytes: int = 0
     tensors: int = 0
     checksum: str | None = None
-    """The algorithm of the store's checksum, which the bytes have; None: there is none to hold them against."""
+    """Algorithm of the store's checksum, which matches the bytes; None if the store has none."""
     error: StreamerError | None = None
 
 
 def add(commands: Subcommands) -> None:
-    """The subcommand and its arguments."""
+    """Add the subcommand and its arguments."""
     parser = add_command(
         commands,
         "verify",
         run,
-        "check files: valid headers, every byte readable, and of objects the store's checksum",
-        "Objects without a checksum of the whole (uploaded in parts without one), and local files, are read to their\n"
+        "check files: valid headers, every byte readable, and for objects the store's checksum",
+        "Local files, and objects without a checksum of the whole (some uploads in parts), are only read to their\n"
         "end. Exit code 1 if any file is broken.",
     )
     add_paths(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 1 if any file is broken."""
+    """Verify the files. Return exit code 1 if any of them is broken."""
     results = []
     with environment({_VERIFY: "1"}):
         config = StreamerConfig.from_environment()
@@ -78,7 +78,7 @@ def _verify(path: str, config: StreamerConfig) -> Verified:
             source = storage.open(path)
             close_with.append(source)
             header = read_header(source)
-            # Bytes, so that a dtype which torch cannot hold is read as well.
+            # As bytes, so that tensors of a dtype that torch lacks are read too.
             pieces = [each._replace(dtype="U8", shape=(each.nbytes,)) for each in header.tensors]
             load = make_load(storage, [FileReads(path, source, pieces)], config)
             try:

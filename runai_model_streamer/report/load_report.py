@@ -13,8 +13,8 @@ Outcome: TypeAlias = Literal["not started", "running", "complete", "failed", "ab
 """State of a load. "complete": all tensors were yielded; "abandoned": the caller ended it before that."""
 
 Bound: TypeAlias = Literal["storage", "network", "cpu", "copy", "memory", "caller", "setup", "too short"]
-"""What a load mostly waited for. "setup" is what a process does once before it
-reads objects. "copy" is what is between host memory and the device."""
+"""The bottleneck of a load. "setup" is the work that a process does once before it reads objects. "copy" is the path
+between host memory and the device."""
 
 
 @dataclass(frozen=True, slots=True)

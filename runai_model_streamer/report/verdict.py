@@ -1,20 +1,19 @@
-"""What bound a load, by shares of its wall-clock time.
+"""Finds the bottleneck of a load, from shares of its wall-clock time.
 
-The caller's thread is at one thing at a time, and `LoadReport` has the seconds of each:
+The caller's thread does one thing at a time, and `LoadReport` has the seconds of each. They count for:
 
-- In the caller's own code: the caller's share.
-- Making tensors, and placing them on the host (parts put together, casts): the CPU's. Placing them on a device, and
-  closing one, where copies that are queued come to their end: the copy's.
-- Until there is a client of object storage (imports, compiling, credentials): the set-up's.
-- The rest of opening and planning: as much as the thread was on a CPU then, the CPU's; else the network's, or the
-  storage's.
-- Waiting for bytes: divided by what the readers did meanwhile, in thread-seconds. Waiting for memory is the memory
-  limit's; for a pinned slot, the copy's (the limit's where it leaves fewer slots than readers); casting, the CPU's.
-  Reading is the CPU's for the part of reader threads' time that they were on a CPU or ready to run without one
-  (`/proc/thread-self/schedstat`); the rest of it was waiting: for the network, where it came from object storage,
-  and for the storage, where it came from files. Where the kernel does not say, reads from the page cache are the
-  CPU's, and so are buffered ones that were faster than a disk. Readers at rest tell nothing, and are left aside.
-- The time that the caller's thread was ready to run without a CPU is the CPU's, and taken from its own code.
+- The caller's own code: the caller.
+- Making tensors, and placing them on the host (joining parts, casting): the CPU. Placing them on a device, and closing
+  a load there, which waits for queued copies: the copy.
+- Opening and planning until a client of object storage exists (imports, compilation, credentials): the set-up.
+- The rest of opening and planning: the CPU for the thread's CPU time, and the network or the storage for the rest.
+- Waiting for bytes: divided by the readers' activities at that time, in thread-seconds. Waiting for memory counts for
+  the memory limit, waiting for a pinned slot for the copy (for the limit, if that leaves fewer slots than readers), and
+  casting for the CPU. Reading counts for the CPU for the part in which reader threads were on a CPU or waited for one
+  (`/proc/thread-self/schedstat`), and for the rest for the network (objects) or the storage (files). If the kernel does
+  not report it, reads from the page cache count for the CPU, as do buffered reads faster than a disk. Idle readers do
+  not count.
+- Time that the caller's thread waited for a CPU: the CPU, not the caller.
 
 The largest share is the verdict.
 """

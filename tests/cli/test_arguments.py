@@ -34,7 +34,7 @@ def test_sizes_are_read(text: str, wanted: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "G", "1Q", "-1", "1e9", "1 G B", "1,5G", "0x10", "1.5"])
 def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="is no size: write a number of bytes, or 256M, 1G, 1GiB"):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a size: use a number of bytes, or 256M, 1G, 1GiB"):
         size(text)
 
 

@@ -1,1 +1,1 @@
-"""The command `doctor`: what this machine and its storage can do, and what to change."""
+"""The command `doctor`, which checks this machine and its storage, and says what to change."""

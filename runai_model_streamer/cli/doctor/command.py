@@ -1,4 +1,4 @@
-"""`runai-streamer doctor`: what is here, what is missing, and what to do about it."""
+"""`runai-streamer doctor` checks this machine, and says what is missing and how to fix it."""
 
 import argparse
 from collections.abc import Iterable, Iterator
@@ -11,26 +11,26 @@ from runai_model_streamer.io.paths import as_path, is_object
 
 
 def add(commands: Subcommands) -> None:
-    """The subcommand and its arguments."""
+    """Add the subcommand and its arguments."""
     parser = add_command(
         commands,
         "doctor",
         run,
-        "look at this machine, its packages and settings, and say what to mend",
-        "Exit code 1 if there is an error; warnings are none. Secrets are never shown.",
+        "check this machine, its packages and settings, and say what to fix",
+        "Exit code 1 if there is an error; warnings do not count. Secrets are never shown.",
     )
     parser.add_argument("urls", nargs="*", type=_url, metavar="s3://BUCKET", help="a bucket, prefix or object")
-    parser.add_argument("--path", metavar="DIR", help="a folder of files: how they are read")
+    parser.add_argument("--path", metavar="DIR", help="a folder of files: check how they are read")
 
 
 def _url(text: str) -> str:
     if not is_object(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no s3:// URL; for a folder, use --path {text}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an s3:// URL; for a folder, use --path {text}")
     return text
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 1 if there is an error."""
+    """Run the checks. Return exit code 1 if one of them is an error."""
     path = None if arguments.path is None else as_path(arguments.path)
     found = list(_checks(path, arguments.urls))
     errors, warnings = (sum(each.status == status for each in found) for status in ("error", "warning"))
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_line()
         write_line(f"{counted(errors, 'error')}, {counted(warnings, 'warning')}")
         if path is None and not arguments.urls:
-            write_line("doctor --path DIR s3://BUCKET looks at your files and buckets too.")
+            write_line("doctor --path DIR s3://BUCKET checks your files and buckets too.")
     return 1 if errors else 0
 
 

@@ -1,4 +1,4 @@
-"""What `doctor` finds out about this machine and this Python."""
+"""The checks of `doctor` for this machine and this Python."""
 
 import importlib
 import importlib.util
@@ -25,25 +25,25 @@ from runai_model_streamer.variables import clamped_in_environment, settings_in_e
 Status: TypeAlias = Literal["ok", "warning", "error"]
 
 _FEW_FILES: Final = 1024
-"""Descriptors; each file of a load takes up to two, each read of an object one."""
+"""Limit of descriptors that earns a warning. A file of a load takes up to two, a read of an object one."""
 
 HUGE_PAGES: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _DRIVERS: Final = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
-"""One of them is there where NVIDIA's driver is; the last under WSL."""
+"""With NVIDIA's driver, one of these exists; under WSL it is the last."""
 
 
 class Check(NamedTuple):
-    """One thing looked at."""
+    """The result of one check."""
 
     name: str
     status: Status
     detail: str
     remedy: str = ""
-    """What to do; "" where there is nothing to do."""
+    """The fix; "" if none is needed."""
 
 
 def python() -> Iterator[Check]:
-    """The interpreter, this package, and who else claims its name."""
+    """Check the interpreter, this package, and other packages of the same name."""
     system = f"Python {platform.python_version()}, {platform.system()} {platform.release()}, {_cpus()}"
     yield Check("python", "ok", system)
     where = os.path.dirname(runai_model_streamer.__file__)
@@ -60,7 +60,7 @@ def _cpus() -> str:
 
 
 def settings() -> Iterator[Check]:
-    """The library's variables in the environment."""
+    """Check the library's variables in the environment."""
     try:
         StreamerConfig.from_environment()
     except ConfigError as error:
@@ -76,13 +76,13 @@ def settings() -> Iterator[Check]:
 
 
 def _without_user(value: str) -> str:
-    """An endpoint's URL may have a password in it."""
+    """Return an endpoint's URL without user and password."""
     user, at, _ = urlsplit(value).netloc.rpartition("@")
     return value.replace(user + at, "***@", 1) if at else value
 
 
 def gpu() -> Iterator[Check]:
-    """torch, CUDA, the packages of the GPU, GPUDirect Storage."""
+    """Check torch, CUDA, the GPU packages and GPUDirect Storage."""
     with ended_by_ctrl_c():
         import torch
 
@@ -113,7 +113,7 @@ def gpu() -> Iterator[Check]:
 
 
 def has_gpu() -> bool:
-    """Whether tensors can go to a CUDA device."""
+    """Return whether tensors can go to a CUDA device."""
     with ended_by_ctrl_c():
         import torch
 
@@ -150,7 +150,7 @@ def _kvikio() -> str:
 
 
 def packages() -> Iterator[Check]:
-    """Packages of the extras for any machine."""
+    """Check the packages of extras that suit any machine."""
     yield _package("numba", "numba", "cast", "casting while loading, and the fastest reads of s3://")
     yield _package("boto3", "boto3", "s3", "s3:// URLs")
     yield _package("awscrt", "awscrt", "verify", "checksums of objects (RUNAI_STREAMER_VERIFY=1)")
@@ -163,7 +163,7 @@ def _package(module: str, distribution: str, extra: str, use: str) -> Check:
         return Check(module, "ok", f"not installed; for {use}: {install}")
     try:
         importlib.import_module(module)
-    except Exception as error:  # whatever a package that does not fit the others raises
+    except Exception as error:  # an incompatible package may raise anything
         reason = " ".join(str(error).split())
         return Check(module, "error", f"{_version(distribution)} cannot be imported: {reason}", install)
     return Check(module, "ok", f"{_version(distribution)}, for {use}")
@@ -177,7 +177,7 @@ def _version(distribution: str) -> str:
 
 
 def kernel() -> Iterator[Check]:
-    """Memory, the page cache and the limits of this process."""
+    """Check huge pages, the page cache and the process's limits."""
     yield _huge_pages()
     descriptor = os.memfd_create("runai-streamer")
     try:

@@ -1,4 +1,4 @@
-"""What `doctor` finds out about a folder of files, and about object storage."""
+"""The checks of `doctor` for a folder of files and for object storage."""
 
 import mmap
 import os
@@ -25,7 +25,7 @@ _GIVE_FOLDER: Final = "give a folder of safetensors files that this user may rea
 
 
 def folder(path: str, *, on_gpu: bool) -> Iterator[Check]:
-    """How files of this folder, or this file, are read."""
+    """Check how files of this folder, or this file, are read."""
     try:
         with _sample(path) as file:
             yield from _file(file, path, on_gpu=on_gpu)
@@ -37,7 +37,7 @@ def folder(path: str, *, on_gpu: bool) -> Iterator[Check]:
 
 @contextmanager
 def _sample(path: str) -> Iterator[str]:
-    """A file to try: this one, one of the folder's, or one that is made there for the moment."""
+    """Yield a file to try: the path itself, a file of the folder, or a temporary file in it."""
     if not os.path.isdir(path):
         yield path
         return
@@ -94,7 +94,7 @@ def _device(fd: int, path: str) -> Check:
     found = device_of(os.fstat(fd).st_dev)
     disks = counted(found.members, "hard disk" if found.seeks else "disk")
     begin = f"{counted(found.streams, 'read')} at once to begin with, more if that helps"
-    # Not by Linux AIO or io_uring: one preadv is as fast (benchmarks/RESULTS.md).
+    # Not Linux AIO or io_uring, since a plain preadv is as fast (benchmarks/RESULTS.md).
     return Check("disk", "ok", f"{path}: on {found.name} ({disks}): {begin}; by preadv, which needs no permission")
 
 
@@ -109,7 +109,7 @@ def _gpudirect(source: FileSource, path: str) -> Check:
 
 
 def s3(urls: list[str]) -> Iterator[Check]:
-    """The transport, the credentials, and whether each bucket answers."""
+    """Check the transport, the credentials, and whether each bucket answers."""
     try:
         config = StreamerConfig.from_environment().s3
     except ConfigError as error:

@@ -1,1 +1,1 @@
-"""The command `tune`: finds the settings that load fastest on this machine."""
+"""The command `tune`, which finds the fastest settings on this machine."""

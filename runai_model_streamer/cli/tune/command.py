@@ -1,4 +1,4 @@
-"""`runai-streamer tune`: which concurrency, chunk and memory limit load these files fastest, here and now."""
+"""`runai-streamer tune` finds the concurrency, chunk and memory limit that load these files fastest."""
 
 import argparse
 import time
@@ -28,28 +28,28 @@ if TYPE_CHECKING:
     from runai_model_streamer.cli.tune.trials import Trials
 
 _BUDGET: Final = 60.0
-"""Seconds."""
+"""Default budget in seconds."""
 
 _RUNS: Final = 30
-"""How many runs the budget is to have room for."""
+"""Number of runs that the budget should allow."""
 
 _MIN_RUN: Final = 0.25
-"""Seconds: of less, the start and the end of a load are most."""
+"""The shortest run in seconds. In a shorter one, start and end would dominate."""
 
 _ALL: Final = 0.98
-"""From this share on, one state of the page cache is the state."""
+"""Share of bytes from which one origin counts as the only one."""
 
 
 def add(commands: Subcommands) -> None:
-    """The subcommand and its arguments."""
+    """Add the subcommand and its arguments."""
     parser = add_command(
         commands,
         "tune",
         run,
         "find the concurrency, chunk and memory limit that load these files fastest",
-        "Loads a part of the files, as much as the budget allows, again and again, each time with another setting and\n"
-        "in turns with the one in force. Prints a table, and the lines that set what is better beyond doubt, or that\n"
-        "nothing is. What it measures depends on whether the files are in the page cache, which it tells.",
+        "Loads as much of the files as the budget allows, repeatedly, with different settings. Alternates with the\n"
+        "current one. Prints a table, and export lines for a setting that is clearly faster, if there is one.\n"
+        "The result depends on whether the files are in the page cache; the output says so.",
     )
     add_paths(parser)
     parser.add_argument("--budget", type=seconds, default=_BUDGET, metavar="SECONDS", help="default: %(default)g")
@@ -57,12 +57,12 @@ def add(commands: Subcommands) -> None:
     parser.add_argument(
         "--cold",
         action="store_true",
-        help="take the files out of the page cache before each run (posix_fadvise; others who read them wait longer)",
+        help="evict the files from the page cache before each run (posix_fadvise; slows other readers of these files)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0 also if nothing is better than the setting in force."""
+    """Search for the fastest setting. Return exit code 0 even if it is the current one."""
     with ended_by_ctrl_c():
         from runai_model_streamer.cli.tune.trials import Trials, current, min_chunk, read_checkpoint
 
@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _state(origins: BytesFrom) -> tuple[str, str]:
-    """In a word, and in a sentence, what was measured."""
+    """Return the origin of the measured bytes, as a word and as a sentence."""
     whole = origins.all or 1
     if origins.object_storage >= _ALL * whole:
         return "object storage", "from object storage"
@@ -122,7 +122,7 @@ def _limit(setting: Setting) -> str:
 
 
 def _rows(found: Found) -> Iterator[tuple[str, ...]]:
-    # Those that came farthest first: the ratio of a single run says little.
+    # Settings with the most runs first: the ratio of a single run says little.
     for each in sorted(found.tried, key=lambda each: (-len(each.runs), -each.ratio(found.default))):
         setting = each.setting
         limit = "none" if setting.limit == UNLIMITED else size(setting.limit)
@@ -141,13 +141,13 @@ def _mark(each: Tried, found: Found) -> str:
 
 
 def show(found: Found, trials: "Trials", whole: int, spent: float) -> None:
-    """Print the table, what was measured, and what to set.
+    """Print the table, a summary, and the variables to set.
 
     Args:
-        found: the end of the search.
-        trials: the runs that it made.
-        whole: bytes of all tensors, of which the sample is a part.
-        spent: seconds.
+        found: the result of the search.
+        trials: the runs of the search.
+        whole: bytes of all tensors. The sample is a part of them.
+        spent: the seconds that the search took.
     """
     columns = ("concurrency", "chunk", "limit", "runs", "GB/s", "from-to", "ratio")
     write_table([*(Column(title, right=True) for title in columns), Column("")], _rows(found))
@@ -161,7 +161,7 @@ def show(found: Found, trials: "Trials", whole: int, spent: float) -> None:
 
 
 def told(found: Found, trials: "Trials", whole: int, spent: float) -> list[tuple[str, str]]:
-    """What stands below the table; see `show`."""
+    """Return the summary below the table; see `show`."""
     sample = trials.sample.bytes
     part = "" if sample == whole else f", the first of {size(whole)}"
     best, default = found.best, found.default

@@ -1,9 +1,8 @@
-"""The search for the fastest setting: pure, but for the measuring that it is given.
+"""The search for the fastest setting. It is pure except for the measuring function that it is given.
 
-Noise must not win, so that every round measures the default again, beside those that are left, in turns forwards and
-backwards; after each round the slower ones are left out, until one duels with the default. A setting is called better
-only if it was faster than the default in nearly all of at least three rounds after the one that chose it, and by more
-than `WORTH` in their median.
+Noise must not decide. So every round measures the default again, together with the remaining settings, in alternating
+order. Each round drops the slower settings, until one is left against the default. A setting counts as better only if
+it beat the default in nearly all of at least three rounds after the one that chose it, with a median above `WORTH`.
 """
 
 import statistics
@@ -17,46 +16,46 @@ from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.ranges import round_up
 
 WORTH: Final = 1.03
-"""How much faster a setting has to be; less is not worth a line in anybody's job script."""
+"""Speedup that a setting needs. Less is not worth a line in a job script."""
 
 _MIN_ROUNDS: Final = 3
 _LOSSES: Final = 5
-"""One round of so many may be lost to noise."""
+"""One round in five may be lost to noise."""
 _MAX_ROUNDS: Final = 12
 _KEPT: Final = 3
-"""One of so many goes on to the next round."""
+"""Keep one setting in three for the next round."""
 
 _SLOW: Final = 2.5
-"""A run that lasts so many times as long as the default's is broken off: that much is known of it."""
+"""A run is stopped once it takes 2.5 times as long as the default: it is clearly slower."""
 
 _MARGIN: Final = 1.25
-"""A run is begun when so many times what the setting took before is left of the time."""
+"""A run starts only if 1.25 times the setting's previous duration is left."""
 
 _MIN_LIMIT: Final = 512 * MIB
 _MAX_CONCURRENCY: Final = 256
-"""Threads, of which more cost more than they bring."""
+"""The most threads worth trying."""
 
 
 class Setting(NamedTuple):
-    """What a load can be told."""
+    """The settings of a load that `tune` varies."""
 
     concurrency: int
     chunk: int
-    """Bytes."""
+    """Bytes of one read."""
     limit: int
-    """Bytes; -1 is no limit."""
+    """Bytes of memory; -1 for no limit."""
 
     def beside(self, other: "Setting") -> dict[str, str]:
-        """The environment variables in which this one differs from another."""
+        """Return the environment variables that change `other` into this setting."""
         names = (CONCURRENCY, CHUNK, LIMIT)
         return {name: str(mine) for name, mine, theirs in zip(names, self, other, strict=True) if mine != theirs}
 
 
 class Measure(Protocol):
-    """Makes a run."""
+    """Runs a load with a setting."""
 
     def __call__(self, setting: Setting, maximum: float) -> tuple[float, float]:
-        """Bytes and seconds; a run that takes `most` seconds is broken off.
+        """Return the bytes and seconds of one run, which is stopped after `maximum` seconds.
 
         Raises:
             StreamerError: this setting cannot be used.
@@ -66,25 +65,25 @@ class Measure(Protocol):
 
 @dataclass(slots=True)
 class Tried:
-    """A setting and what was measured of it."""
+    """A setting and its measurements."""
 
     setting: Setting
     runs: dict[int, float] = field(default_factory=dict)
-    """Round -> bytes per second."""
+    """Bytes per second by round."""
     failure: StreamerError | None = None
 
     @property
     def speed(self) -> float:
-        """The median; 0 if there is none."""
+        """The median in bytes per second; 0 without runs."""
         return statistics.median(self.runs.values()) if self.runs else 0.0
 
     def ratio(self, default: "Tried") -> float:
-        """How many times as fast as the default, in the median of the rounds that measured both; 0 if there is none."""
+        """Return the median speedup over the default, of rounds that measured both; 0 without such a round."""
         pairs = self._pairs(default, 0)
         return statistics.median(pairs) if pairs else 0.0
 
     def is_better(self, default: "Tried") -> bool:
-        """Whether it is faster than the default beyond doubt. The first round does not count: it chose by luck, too."""
+        """Return whether it is clearly faster than the default. The first round does not count: it may be luck."""
         pairs = self._pairs(default, 1)
         losses = sum(pair <= 1 for pair in pairs)
         return len(pairs) >= _MIN_ROUNDS and losses <= len(pairs) // _LOSSES and statistics.median(pairs) >= WORTH
@@ -97,29 +96,29 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The end of a search."""
+    """The result of a search."""
 
     tried: Sequence[Tried]
-    """The default first."""
+    """All settings tried, the default first."""
     best: Tried
-    """The default, unless another one is better beyond doubt."""
+    """The default, unless another setting is clearly better."""
 
     @property
     def default(self) -> Tried:
-        """What all are compared with."""
+        """The setting that all others are compared with."""
         return self.tried[0]
 
 
 def candidates(default: Setting, min_chunk: int, largest: int) -> list[Setting]:
-    """Settings that differ from the default in one thing each.
+    """Return settings that each differ from the default in one value.
 
     Args:
-        default: as it is without any of them.
-        min_chunk: bytes of the shortest read that there is.
-        largest: bytes of the largest tensor, which no limit may be below.
+        default: the current setting.
+        min_chunk: bytes of the shortest possible read.
+        largest: bytes of the largest tensor. A limit cannot be smaller.
     """
     concurrency, chunk, limit = default
-    # As many as 64 at once, which a fast link to an object store may take.
+    # Include 64, which a fast link to an object store may need.
     farthest = concurrency // 4 if concurrency >= 16 else concurrency * 8
     several = (farthest, concurrency // 2, concurrency * 2, concurrency * 4)
     found = [default._replace(concurrency=n) for n in several if 0 < n <= _MAX_CONCURRENCY]
@@ -135,14 +134,14 @@ def candidates(default: Setting, min_chunk: int, largest: int) -> list[Setting]:
 def search(
     default: Setting, others: Sequence[Setting], measure: Measure, ends: float, clock: Callable[[], float]
 ) -> Found:
-    """Measure settings until the time is over, or as much is known as rounds can tell.
+    """Measure settings until the time is up, or more rounds would add nothing.
 
     Args:
-        default: what the others have to beat.
-        others: the settings to try first; combinations of the best are tried too.
-        measure: makes a run.
-        ends: when to be done, in `clock`'s seconds.
-        clock: tells the time.
+        default: the setting to beat.
+        others: the settings to try first. A combination of the best ones is tried too.
+        measure: runs a load.
+        ends: the deadline, in seconds of `clock`.
+        clock: returns the time in seconds.
 
     Raises:
         StreamerError: the default itself cannot be used.
@@ -188,7 +187,7 @@ def _best(left: Sequence[Tried], default: Tried) -> list[Tried]:
 
 
 def _combined(left: Sequence[Tried], default: Tried) -> Setting:
-    """Of those that were faster, the best in each thing, together."""
+    """Return a setting that combines the best changes of those that were faster."""
     combined = default.setting
     for each in reversed(left):
         if each.ratio(default) > 1:

@@ -1,4 +1,4 @@
-"""Runs of the streamer over a sample of a checkpoint, under one setting or another."""
+"""Runs the streamer over a sample of a checkpoint, with a given setting."""
 
 import dataclasses
 import time
@@ -19,10 +19,10 @@ from runai_model_streamer.settings.environment import environment
 
 
 class Checkpoint(NamedTuple):
-    """What is in the files, in order."""
+    """The contents of the files, in order."""
 
     files: Sequence[tuple[str, int, list[int]]]
-    """Path, where the data begins, and the sizes of its tensors."""
+    """For each file its path, the offset of its data, and the sizes of its tensors in bytes."""
 
     @property
     def largest(self) -> int:
@@ -31,11 +31,11 @@ class Checkpoint(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Of all tensors."""
+        """Bytes of all tensors."""
         return sum(sum(sizes) for _, _, sizes in self.files)
 
     def first(self, count: int) -> "Checkpoint":
-        """The first tensors that have `count` bytes together, or all."""
+        """Return the first tensors that have at least `count` bytes in total, or all."""
         taken = []
         for path, start, sizes in self.files:
             few = []
@@ -50,7 +50,7 @@ class Checkpoint(NamedTuple):
 
 
 def read_checkpoint(paths: Sequence[str]) -> Checkpoint:
-    """Read the headers.
+    """Read the headers of the files.
 
     Raises:
         StreamerError: a file cannot be read, or is not safetensors.
@@ -68,10 +68,10 @@ def read_checkpoint(paths: Sequence[str]) -> Checkpoint:
 
 
 def current(paths: Iterable[str]) -> Setting:
-    """The setting that is in force for these files.
+    """Return the current setting for these files.
 
     Raises:
-        ConfigError: a variable holds what cannot be used.
+        ConfigError: a variable has an unusable value.
     """
     config = StreamerConfig.from_environment()
     kinds = {kind_of(path) for path in paths}
@@ -83,31 +83,34 @@ def current(paths: Iterable[str]) -> Setting:
 
 
 def min_chunk(paths: Iterable[str]) -> int:
-    """Bytes of the shortest read of these files that there is."""
+    """Return the bytes of the shortest possible read of these files."""
     return max(StreamerConfig(chunk_bytesize=1).chunk_for(kind_of(path)) for path in paths)
 
 
 class Trials:
-    """Makes runs, and keeps where their bytes came from.
+    """Runs loads, and keeps the origins of their bytes.
 
     Args:
-        default: the setting that is in force.
-        device: where the tensors go.
+        default: the current setting.
+        device: the device of the tensors.
         cold: evict the files from the page cache before each run.
     """
 
     def __init__(self, default: Setting, device: str, *, cold: bool) -> None:
         self.sample = Checkpoint([])
         self.origins = BytesFrom()
-        """Where the bytes of all runs after the warm-up came from."""
+        """Bytes of all runs after the warm-up, by origin."""
         self._default = default
         self._device = device
         self._cold = cold
 
     def warm_up(self, checkpoint: Checkpoint, maximum: float) -> tuple[int, float]:
-        """One run with the setting in force, whose sample is what it came to in `most` seconds after its first tensor.
+        """Run once with the current setting, for at most `maximum` seconds after the first tensor.
 
-        Returns its bytes and its seconds from there on: what is done once in a process takes none of them.
+        The tensors loaded until then become the sample.
+
+        Returns:
+            The bytes, and the seconds since the first tensor. They exclude work that a process does only once.
         """
         if self._cold:
             evict(path for path, _, _ in checkpoint.files)
@@ -155,10 +158,10 @@ def _added(one: BytesFrom, other: BytesFrom) -> BytesFrom:
 
 
 def evict(paths: Iterable[str]) -> None:
-    """Take local files out of the page cache.
+    """Evict local files from the page cache.
 
     Raises:
-        StreamerError: the kernel keeps them there.
+        StreamerError: the kernel keeps one of them.
     """
     try:
         caches.evict(path for path in paths if not is_object(path))
