@@ -83,10 +83,12 @@ def test_every_parameter_is_that_of_its_own_loader(model: Path, store: MotoServe
     assert {name: found == own for name, found in zip(LOADS, ours, strict=True)} == dict.fromkeys(LOADS, True)
 
 
+@pytest.mark.parametrize("multiprocessing", ["0", "1"], ids=["in this process", "in a process of its own"])
 @pytest.mark.parametrize("source", ["disk", "s3"])
-def test_the_engine_serves_the_tokens_of_its_own_loader_from_one_process(
-    model: Path, store: MotoServer, expected: Any, source: str
+def test_the_engine_serves_the_tokens_of_its_own_loader(
+    model: Path, store: MotoServer, expected: Any, source: str, multiprocessing: str
 ) -> None:
     path = URL if source == "s3" else str(model)
+    settings = {"VLLM_ENABLE_V1_MULTIPROCESSING": multiprocessing}
     assert len(expected) == 2
-    assert run(store.endpoint, "tokens", path, "runai_streamer", "{}", VLLM_ENABLE_V1_MULTIPROCESSING="0") == expected
+    assert run(store.endpoint, "tokens", path, "runai_streamer", "{}", **settings) == expected
