@@ -1,1 +1,1 @@
-"""Where bytes come from. Knows nothing of pipelines, slabs or torch."""
+"""Sources of bytes: files and object storage. Independent of pipelines, slabs and torch."""

@@ -1,9 +1,9 @@
 """A cap on the bytes per second of all reads of a load together.
 
-A read waits before it asks for bytes, in pieces of 50 ms of the cap. To slow down reads in flight would be too late:
-the store sends until the sockets' buffers are full, megabytes for each connection, and may hang up on a slow reader.
-So a capped read is several requests, or several reads of a file, one after the other. Every kind of source and every
-transport is capped alike.
+A read waits before it requests bytes, in pieces of 50 ms of the cap. Slowing down reads in flight would be too late:
+the store sends until the sockets' buffers are full, megabytes for each connection, and may disconnect a slow reader.
+So a capped read is several requests, or several reads of a file, one after the other. The cap applies to every kind of
+source and every transport in the same way.
 """
 
 import threading
@@ -20,13 +20,13 @@ BURST: Final = 0.05
 """Seconds of the cap that one piece may use at once, and that a pause may save for later."""
 
 _MIN_PIECE: Final = 256 << 10
-"""Bytes of the smallest piece: smaller requests cost too much. Below 5 MB/s, pieces last longer than `BURST`."""
+"""Bytes of the smallest piece, since smaller requests cost too much. Below 5 MB/s, pieces exceed `BURST`."""
 
 
 class Bandwidth:
-    """The line that all reads of a load wait in. Thread safe.
+    """The queue that all reads of a load wait in. Thread-safe.
 
-    In any `t` seconds it lets through the bytes of at most `t + BURST` seconds, and one piece.
+    In any `t` seconds it admits at most the bytes of `t + BURST` seconds, plus one piece.
 
     Args:
         rate: bytes per second.
@@ -36,14 +36,14 @@ class Bandwidth:
     def __init__(self, rate: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.rate = rate
         self.piece = round_down(max(int(rate * BURST), _MIN_PIECE), PAGE)
-        """Most bytes to `take` at once. Whole pages, so that aligned reads stay aligned."""
+        """The most bytes to `take` at once. Whole pages, so that aligned reads stay aligned."""
         self._clock = clock
         self._free = clock()
         self._changed = threading.Condition()
         self._stopped = False
 
     def reserve(self, count: int) -> float:
-        """Take the next place in line. Returns the seconds until these `count` bytes may be asked for."""
+        """Take the next place in the queue. Return the seconds until these `count` bytes may be requested."""
         with self._changed:
             now = self._clock()
             start = max(self._free, now - BURST)
@@ -51,31 +51,30 @@ class Bandwidth:
             return max(start - now, 0.0)
 
     def take(self, count: int, interrupted: Callable[[], bool]) -> bool:
-        """Wait until `count` bytes may be asked for. Returns False if `stop` or `interrupted` ended the wait."""
+        """Wait until `count` bytes may be requested. Return False if `stop` or `interrupted` ended the wait."""
         delay = self.reserve(count)
         with self._changed:
             return not self._changed.wait_for(lambda: self._stopped or interrupted(), delay)
 
     def wake(self) -> None:
-        """Make all waiters ask `interrupted` again."""
+        """Make all waiters check `interrupted` again."""
         with self._changed:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Let no more bytes through. Idempotent, from any thread."""
+        """Admit no more bytes. Idempotent. Any thread may call it."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
 
 
 class PacedSource(SourceWrapper):
-    """A source whose reads wait for their turn in the line; see `Source`.
+    """A source whose reads wait for the bandwidth cap; see `Source`.
 
     Args:
-        source: where the bytes come from; closed with this one.
-        bandwidth: the line.
-        ahead: bytes from the source's start that its opening has already brought. The first read pays for them, and no
-            other.
+        source: the inner source; closed with this one.
+        bandwidth: the cap.
+        ahead: bytes from the source's start that opening it has already read. Only the first read counts them.
     """
 
     def __init__(self, source: Source, bandwidth: Bandwidth, ahead: int = 0) -> None:
@@ -95,12 +94,12 @@ class PacedSource(SourceWrapper):
         raise AssertionError("a read has one piece at least")
 
     def open_file(self) -> OpenFile | None:
-        """The inner source's file, whose pieces are paid for."""
+        """Return the inner source's file, with pieces that wait for the cap."""
         file = self._source.open_file()
         return None if file is None else _PacedFile(file, self)
 
     def paid(self, offset: int, length: int) -> Iterator[ByteRange]:
-        """Cut the range into pieces, at least one. Each comes as soon as it may be asked for.
+        """Cut the range into pieces, at least one. Yield each as soon as it may be requested.
 
         Raises:
             InterruptedReadError: `interrupt` was called.
@@ -121,25 +120,25 @@ class PacedSource(SourceWrapper):
                 return
 
     def interrupt(self) -> None:
-        """Make reads raise `InterruptedReadError`; those that wait in line do so at once. From any thread."""
+        """Make reads raise `InterruptedReadError`; waiting ones do so at once. Any thread may call it."""
         self._interrupted = True
         self._bandwidth.wake()
         super().interrupt()
 
 
 class _PacedFile:
-    """An open file whose pieces wait for their turn in the line; see `OpenFile`."""
+    """An open file whose pieces wait for the cap; see `OpenFile`."""
 
     def __init__(self, file: OpenFile, source: PacedSource) -> None:
         self._file = file
         self._source = source
 
     def fileno(self) -> int:
-        """The inner file's."""
+        """Return the inner file's descriptor."""
         return self._file.fileno()
 
     def pieces(self, span: ByteRange) -> Iterable[ByteRange]:
-        """Pieces that are paid for."""
+        """Yield the pieces of the range, each as soon as the cap allows."""
         for piece in self._source.paid(span.start, span.size):
             yield from self._file.pieces(piece)
 

@@ -1,4 +1,4 @@
-"""What this process's control groups allow it: containers are bounded by them, not by the machine."""
+"""The limits of this process's control groups. In a container they apply, not the machine's."""
 
 import os
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ class Cgroup(NamedTuple):
 
     folder: Path
     unified: bool
-    """Of version 2 of the interface, whose files have other names."""
+    """Whether it is cgroup v2, whose files have other names."""
 
     def number(self, name: str) -> int | None:
-        """The number that one of its files holds; None where there is none, or no limit ("max")."""
+        """Return the number in one of its files; None if the file is missing or says "max"."""
         try:
             return int((self.folder / name).read_text())
         except (OSError, ValueError):
@@ -25,7 +25,7 @@ class Cgroup(NamedTuple):
 
 
 def cgroups(controller: str, proc: Path = _PROC, mounted: Path = _CGROUPS) -> Iterator[Cgroup]:
-    """This process's control group for a controller ("memory", "cpu"), and those above it, each with its own limits."""
+    """Yield this process's control group for a controller ("memory", "cpu"), and its ancestors. Each has its limits."""
     try:
         lines = (proc / "self" / "cgroup").read_text().splitlines()
     except OSError:
@@ -38,14 +38,14 @@ def cgroups(controller: str, proc: Path = _PROC, mounted: Path = _CGROUPS) -> It
             folder, unified = mounted / controller / name.lstrip("/"), False
         else:
             continue
-        # Inside a container the path may be the host's; the files of the container's own group are then at the top.
+        # In a container the path may be the host's. The files of the container's own group are then at the top.
         while folder.is_relative_to(mounted):
             yield Cgroup(folder, unified)
             folder = folder.parent
 
 
 def usable_cpus(proc: Path = _PROC, mounted: Path = _CGROUPS) -> int:
-    """CPUs that this process may keep busy: those that it may run on, or as many as its cgroups give it time for."""
+    """Return the number of CPUs that this process may use, by its affinity and its cgroups' CPU quotas."""
     cpus = len(os.sched_getaffinity(0))
     for group in cgroups("cpu", proc, mounted):
         quota = _quota(group)
@@ -55,11 +55,11 @@ def usable_cpus(proc: Path = _PROC, mounted: Path = _CGROUPS) -> int:
 
 
 def _quota(group: Cgroup) -> float | None:
-    """CPU seconds per second; None: no limit."""
+    """Return the quota in CPU seconds per second; None for no limit."""
     if group.unified:
         try:
             allowed, period = map(int, (group.folder / "cpu.max").read_text().split())
-        except (OSError, ValueError):  # "max" is no number
+        except (OSError, ValueError):  # "max" is not a number
             return None
         return allowed / period if period else None
     allowed_or_not, period_or_not = group.number("cpu.cfs_quota_us"), group.number("cpu.cfs_period_us")

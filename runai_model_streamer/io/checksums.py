@@ -1,8 +1,7 @@
 """The checksum of a whole object, computed from the ranges that are read, as they land.
 
-CRCs of ranges can be combined in any order. Hashes (MD5, SHA) cannot: each range waits for the one before it, and no
-object is read faster than one core hashes. On a 2-core Xeon, in GB/s: CRC64NVME 23, CRC32C 21, CRC32 2.0, SHA256 1.0,
-SHA1 0.9, MD5 0.5. None of them holds the GIL.
+CRCs of ranges can be combined in any order. Hashes (MD5, SHA) cannot: each range waits for the one before it, so one
+core's hashing bounds the speed of an object, at 0.5 to 1 GB/s (benchmarks/RUNS.md). None of them holds the GIL.
 """
 
 import hashlib
@@ -22,11 +21,11 @@ _CRC_BYTES: Final = {"CRC64NVME": 8, "CRC32C": 4, "CRC32": 4}
 _HASHES: Final = ("SHA256", "SHA1", "MD5")
 
 ALGORITHMS: Final = (*_CRC_BYTES, *_HASHES)
-"""Their names, the cheapest to compute first."""
+"""Names of the algorithms, the cheapest to compute first."""
 
 
 class Checksum(NamedTuple):
-    """The checksum that a store has of an object's bytes."""
+    """A store's checksum of an object's bytes."""
 
     algorithm: str
     """One of `ALGORITHMS`."""
@@ -34,7 +33,7 @@ class Checksum(NamedTuple):
 
 
 class Digest(Protocol):
-    """The checksum of `size` bytes that come in pieces. Thread safe; each byte has to be added once."""
+    """The checksum of `size` bytes that arrive in pieces. Thread-safe. Each byte has to be added once."""
 
     @property
     def in_order(self) -> bool:
@@ -42,7 +41,7 @@ class Digest(Protocol):
         ...
 
     def add(self, offset: int, piece: memoryview) -> bytes | None:
-        """Add a piece. Returns the checksum if it was the last missing piece.
+        """Add a piece. Return the checksum if it was the last missing piece.
 
         Raises:
             InterruptedReadError: `stop` was called while this waited for the pieces before it.
@@ -107,7 +106,7 @@ class CombinedDigest:
         start, end = offset, offset + len(piece)
         with self._lock:
             if start in self._runs or end in self._starts:
-                return None  # Read twice: a caller that wants the object verified does not do that.
+                return None  # Read twice, which callers that verify do not do.
             if start in self._starts:
                 before = self._starts.pop(start)
                 crc = self._combine(self._runs.pop(before)[1], crc, end - start)
@@ -164,11 +163,11 @@ class OrderedDigest:
 class VerifiedSource(SourceWrapper):
     """A source that compares its bytes with a checksum of the whole; see `Source`.
 
-    If they do not match, the read of the last missing byte fails. Other bytes are out by then. A loader that yields a
-    group of tensors after all reads for it and for earlier groups have returned never yields the object's last group
-    unless the whole object matched.
+    If they do not match, the read of the last missing byte fails. The caller has the other bytes by then. A loader that
+    yields a group after all reads for it and for earlier groups yields the object's last group only if the whole object
+    matched.
 
-    Every byte has to be read once. Call `skip_verification` where some will not be.
+    Every byte has to be read once. Call `skip_verification` if some will not be.
     """
 
     def __init__(self, source: Source, checksum: Checksum) -> None:
@@ -219,7 +218,7 @@ class VerifiedSource(SourceWrapper):
         super().skip_verification()
 
     def interrupt(self) -> None:
-        """Make reads in flight and to come raise `InterruptedReadError`. From any thread."""
+        """Make current and later reads raise `InterruptedReadError`. Any thread may call it."""
         super().interrupt()
         digest = self._digest
         if digest is not None:

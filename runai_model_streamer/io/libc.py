@@ -1,4 +1,4 @@
-"""The C library, for the few system calls that Python does not have, and the kernel's version."""
+"""The C library, for system calls that Python lacks, and the kernel's version."""
 
 import ctypes
 import functools
@@ -8,14 +8,14 @@ import re
 
 @functools.cache
 def libc() -> ctypes.PyDLL:
-    """The C library of this process; made once, since each `ctypes` library leaves something behind.
+    """Return the C library of this process. It is loaded once, since every `ctypes` library leaks a little.
 
-    `PyDLL` keeps the GIL: what is called here takes microseconds, less than giving it away and getting it back.
+    `PyDLL` keeps the GIL: these calls take microseconds, less than releasing and retaking it.
     """
     return ctypes.PyDLL(None, use_errno=True)
 
 
 def kernel_release() -> tuple[int, int]:
-    """The kernel's version and its minor one; zeros where they cannot be told."""
+    """Return the kernel's major and minor version; zeros if unknown."""
     found = re.match(r"(\d+)\.(\d+)", os.uname().release)
     return (int(found[1]), int(found[2])) if found else (0, 0)

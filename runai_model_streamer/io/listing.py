@@ -1,4 +1,4 @@
-"""What lies in a folder, or under a prefix of keys."""
+"""Entries of a folder or key prefix, and patterns that choose among them."""
 
 from collections.abc import Callable, Collection
 from fnmatch import fnmatchcase
@@ -16,19 +16,19 @@ class Entry(NamedTuple):
     path: str
     """Path or URL, as `Storage.open` takes it."""
     name: str
-    """From the folder that was listed on, with slashes: `tokenizer/vocab.json`."""
+    """Path below the listed folder, with slashes: `tokenizer/vocab.json`."""
     size: int
-    """Bytes."""
+    """Size in bytes."""
     modified_ns: int
-    """Nanoseconds since 1970. The same for the same content: of an object, the microseconds stand for its ETag."""
+    """Nanoseconds since 1970, the same for the same content. An object's microseconds come from its ETag."""
 
 
 Wanted = Callable[[str], bool]
-"""Whether an entry of this name belongs into a listing. The others are not looked at any further."""
+"""Returns whether an entry of this name belongs in a listing. Others are not examined further."""
 
 
 class Patterns(NamedTuple):
-    """Names chosen as by a shell, where `*` and `?` match slashes too and letters have their case.
+    """Shell-style patterns that choose names. `*` and `?` match slashes too, and case matters.
 
     A name is chosen if it matches one of `allow` (or that is None) and none of `ignore`.
     """
@@ -38,10 +38,10 @@ class Patterns(NamedTuple):
 
     @classmethod
     def of(cls, allow: Several[str] | None, ignore: Several[str] | None) -> "Patterns":
-        """From the arguments of a call, where None leaves everything as it is, and nothing is allowed by an empty list.
+        """Return the patterns for a call's arguments. None means no restriction; an empty `allow` chooses nothing.
 
         Raises:
-            ArgumentTypeError: not lists of str.
+            ArgumentTypeError: an argument is not a list of str.
         """
         return cls(
             None if allow is None else _checked("allow_pattern", allow),
@@ -49,9 +49,9 @@ class Patterns(NamedTuple):
         )
 
     def chooses(self, name: str, before: str = "") -> bool:
-        """Whether a file of this name, from the listed folder on, is wanted.
+        """Return whether the patterns choose a file of this name below the listed folder.
 
-        A pattern may match that name, or the whole one, with `before` in front of it: the original knows only those.
+        A pattern may match that name, or the full name with `before` in front. The original matches only full names.
         """
 
         def matches(pattern: str) -> bool:
@@ -61,7 +61,7 @@ class Patterns(NamedTuple):
 
 
 def _checked(argument: str, patterns: Collection[str]) -> tuple[str, ...]:
-    # Taken as a list, a str would be patterns of one letter each, and its `*` would match everything.
+    # A str would count as patterns of one letter each, and a `*` in it would match everything.
     if isinstance(patterns, str | bytes) or not isinstance(patterns, Collection):
         raise ArgumentTypeError(f'{argument} is a list of patterns, such as ["*.json"], not {patterns!r}')
     for pattern in patterns:

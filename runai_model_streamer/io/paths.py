@@ -1,4 +1,4 @@
-"""From a path or URL to the source behind it."""
+"""Checks paths and URLs, and tells files from objects."""
 
 import logging
 import os
@@ -18,36 +18,36 @@ _NOT_YET = {"gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
 
 
 class Several(Protocol[_T_co]):
-    """A list, tuple or set. For type checkers, a `str` is none: it would be a collection of its characters."""
+    """A list, tuple or set. Type checkers reject a `str`, which would be a collection of its characters."""
 
     def __contains__(self, value: object, /) -> bool:
-        """Where a str takes only a str."""
+        """Accept any object, while `str.__contains__` accepts only a str."""
         ...
 
     def __iter__(self) -> Iterator[_T_co]:
-        """One after the other."""
+        """Iterate over the items."""
         ...
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of items."""
         ...
 
 
 class Ordered(Several[_T_co], Protocol[_T_co]):
-    """A list or tuple, and no `str`."""
+    """A list or tuple, but not a `str`."""
 
     def __getitem__(self, index: int, /) -> _T_co:
-        """The one at this place."""
+        """Return the item at this index."""
         ...
 
 
 def as_path(path: str | os.PathLike[str]) -> str:
-    """`path` as text.
+    """Return `path` as text.
 
     Raises:
-        ArgumentTypeError: neither a str nor an os.PathLike of one.
-        ArgumentError: empty, or with characters that no path can have.
-        UnsupportedError: a URL of a kind of storage that is not supported.
+        ArgumentTypeError: it is neither a str nor an os.PathLike of one.
+        ArgumentError: it is empty, or has characters that a path cannot have.
+        UnsupportedError: it is a URL of unsupported storage.
     """
     text: object = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str):
@@ -77,15 +77,15 @@ def _is_encodable(text: str) -> bool:
 
 
 def as_unicode(text: str) -> str:
-    """`text`, which may have a path in it, as UTF-8 can have it: names of files may be no Unicode."""
+    """Return `text` with escapes for what UTF-8 cannot encode, since file names may not be valid Unicode."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def is_object(path: str) -> bool:
-    """Whether a path is an object's URL rather than a local file's."""
+    """Return whether a path is an object's URL rather than a local path."""
     return path.startswith("s3://")
 
 
 def kind_of(path: str) -> SourceKind:
-    """What kind of source `Storage.open` gives for a path."""
+    """Return the kind of source that `Storage.open` returns for a path."""
     return SourceKind.OBJECT if is_object(path) else SourceKind.FILE

@@ -1,14 +1,14 @@
-"""Text whose `repr` keeps a secret: error reporters print the variables of a traceback's frames."""
+"""Text whose `repr` hides secrets, since error reporters print the variables of a traceback's frames."""
 
 import re
 from typing import Final
 
 _USER: Final = re.compile(r"^([a-z0-9+.-]+://)?.*@", re.IGNORECASE | re.DOTALL)
-"""All that may be a user and a password before a host, also where a URL is malformed."""
+"""Everything that may be user and password before a host, even in a malformed URL."""
 
 
 class Secret(str):
-    """A key, token or password. `repr` shows nothing of it."""
+    """A key, token or password. `repr` hides it."""
 
     __slots__ = ()
 
@@ -17,7 +17,7 @@ class Secret(str):
 
 
 class Url(str):
-    """A URL that may have a user and a password in it. `repr` shows neither."""
+    """A URL that may contain user and password. `repr` hides them."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""The seam between storage and everything above it: what a source is, and what wraps one."""
+"""The interface between storage and everything above it: sources, and wrappers around them."""
 
 from collections.abc import Iterable
 from typing import Protocol
@@ -8,14 +8,14 @@ from runai_model_streamer.ranges import ByteRange
 
 
 class OpenFile(Protocol):
-    """An open local file, for reads by other means than `Source.read_into`. It belongs to its source."""
+    """An open local file, for reads other than `Source.read_into`. It belongs to its source."""
 
     def fileno(self) -> int:
-        """The descriptor; the source keeps it open until `Source.close`."""
+        """Return the descriptor. The source keeps it open until `Source.close`."""
         ...
 
     def pieces(self, span: ByteRange) -> Iterable[ByteRange]:
-        """Cut the range into the pieces to read it in, at least one. Each comes as soon as it may be read.
+        """Cut the range into pieces to read, at least one. Yield each as soon as it may be read.
 
         Raises:
             InterruptedReadError: the source was interrupted.
@@ -34,10 +34,10 @@ class OpenFile(Protocol):
 class Source(Protocol):
     """One file or object whose bytes can be read from many threads at once.
 
-    A source is opened by the function or class that makes it, so that a missing file is an error there and
-    `size` is known. It raises only errors of `runai_model_streamer.errors`, each naming `path`.
+    Creating a source opens it, so that a missing file is an error there and `size` is known. All its errors are of
+    `runai_model_streamer.errors`, and name `path`.
 
-    Callers ask a source for what they need to know. They never ask what class it has: it may be wrapped.
+    Callers ask a source for what they need to know. They never check its class, since it may be wrapped.
     """
 
     @property
@@ -57,27 +57,27 @@ class Source(Protocol):
 
     @property
     def alignment(self) -> int:
-        """Reads that start and end on multiples of this, into memory aligned alike, are the fastest.
+        """Reads that start and end on multiples of this, into memory aligned to it, are the fastest.
 
-        1 where it does not matter. The end of the file is always a good end.
+        1 if it does not matter. A read may always end at the end of the file.
         """
         ...
 
     @property
     def streams(self) -> int | None:
-        """Reads at once to begin with while reads wait for storage; more are tried later. None: all allowed ones."""
+        """Reads in flight at first, while they wait for storage; more are tried later. None: as many as allowed."""
         ...
 
     @property
     def version(self) -> str | None:
-        """What changes when the bytes do: an object's ETag, a file's time of modification. None: not known."""
+        """A value that changes with the bytes: an object's ETag, a file's modification time. None if unknown."""
         ...
 
     @property
     def verified_by(self) -> str | None:
         """The algorithm of the checksum that the bytes are compared with; None: they are not verified.
 
-        A source that verifies wants each byte to be read once.
+        A source that verifies needs each byte to be read once.
         """
         ...
 
@@ -90,34 +90,36 @@ class Source(Protocol):
         ...
 
     def skip_verification(self) -> None:
-        """Stop to verify: not every byte will be read once. Idempotent; nothing happens where nothing is verified."""
+        """Stop verifying, since not every byte will be read once. Idempotent. No effect if nothing is verified."""
         ...
 
     def open_file(self) -> OpenFile | None:
-        """The local file behind this source, where reads may go past the source; None where they may not."""
+        """Return the local file behind this source; None if reads have to go through the source."""
         ...
 
     def origin(self, offset: int, length: int) -> Origin:
-        """Where a read of the range would come from now. It takes microseconds and reads nothing."""
+        """Return where a read of the range would come from now. This takes microseconds and reads nothing."""
         ...
 
     def read_into(self, offset: int, buffer: memoryview) -> Origin:
         """Fill all of `buffer` with the bytes from `offset` on.
 
-        `buffer` is writable, of single bytes, and belongs to the caller: nothing of it is kept after the call.
-        May be called from many threads. When it raises, the buffer's content is undefined.
-        Returns where the bytes came from.
+        `buffer` is writable, of single bytes, and belongs to the caller: no reference is kept after the call. Many
+        threads may call it. If it raises, the buffer's content is undefined.
+
+        Returns:
+            Where the bytes came from.
 
         Raises:
             TruncatedError: the source ended first.
             SourceChangedError: the source was written to since it was opened.
             InterruptedReadError: `interrupt` was called.
-            ReadError: anything else that went wrong.
+            ReadError: any other failure.
         """
         ...
 
     def interrupt(self) -> None:
-        """Make reads in flight, and those to come, end soon. From any thread, and as often as you like.
+        """Make current and later reads end soon. Idempotent. Any thread may call it.
 
         A source that cannot cut a read short (a local file) does nothing.
         """
@@ -129,9 +131,9 @@ class Source(Protocol):
 
 
 class SourceWrapper:
-    """A source in front of another one; see `Source`. It passes on everything but reads, which a subclass adds.
+    """A source around another one; see `Source`. It passes on everything except reads, which a subclass adds.
 
-    Wrappers go around each other in any order.
+    Wrappers can be stacked in any order.
 
     Args:
         source: the inner source; closed with this one.
@@ -145,20 +147,20 @@ class SourceWrapper:
 
     @property
     def verified_by(self) -> str | None:
-        """What the inner source says."""
+        """The inner source's value."""
         return self._source.verified_by
 
     @property
     def in_order(self) -> bool:
-        """What the inner source says."""
+        """The inner source's value."""
         return self._source.in_order
 
     def skip_verification(self) -> None:
-        """Tell the inner source."""
+        """Stop verifying in the inner source."""
         self._source.skip_verification()
 
     def open_file(self) -> OpenFile | None:
-        """None: reads have to come through this source, unless a subclass can do without."""
+        """Return None: reads have to go through this source. A subclass may allow them."""
         return None
 
     def origin(self, offset: int, length: int) -> Origin:

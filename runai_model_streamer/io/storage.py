@@ -1,4 +1,4 @@
-"""Opens and lists what one load reads, in any kind of storage."""
+"""Opens and lists one load's files and objects, in any kind of storage."""
 
 import logging
 from collections.abc import Iterator
@@ -27,9 +27,9 @@ class Storage:
     """Opens the sources of one load. They share one client for object storage.
 
     Args:
-        shared: other processes of this node load the same files.
-        few_bytes: objects are listed, and little is read of them. Then boto3 moves the bytes, unless the setting names
-            another transport: libcurl's needs numba, whose import takes 1.5 s of CPU time.
+        shared: whether other processes of this node load the same files.
+        few_bytes: whether objects are listed, and little of them is read. Then boto3 reads them, unless the setting
+            names another transport: libcurl's needs numba, whose import takes 1.5 s of CPU time.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Storage:
     ) -> None:
         self._config = config
         self._shared = shared
-        # A copy: the caller may change the object for another call, while this load still renews its credentials.
+        # A copy: the caller may change the object for another call while this load still renews its credentials.
         self._credentials = copy(credentials)
         s3 = config.s3
         if few_bytes and s3.transport is S3Transport.AUTO:
@@ -47,7 +47,7 @@ class Storage:
 
     @contextmanager
     def for_many_bytes(self) -> Iterator["Storage"]:
-        """The same storage, by the transport for many bytes: connections of its own, which end with the context."""
+        """Yield the same storage with the transport for many bytes. Its connections end with the context."""
         storage = Storage(self._config, self._credentials, shared=self._shared)
         try:
             yield storage
@@ -58,11 +58,11 @@ class Storage:
         """Open the source behind a path.
 
         With `verify`, an object's bytes are compared with the store's checksum, which takes one more request. An object
-        without a checksum is read without.
+        without a checksum is read unverified, with a warning.
 
         Raises:
-            ReadError: it does not exist, or may not be read.
-            MissingDependencyError: a library that reads or verifies it is not installed.
+            ReadError: it does not exist or is not readable.
+            MissingDependencyError: a library needed to read or verify it is not installed.
         """
         if not is_object(path):
             return self._paced(FileSource(path, self._config.direct_io, shared=self._shared), 0)
@@ -91,14 +91,14 @@ class Storage:
 
         Raises:
             NotFoundError: the folder or bucket does not exist, or no key has the prefix.
-            ReadError: it may not be read, or is not a folder.
+            ReadError: it is not readable, or not a folder.
         """
         if is_object(path):
             return list_objects(self._store, path, wanted, recursive=recursive)
         return list_folder(path, wanted, recursive=recursive)
 
     def open_known(self, path: str, size: int, version: str | None) -> Source:
-        """Like `open`, without a request for an object: another process has found its size and version.
+        """Open a path like `open`, without a request for an object: another process knows its size and version.
 
         A read of an object that has changed since then fails.
         """
@@ -111,22 +111,22 @@ class Storage:
 
     @property
     def transport(self) -> str | None:
-        """What moves the bytes of objects; None if no object was read."""
+        """The library that reads objects; None if no object was read."""
         return self._store.transport
 
     @property
     def setup_seconds(self) -> float:
-        """Seconds that went into a client of object storage: imports, compiling, credentials."""
+        """Seconds spent on creating a client of object storage: imports, compilation, credentials."""
         return self._store.setup_seconds
 
     def interrupt(self) -> None:
-        """Make requests in flight, and those to come, end soon. From any thread, as often as you like."""
+        """Make current and later requests end soon. Idempotent. Any thread may call it."""
         if self._bandwidth is not None:
             self._bandwidth.stop()
         self._store.interrupt()
 
     def reader_left(self, error: BaseException | None) -> None:
-        """Note that a reader thread ends before all is read: for an error, or because the load has ended."""
+        """Note that a reader thread ends early, because of an error or because the load has ended."""
 
     def close(self) -> None:
         """Close the connections. Idempotent."""

@@ -1,1 +1,1 @@
-"""Local files: read past the page cache, through it, or straight into GPU memory."""
+"""Local files, read past the page cache, through it, or straight into GPU memory."""

@@ -1,4 +1,4 @@
-"""What the kernel says of the block device under a file: how many readers it takes to keep it busy."""
+"""The block device under a file, as the kernel describes it, and the number of readers that keep it busy."""
 
 import os
 from functools import cache
@@ -6,11 +6,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 STREAMS: Final = 4
-"""Readers to begin with for each disk. With a read of 8 MiB each, a local disk is as fast as with 16 of 1 MiB.
-
-Cold 4 GB, raw direct reads, medians of 8 turns on a busy machine: 4 threads 1.28 GB/s and 0.041 CPU seconds per GB,
-8 threads 1.22 and 0.053, 16 threads that ask for 1 MiB 1.13 and 0.109, 4 threads that ask for 1 MiB 0.95.
-"""
+"""Readers to begin with for each disk. With reads of 8 MiB, four are as fast as 16 with 1 MiB (benchmarks/RUNS.md)."""
 
 _SYS: Final = Path("/sys")
 _MOUNTS: Final = Path("/proc/self/mountinfo")
@@ -21,9 +17,9 @@ class Device(NamedTuple):
 
     name: str
     members: int
-    """Disks that answer at once."""
+    """Number of disks that work in parallel."""
     seeks: bool
-    """Whether they are hard disks, whose heads have to move between two reads."""
+    """Whether they are hard disks, whose heads have to move between reads."""
 
     @property
     def streams(self) -> int:
@@ -36,10 +32,10 @@ UNKNOWN: Final = Device("unknown", 1, seeks=False)
 
 @cache
 def device_of(number: int, sys: Path = _SYS, mounts: Path = _MOUNTS) -> Device:
-    """The device with this number, as in `os.stat_result.st_dev`; `UNKNOWN` where the kernel does not tell.
+    """Return the device with this number (`os.stat_result.st_dev`); `UNKNOWN` if the kernel does not describe it.
 
     Args:
-        number: of the device, or of a btrfs, which has a number of its own.
+        number: of the device, or of a btrfs, which has its own number.
         sys: where sysfs is mounted.
         mounts: the table of mounts.
     """
@@ -55,7 +51,7 @@ def device_of(number: int, sys: Path = _SYS, mounts: Path = _MOUNTS) -> Device:
 
 
 def _mounted(number: str, mounts: Path) -> tuple[int, int]:
-    """The numbers of the block device that is mounted with this one."""
+    """Return the numbers of the block device that is mounted under this number."""
     for line in mounts.read_text().splitlines():
         fields = line.split()
         if fields[2] == number:
@@ -65,28 +61,28 @@ def _mounted(number: str, mounts: Path) -> tuple[int, int]:
 
 
 def _whole(folder: Path) -> Path:
-    """The disk that a partition is part of."""
+    """Return the disk of a partition, or the disk itself."""
     return folder.parent if (folder / "partition").exists() else folder
 
 
 def _members(folder: Path) -> list[Path]:
-    """The disks under a device: itself, unless it is put together from others (md, LVM)."""
+    """Return the disks under a device that combines several (md, LVM), or else the device itself."""
     slaves = folder / "slaves"
     below = sorted(slaves.iterdir()) if slaves.is_dir() else []
     return [member for each in below for member in _members(_whole(each.resolve()))] or [folder]
 
 
 def _width(disk: Path) -> int:
-    """Disks behind one that is an array of its own: so many pieces make its stripe."""
+    """Return the number of disks behind a hardware array: the pieces of its stripe. 1 for a plain disk."""
     minimum, optimal = (int((disk / "queue" / name).read_text()) for name in ("minimum_io_size", "optimal_io_size"))
-    # Else the optimal size is just what the disk likes to be asked for.
+    # Otherwise the optimal size is only a preference of the disk.
     return optimal // minimum if minimum >= _STRIPE and optimal % minimum == 0 and optimal > minimum else 1
 
 
 _STRIPE: Final = 16 << 10
-"""Bytes of the smallest piece of a stripe; a disk's own block is smaller."""
+"""Bytes of the smallest piece of a stripe. A disk's own block is smaller."""
 
 
 def _seeks(disk: Path) -> bool:
-    # A virtual machine's disk says that it rotates, whatever is behind it.
+    # A virtual machine's disk claims to rotate, whatever is behind it.
     return not disk.name.startswith(("vd", "xvd")) and (disk / "queue" / "rotational").read_text().strip() == "1"

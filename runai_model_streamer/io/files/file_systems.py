@@ -1,4 +1,4 @@
-"""What is known about the kinds of file system that checkpoints live on."""
+"""Properties of the file systems that hold checkpoints."""
 
 import ctypes
 from typing import Final
@@ -26,21 +26,21 @@ _NAMES: Final = {
 }
 
 DIRECT: Final = frozenset({"ext4", "xfs", "btrfs", "f2fs"})
-"""Where `auto` reads what is not cached past the page cache.
+"""File systems on which `auto` reads uncached ranges past the page cache.
 
-These keep their data on local disks, answer cachestat and mincore truthfully, and honour O_DIRECT. Everywhere else
-`auto` reads through the page cache: tmpfs and ramfs are memory already; overlayfs reports its own, empty, cache
-instead of the one underneath; network, parallel and FUSE file systems have readahead and caches of their own, often
-shared with other nodes, which O_DIRECT would switch off; ZFS caches outside the page cache.
+They keep their data on local disks, answer cachestat and mincore correctly, and honour O_DIRECT. On all others `auto`
+reads through the page cache. tmpfs and ramfs are memory already. overlayfs reports its own, empty cache instead of the
+one below. Network, parallel and FUSE file systems have their own readahead and caches, often shared with other nodes,
+and O_DIRECT would disable them. ZFS caches outside the page cache.
 """
 
 IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
-"""Where every read is a copy from memory."""
+"""File systems on which every read is a copy from memory."""
 
 
 def name(fd: int) -> str:
-    """The kind of file system that the open file `fd` is on; "unknown" when not in our table."""
-    # struct statfs begins with f_type, a C long, on every architecture with a 64-bit Linux; 256 bytes hold it all.
+    """Return the name of the open file's file system; "unknown" if it is not in the table."""
+    # On 64-bit Linux, struct statfs begins with f_type, a C long. 256 bytes hold the whole struct.
     answer = (ctypes.c_long * 32)()
     if libc().fstatfs(fd, ctypes.byref(answer)):
         return "unknown"

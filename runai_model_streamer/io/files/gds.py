@@ -1,18 +1,17 @@
-"""Local files read by kvikio straight into device memory, where GPUDirect Storage can.
+"""Local files that kvikio reads straight into device memory, by GPUDirect Storage.
 
-What says that it can, in the order asked; the first "no" is the reason given:
+These checks decide whether that is possible, in this order. The first "no" is the reason given:
 
 1. kvikio's own mode (`KVIKIO_COMPAT_MODE`, and what kvikio infers: libcufile found, /run/udev readable, not WSL).
 2. `is_gds_available` of cuFile's driver: the kernel module nvidia-fs is loaded.
-3. The file's mount. cuFile is asked to register the open file; with `allow_compat_mode` in its cufile.json, the
-   default, it accepts any and copies through host memory itself, so that the kind of file system is looked at too.
+3. The file's mount. cuFile has to register the open file. With `allow_compat_mode` in its cufile.json, the default,
+   it accepts any file and copies through host memory itself, so the file system is checked too.
 
-No setting of kvikio or cuFile is changed, not even for a while: kvikio's are the whole process's. Reads go through
-`CuFile.raw_read`, which runs in the calling thread, without the GIL, and knows neither kvikio's thread pool (one
-thread by default) nor its task size and threshold. The compatibility mode stays as it is: OFF without a driver would
-spin for ever.
+The settings of kvikio and cuFile stay unchanged, since they apply to the whole process. Reads use `CuFile.raw_read`,
+which runs in the calling thread without the GIL, and uses neither kvikio's thread pool (one thread by default) nor its
+task size and threshold. The compatibility mode stays as it is: OFF without a driver would spin forever.
 
-kvikio and cuda-bindings are imported when a file is opened, not before.
+kvikio and cuda-bindings are imported when a file is opened, not earlier.
 """
 
 import importlib.util
@@ -34,23 +33,22 @@ _log = logging.getLogger(__name__)
 _INSTALL: Final = f"{install_command('cuda13')} (or [cuda12])"
 
 _FILE_SYSTEMS: Final = frozenset({"ext4", "xfs", "nfs", "lustre", "gpfs", "beegfs", "unknown"})
-"""Where NVIDIA documents GPUDirect Storage; "unknown" to us is, among others, WekaFS: there cuFile's word counts."""
+"""File systems for which NVIDIA documents GPUDirect Storage. "unknown" includes WekaFS, where cuFile decides."""
 
 
 class GdsFile:
     """An open local file whose ranges kvikio reads into device memory.
 
-    Opened whether or not GPUDirect can be used (`open_gds` decides that): without it, kvikio copies through a pinned
-    buffer of its own, and the bytes are the same.
+    It works with and without GPUDirect (`open_gds` decides whether to use it). Without it, kvikio copies the same bytes
+    through its own pinned buffer.
 
     Args:
-        source: has to stay open until this is closed. Its `open_file` is read, which is the same file even if the path
-            is replaced meanwhile.
+        source: has to stay open until this is closed. Its `open_file` is read, so a replaced path does not matter.
 
     Raises:
         MissingDependencyError: kvikio is not installed.
         ReadError: kvikio cannot open the file.
-        GdsUnavailableError: no file lies behind the source.
+        GdsUnavailableError: the source has no file.
     """
 
     def __init__(self, source: Source) -> None:
@@ -75,20 +73,19 @@ class GdsFile:
     def read_into_device(self, offset: int, pointer: int, length: int) -> None:
         """Fill `length` bytes of device memory at `pointer` with the file's bytes from `offset` on.
 
-        Neither needs an alignment; reads that start and end on multiples of 4096 bytes are the fastest. Returns when
-        the bytes are in device memory, for every stream that is told of it afterwards. May be called from many
-        threads, in each of which the device's context is current (`cuda.core.Device.set_current`).
+        No alignment is required; reads that start and end on multiples of 4096 bytes are the fastest. The call returns
+        when the bytes are in device memory, visible to all work queued afterwards. Many threads may call it. The
+        device's context has to be current in each (`cuda.core.Device.set_current`).
 
-        GPUDirect knows nothing of streams: neither does a read wait for what is pending on this memory, nor do
-        streams wait for the read. Before the first read into a fresh allocation the caller waits, on the host, for
-        what was pending on its memory; it frees or hands on the memory only after this call has returned. The memory
-        is the caller's, and nothing of it is kept.
+        GPUDirect ignores streams: a read does not wait for work pending on this memory, and streams do not wait for the
+        read. Before the first read into a fresh allocation, the caller waits on the host for that work. It frees or
+        passes on the memory only after this call has returned. The memory is the caller's; no reference is kept.
 
         Raises:
             TruncatedError: the file ends first.
             SourceChangedError: the file was written to since it was opened.
-            InterruptedReadError: the load ended while this waited in the line of a capped bandwidth.
-            ReadError: kvikio or cuFile failed; what they said is in the message.
+            InterruptedReadError: the load ended while this waited for the bandwidth limit.
+            ReadError: kvikio or cuFile failed; the message has their reason.
         """
         for piece in self._opened.pieces(ByteRange(offset, offset + length)):
             self._read(piece, pointer + piece.start - offset)
@@ -100,7 +97,7 @@ class GdsFile:
         landed, failure = 0, None
         try:
             while landed < length:
-                # A count below what was asked for is no error to cuFile.
+                # cuFile may read less than requested, without an error.
                 target = _DeviceBytes(pointer + landed, length - landed)
                 count = self._file.raw_read(target, length - landed, offset + landed)
                 if not count:
@@ -125,26 +122,25 @@ class GdsFile:
         """Do nothing: a read of a local file cannot be cut short."""
 
     def close(self) -> None:
-        """Give the file back to cuFile and kvikio; `source` stays open. No read may be in flight. Idempotent."""
+        """Release the file in cuFile and kvikio. `source` stays open. No read may be in flight. Idempotent."""
         file, self._file = self._file, None
         if file is not None:
             file.close()
 
 
 def open_gds(source: Source, mode: GdsMode, *, shared: bool = False) -> GdsFile | None:
-    """The file for reads by GPUDirect, or None where it is not to be used: then read into pinned memory and copy.
+    """Return the file for reads by GPUDirect, or None to read into pinned memory and copy.
 
-    Why not is a DEBUG line of the log.
+    The reason for None is a DEBUG line of the log.
 
     Args:
-        source: what is streamed.
-        mode: `NEVER` is None, without a look; `AUTO` is None unless GPUDirect can be used and pays: not for a file
-            that is in memory already (more than half of it in the page cache), nor for one of which other processes
-            of this node read the same bytes.
-        shared: other processes of this node load the same file, and the page cache would serve them all.
+        source: the source to read.
+        mode: `NEVER` gives None without a check. `AUTO` gives None unless GPUDirect is available and faster. It is not
+            faster if more than half of the file is in the page cache, or if `shared`.
+        shared: whether other processes of this node load the same file; the page cache would serve them all.
 
     Raises:
-        GdsUnavailableError: `ALWAYS`, and it cannot be used.
+        GdsUnavailableError: the mode is `ALWAYS`, and GPUDirect is unavailable.
         ReadError: kvikio cannot open the file.
     """
     if mode is GdsMode.NEVER:
@@ -171,7 +167,7 @@ def open_gds(source: Source, mode: GdsMode, *, shared: bool = False) -> GdsFile 
 
 
 def no_driver() -> str | None:
-    """Why no file of this machine can be read by GPUDirect; None if it may."""
+    """Return why GPUDirect is unavailable on this machine; None if it is available."""
     if not _installed("kvikio"):
         return f"kvikio is not installed: {_INSTALL}"
     try:
@@ -192,14 +188,14 @@ def no_driver() -> str | None:
 
 
 def _no_file(source: Source) -> str:
-    """Why there is no file to read past the source."""
+    """Return why the source has no file to read directly."""
     if source.kind is SourceKind.OBJECT:
         return "it is an object, and GPUDirect reads local files only"
     return "its bytes have to pass through host memory"
 
 
 def _no_mount(file: OpenFile) -> str | None:
-    """Why this file cannot be read by GPUDirect on a machine that can; None if it can."""
+    """Return why GPUDirect cannot read this file, on a machine that has GPUDirect; None if it can."""
     file_system = file_systems.name(file.fileno())
     if file_system not in _FILE_SYSTEMS:
         return f"it is on {file_system}, which GPUDirect does not read"
@@ -224,7 +220,7 @@ def _no_mount(file: OpenFile) -> str | None:
 
 
 def _no_gain(file: OpenFile, size: int, shared: bool) -> str | None:
-    """Why another way is faster for this file; None if none is known to be."""
+    """Return why reads through host memory are faster for this file; None if they are not."""
     if shared:
         return "other processes of this node load the same file, which the page cache reads once for all"
     fd = file.fileno()
@@ -243,7 +239,7 @@ def _by_descriptor(file: OpenFile) -> str:
 
 
 class _DeviceBytes:
-    """Device memory as kvikio takes it: by the CUDA array interface."""
+    """Device memory with the CUDA array interface, which kvikio accepts."""
 
     __slots__ = ("__cuda_array_interface__",)
 

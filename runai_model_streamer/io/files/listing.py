@@ -1,4 +1,4 @@
-"""What a local folder holds."""
+"""Lists local folders."""
 
 import errno
 import os
@@ -15,11 +15,11 @@ from runai_model_streamer.io.listing import Entry, Wanted
 
 
 def list_folder(path: str, wanted: Wanted, *, recursive: bool) -> list[Entry]:
-    """The files in a local folder, sorted by name; links are followed.
+    """Return the files in a local folder, sorted by name. Links are followed.
 
     Raises:
-        NotFoundError: there is no such folder, or a wanted file is a symbolic link to nothing.
-        NotDirectoryError: it is a file.
+        NotFoundError: the folder does not exist, or a wanted file is a dangling symbolic link.
+        NotDirectoryError: the path is a file.
         AccessDeniedError, ReadError: a folder cannot be read.
     """
     return sorted(_walk(path, "", wanted, recursive, ()), key=lambda entry: entry.name)
@@ -40,7 +40,7 @@ def _walk(
             raise
         raise _translated(error, folder) from error
     for child in children:
-        # Joined by hand: what the user wrote, with one slash behind it.
+        # Join the name to the path as the user wrote it.
         path, name = os.path.join(folder, child.name), prefix + child.name
         if child.is_dir():
             if recursive:
@@ -54,7 +54,7 @@ def _walk(
 
 
 def dangling(path: str) -> NotFoundError | None:
-    """If a path leads nowhere since it is a symbolic link to what is not there, or goes over one: the error for it."""
+    """Return the error for a path that is, or contains, a dangling symbolic link; else None."""
     part = path
     while part and not os.path.lexists(part):
         part = os.path.dirname(part)

@@ -1,4 +1,4 @@
-"""Which bytes of a local file are in the page cache, asked without starting readahead."""
+"""Finds which bytes of a local file are in the page cache, without starting readahead."""
 
 import ctypes
 import errno
@@ -31,9 +31,9 @@ class _Counts(ctypes.Structure):
 class PageCache:
     """Asks the kernel about one open file.
 
-    cachestat(2) where there is one (1.6 microseconds for 2 MiB, measured), else mincore(2) over a mapping of the
-    file that is never touched. Both answer only to who owns the file or may write it; for anybody else the answer
-    is None. On overlayfs cachestat counts an empty cache of its own: do not ask there (`file_systems.DIRECT`).
+    It uses cachestat(2) if available (1.6 microseconds for 2 MiB), else mincore(2) over a mapping of the file that is
+    never touched. Both answer only to a user who owns the file or may write it; for others the answer is None. On
+    overlayfs cachestat counts an empty cache of its own, so do not ask there (`file_systems.DIRECT`).
     """
 
     def __init__(self, fd: int, status: os.stat_result) -> None:
@@ -44,7 +44,7 @@ class PageCache:
         try:
             self._cachestat(0, 1)
         except OSError as error:
-            # EPERM is cachestat's own answer to a stranger, and that of older container runtimes' filters to anybody.
+            # cachestat gives EPERM to users who may not ask; filters of older container runtimes give it to everyone.
             self._answers = error.errno in (errno.ENOSYS, errno.EPERM) and self._map_for_mincore(status)
 
     @property
@@ -55,7 +55,7 @@ class PageCache:
         return "cachestat" if self._mapping is None else "mincore"
 
     def cached_bytes(self, offset: int, length: int) -> int | None:
-        """Bytes of the range, in whole pages, that are in the page cache; None when the kernel does not say."""
+        """Return the bytes of the range in the page cache, in whole pages; None if the kernel does not report them."""
         if not self._answers:
             return None
         try:
@@ -74,11 +74,11 @@ class PageCache:
         return int(counts.cached) * mmap.PAGESIZE
 
     def _map_for_mincore(self, status: os.stat_result) -> bool:
-        # mincore lies to a stranger: to one it calls everything cached.
+        # To users who may not ask, mincore reports everything as cached.
         if not _may_ask(self._fd, status):
             return False
         try:
-            # Not writable, which would count the whole file as memory promised: refused for one larger than that.
+            # Read-only: a writable mapping counts as committed memory, and fails if the file is larger than that.
             self._mapping = mmap.mmap(self._fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
         except (OSError, ValueError):
             return False
@@ -87,7 +87,7 @@ class PageCache:
 
     def _mincore(self, mapping: mmap.mmap, offset: int, length: int) -> int:
         start = round_down(offset, mmap.PAGESIZE)
-        # What lies behind the mapping is memory of somebody else's.
+        # Pages beyond the mapping are other memory.
         pages = -(-(min(offset + length, len(mapping)) - start) // mmap.PAGESIZE)
         if pages <= 0:
             return 0
@@ -101,5 +101,5 @@ class PageCache:
 
 
 def _may_ask(fd: int, status: os.stat_result) -> bool:
-    # The kernel's own test: inode_owner_or_capable(), or permission to write.
+    # The same test as the kernel's: inode_owner_or_capable(), or permission to write.
     return os.geteuid() == status.st_uid or os.access(f"/proc/self/fd/{fd}", os.W_OK, effective_ids=True)

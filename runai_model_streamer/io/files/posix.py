@@ -1,4 +1,4 @@
-"""Local files: copied from the page cache where they are in it, read past it where they are not."""
+"""Local files. Cached ranges are copied from the page cache; others are read past it."""
 
 import contextlib
 import errno
@@ -19,29 +19,29 @@ from runai_model_streamer.ranges import PAGE, ByteRange, round_down
 _log = logging.getLogger(__name__)
 
 PIECE: Final = 1 << 20
-"""In a range that is cached in part, it is decided for so many bytes at once whether they are."""
+"""Granularity, in bytes, of the check for cached bytes in a partly cached range."""
 
 _REFUSED: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
-"""What direct reads fail with that are not possible here: on some network mounts only when they are tried."""
+"""Errors of direct reads that the file system does not support. Some network mounts fail only on the first read."""
 
 
 class _Run(NamedTuple):
-    """Part of a range that is read in one way."""
+    """Part of a range that is read through one descriptor."""
 
     fd: int
     start: int
-    """First byte, counted from the range's."""
+    """First byte, relative to the range."""
     end: int
 
 
 class _Stamp(NamedTuple):
-    """What tells whether a file was written to."""
+    """Attributes that change when a file is written."""
 
     size: int
     modified: int
-    """Nanoseconds; anyone who writes may set it back."""
+    """Modification time in nanoseconds. A writer may set it back."""
     changed: int
-    """Nanoseconds; set by the kernel with every change of the contents or the attributes."""
+    """Change time in nanoseconds. The kernel sets it with every change of contents or attributes."""
     links: int
 
 
@@ -50,10 +50,10 @@ class FileSource:
 
     Args:
         path: the file, as the user wrote it.
-        direct: whether reads go past the page cache. `AUTO` does so for ranges that are not in it, on file systems
-            known to do both well (`file_systems.DIRECT`), when this process is the only one to load the file.
-        shared: other processes of this node load the same file; `AUTO` then reads through the page cache, so that
-            the disk is read once for all of them.
+        direct: whether reads go past the page cache. `AUTO` reads uncached ranges past it, on file systems that support
+            this well (`file_systems.DIRECT`), unless `shared`.
+        shared: whether other processes of this node load the same file. `AUTO` then reads through the page cache, so
+            that the disk is read once for all of them.
 
     Raises:
         NotFoundError, IsDirectoryError, AccessDeniedError, ReadError: the file cannot be opened for reading.
@@ -68,7 +68,7 @@ class FileSource:
         self.path = path
         self._fd = self._direct_fd = -1
         try:
-            # O_NONBLOCK: opening a named pipe by mistake must not wait for a writer; regular files ignore it.
+            # O_NONBLOCK: opening a named pipe must not wait for a writer. Regular files ignore it.
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             status = os.fstat(self._fd)
         except OSError as error:
@@ -104,7 +104,7 @@ class FileSource:
                 _log.debug("%s: the kernel does not say what is cached; reading through the page cache", self.path)
                 return
         try:
-            # By descriptor, so that it is the same file even if the path has been replaced meanwhile.
+            # By descriptor, so that it is the same file even if the path has been replaced.
             self._direct_fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
         except OSError as error:
             self._no_direct(error)
@@ -114,7 +114,7 @@ class FileSource:
         _log.debug("%s: no direct reads on %s (%s); reading buffered", self.path, self._file_system, reason)
 
     def origin(self, offset: int, length: int) -> Origin:
-        """Where a read of the range would come from now; see `Source.origin`."""
+        """Return where a read of the range would come from now; see `Source.origin`."""
         return self._origin(offset, length, self._cached_bytes(offset, length))
 
     def read_into(self, offset: int, buffer: memoryview) -> Origin:
@@ -140,7 +140,7 @@ class FileSource:
             except OSError as error:
                 if error.errno not in _REFUSED:
                     raise
-                # Or this memory is not aligned. The descriptor stays open: others may be reading from it.
+                # The memory may also be unaligned. The descriptor stays open, since other threads may read from it.
                 self._direct_refused = True
                 self._no_direct(error)
             else:
@@ -150,9 +150,9 @@ class FileSource:
         return origin
 
     def _runs(self, offset: int, length: int, cached: int) -> list[_Run]:
-        """How to read a range that begins on a page and of which so many bytes are cached.
+        """Return how to read a range that begins on a page and has `cached` bytes in the page cache.
 
-        A run is one call, however long: the kernel asks the disk for all of it at once, and the GIL is taken once.
+        A run is one call, however long: the kernel requests all of it at once, and the GIL is taken once.
         """
         direct, fd = self._direct_fd, self._fd
         whole = round_down(length, PAGE)
@@ -172,19 +172,19 @@ class FileSource:
         """Do nothing: a file has no checksum."""
 
     def open_file(self) -> Self:
-        """This file, for reads by other means (`io.files.gds`); see `OpenFile`."""
+        """Return this file, for direct use of its descriptor (`io.files.gds`); see `OpenFile`."""
         return self
 
     def fileno(self) -> int:
-        """The descriptor, which stays this source's."""
+        """Return the descriptor, which this source still owns."""
         return self._fd
 
     def pieces(self, span: ByteRange) -> tuple[ByteRange]:
-        """The range, whole and at once."""
+        """Return the range as one piece."""
         return (span,)
 
     def require_unchanged(self, span: ByteRange) -> None:
-        """Raise `SourceChangedError`, which names `span` as what was read, if the file was written to since opened."""
+        """Raise `SourceChangedError`, which names `span`, if the file was written to since it was opened."""
         now, opened = _stamp(os.fstat(self._fd)), self._stamp
         if now == opened:
             return
@@ -201,7 +201,7 @@ class FileSource:
                 where=errors.Where(self.path, span),
                 remedy="load again once that is done",
             )
-        # A link was made or removed, as when another file takes this one's name: that sets the time of the change.
+        # A link was added or removed, as when another file takes this name. That sets the change time too.
         self._stamp = now
 
     @property
@@ -209,7 +209,7 @@ class FileSource:
         return self._direct_fd >= 0 and not self._direct_refused
 
     def _cached_bytes(self, offset: int, length: int) -> int | None:
-        """Bytes of the range that are in the page cache; None where that is not known, or makes no difference."""
+        """Return the bytes of the range in the page cache; None if unknown or irrelevant."""
         if self._page_cache is None or not self._reads_direct:
             return None
         return self._page_cache.cached_bytes(offset, length)
@@ -219,7 +219,7 @@ class FileSource:
             return Origin.PAGE_CACHE
         if not self._reads_direct:
             return Origin.BUFFERED
-        # A tail that is shorter than a block cannot be read past the page cache.
+        # A tail shorter than a page cannot be read past the page cache.
         past_the_cache = Origin.BUFFERED if offset % PAGE or length < PAGE else Origin.DISK
         if self._page_cache is None:
             return past_the_cache
@@ -228,7 +228,7 @@ class FileSource:
         return Origin.PAGE_CACHE if cached >= length else past_the_cache
 
     def _read(self, fd: int, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer`."""
+        """Fill `buffer` from `offset` on."""
         landed, length = 0, len(buffer)
         while landed < length:
             count = os.preadv(fd, [buffer[landed:]], offset + landed)
@@ -247,14 +247,14 @@ class FileSource:
     def close(self) -> None:
         """Close the file descriptors. No read may be in flight."""
         self._page_cache = None
-        # Each is let go of first: after a Ctrl-C in between, a number that is closed again may be another file's.
+        # Forget each number before closing it: after a Ctrl-C in between, a second close could hit another file.
         fd, self._fd = self._fd, -1
         _close(fd)
         fd, self._direct_fd = self._direct_fd, -1
         _close(fd)
 
     def __del__(self) -> None:
-        # A reader that was stuck in a read when its load was closed keeps the source; it goes when the thread ends.
+        # A reader stuck in a read keeps the source beyond its load's close, until the thread ends.
         self.close()
 
 
