@@ -206,16 +206,16 @@ def make_load(
         tally.count_shared = sharing.counts
     assembled_bytes = largest_assembled(parts or (), target)
     spec = LoadSpec(
-        config,
-        [each.path for each in reads],
-        sources,
-        files,
-        limit,
-        concurrency,
-        casting_of(files, target),
-        assembled_bytes,
-        is_shared(config),
-        waits_for_ranks,
+        config=config,
+        paths=[each.path for each in reads],
+        sources=sources,
+        files=files,
+        limit=limit,
+        concurrency=concurrency,
+        casting=casting_of(files, target),
+        assembled=assembled_bytes,
+        shared=is_shared(config),
+        waits_for_ranks=waits_for_ranks,
     )
     destination = destination_for(device, spec)
     grouping = destination.grouping
