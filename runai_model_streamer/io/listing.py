@@ -66,5 +66,5 @@ def _checked(argument: str, patterns: Collection[str]) -> tuple[str, ...]:
         raise ArgumentTypeError(f'{argument} is a list of patterns, such as ["*.json"], not {patterns!r}')
     for pattern in patterns:
         if not isinstance(pattern, str):
-            raise ArgumentTypeError(f"{argument} holds {pattern!r}, which is no str")
+            raise ArgumentTypeError(f"{argument} holds {pattern!r}, which is not a str")
     return tuple(patterns)

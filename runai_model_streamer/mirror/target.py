@@ -206,7 +206,7 @@ class TargetFolder:
                 # /proc and /sys give this error.
                 problem, remedy = "cannot be made: its file system takes no new files", "pull into another folder"
             case errno.ENOENT:
-                problem, remedy = "somebody removed the folder while files were pulled into it", "pull again"
+                problem, remedy = "the folder was removed while files were pulled into it", "pull again"
             case _:
                 problem = f"cannot be written: {error.strerror or error}"
         return kind(problem, where=path, remedy=remedy, sep=sep, errno=error.errno)
@@ -266,7 +266,7 @@ class PartialFile:
         if size != self._size:
             path = f"{self._destination.path}/{self._name}"
             raise WriteError(
-                f"has {size} bytes instead of {self._size}; somebody else writes to this folder", where=path
+                f"has {size} bytes instead of {self._size}; another program writes to this folder", where=path
             )
 
     def discard(self) -> None:

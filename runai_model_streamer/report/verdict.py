@@ -213,7 +213,7 @@ def _cpu(report: LoadReport) -> tuple[str, str]:
 def _copy(report: LoadReport) -> tuple[str, str]:
     if report.place_seconds > report.wait_seconds and report.device.startswith("cuda"):
         return "went into copying tensors one by one", (
-            "install the extra [cuda13] or [cuda12], with which copies run beside the reads"
+            "install the extra [cuda13] or [cuda12], which overlaps copies with reads"
         )
     if report.device.startswith("cuda"):
         return f"went into waiting for copies over the bus, at {_rate(report)}", (
@@ -224,7 +224,7 @@ def _copy(report: LoadReport) -> tuple[str, str]:
 
 def _memory(report: LoadReport) -> tuple[str, str]:
     settings = report.settings
-    what = f"went into waiting for memory, of which {report.peak_memory} bytes were held"
+    what = f"went into waiting for memory, with {report.peak_memory} bytes held at most"
     if settings.memory_limit is None:
         return what, "the machine has no more: drop tensors as they come"
     enough = max(2 * settings.memory_limit, 2 * settings.concurrency * settings.chunk_bytesize)

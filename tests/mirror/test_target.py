@@ -77,10 +77,10 @@ def test_a_folder_that_is_removed_meanwhile_is_an_error(tmp_path: Path) -> None:
         for path in (tmp_path / "d").iterdir():
             path.unlink()
         (tmp_path / "d").rmdir()
-        with pytest.raises(WriteError, match="somebody removed the folder"):
+        with pytest.raises(WriteError, match="the folder was removed"):
             part.finish(TIME)
         part.close()
-        with pytest.raises(WriteError, match="somebody removed the folder"):
+        with pytest.raises(WriteError, match="the folder was removed"):
             destination.create("y", 0)
 
 

@@ -185,11 +185,11 @@ def kernel() -> Iterator[Check]:
     finally:
         os.close(descriptor)
     if call == "cachestat":
-        yield Check("page cache", "ok", "cachestat tells what of a file is in memory")
+        yield Check("page cache", "ok", "cachestat reports cached bytes of files")
     elif call == "mincore":
-        yield Check("page cache", "ok", "mincore tells what of a file is in memory (cachestat, of Linux 6.5, does not)")
+        yield Check("page cache", "ok", "mincore reports cached bytes of files (cachestat, new in Linux 6.5, does not)")
     else:
-        what = "the kernel does not say what of a file is in memory: all is read through the page cache"
+        what = "the kernel does not report cached bytes of files: all reads go through the page cache"
         yield Check("page cache", "warning", what, "allow cachestat or mincore in the container's seccomp profile")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < _FEW_FILES:
@@ -203,7 +203,7 @@ def _huge_pages() -> Check:
     try:
         text = HUGE_PAGES.read_text()
     except OSError:
-        return Check("huge pages", "ok", "the kernel does not say whether it has them")
+        return Check("huge pages", "ok", "the kernel does not report whether it has them")
     mode = text.partition("[")[2].partition("]")[0]
     if mode in ("always", "madvise"):
         return Check("huge pages", "ok", f"{mode}: fresh memory costs few page faults")

@@ -85,7 +85,7 @@ def _direct(path: str, kind: str, origin: Origin | None, *, answers: bool) -> Ch
         what = f"{where}: O_DIRECT works; by default files here are read through the page cache all the same"
         return Check("direct reads", "ok", what, "where files are read once, compare with RUNAI_STREAMER_DIRECT_IO=1")
     if not answers:
-        what = f"{where}: O_DIRECT works, but what is cached is told only to who owns a file or may write it"
+        what = f"{where}: O_DIRECT works, but only a file's owner or writer may ask what is cached"
         return Check("direct reads", "warning", what, "chown the files to this user, or RUNAI_STREAMER_DIRECT_IO=1")
     return Check("direct reads", "ok", f"{where}: O_DIRECT works: what is not in memory is read past the page cache")
 
