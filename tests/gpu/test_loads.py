@@ -8,7 +8,7 @@ import torch
 
 from runai_model_streamer import SafetensorsStreamer
 from runai_model_streamer.errors import GdsUnavailableError
-from runai_model_streamer.pipeline.cuda.landing import GROUPS_AHEAD
+from runai_model_streamer.pipeline.cuda.ahead import GROUPS_AHEAD
 from tests.checkpoints import Stored, raw, stored, write
 from tests.gpu.marks import only_a_gpu
 from tests.test_real_model import model  # noqa: F401 - a fixture

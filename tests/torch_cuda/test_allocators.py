@@ -66,6 +66,39 @@ def test_so_it_is_with_expandable_segments(emulator: Emulator, checkpoint: Path)
 
 
 @emulated_torch()
+def test_a_full_device_waits_for_what_the_caller_drops(emulator: Emulator, checkpoint: Path) -> None:
+    # Of groups of 16 MiB, which torch asks for 20 MiB at a time, the device has no room for the three of a load.
+    emulator.set_device_memory(48 * MIB)
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_files([str(checkpoint)], device="cuda")
+        for name, tensor in streamer.get_tensors():
+            assert raw(tensor.cpu()) == TENSORS[name].data
+            del tensor
+
+
+@emulated_torch(modes=("lazy", "random"))
+def test_a_full_device_is_an_error_when_the_caller_keeps_all(emulator: Emulator, checkpoint: Path) -> None:
+    emulator.set_device_memory(48 * MIB)
+    with pytest.raises(OutOfMemoryError, match="cuda:0"):
+        load(checkpoint)
+
+
+@emulated_torch(modes=("lazy", "random"))
+def test_in_a_pool_of_the_callers_dropped_tensors_leave_their_memory_to_the_next(
+    emulator: Emulator, checkpoint: Path
+) -> None:
+    # While a pool is in use torch gives back no memory that was used on a second stream.
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_files([str(checkpoint)], device="cuda")
+        with torch.cuda.use_mem_pool(torch.cuda.MemPool()), torch.cuda.stream(torch.cuda.Stream()):
+            for _, tensor in streamer.get_tensors():
+                del tensor
+            kept = torch.cuda.memory_stats()["active_bytes.all.current"]
+    # What was allocated before the caller took its first tensor: two groups of four.
+    assert kept < 0.75 * sum(len(tensor.data) for tensor in TENSORS.values())
+
+
+@emulated_torch()
 def test_a_fraction_of_the_device_is_a_bound_too(emulator: Emulator, checkpoint: Path) -> None:
     torch.cuda.set_per_process_memory_fraction(8 * MIB / (8 << 30))
     with pytest.raises(OutOfMemoryError, match="cuda:0"):

@@ -7,11 +7,12 @@ an event, a copy of raw pointers) and turns errors into its own.
 
 import contextlib
 import importlib
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Final
 
-from runai_model_streamer.errors import CudaError, MissingDependencyError
+from runai_model_streamer.errors import CudaError, MissingDependencyError, StateError
 from runai_model_streamer.installation import install_command
 
 _NON_BLOCKING: Final = 1
@@ -20,6 +21,9 @@ _BLOCKING_SYNC: Final = 1
 """CU_EVENT_BLOCKING_SYNC: a thread that waits for the event sleeps, and leaves its CPU to reads."""
 _NO_TIMING: Final = 2
 """CU_EVENT_DISABLE_TIMING: what makes an event cheap."""
+
+_RELAXED: Final = 2
+"""CU_STREAM_CAPTURE_MODE_RELAXED: the thread may make calls that a graph capture elsewhere forbids in all others."""
 
 _NOT_READY: Final = 600
 _OUT_OF_MEMORY: Final = 2
@@ -57,6 +61,7 @@ class CudaDriver:
 
     def __init__(self, device: int, api: Any) -> None:
         self._api = api
+        self._of_thread = threading.local()
         self._call("cuInit", 0)
         self._device = self._call("cuDeviceGet", device)
         self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
@@ -89,9 +94,14 @@ class CudaDriver:
     def release(self, actions: Iterable[Callable[[], object]]) -> None:
         """Do each of them, whatever becomes of the others, in the device's context; then raise the first error."""
         errors: list[Exception] = []
+        modes: list[int] = []
         entered = _attempt(partial(self._call, "cuCtxPushCurrent", self._context), errors)
+        # The thread may be any, and a graph be captured in another.
+        _attempt(lambda: modes.append(self._exchange_capture_mode(_RELAXED)), errors)
         for action in actions:
             _attempt(action, errors)
+        for mode in modes:
+            _attempt(partial(self._exchange_capture_mode, mode), errors)
         if entered:
             _attempt(partial(self._call, "cuCtxPopCurrent"), errors)
         try:
@@ -100,6 +110,26 @@ class CudaDriver:
         finally:
             # Its traceback leads here: a cycle would keep all that the caller's frames hold until gc runs.
             errors.clear()
+
+    def relax_capture(self) -> None:
+        """Let the calling thread, a reader of ours, go on while a CUDA graph is captured elsewhere in the process.
+
+        By default such a capture forbids calls that may wait for the device in every thread, and is broken by them.
+        """
+        if not getattr(self._of_thread, "relaxed", False):
+            self._exchange_capture_mode(_RELAXED)
+            self._of_thread.relaxed = True
+
+    def _exchange_capture_mode(self, mode: int) -> int:
+        """Set that of the calling thread; the one before."""
+        return int(self._call("cuThreadExchangeStreamCaptureMode", self._api.CUstreamCaptureMode(mode)))
+
+    def _refuse_capture(self, stream: int) -> None:
+        if int(self._call("cuStreamIsCapturing", stream)):
+            raise StateError(
+                "a CUDA graph is being captured on the stream that tensors are loaded for",
+                remedy="take tensors before the capture or after it, or on another stream",
+            )
 
     def create_stream(self) -> int:
         """A stream that waits for no other but where it is told to."""
@@ -124,6 +154,16 @@ class CudaDriver:
     def record(self, event: int, stream: int) -> None:
         """The event happens when all that is queued in the stream now has run."""
         self._call("cuEventRecord", event, stream)
+
+    def record_for_caller(self, event: int, stream: int) -> None:
+        """Like `record`, on a stream of the caller's. Raises `StateError` where that captures a graph."""
+        self._refuse_capture(stream)
+        self.record(event, stream)
+
+    def make_caller_wait(self, stream: int, event: int) -> None:
+        """Like `wait`, on a stream of the caller's. Raises `StateError` where that captures a graph."""
+        self._refuse_capture(stream)
+        self.wait(stream, event)
 
     def wait(self, stream: int, event: int) -> None:
         """What is queued in the stream from now on runs after what the event was last recorded behind."""

@@ -44,6 +44,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Final, Protocol
 
 import torch
@@ -53,6 +54,7 @@ from runai_model_streamer.errors import CudaError, StateError
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.origins import Origin
+from runai_model_streamer.pipeline.cuda.ahead import Ahead
 from runai_model_streamer.pipeline.cuda.cast import DeviceCast
 from runai_model_streamer.pipeline.cuda.copy_stream import CopyStream
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
@@ -68,9 +70,6 @@ from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
 from runai_model_streamer.threads.forks import OwnProcess
 
 _log = logging.getLogger(__name__)
-
-GROUPS_AHEAD: Final = 2
-"""Groups on the device that the caller has not taken: one being completed, one that readers go on with."""
 
 MIN_DIRECT: Final = 256 << 10
 """Bytes for each tensor of a read, on average, from which on it goes by GPUDirect, where each is a read of its own."""
@@ -91,11 +90,13 @@ class DeviceFile(Protocol):
 class CudaLease:
     """The device memory of one group."""
 
-    __slots__ = ("event", "group", "image")
+    __slots__ = ("event", "group", "image", "stream")
 
-    def __init__(self, group: Group, image: Image, event: int) -> None:
+    def __init__(self, group: Group, image: Image, stream: int, event: int) -> None:
         self.group = group
         self.image = image
+        self.stream = stream
+        """In whose order the memory was allocated."""
         self.event = event
         """Recorded behind what was pending on the memory; when the group is complete, behind its copies."""
 
@@ -137,8 +138,7 @@ class CudaLanding:
         self.waits = WaitClock()
         self._process = OwnProcess()
         self._leases: dict[int, CudaLease] = {}
-        self._leased = 0  # counted by readers
-        self._taken = 0  # by the consumer
+        self._ahead = Ahead(lifecycle, self.waits)
         self._counting = threading.Lock()
         self._direct_reads = 0
         try:
@@ -155,21 +155,21 @@ class CudaLanding:
 
     def lease(self, group: Group, storage_bound: bool) -> CudaLease:  # noqa: ARG002 - nothing else to be had
         """Device memory, when the caller has taken all but `GROUPS_AHEAD` of the groups before."""
-        with nvtx_range("wait for the caller"), self.waits.waiting():
-            self._lifecycle.wait_for(lambda: self._leased - self._taken < GROUPS_AHEAD)
+        self._driver.relax_capture()
+        allocate = partial(self._memory.allocate, needs_of(group, self._target).sizes)
         # Outside the driver's context, which torch would leave for another device's.
-        image = Image(group, self._memory.allocate(needs_of(group, self._target).sizes), self._target)
+        allocated_for, memory = self._ahead.give(group.index, allocate)
         with self._stream.queue() as stream:
             event = self._stream.event()
-            self._driver.record(event, self._memory.stream)
+            self._driver.record_for_caller(event, allocated_for)
             self._driver.wait(stream, event)
-        lease = CudaLease(group, image, event)
+        lease = CudaLease(group, Image(group, memory, self._target), allocated_for, event)
         self._leases[group.index] = lease
-        self._leased += 1
         return lease
 
     def read(self, lease: CudaLease, step: Step, source: Source) -> Reading:
         """Into a slot, whose copy is then queued; or straight into the image, where the file can be read so."""
+        self._driver.relax_capture()
         pieces = list(lease.image.pieces(step))
         file = self._files.get(step.file)
         if file is not None and step.length >= MIN_DIRECT * len(pieces):
@@ -229,8 +229,8 @@ class CudaLanding:
     def take(self, group: Group, lease: CudaLease | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
         """Tensors in batches of one: the caller may have another stream current each time it asks for the next."""
         if lease is not None:
-            self._taken += 1
-            self._lifecycle.notify()
+            self._memory.follow()
+            self._ahead.take()
         return self._tensors(group, lease)
 
     def _tensors(self, group: Group, lease: CudaLease | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
@@ -251,19 +251,20 @@ class CudaLanding:
         if stream not in waiting:
             try:
                 with self._stream.queue():
-                    self._driver.wait(stream, lease.event)
+                    self._driver.make_caller_wait(stream, lease.event)
             except Stopped:
                 raise StateError("the load was closed while its tensors were being read") from None
             waiting.add(stream)
         memory, scratch = lease.image.pop(), lease.image.pop_scratch()
-        if stream != self._memory.stream:
+        if stream != lease.stream:
             self._memory.record(memory)
             if scratch is not None:
                 self._memory.record(scratch)
         return tensor_of(info, memory)
 
     def await_group(self, index: int) -> None:
-        """Nothing stands in its way but the groups before it, which are the caller's."""
+        """See `Ahead.await_group`: nothing else is in its way."""
+        self._ahead.await_group(index)
 
     def release(self, index: int) -> None:
         """What has been given out is not this landing's any more."""

@@ -1,7 +1,7 @@
-"""Device memory and its hand-over to torch: the one part of the CUDA path that an emulated driver cannot run."""
+"""Device memory and its hand-over to torch."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -9,10 +9,18 @@ from runai_model_streamer.errors import CudaError, OutOfMemoryError
 from runai_model_streamer.pipeline.memory.process_end import allocating
 
 
+class Allocated(NamedTuple):
+    """Memory of one group."""
+
+    stream: int
+    """The stream that it is allocated for: work queued there before may still use it, and must come first."""
+    tensors: list[torch.Tensor]
+
+
 class DeviceMemory(Protocol):
     """Where the tensors of a load are to live.
 
-    Made in the caller's thread: `stream` is the stream that was current there.
+    Made in the caller's thread: memory is allocated for the stream that was current there, or later at `follow`.
     """
 
     @property
@@ -20,16 +28,19 @@ class DeviceMemory(Protocol):
         """What torch calls the device."""
         ...
 
-    @property
-    def stream(self) -> int:
-        """The stream that memory is allocated for: work queued there before may still use it, and must come first."""
+    def follow(self) -> None:
+        """Allocate for the stream that is current in the calling thread, from now on.
+
+        A caller who stays on one stream, but not the one on which the load was started, so needs no `record` after the
+        first groups: where a pool or a capture is in use, torch gives recorded memory back only when that ends.
+        """
         ...
 
-    def allocate(self, sizes: Sequence[int]) -> list[torch.Tensor]:
+    def allocate(self, sizes: Sequence[int]) -> Allocated:
         """One-dimensional tensors of this many bytes each, from any thread; aligned to 256 bytes at least.
 
-        Freed by their reference counts, in the order of `stream`: memory may be given out again at once, to work that
-        is queued there later.
+        Freed by their reference counts, in the order of `Allocated.stream`: memory may be given out again at once, to
+        work that is queued there later.
 
         Raises:
             OutOfMemoryError: the device has no more.
@@ -67,16 +78,17 @@ class TorchMemory:
         """The device."""
         return self._device
 
-    @property
-    def stream(self) -> int:
-        """The stream that was current where this was made."""
-        return self._stream.cuda_stream
+    def follow(self) -> None:
+        """See `DeviceMemory.follow`."""
+        self._stream = torch.cuda.current_stream(self._device)
 
-    def allocate(self, sizes: Sequence[int]) -> list[torch.Tensor]:
+    def allocate(self, sizes: Sequence[int]) -> Allocated:
         """Tensors that share a storage with no other."""
+        stream = self._stream  # the caller may change it meanwhile
         try:
-            with allocating(), torch.cuda.device(self._device), torch.cuda.stream(self._stream):
-                return [torch.empty(size, dtype=torch.uint8, device=self._device) for size in sizes]
+            with allocating(), torch.cuda.device(self._device), torch.cuda.stream(stream):
+                tensors = [torch.empty(size, dtype=torch.uint8, device=self._device) for size in sizes]
+                return Allocated(stream.cuda_stream, tensors)
         except torch.cuda.OutOfMemoryError as error:
             raise OutOfMemoryError(
                 f"{self._device} has no memory for {sum(sizes)} bytes of tensors: {error}"

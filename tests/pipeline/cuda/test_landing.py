@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from runai_model_streamer.errors import CudaError, ReadError, StateError, StreamerError
 from runai_model_streamer.origins import Origin
 from runai_model_streamer.pipeline.cuda import landing as cuda
+from runai_model_streamer.pipeline.cuda.ahead import GROUPS_AHEAD
 from runai_model_streamer.pipeline.cuda.cast import DeviceCast
 from runai_model_streamer.pipeline.cuda.copy_stream import CopyStream
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
 from runai_model_streamer.pipeline.cuda.image import Cast, Image
+from runai_model_streamer.pipeline.cuda.memory import Allocated
 from runai_model_streamer.pipeline.cuda.slots import Slot, SlotRing
 from runai_model_streamer.pipeline.plan.groups import Group
 from runai_model_streamer.ranges import PAGE
@@ -382,10 +384,10 @@ def test_scratch_memory_of_three_groups_at_most_is_there_at_once(
     alive: list[weakref.ref[torch.Tensor]] = []
     maximum = 0
 
-    def counted(memory: Caching, sizes: Sequence[int]) -> list[torch.Tensor]:
+    def counted(memory: Caching, sizes: Sequence[int]) -> Allocated:
         nonlocal maximum
         made = allocate(memory, sizes)
-        alive.append(weakref.ref(made[-1]))  # the scratch memory: every tensor is cast
+        alive.append(weakref.ref(made.tensors[-1]))  # the scratch memory: every tensor is cast
         maximum = max(maximum, sum(each() is not None for each in alive))
         return made
 
@@ -395,7 +397,7 @@ def test_scratch_memory_of_three_groups_at_most_is_there_at_once(
     load = world.load([file], group_bytes=PAGE, cast=world.cast("F16"))
     for _, tensor in load.tensors():
         del tensor
-    assert 1 <= maximum <= cuda.GROUPS_AHEAD + 1
+    assert 1 <= maximum <= GROUPS_AHEAD + 1
     assert world.close() == []
 
 
@@ -567,7 +569,7 @@ def test_no_more_than_two_groups_are_ahead_of_the_caller(emulator: Emulator) -> 
     for _, tensor in tensors:
         seen.append(world.memory.lent)
         del tensor
-    assert max(seen) <= cuda.GROUPS_AHEAD + 1
+    assert max(seen) <= GROUPS_AHEAD + 1
     assert world.close() == []
 
 

@@ -30,6 +30,7 @@ from runai_model_streamer.pipeline.cuda import destination
 from runai_model_streamer.pipeline.cuda.cast import DeviceCast
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
 from runai_model_streamer.pipeline.cuda.landing import CudaLanding, DeviceFile
+from runai_model_streamer.pipeline.cuda.memory import Allocated
 from runai_model_streamer.pipeline.cuda.slots import staging_for
 from runai_model_streamer.pipeline.landing.destination import Destination
 from runai_model_streamer.pipeline.load import Load
@@ -69,11 +70,25 @@ class CtypesApi:
         "cuMemAlloc",
         "cuMemHostAlloc",
     )
+    CUstreamCaptureMode = int
 
     def __init__(self, emulator: Emulator) -> None:
         self._library = emulator.library
 
+    def _exchange(self, mode: int) -> tuple[Any, ...]:
+        value = ctypes.c_int(mode)
+        return Code(self._library.cuThreadExchangeStreamCaptureMode(ctypes.byref(value))), value.value
+
+    def _is_capturing(self, stream: int) -> tuple[Any, ...]:
+        status = ctypes.c_int()
+        code = self._library.cuStreamIsCapturing(ctypes.c_uint64(stream), ctypes.byref(status))
+        return Code(code), status.value
+
     def __getattr__(self, name: str) -> Any:
+        if name == "cuThreadExchangeStreamCaptureMode":
+            return self._exchange
+        if name == "cuStreamIsCapturing":
+            return self._is_capturing
         # What cuda.h makes of the name. cuCtxSynchronize_v2 is another function.
         versioned = name != "cuCtxSynchronize" and hasattr(self._library, f"{name}_v2")
         function = getattr(self._library, f"{name}_v2" if versioned else name)
@@ -93,6 +108,7 @@ class Faulty:
 
     def __init__(self, api: Any) -> None:
         self._api = api
+        self.CUstreamCaptureMode = api.CUstreamCaptureMode
         self.calls: Counter[str] = Counter()
         self.fails: tuple[str, int] | None = None
         """The name and number (from 1) of the call that fails."""
@@ -132,9 +148,12 @@ class Caching:
         self.lent = 0
         """Pieces that are somebody's."""
 
-    def allocate(self, sizes: Sequence[int]) -> list[torch.Tensor]:
+    def follow(self) -> None:
+        """It stays with the stream that it was made for."""
+
+    def allocate(self, sizes: Sequence[int]) -> Allocated:
         with self._world.current():
-            return [self._allocate(size) for size in sizes]
+            return Allocated(self.stream, [self._allocate(size) for size in sizes])
 
     def _allocate(self, size: int) -> torch.Tensor:
         call = self._world.call
