@@ -11,15 +11,15 @@ from runai_model_streamer.pipeline.cuda.driver import CudaDriver
 
 
 class CopyStream:
-    """A non-blocking stream, on which work may be queued from any thread until it is stopped.
+    """A non-blocking stream. Any thread may queue work on it until it is stopped.
 
     Raises:
-        CudaError: from most methods: a call failed, or a copy did.
+        CudaError: from most methods: a call or a copy failed.
     """
 
     def __init__(self, driver: CudaDriver) -> None:
         self._driver = driver
-        # Held while work is queued, so that none is behind `stop`.
+        # Held while work is queued, so that none is queued after `stop`.
         self._queueing = threading.Lock()
         self._stopped = False
         self._events: list[int] = []
@@ -35,7 +35,7 @@ class CopyStream:
 
     @contextlib.contextmanager
     def queue(self) -> Iterator[int]:
-        """The stream, in the driver's context, for work to be queued there. Raises `Stopped` when it is too late."""
+        """Yield the stream, in the driver's context, to queue work on. Raise `Stopped` if it has been stopped."""
         with self._queueing:
             if self._stopped or self._handle is None:
                 raise Stopped
@@ -43,7 +43,7 @@ class CopyStream:
                 yield self._handle
 
     def event(self) -> int:
-        """An event that nobody uses. Inside `queue`."""
+        """Return an unused event. Call it inside `queue`."""
         if self._spare:
             return self._spare.pop()
         event = self._driver.create_event()
@@ -51,30 +51,30 @@ class CopyStream:
         return event
 
     def give_back(self, event: int) -> None:
-        """The event may be recorded for something else: streams go on waiting for what it was recorded behind."""
+        """Return an event for reuse. Streams still wait for its earlier recording."""
         self._spare.append(event)
 
     def stop(self) -> bool:
-        """Let no more work be queued. Whether this was the first call."""
+        """Accept no more work. Return whether this was the first call."""
         with self._queueing:
             first = not self._stopped
             self._stopped = True
         return first
 
     def drain(self) -> None:
-        """Return when all that is queued has run."""
+        """Wait until all queued work has run."""
         if self._handle is None:
             return
         try:
             self._driver.synchronize_stream(self._handle)
         except CudaError:
-            # Perhaps the error of some call before, which is told once: the copies may still be running.
+            # It may be an earlier call's error, which CUDA reports once. The copies may still be running.
             with contextlib.suppress(CudaError):
                 self._driver.synchronize_stream(self._handle)
             raise
 
     def ending(self) -> Iterator[Callable[[], object]]:
-        """What frees the events and the stream, when it has been stopped and drained; see `CudaDriver.release`."""
+        """Yield the actions that free the events and the drained stream; see `CudaDriver.release`."""
         for event in self._events:
             yield partial(self._driver.destroy_event, event)
         handle, self._handle = self._handle, None

@@ -1,8 +1,7 @@
-"""The calls of the CUDA driver that a load makes, each of which names itself in the error that it ends in.
+"""The CUDA driver calls that a load makes. A call that fails raises `CudaError` with its name.
 
-Through `cuda.bindings.driver`, which is the driver's own interface one to one: what stands here is what the driver
-sees, so what a test's emulated driver sees is what a GPU would. `cuda.core` has no name for some of it (the flags of
-an event, a copy of raw pointers) and turns errors into its own.
+They use `cuda.bindings.driver`, which maps the driver's interface one to one. So a test's emulated driver sees the same
+calls as a GPU's driver. `cuda.core` lacks some of them (event flags, copies of raw pointers) and has its own errors.
 """
 
 import contextlib
@@ -16,11 +15,11 @@ from runai_model_streamer.errors import CudaError, MissingDependencyError, State
 from runai_model_streamer.installation import install_command
 
 _NON_BLOCKING: Final = 1
-"""CU_STREAM_NON_BLOCKING: the stream does not wait for the legacy default stream, nor that for it."""
+"""CU_STREAM_NON_BLOCKING: the stream and the legacy default stream do not wait for each other."""
 _BLOCKING_SYNC: Final = 1
-"""CU_EVENT_BLOCKING_SYNC: a thread that waits for the event sleeps, and leaves its CPU to reads."""
+"""CU_EVENT_BLOCKING_SYNC: a thread that waits for the event sleeps, so that reads can use its CPU."""
 _NO_TIMING: Final = 2
-"""CU_EVENT_DISABLE_TIMING: what makes an event cheap."""
+"""CU_EVENT_DISABLE_TIMING: makes an event cheap."""
 
 _RELAXED: Final = 2
 """CU_STREAM_CAPTURE_MODE_RELAXED: the thread may make calls that a graph capture elsewhere forbids in all others."""
@@ -30,14 +29,14 @@ _OUT_OF_MEMORY: Final = 2
 
 
 def driver_api() -> Any:
-    """`cuda.bindings.driver`, imported when it is needed.
+    """Import and return `cuda.bindings.driver`.
 
     Raises:
         MissingDependencyError: the package is not installed, or finds no driver.
     """
     try:
         return importlib.import_module("cuda.bindings.driver")
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a version that looks for libcuda at once
+    except (ImportError, RuntimeError) as error:  # RuntimeError: versions that load libcuda at import
         raise MissingDependencyError(
             f"cuda.bindings cannot be imported ({error})",
             remedy=f"{install_command('cuda13')}, or [cuda12] beside a torch built for CUDA 12",
@@ -46,17 +45,17 @@ def driver_api() -> Any:
 
 
 class CudaDriver:
-    """One device's primary context, which is torch's too, and the calls made in it.
+    """The primary context of one device, shared with torch, and the calls made in it.
 
-    Streams, events and pointers are the driver's handles as integers. Calls may come from any thread, inside
-    `current`, and leave the GIL to others while the driver works.
+    Streams, events and pointers are the driver's handles, as integers. Any thread may call, inside `current`. The calls
+    release the GIL.
 
     Args:
         device: the device's number, as this process sees it.
-        api: `cuda.bindings.driver`, or what stands in for it.
+        api: `cuda.bindings.driver`, or a replacement.
 
     Raises:
-        CudaError: from every method: the call failed, or the device did in work that was begun before.
+        CudaError: from every method: the call failed, or earlier work on the device did.
     """
 
     def __init__(self, device: int, api: Any) -> None:
@@ -81,18 +80,18 @@ class CudaDriver:
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
-        """The device's context is the calling thread's, whose own comes back afterwards."""
+        """Make the device's context current in the calling thread, and restore the previous one afterwards."""
         self._call("cuCtxPushCurrent", self._context)
         try:
             yield
         except BaseException:
-            with contextlib.suppress(CudaError):  # the first error is the one to tell
+            with contextlib.suppress(CudaError):  # report the first error
                 self._call("cuCtxPopCurrent")
             raise
         self._call("cuCtxPopCurrent")
 
     def release(self, actions: Iterable[Callable[[], object]]) -> None:
-        """Do each of them, whatever becomes of the others, in the device's context; then raise the first error."""
+        """Run all actions in the device's context, even if some fail. Then raise the first error."""
         errors: list[Exception] = []
         modes: list[int] = []
         entered = _attempt(partial(self._call, "cuCtxPushCurrent", self._context), errors)
@@ -108,7 +107,7 @@ class CudaDriver:
             if errors:
                 raise errors[0]
         finally:
-            # Its traceback leads here: a cycle would keep all that the caller's frames hold until gc runs.
+            # Its traceback refers to this frame. The cycle would keep the callers' frames alive until gc runs.
             errors.clear()
 
     def relax_capture(self) -> None:
@@ -132,27 +131,27 @@ class CudaDriver:
             )
 
     def create_stream(self) -> int:
-        """A stream that waits for no other but where it is told to."""
+        """Create a stream that waits for other streams only on request, and return its handle."""
         return int(self._call("cuStreamCreate", _NON_BLOCKING))
 
     def destroy_stream(self, stream: int) -> None:
-        """What is queued still runs."""
+        """Destroy the stream. Queued work still runs."""
         self._call("cuStreamDestroy", stream)
 
     def synchronize_stream(self, stream: int) -> None:
-        """Return when all that is queued has run."""
+        """Wait until all queued work has run."""
         self._call("cuStreamSynchronize", stream)
 
     def create_event(self) -> int:
-        """An event that nothing has been recorded in; such a one has happened."""
+        """Create an event and return its handle. Until it is recorded, it counts as happened."""
         return int(self._call("cuEventCreate", _BLOCKING_SYNC | _NO_TIMING))
 
     def destroy_event(self, event: int) -> None:
-        """Streams that wait for it go on to do so."""
+        """Destroy the event. Streams that wait for it still do."""
         self._call("cuEventDestroy", event)
 
     def record(self, event: int, stream: int) -> None:
-        """The event happens when all that is queued in the stream now has run."""
+        """Record the event. It happens when all work queued in the stream so far has run."""
         self._call("cuEventRecord", event, stream)
 
     def record_for_caller(self, event: int, stream: int) -> None:
@@ -166,34 +165,34 @@ class CudaDriver:
         self.wait(stream, event)
 
     def wait(self, stream: int, event: int) -> None:
-        """What is queued in the stream from now on runs after what the event was last recorded behind."""
+        """Make later work in the stream wait for the event's last recording."""
         self._call("cuStreamWaitEvent", stream, event, 0)
 
     def happened(self, event: int) -> bool:
-        """Whether the event has."""
+        """Return whether the event has happened."""
         error = self._api.cuEventQuery(event)[0]
         if int(error) not in (0, _NOT_READY):
             self._fail("cuEventQuery", error)
         return not int(error)
 
     def synchronize_event(self, event: int) -> None:
-        """Return when the event has happened."""
+        """Wait until the event has happened."""
         self._call("cuEventSynchronize", event)
 
     def allocate_pinned(self, size: int) -> int:
-        """Page-locked, page-aligned host memory of `size` bytes: its address."""
+        """Allocate `size` bytes of page-locked, page-aligned host memory, and return the address."""
         return int(self._call("cuMemHostAlloc", size, 0))
 
     def free_pinned(self, address: int) -> None:
-        """Nothing may read from or write to it any more."""
+        """Free pinned memory. No read, write or copy may use it any more."""
         self._call("cuMemFreeHost", address)
 
     def copy_to_device(self, pointer: int, address: int, size: int, stream: int) -> None:
-        """Queue a copy from pinned memory, which is read when the copy runs."""
+        """Queue a copy from pinned memory. The memory is read when the copy runs."""
         self._call("cuMemcpyHtoDAsync", pointer, address, size, stream)
 
     def close(self) -> None:
-        """Give the context back. Idempotent."""
+        """Release the context. Idempotent."""
         context, self._context = self._context, None
         if context is not None:
             self._call("cuDevicePrimaryCtxRelease", self._device)

@@ -1,4 +1,4 @@
-"""Where the bytes of a group go on the device, and what they are cast into: pure arithmetic on pointers."""
+"""Device addresses of a group's bytes, and the casts of its tensors: pure arithmetic on pointers."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -13,28 +13,28 @@ from runai_model_streamer.pipeline.plan.groups import Group, Step
 from runai_model_streamer.ranges import round_up
 
 _APART: Final = 256
-"""Bytes of which each tensor in the scratch memory begins at a multiple: as fast to copy to as memory of its own."""
+"""Alignment, in bytes, of each tensor in scratch memory. Copies there are as fast as to separate memory."""
 
 
 class Piece(NamedTuple):
     """Bytes of one read that belong to one tensor."""
 
     start: int
-    """Where they begin in what was read."""
+    """Offset in the read bytes."""
     length: int
     pointer: int
-    """Where they belong on the device."""
+    """Address on the device."""
 
 
 class Cast(NamedTuple):
-    """One tensor's elements, to be cast on the device."""
+    """One tensor to cast on the device."""
 
     dtype: str
-    """The format's name of the dtype that they have in the file."""
+    """The file's dtype, by its name in the format."""
     source: int
-    """Where they are."""
+    """Address to cast from."""
     target: int
-    """Where what becomes of them belongs."""
+    """Address to cast to."""
     elements: int
 
 
@@ -42,13 +42,13 @@ class Needs(NamedTuple):
     """The device memory of a group."""
 
     tensors: list[int]
-    """Bytes of each tensor that has any, as it will be, in file order."""
+    """Bytes of each non-empty tensor after its cast, in file order."""
     scratch: int
-    """Bytes that tensors to be cast land in; 0 when there are none."""
+    """Bytes of scratch memory for tensors to cast; 0 without any."""
 
     @property
     def sizes(self) -> list[int]:
-        """Of the pieces of memory that an `Image` is made of."""
+        """Sizes of the pieces of memory that an `Image` needs, in bytes."""
         return [*self.tensors, self.scratch] if self.scratch else self.tensors
 
 
@@ -61,7 +61,7 @@ class _Run(NamedTuple):
 
 
 class Image:
-    """A group's tensors on the device, each in memory of its own; those to be cast land in scratch memory.
+    """A group's tensors on the device, each in separate memory. Tensors to cast land in scratch memory.
 
     Args:
         group: the tensors.
@@ -75,7 +75,7 @@ class Image:
         self._scratch = scratch[0] if scratch else None
         self._memory = list(reversed(memory[: len(with_bytes)]))
         self.casts: list[Cast] = []
-        """What is to be done when all bytes of the group have landed."""
+        """Casts to run when all bytes of the group have landed."""
         # In file order, as groups and headers are, so that both lists are sorted.
         self._runs: list[_Run] = []
         landed = scratch[0].data_ptr() if scratch else 0
@@ -89,7 +89,7 @@ class Image:
         self._ends = [(run.file, run.end) for run in self._runs]
 
     def pieces(self, step: Step) -> Iterator[Piece]:
-        """What of the step's bytes goes where. Padding and bytes between tensors go nowhere."""
+        """Yield the pieces of the step's bytes and their addresses. Padding and bytes between tensors are skipped."""
         end = step.offset + step.length
         for index in range(bisect_right(self._ends, (step.file, step.offset)), len(self._runs)):
             run = self._runs[index]
@@ -99,17 +99,17 @@ class Image:
             yield Piece(start - step.offset, min(run.end, end) - start, run.pointer + start - run.start)
 
     def pop(self) -> torch.Tensor:
-        """The memory of the next tensor that has bytes, in file order; nothing here refers to it any more."""
+        """Return the memory of the next non-empty tensor, in file order, and drop the reference to it."""
         return self._memory.pop()
 
     def pop_scratch(self) -> torch.Tensor | None:
-        """The memory that was cast from, once; nothing here refers to it any more."""
+        """Return the scratch memory, once, and drop the reference to it."""
         scratch, self._scratch = self._scratch, None
         return scratch
 
 
 def needs_of(group: Group, target: str | None = None) -> Needs:
-    """The memory that an `Image` of the group takes."""
+    """Return the memory that an `Image` of the group needs."""
     tensors = [tensor for tensor in tensors_of(group) if tensor.nbytes]
     if target is None:
         return Needs([tensor.nbytes for tensor in tensors], 0)
@@ -118,6 +118,6 @@ def needs_of(group: Group, target: str | None = None) -> Needs:
 
 
 def tensors_of(group: Group) -> Iterator[TensorInfo]:
-    """The group's tensors, in file order."""
+    """Yield the group's tensors, in file order."""
     for part in group.parts:
         yield from part.tensors
