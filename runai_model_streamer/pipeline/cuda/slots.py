@@ -1,10 +1,10 @@
-"""Pinned slots: the host memory that bytes wait in, between the read that fetched them and their copy to the GPU.
+"""Pinned slots: host memory for bytes between their read and their copy to the GPU.
 
-A slot goes round: free, held by a reader that fills it, copying, and again. It is free when the event behind its copy
-has happened, and not before: the copy reads it whenever the GPU gets to it.
+A slot is free, then held by a reader that fills it, then copying, then free again. It becomes free only when the event
+behind its copy has happened, since the GPU reads the slot until then.
 
-The slots together are what `RUNAI_STREAMER_MEMORY_LIMIT` bounds on this path. They are made as they are needed: page
-locking costs as much as reading the same bytes from memory does.
+On this path, `RUNAI_STREAMER_MEMORY_LIMIT` bounds the sum of all slots. Slots are allocated on demand: page-locking
+memory costs as much as reading the same bytes from memory.
 """
 
 import contextlib
@@ -21,29 +21,29 @@ from runai_model_streamer.pipeline.cuda.driver import CudaDriver
 from runai_model_streamer.ranges import PAGE, round_down
 
 LEAST: Final = 2
-"""Slots that one of can be filled while the other is copied."""
+"""The fewest slots: a reader fills one while the other is copied."""
 
 MAX_BYTES: Final = 256 << 20
-"""Without a limit, and with 0: bytes of all slots. A chunk of more than half of it is cut."""
+"""Bytes of all slots, without a limit or with limit 0. Chunks above half of it are cut."""
 
 
 class Staging(NamedTuple):
-    """How much pinned memory a load may take."""
+    """The pinned memory of a load."""
 
     size: int
-    """Bytes of a slot, and most bytes of one read; whole pages."""
+    """Bytes of a slot, and the most bytes of one read; whole pages."""
     slots: int
-    """Of them at most; at least two."""
+    """The most slots; at least two."""
 
 
 def staging_for(limit: int | None, chunk: int, concurrency: int) -> Staging:
-    """The slots of a load: one for each read in flight and two that are being copied, where the limit allows that.
+    """Return the slots of a load: one for each read in flight and two being copied, if the limit allows that.
 
-    More would not be faster: a copy over PCIe takes less time than the read that it waits for, mostly.
+    More slots would not help, since a copy over PCIe usually takes less time than the read before it.
 
     Args:
-        limit: bytes of all slots together; None for `MAX_BYTES`, 0 for the least that double-buffers.
-        chunk: bytes of the largest read, whole pages. Where two of it are more than that, reads are smaller.
+        limit: bytes of all slots together; None for `MAX_BYTES`, 0 for the minimum that double-buffers.
+        chunk: bytes of the largest read, whole pages. If two chunks exceed the limit, reads are smaller.
 
     Raises:
         RunaiStreamerMemoryLimitException: the limit is less than two pages.
@@ -71,15 +71,15 @@ class Slot:
         self.address = address
         self.event = event
         self.memory = memoryview((ctypes.c_uint8 * size).from_address(address)).cast("B")
-        """Its bytes. Valid until the ring is closed, or, if a reader holds the slot then, until that gives it back."""
+        """Its bytes. Valid until the ring closes or, if a reader holds the slot then, until it is given back."""
 
 
 class SlotRing:
-    """The slots of one load, each of which goes from `acquire` to `copying` or `give_back`.
+    """The slots of one load. Each goes from `acquire` to `copying` or `give_back`.
 
     Args:
-        staging: how many, and of what size.
-        lifecycle: of the load; a waiting `acquire` ends with it.
+        staging: number and size of the slots.
+        lifecycle: the load's; its end ends a waiting `acquire`.
     """
 
     def __init__(self, driver: CudaDriver, staging: Staging, lifecycle: Lifecycle) -> None:
@@ -99,14 +99,14 @@ class SlotRing:
         lifecycle.on_stop(self._wake)
 
     def acquire(self) -> Slot:
-        """A slot to fill: a used one whose copy is done, else a new one, else the one whose copy is done first.
+        """Return a slot to fill: a used one whose copy is done, else a new one, else the one whose copy ends first.
 
-        Readers wait in line, and the first of them for the oldest copy. That one the GPU finishes by itself, whatever
-        becomes of the load; a wait for slots that other readers fill ends with the load.
+        Readers wait in a queue, and the first of them waits for the oldest copy. The GPU finishes that copy even if the
+        load ends. A wait for slots that other readers fill ends with the load.
 
         Raises:
-            Stopped: the load has ended meanwhile.
-            CudaError: a copy failed, or the system locks no more memory.
+            Stopped: the load has ended.
+            CudaError: a copy failed, or the system cannot page-lock more memory.
         """
         with self._turn:
             with self._changed:
@@ -159,12 +159,12 @@ class SlotRing:
             self._changed.notify_all()
 
     def copying(self, slot: Slot) -> None:
-        """The slot's event has been recorded behind its copy."""
+        """Note that the slot's copy is queued and its event recorded."""
         self._copying.append(slot)
         self._let_go()
 
     def give_back(self, slot: Slot) -> None:
-        """The slot is not read from, nor written to."""
+        """Return a slot that is neither read nor written."""
         with self._changed:
             closed = self._closed
             if not closed:
@@ -174,15 +174,15 @@ class SlotRing:
             self._driver.release(self._freeing([slot]))
 
     def strand(self, slot: Slot) -> None:
-        """Nobody knows when the slot's copy is done: not to be used again."""
+        """Retire a slot whose copy may still run; it is not used again."""
         self._stranded.append(slot)
         self._let_go()
 
     def close(self) -> None:
-        """Free the slots. All copies are done. One that a reader still holds is freed when that gives it back.
+        """Free the slots, after all copies are done. A slot that a reader holds is freed when it is given back.
 
         Raises:
-            CudaError: one of them could not be freed.
+            CudaError: a slot could not be freed.
         """
         with self._changed:
             self._closed = True
