@@ -102,6 +102,7 @@ class Ranks:
         except (StreamerError, ValueError) as error:
             outcome |= {"error": type(error).__name__, "text": str(error), "ranks": getattr(error, "ranks", None)}
         outcome |= {"seconds": time.monotonic() - started, "lines": list(self.lines), "threads": _threads_left()}
+        outcome["mapped"] = Path("/proc/self/maps").read_text().count("runai-streamer-ring")
 
 
 def _threads_left() -> list[str]:

@@ -238,6 +238,11 @@ def test_no_thread_is_left(equal: Served) -> None:
         assert {name: outcome["threads"] for name, outcome in rank.items() if outcome["threads"]} == {}
 
 
+def test_no_shared_memory_is_left(equal: Served, failing: Outcomes) -> None:
+    for rank in (*equal.outcomes, *failing):
+        assert {name: outcome["mapped"] for name, outcome in rank.items() if outcome.get("mapped")} == {}
+
+
 @pytest.fixture(scope="module")
 def failing(folder: Path) -> Outcomes:
     return run(folder, 4, "failing")

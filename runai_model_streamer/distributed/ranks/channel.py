@@ -70,7 +70,6 @@ class Meeting:
         self._ranks, self._seconds = ranks, seconds
         name = f"runai_model_streamer/{_meetings.next_name(ranks)}"
         self._store: Any = c10d.PrefixStore(name, c10d._get_default_store())  # noqa: SLF001
-        self._store.set_timeout(timedelta(seconds=seconds))
 
     def channel(self, purpose: str) -> Channel:
         """A new channel. Raises RuntimeError where not all ranks come in time."""

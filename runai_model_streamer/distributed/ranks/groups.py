@@ -112,7 +112,13 @@ def _fall_back(config: StreamerConfig, why: str) -> None:
 
 def _meet(ranks: Sequence[int], config: StreamerConfig) -> Peers:
     seconds = config.distribution_timeout
-    meeting = Meeting(ranks, seconds)
+    try:
+        meeting = Meeting(ranks, seconds)
+    except TypeError as error:  # as of MPI's
+        raise DistributedError(
+            f"rank {dist.get_rank()}: torch's default process group has no store for ranks to find each other",
+            remedy="make it with another backend, such as gloo or nccl",
+        ) from error
     try:
         data, control = meeting.channel("data"), meeting.channel("control")
         return Peers(ranks, data, control, seconds)

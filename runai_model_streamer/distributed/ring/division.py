@@ -1,7 +1,7 @@
 """How the bytes of a load are divided among its ranks: what is shared, and what comes to each."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -198,10 +198,10 @@ def spans_of(
     return spans, needed
 
 
-def tell_party(peers: Peers, party: Sequence[int], log: Callable[..., None] = _log.info) -> None:
-    """Say in the log whom this rank reads together with, where that are not all."""
+def tell_party(peers: Peers, party: Sequence[int]) -> None:
+    """Say in the log with which ranks this one shares its reads, if not with all."""
     if len(party) < len(peers.ranks):
-        log(
+        _log.info(
             "Reads of rank %d are shared by ranks %s, which want the same bytes",
             peers.rank,
             ", ".join(str(peers.ranks[each]) for each in party),

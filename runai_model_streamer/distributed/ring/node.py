@@ -26,15 +26,16 @@ class NodeMemory(NamedTuple):
 
     domains: tuple[int, ...]
     """Of each rank of the load: ranks of one domain share memory."""
-    slots: Mapping[int, Slots]
+    slots: dict[int, Slots]
     """Index of each rank of this one's domain -> its slots, this one's among them."""
     sockets: Mapping[int, socket.socket]
     """Index of each other rank of the domain -> the connection to it."""
 
     def close(self) -> None:
-        """Close the connections. The memory goes with what is made from it."""
+        """Close the connections, and let go of the memory."""
         for each in self.sockets.values():
             each.close()
+        self.slots.clear()
 
 
 def network() -> str:

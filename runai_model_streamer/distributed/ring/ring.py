@@ -25,7 +25,7 @@ class Ring:
         peers: the ranks of the load.
         blocks: of the load.
         fillers: of each block; see `blocks.deal_out`.
-        slots: of each rank of this one's domain, by its index, this one among them.
+        slots: of each rank of this one's domain, by its index, this one among them. Emptied by `close`.
         needed: number of each block that this rank takes -> bytes that it is going to copy of it.
     """
 
@@ -34,7 +34,7 @@ class Ring:
         peers: Peers,
         blocks: Sequence[Block],
         fillers: Sequence[tuple[int, ...]],
-        slots: Mapping[int, Slots],
+        slots: dict[int, Slots],
         needed: Mapping[int, int],
     ) -> None:
         self._peers = peers
@@ -236,7 +236,7 @@ class Ring:
         self.stop()
         if self._links is not None:
             self._links.close()
-        self._slots = {}
+        self._slots.clear()
 
     def drain(self) -> None:
         """Wait until this rank has filled its last blocks, if it has all that it needs itself; until the load ends."""

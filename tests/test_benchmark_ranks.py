@@ -1,0 +1,20 @@
+"""benchmarks/ranks.py, with two ranks and a few bytes: figures of any size show that it works."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import ranks
+
+
+def test_ranks_load_in_turns_in_each_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--ranks", "2", "--size", "0.03", "--rounds", "1", "--states", "warm kept"]
+    options += ["--ways", "alone", "memory", "--folder", str(tmp_path)]
+    ranks.main(options)
+    rows = [line.split("|")[1:4] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["1", "warm kept", "alone"],
+        ["2", "warm kept", "alone"],
+        ["2", "warm kept", "memory"],
+    ]
+    assert list(tmp_path.iterdir()) == []
