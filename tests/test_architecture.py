@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from docs.pictures import house
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = "runai_model_streamer"
 LONGEST_MODULE = 300
@@ -370,19 +372,23 @@ def room_of(module: str) -> str | None:
     return module
 
 
-def circles(sources: Mapping[str, str]) -> list[str]:
-    """Modules that import each other, directly or through others, each circle once."""
+def imported_modules(sources: Mapping[str, str] | None = None) -> dict[str, frozenset[str]]:
+    """Module -> the other modules of the package that it imports; of this package, where no sources are given."""
+    sources = read_package() if sources is None else sources
     known = frozenset(f"{PACKAGE}.{name}" for name in sources)
-    edges = {
-        module: sorted(
-            {
-                imported.name.removeprefix(PACKAGE + ".")
-                for imported in imports_of(source, known)
-                if imported.name in known and imported.name != f"{PACKAGE}.{module}"
-            }
+    return {
+        module: frozenset(
+            imported.name.removeprefix(PACKAGE + ".")
+            for imported in imports_of(source, known)
+            if imported.name in known and imported.name != f"{PACKAGE}.{module}"
         )
         for module, source in sources.items()
     }
+
+
+def circles(sources: Mapping[str, str]) -> list[str]:
+    """Modules that import each other, directly or through others, each circle once."""
+    edges = imported_modules(sources)
     found: set[str] = set()
     finished: set[str] = set()
 
@@ -392,7 +398,7 @@ def circles(sources: Mapping[str, str]) -> list[str]:
             first = circle.index(min(circle))
             found.add(" -> ".join((*circle[first:], *circle[:first], circle[first])))
         elif module not in finished:
-            for target in edges[module]:
+            for target in sorted(edges[module]):
                 visit(target, (*way, module))
             finished.add(module)
 
@@ -507,6 +513,10 @@ def test_a_circle_of_imports_is_found() -> None:
         "d": f"from {PACKAGE}.a import name",
     }
     assert circles(package) == ["a -> b -> c -> a"]
+
+
+def test_the_picture_of_the_house_is_that_of_the_code() -> None:
+    assert house.PICTURE.read_text(encoding="utf-8") == house.svg(imported_modules()), "python -m docs.pictures.house"
 
 
 def test_no_folder_has_more_modules_than_one_can_look_over() -> None:
