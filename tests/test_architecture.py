@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -517,6 +518,24 @@ def test_a_circle_of_imports_is_found() -> None:
 
 def test_the_picture_of_the_house_is_that_of_the_code() -> None:
     assert house.PICTURE.read_text(encoding="utf-8") == house.svg(imported_modules()), "python -m docs.pictures.house"
+
+
+def test_the_walk_in_contributing_is_true_to_the_code() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    walk = text.partition("### One tensor's way")[2].partition("\n### ")[0]
+    stops = re.findall(r"^\d+\. (.*(?:\n +.*)*)", walk, re.MULTILINE)
+    assert 8 <= len(stops) <= 12
+    for stop in stops:
+        files = re.findall(r"`([\w/]+\.py)`", stop)
+        defined = {
+            node.name
+            for file in files
+            for node in ast.walk(ast.parse((ROOT / PACKAGE / file).read_text(encoding="utf-8")))
+            if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        }
+        named = set(re.findall(r"`(\w+)`", stop)) - {"Load"}
+        assert files, stop
+        assert named <= defined, stop
 
 
 def test_no_folder_has_more_modules_than_one_can_look_over() -> None:
