@@ -175,6 +175,10 @@ def told(found: Found, trials: "Trials", whole: int, spent: float) -> list[tuple
     return [
         ("measured", _state(trials.origins)[1]),
         ("runs", f"{count} of {size(sample)}{part}, in {spent:.0f} s"),
+        (
+            "ratio",
+            "GB/s divided by that of what is set now in the same round, so that a busy machine slows both; the median",
+        ),
         ("result", result),
     ]
 

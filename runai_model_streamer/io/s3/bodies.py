@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 from runai_model_streamer.errors import ReadError
 from runai_model_streamer.io.http.answers import Answer, AnswerError
 from runai_model_streamer.io.http.failures import wrong_length
-from runai_model_streamer.io.http.transport import Window
+from runai_model_streamer.io.http.transport import SignedRequest, Window
 from runai_model_streamer.io.s3.boto3_transport import read_some
-from runai_model_streamer.io.s3.signing import Body
+from runai_model_streamer.io.s3.signing import Body, readable
 
 _LONGEST: Final = 16 << 20
 """Bytes of an answer to a listing: 1000 keys of the greatest length, each letter of which is escaped, take 10 MB."""
@@ -23,19 +23,22 @@ def bound_listings(client: Any, timeout: float) -> None:
     """
 
     def send(request: Any, **_: Any) -> Any:
-        # A handler of botocore's that returns an answer is asked instead of the network.
+        # A handler of botocore's that returns an answer is asked instead of the network. From here on no variable is
+        # botocore's request, which shows its headers.
+        request = readable(request)
         return _send(client, request, timeout)
 
     client.meta.events.register("before-send.s3.ListObjectsV2", send)
 
 
-def _send(client: Any, request: Any, timeout: float) -> Any:
-    from botocore.awsrequest import AWSResponse
+def _send(client: Any, request: SignedRequest, timeout: float) -> Any:
+    from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 
     response: Any = AWSResponse
-    # Otherwise botocore reads the body before it returns.
-    request.stream_output = True
-    raw = client._endpoint.http_session.send(request).raw  # noqa: SLF001 - there is no public way
+    headers: Any = dict(request.headers)
+    session = client._endpoint.http_session  # noqa: SLF001 - there is no public way
+    # `stream_output`: otherwise botocore reads the body before it returns.
+    raw = session.send(AWSPreparedRequest("GET", request.url, headers, None, stream_output=True)).raw
     text = bytearray()
     window = Window(timeout)
     complete = False

@@ -64,7 +64,7 @@ def sign(client: Any, bucket: str, key: str, refused: Sequence[Reply] = ()) -> S
 
 def _keep(request: Any, **_: Any) -> Any:
     # From here on no variable is botocore's request, which shows its headers.
-    request = _readable(request)
+    request = readable(request)
     from botocore import awsrequest
 
     response: Any = awsrequest.AWSResponse
@@ -79,7 +79,8 @@ def _keep(request: Any, **_: Any) -> Any:
     return response(request.url, 200, {"content-length": "0"}, Body())
 
 
-def _readable(request: Any) -> SignedRequest:
+def readable(request: Any) -> SignedRequest:
+    """A request of botocore's, in a form that does not show its signature and tokens."""
     return SignedRequest(Url(request.url), {name: _text(value) for name, value in request.headers.items()}, 0.0)
 
 

@@ -35,6 +35,7 @@ def test_the_table_the_state_and_the_result_are_told(streamer: Command, file: Pa
     assert len([line for line in lines if "set now" in line and line.split()[0] == "16"]) == 1
     assert re.search(r"^measured  (warm|cold|through|mixed)", done.out, re.MULTILINE)
     assert re.search(r"^runs      \d+ of 6\.0 MiB, in \d s$", done.out, re.MULTILINE)
+    assert re.search(r"^ratio     GB/s divided by that of what is set now in the same round", done.out, re.MULTILINE)
     assert re.search(r"^result    (what is set now is best|\d\.\d\d times as fast)", done.out, re.MULTILINE)
     assert ("export " in done.out) == ("times as fast" in done.out)
     assert dict(os.environ) == before
