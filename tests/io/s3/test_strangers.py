@@ -107,6 +107,21 @@ def test_an_anonymous_request_that_is_no_s3_to_the_store_is_told_so(server: Faul
     assert "TLS" not in str(error)
 
 
+@pytest.mark.parametrize("message", ["<Message/>", "<Message></Message>", ""])
+def test_a_store_that_says_nothing_more_is_not_quoted(server: FaultServer, ask: str, message: str) -> None:
+    document = f"<Error><Code>AccessDenied</Code>{message}</Error>"
+    server.choose = lambda _: stranger(403, document, Content_Type="application/xml")
+    error = failure(server, ask)
+    assert isinstance(error, PermissionError)
+    assert "The store says" not in str(error)
+    assert "None" not in str(error)
+
+
+def test_what_a_terminal_obeys_is_not_shown(server: FaultServer, ask: str) -> None:
+    server.choose = lambda _: stranger(404, PAGE, Server="evil\x1b[2Jserver")
+    assert "\x1b" not in str(failure(server, ask))
+
+
 class TestProxies:
     @pytest.mark.parametrize("status", [403, 404, 503])
     def test_the_proxy_that_may_have_answered_is_named(
