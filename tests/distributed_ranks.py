@@ -490,6 +490,9 @@ class _Lines(logging.Handler):
 
 
 def _run(folder: Path, rank: int, count: int, program: str) -> None:
+    from tests.distributed.ring.namespaces import enter
+
+    enter(rank)
     dist.Backend.register_backend("silent", lambda _, *where: _Silent(*where[:2]), devices=["cpu", "cuda"])
     dist.init_process_group(
         "silent" if program == "without_gloo" else "gloo",

@@ -21,7 +21,7 @@ from runai_model_streamer.distributed.ring.blocks import (
     parties,
     without_cached,
 )
-from runai_model_streamer.distributed.ring.node import NodeMemory, network, share_memory
+from runai_model_streamer.distributed.ring.node import NodeMemory, cannot_share, network, share_memory, tell_once
 from runai_model_streamer.distributed.ring.source import Span
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.origins import Origin, SourceKind
@@ -120,6 +120,7 @@ def divide(
         return Division(blocks, [()] * len(blocks), party, None, 0, 0, reads_alone=False)
     threads = max(each.threads for each in said)
     count = min(max(allowed // size, 2), threads + SPARE_SLOTS, len(shared))
+    _look_for_other_namespaces(peers, nodes, said, joined[peers.index], config.fan_out)
     places = [(each.place, its) for each, its in zip(said, joined, strict=True)]
     candidates = [places.index(each) for each in places]
     memory = share_memory(peers, candidates, count, size, required=config.fan_out is FanOut.MEMORY)
@@ -142,6 +143,20 @@ def _threads(files: Sequence[PlannedFile], sources: Sequence[Source], config: St
             allowed = min(max(-(-(source.streams or allowed) // ranks), MIN_FILLERS), allowed)
         most = max(most, allowed)
     return most
+
+
+def _look_for_other_namespaces(
+    peers: Peers, nodes: Sequence[str], said: Sequence[_Said], party: int, fan_out: FanOut
+) -> None:
+    """Warn of a rank of this node that cannot share memory with this one, or raise where it has to."""
+    for index in bits(party):
+        if nodes[index] == nodes[peers.index] and said[index].place != said[peers.index].place:
+            why = "it is in another network namespace"
+            if fan_out is FanOut.MEMORY:
+                raise cannot_share(peers.ranks[index], why)
+            if fan_out is FanOut.AUTO:
+                tell_once(peers.ranks[index], why)
+            return
 
 
 def _ring_limit(limit: int, ranks: int, largest: int) -> int:

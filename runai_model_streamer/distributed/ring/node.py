@@ -109,15 +109,11 @@ def share_memory(
         for link in sockets.values():
             link.close()
         sockets, slots = {}, {}
-        _tell_once([(peers.ranks[index], reasons[index]) for index in mine if reasons[index]])
+        rank, reason = next((peers.ranks[index], reasons[index]) for index in mine if reasons[index])
+        tell_once(rank, reason)
     if failed and required:
         rank, reason = next((peers.ranks[index], each) for index, each in enumerate(reasons) if each)
-        raise DistributedError(
-            f"RUNAI_STREAMER_DIST_FANOUT=memory, but rank {rank} cannot share memory with the others of its node: "
-            f"{reason}",
-            (rank,),
-            remedy="leave it out to use sockets instead",
-        )
+        raise cannot_share(rank, reason)
     if not slots:
         slots = {me: Slots(count, size)}
     domains = tuple(
@@ -127,11 +123,20 @@ def share_memory(
     return NodeMemory(domains, slots, sockets)
 
 
+def cannot_share(rank: int, reason: str) -> DistributedError:
+    """The error of ranks that have to share memory."""
+    return DistributedError(
+        f"RUNAI_STREAMER_DIST_FANOUT=memory, but rank {rank} cannot share memory with the others of its node: {reason}",
+        (rank,),
+        remedy="leave it out to use sockets instead",
+    )
+
+
 _told: set[str] = set()
 
 
-def _tell_once(reasons: Sequence[tuple[int, str]]) -> None:
-    rank, reason = reasons[0]
+def tell_once(rank: int, reason: str) -> None:
+    """Warn that ranks of this node use sockets, once in a process for each reason."""
     if reason not in _told:
         _told.add(reason)
         _log.warning(

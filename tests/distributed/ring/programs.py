@@ -7,8 +7,10 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any, Final
 
+import torch
 import torch.distributed as dist
 
 from runai_model_streamer import SafetensorsStreamer, TensorShard, TensorSlice
@@ -50,6 +52,7 @@ def in_groups(me: Ranks) -> Iterator[tuple[str, Outcome]]:
         yield "not mine", me.stream("small.safetensors", group=stages[1])
     yield "alone", me.stream("small.safetensors", group=[dist.new_group([rank]) for rank in range(4)][me.rank])
     yield "again", me.stream("odd.safetensors", group=mine)
+    yield "at once", _at_once(me, mine)
     yield "all", me.stream("large.safetensors")
 
 
@@ -64,6 +67,17 @@ def fan_out(me: Ranks) -> Iterator[tuple[str, Outcome]]:
         with setting(RUNAI_STREAMER_DIST_FANOUT="memory"):
             yield "must not", me.stream("large.safetensors")
     yield "afterwards", me.stream("large.safetensors")
+
+
+def _at_once(me: Ranks, mine: Any) -> Outcome:
+    """Two loads at once in each process, one of its stage and one of all ranks, tensor by tensor in turns."""
+    with me.watched() as outcome, SafetensorsStreamer() as first, SafetensorsStreamer() as second:
+        first.stream_files([me.path("large.safetensors")], is_distributed=True, group=mine)
+        second.stream_files([me.path("large.safetensors")], is_distributed=True)
+        for (name, one), (_, two) in zip(first.get_tensors(), second.get_tensors(), strict=True):
+            assert raw(one) == raw(two)
+            outcome["tensors"].append([name, "", [], hashlib.sha256(raw(one)).hexdigest()])
+    return outcome
 
 
 class _no_memory:  # noqa: N801 - a context manager
@@ -105,6 +119,15 @@ def nodes_in_one(me: Ranks) -> Iterator[tuple[str, Outcome]]:
         yield "halves", me.stream("large.safetensors", select=half)
 
 
+def namespaces(me: Ranks) -> Iterator[tuple[str, Outcome]]:
+    """Ranks that cannot all connect with each other's sockets."""
+    for name, variables in (("node", {}), ("all", {"RUNAI_STREAMER_DIST_GLOBAL": "1"})):
+        with setting(**variables), counted_reads() as counted:
+            yield name, me.stream("large.safetensors", "odd.safetensors") | {"read": counted}
+    with setting(RUNAI_STREAMER_DIST_FANOUT="memory"):
+        yield "memory", me.stream("large.safetensors")
+
+
 def plans(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     """Random loads, each held against what the rank loads by itself."""
     for seed in range(PLANS):
@@ -118,7 +141,9 @@ def plans(me: Ranks) -> Iterator[tuple[str, Outcome]]:
             "RUNAI_STREAMER_DIST_FANOUT": alike.choice(["auto", "auto", "sockets"]),
         }
         own = random.Random(seed * 100 + (me.rank if alike.random() < 0.7 else 0))
-        wanted = {"select": _selection(own)} if alike.random() < 0.7 else {}
+        wanted: dict[str, Any] = {"select": _selection(own)} if alike.random() < 0.7 else {}
+        if find_spec("numba") and alike.random() < 0.4:
+            wanted["dtype"] = torch.bfloat16
         with setting(**variables):
             shared = _loaded(paths, is_distributed=True, **wanted)
         with setting(RUNAI_STREAMER_DIST="0"):
@@ -165,6 +190,6 @@ def stopped(me: Ranks) -> Iterator[tuple[str, Outcome]]:
         yield "stopped", me.stream("large.safetensors", each=stop)
 
 
-PROGRAMS: Final = {
-    program.__name__: program for program in (cached, in_groups, fan_out, paces, nodes_in_one, plans, stopped)
-}
+_ALL: Final = (cached, in_groups, fan_out, paces, namespaces, nodes_in_one, plans, stopped)
+
+PROGRAMS: Final = {program.__name__: program for program in _ALL}

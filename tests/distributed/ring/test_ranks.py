@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runai_model_streamer.io.files import file_systems
-from tests.distributed.ring import chaos, programs
+from tests.distributed.ring import chaos, namespaces, programs
 from tests.test_distributed import COLUMNS, LARGE, ODD, SMALL, Outcomes, expected, folder, found, others, parts, run
 
 __all__ = ["folder"]  # a fixture
@@ -53,6 +53,12 @@ def test_a_draft_model_and_a_group_across_two_others_wait_for_no_rank_outside(in
     for outcomes in in_groups:
         assert found(outcomes["again"]) == expected(ODD)
         assert found(outcomes["all"]) == expected(LARGE)
+
+
+def test_two_groups_load_at_once_in_the_same_processes(in_groups: Outcomes) -> None:
+    for outcomes in in_groups:
+        assert found(outcomes["at once"]) == expected(LARGE)
+        assert outcomes["at once"]["threads"] == []
 
 
 def test_a_rank_outside_a_group_is_told_so(in_groups: Outcomes) -> None:
@@ -133,6 +139,28 @@ def test_between_nodes_each_byte_goes_once_to_each_and_within_them_through_memor
         assert came == pytest.approx(TOTAL, rel=0.01)
     for rank, outcomes in enumerate(ranks):
         assert found(outcomes["halves"]) == parts(LARGE, rank % 2, 2)
+
+
+def test_network_namespaces_share_memory_within_and_sockets_between(folder: Path) -> None:
+    try:
+        with namespaces.two() as (one, other):
+            ranks = run(folder, 4, "namespaces", **{namespaces.RANKS: f"{one},{one},{other},{other}"})
+    except namespaces.NoNamespacesError:
+        pytest.skip("this process may not make network namespaces")
+    for name in ("node", "all"):
+        for outcomes in ranks:
+            assert found(outcomes[name]) == expected(LARGE, ODD)
+            part = shared(outcomes[name])
+            assert part["memory"]
+            assert part["bytes_received"] == pytest.approx(TOTAL / 4, rel=0.1)
+            assert part["bytes_taken"] == pytest.approx(TOTAL / 2, rel=0.1)
+        assert sum(sum(outcomes[name]["read"]) for outcomes in ranks) == pytest.approx(TOTAL, rel=0.01)
+    for rank, outcomes in enumerate(ranks):
+        assert outcomes["memory"]["error"] == "DistributedError"
+        assert "it is in another network namespace; leave it out to use sockets" in outcomes["memory"]["text"]
+        told = [line for name in ("node", "all") for line in outcomes[name]["lines"] if "cannot share" in line]
+        assert len(told) == 1
+        assert f"(rank {0 if rank > 1 else 2}: it is in another network namespace)" in told[0]
 
 
 def test_random_plans_of_eight_ranks_bring_each_what_it_would_read_by_itself(folder: Path) -> None:
