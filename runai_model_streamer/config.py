@@ -78,7 +78,7 @@ class S3Transport(Enum):
     """The library that moves the bytes of objects."""
 
     AUTO = "auto"
-    """libcurl if it and numba are installed, otherwise boto3."""
+    """libcurl if there is one that fits, otherwise boto3."""
     CURL = "curl"
     BOTO3 = "boto3"
 

@@ -29,12 +29,12 @@ _SHOWN: Final = 5
 
 @contextmanager
 def open_storage(credentials: S3Credentials | None) -> Iterator[tuple[Storage, StreamerConfig]]:
-    """Open storage to list files and to read little of them, with the current settings of the environment."""
+    """Open storage, with the current settings of the environment."""
     config = StreamerConfig.from_environment()
     configure_logging(config)
     warn_of_original()
     warn_of_settings()
-    storage = Storage(config, credentials, shared=False, few_bytes=True)
+    storage = Storage(config, credentials, shared=False)
     try:
         yield storage, config
     finally:

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from runai_model_streamer import S3Credentials, StreamerError, list_safetensors, pull_files
-from runai_model_streamer.config import S3Transport
 from runai_model_streamer.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -32,7 +31,6 @@ from runai_model_streamer.errors import (
 )
 from runai_model_streamer.io.s3.source import PREFIX_BYTES
 from tests.checkpoints import PATIENCE, encode, our_threads, stored
-from tests.io import transports
 from tests.servers import Exchange, Fault, FaultServer, Request, change, drip, refuse, stall_after
 
 BIG = random.Random(1).randbytes(12_000_000)
@@ -74,7 +72,6 @@ def environment(server: FaultServer) -> dict[str, str]:
 
 def in_process(server: FaultServer) -> dict[str, str]:
     """All variables of a process of its own, for one that is there for more than the transport."""
-    # With curl, each would first compile its callbacks, for longer than it then runs.
     return dict(os.environ) | environment(server) | {"RUNAI_STREAMER_S3_TRANSPORT": "boto3"}
 
 
@@ -86,6 +83,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 _MODULES = "print(sorted({'numba', 'llvmlite', 'boto3'}.intersection(sys.modules)))"
 
 
+_IMPORT_STREAMER = "from runai_model_streamer import SafetensorsStreamer; s = SafetensorsStreamer()"
 _IMPORT_READ = "from runai_model_streamer.safetensors_streamer.safetensors_pytorch import prepare_request"
 
 
@@ -106,27 +104,13 @@ def modules_after(server: FaultServer, code: str) -> list[str]:
         f"from runai_model_streamer import pull_files; pull_files({URL!r}, FOLDER)",
         f"from runai_model_streamer import FileStreamer; assert FileStreamer().list_files({URL!r})",
         f"{_IMPORT_READ}; assert prepare_request(None, [{URL + '/small.safetensors'!r}], None)",
+        f"{_IMPORT_STREAMER}; s.stream_file({URL + '/small.safetensors'!r}); assert dict(s.get_tensors())",
     ],
-    ids=["list", "pull", "list_files", "headers"],
+    ids=["list", "pull", "list_files", "headers", "load"],
 )
-def test_listing_pulling_and_reading_headers_import_neither_numba_nor_boto3(
-    server: FaultServer, tmp_path: Path, code: str
-) -> None:
+def test_no_use_of_objects_imports_numba_or_boto3(server: FaultServer, tmp_path: Path, code: str) -> None:
     server.put("models", "llama/small.safetensors", encode({"w": stored("F32", [2])}))
     assert modules_after(server, code.replace("FOLDER", repr(str(tmp_path / "pulled")))) == []
-
-
-def test_a_pull_of_many_bytes_goes_by_the_transport_for_many(server: FaultServer, tmp_path: Path) -> None:
-    if why := transports.missing(S3Transport.CURL):
-        pytest.skip(why)
-    code = (
-        "from runai_model_streamer.files import open_storage, Patterns; "
-        "from runai_model_streamer.mirror.pull import pull\n"
-        "with open_storage(None) as (storage, config):\n"
-        f"    pull(storage, {URL!r}, {str(tmp_path / 'pulled')!r}, Patterns.of(None, None), config, many_bytes=1000)"
-    )
-    assert "numba" in modules_after(server, code)
-    assert tree(tmp_path / "pulled") == FILES
 
 
 def gets(server: FaultServer) -> list[Request]:

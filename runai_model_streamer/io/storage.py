@@ -1,12 +1,9 @@
 """Opens and lists one load's files and objects, in any kind of storage."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import copy
-from dataclasses import replace
 
-from runai_model_streamer.config import S3Transport, StreamerConfig
+from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.io.bandwidth import Bandwidth, PacedSource
 from runai_model_streamer.io.checksums import VerifiedSource
 from runai_model_streamer.io.files.listing import list_folder
@@ -28,31 +25,14 @@ class Storage:
 
     Args:
         shared: whether other processes of this node load the same files.
-        few_bytes: whether objects are listed, and little of them is read. Then boto3 reads them, unless the setting
-            names another transport: libcurl's needs numba, whose import takes 1.5 s of CPU time.
     """
 
-    def __init__(
-        self, config: StreamerConfig, credentials: S3Credentials | None, *, shared: bool, few_bytes: bool = False
-    ) -> None:
+    def __init__(self, config: StreamerConfig, credentials: S3Credentials | None, *, shared: bool) -> None:
         self._config = config
         self._shared = shared
         # A copy: the caller may change the object for another call while this load still renews its credentials.
-        self._credentials = copy(credentials)
-        s3 = config.s3
-        if few_bytes and s3.transport is S3Transport.AUTO:
-            s3 = replace(s3, transport=S3Transport.BOTO3)
-        self._store = S3Store(s3, self._credentials, config.concurrency_for(SourceKind.OBJECT))
+        self._store = S3Store(config.s3, copy(credentials), config.concurrency_for(SourceKind.OBJECT))
         self._bandwidth = Bandwidth(config.max_bandwidth) if config.max_bandwidth else None
-
-    @contextmanager
-    def for_many_bytes(self) -> Iterator["Storage"]:
-        """Yield the same storage with the transport for many bytes. Its connections end with the context."""
-        storage = Storage(self._config, self._credentials, shared=self._shared)
-        try:
-            yield storage
-        finally:
-            storage.close()
 
     def open(self, path: str) -> Source:
         """Open the source behind a path.

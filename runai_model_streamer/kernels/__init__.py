@@ -1,10 +1,8 @@
-"""Kernels that numba compiles: casts while tensors land, for the host and for CUDA, and libcurl's callback.
+"""Kernels that numba compiles: casts while tensors land, for the host and for CUDA.
 
 `host.cast(source, target)` and `device.cast(source, target)` cast consecutive elements of one floating-point dtype to
 another. The source may start at any byte. The target starts at a multiple of its element's size. They do not overlap.
 `bits` defines which casts there are, and their results.
-
-`curl_sink` is what libcurl calls when bytes of an object arrive, so that they do not wait for the GIL.
 
 Every module but `bits` imports numba, which takes a third of a second. They are imported when they are needed.
 """

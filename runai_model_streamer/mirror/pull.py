@@ -4,7 +4,6 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Final, Protocol
 
 from runai_model_streamer.config import UNLIMITED, StreamerConfig
@@ -23,9 +22,6 @@ _log = logging.getLogger(__name__)
 
 MIN_MEMORY: Final = 256 << 10
 """The smallest memory bound of a pull, in bytes: what opening an object reads."""
-
-MANY_BYTES: Final = 4 << 30
-"""Bytes from which a pull saves more CPU time with libcurl than the import of numba costs (docs/s3.md)."""
 
 
 class Watcher(Protocol):
@@ -47,18 +43,16 @@ def pull(
     patterns: Patterns,
     config: StreamerConfig,
     watcher: Watcher | None = None,
-    many_bytes: int = MANY_BYTES,
 ) -> list[Entry]:
     """Copy the files of `source` that `patterns` choose to `target`, except those already there. Return all of them.
 
     Args:
-        storage: lists the files, and fetches them if they are small.
+        storage: lists and opens the files.
         source: a folder or prefix.
         target: a local folder.
         patterns: chooses the files.
         config: the settings.
         watcher: follows the progress.
-        many_bytes: bytes of objects from which the transport for many bytes fetches them.
 
     Raises:
         StreamerError: the same errors as `pull_files`.
@@ -80,9 +74,7 @@ def pull(
         if watcher is not None:
             watcher.begin(missing)
         landed = None if watcher is None else watcher.landed
-        many = is_object(source) and sum(entry.size for entry in missing) >= many_bytes
-        with storage.for_many_bytes() if many else nullcontext(storage) as used:
-            fetch(used, missing, destination, *_bounds(config, kind_of(source)), landed)
+        fetch(storage, missing, destination, *_bounds(config, kind_of(source)), landed)
         destination.sync()
     _log.info(
         "[RunAI Streamer] Pulled %d files, %s, from %s to %s in %.1fs; %d were there",

@@ -169,8 +169,8 @@ class LoadReport:
     plan_cpu_seconds: float = 0.0
     """CPU time of the caller's thread during `plan_seconds`."""
     setup_seconds: float = 0.0
-    """The part of it until there was a client of object storage: boto3 and numba were imported, callbacks compiled, and
-    credentials found. A later load in the process does without most of it."""
+    """The part of it until there was a client of object storage: boto3 was imported, and credentials
+    found. A later load in the process does without most of it."""
     wait_seconds: float = 0.0
     """Waiting for bytes to land, and starting reader threads, since the first already read while others start."""
     make_seconds: float = 0.0

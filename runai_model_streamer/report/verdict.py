@@ -239,8 +239,8 @@ def _caller(_: LoadReport) -> tuple[str, str]:
 
 
 def _setup(_: LoadReport) -> tuple[str, str]:
-    return "went into importing, compiling and finding credentials before the first request", (
-        "a later load in the same process does without: measure that, or import boto3 and numba beforehand"
+    return "went into importing boto3 and finding credentials before the first request", (
+        "a later load in the same process does without: measure that, or import boto3 beforehand"
     )
 
 

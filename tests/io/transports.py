@@ -26,10 +26,8 @@ def missing(transport: S3Transport) -> str:
     """Why there is no such transport here; "" if there is."""
     if transport is S3Transport.CURL:
         try:
-            import numba  # noqa: F401
-
             libcurl.load()
-        except (ImportError, libcurl.UnusableError) as error:
+        except libcurl.UnusableError as error:
             return f"no transport through libcurl here: {error}"
     return ""
 

@@ -187,7 +187,7 @@ def test_what_a_process_does_once_is_the_set_ups() -> None:
     assert verdict.bound_by == "setup"
     assert verdict.shares["setup"] == pytest.approx(0.85)
     assert verdict.shares["network"] == pytest.approx(0.1)
-    assert "went into importing, compiling and finding credentials" in verdict.sentence
+    assert "went into importing boto3 and finding credentials" in verdict.sentence
     assert "more CPUs" not in verdict.sentence
     later = judge(dataclasses.replace(report, setup_seconds=0.0, plan_cpu_seconds=0.0))
     assert later.shares["setup"] == 0

@@ -151,7 +151,7 @@ def _kvikio() -> str:
 
 def packages() -> Iterator[Check]:
     """Check the packages of extras that suit any machine."""
-    yield _package("numba", "numba", "cast", "casting while loading, and the fastest reads of s3://")
+    yield _package("numba", "numba", "cast", "casting while loading")
     yield _package("boto3", "boto3", "s3", "s3:// URLs")
     yield _package("awscrt", "awscrt", "verify", "checksums of objects (RUNAI_STREAMER_VERIFY=1)")
     yield _package("rich", "rich", "cli", "colours and progress of this command")

@@ -1,29 +1,35 @@
-"""The transport without the GIL: libcurl receives, and a compiled callback copies into the buffer.
+"""The transport without the GIL: libcurl receives, and writes into the buffer by itself.
 
 Python takes and gives back the GIL for every piece that it reads, over TLS for every 16 KiB, and so does whatever else
-runs in the process. Here a range costs that once.
+runs in the process. Here a range costs that once: without a function of ours to call, libcurl writes to a C stream,
+which is one over the buffer (`MemoryStream`), and the head of the answer to another one. Nothing has to be compiled for
+that. One thread looks at the clock for all requests (`progress`), and shuts down the socket of one that stalls.
+
+Whatever answers is written into the buffer: the page of a proxy, too. Nothing of it counts before its head fits.
 """
 
 import contextlib
 import ctypes
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 from runai_model_streamer.io.http import libcurl
 from runai_model_streamer.io.http.curl_failures import failure_of
-from runai_model_streamer.io.http.failures import Failure, TransportError, wrong_length
+from runai_model_streamer.io.http.curl_request import CurlRequest, last_answer
+from runai_model_streamer.io.http.failures import TransportError, wrong_length
 from runai_model_streamer.io.http.libcurl import Code, Easy, Library, UnusableError
+from runai_model_streamer.io.http.progress import Watcher
 from runai_model_streamer.io.http.proxies import Proxy, proxy_for
 from runai_model_streamer.io.http.transport import (
-    MIN_SPEED,
+    TEXT_LIMIT,
     Cancellation,
     Reply,
     SignedRequest,
-    expected_range,
     header_lines,
     headers_of,
+    is_wanted,
     range_headers,
 )
 from runai_model_streamer.ranges import ByteRange
@@ -32,10 +38,11 @@ from runai_model_streamer.threads.forks import OwnProcess
 _BUFFER: Final = 256 << 10
 """Bytes that libcurl receives at once."""
 
+_HEAD_LIMIT: Final = 64 << 10
+"""Bytes of an answer's head, and of interim answers before it."""
+
 _LOOK: Final = 0.25
 """Seconds: a signal that arrives just before a thread begins to wait for a lock does not wake it."""
-
-_SECOND: Final = 1_000_000_000
 
 
 def make_curl_transport(timeout: float, certificates: str) -> "CurlTransport":
@@ -43,14 +50,8 @@ def make_curl_transport(timeout: float, certificates: str) -> "CurlTransport":
 
     Raises:
         UnusableError: there is no libcurl, or it lacks something.
-        ImportError: numba is missing.
-        Exception: numba's own, where it cannot compile.
     """
-    # libcurl first: it is found at once, while numba takes most of a second.
-    library = libcurl.load()
-    from runai_model_streamer.kernels import curl_sink
-
-    return CurlTransport(library, curl_sink, timeout, certificates, proxy_for)
+    return CurlTransport(libcurl.load(), timeout, certificates, proxy_for)
 
 
 class CurlTransport:
@@ -60,22 +61,17 @@ class CurlTransport:
         UnusableError: this libcurl lacks something.
     """
 
-    def __init__(
-        self, library: Library, kernel: Any, timeout: float, certificates: str, proxies: Callable[[str], Proxy]
-    ) -> None:
-        """`kernel` is `kernels.curl_sink`; `certificates` a file of authorities to trust.
-
-        `proxies` gives a URL's proxy.
-        """
+    def __init__(self, library: Library, timeout: float, certificates: str, proxies: Callable[[str], Proxy]) -> None:
+        """`certificates` is a file of authorities to trust; `proxies` gives a URL's proxy."""
         self.name = f"curl {library.version} ({library.path})"
         self._library = library
-        self._kernel = kernel
         self._timeout = timeout
         self._certificates = certificates
         self._proxies = proxies
         self._lock = threading.Lock()
         self._closed = False
         self._process = OwnProcess()
+        self._watcher = Watcher(timeout)
         self._idle = [self._connect()]
 
     def get(
@@ -106,23 +102,22 @@ class CurlTransport:
             return
         for connection in idle:
             connection.close()
+        self._watcher.close()
 
     def _connect(self) -> "_Connection":
-        return _Connection(self._library, self._kernel, self._timeout, self._certificates)
+        return _Connection(self._library, self._watcher, self._timeout, self._certificates)
 
 
 class _Connection:
-    """A handle of libcurl's, the sink that its callbacks fill, and its socket."""
+    """A handle of libcurl's, and the request that is at work on it."""
 
-    def __init__(self, library: Library, kernel: Any, timeout: float, certificates: str) -> None:
-        self._kernel = kernel
+    def __init__(self, library: Library, watcher: Watcher, timeout: float, certificates: str) -> None:
+        self._watcher = watcher
         self._timeout = timeout
-        self._sink = ctypes.create_string_buffer(kernel.SINK_BYTES)
-        self._fields = (ctypes.c_int64 * kernel.FIELDS).from_buffer(self._sink)
-        self._base = ctypes.addressof(self._sink)
         self._says = ctypes.create_string_buffer(libcurl.ERROR_BYTES)
+        self._head = ctypes.create_string_buffer(_HEAD_LIMIT)
         self._errno = 0
-        self._cancellation: Cancellation | None = None
+        self._work: CurlRequest | None = None
         # ctypes does not keep what libcurl is to call.
         self._opener = libcurl.OpenSocket(self._open)
         self._easy = Easy(library)
@@ -140,13 +135,6 @@ class _Connection:
             # The environment's proxies are read where botocore reads them.
             libcurl.NOPROXY: "",
             libcurl.ERRORBUFFER: ctypes.addressof(self._says),
-            libcurl.WRITEFUNCTION: kernel.take_body.address,
-            libcurl.WRITEDATA: self._base,
-            libcurl.HEADERFUNCTION: kernel.take_header.address,
-            libcurl.HEADERDATA: self._base,
-            libcurl.XFERINFOFUNCTION: kernel.watch_progress.address,
-            libcurl.XFERINFODATA: self._base,
-            libcurl.NOPROGRESS: 0,
             libcurl.OPENSOCKETFUNCTION: self._opener,
         }.items():
             self._easy.set(option, value)
@@ -177,21 +165,28 @@ class _Connection:
         self._easy.set_headers(headers)
         self._says.value = b""
         self._errno = 0
-        window = (ctypes.c_char * len(view)).from_buffer(view)
-        self._prepare(span, ctypes.addressof(window), len(view))
-        self._cancellation = cancellation
-        kept = self._easy.socket()
-        if kept != libcurl.BAD_SOCKET:
-            cancellation.watch(kept)
-        cancellation.on_cut(self._cancel)
+        # A refusal explains itself in more bytes than a short range has.
+        buffer = view if len(view) >= TEXT_LIMIT else memoryview(bytearray(TEXT_LIMIT))
+        work = CurlRequest(buffer, self._head, cancellation, self._timeout)
         try:
-            code = self._perform(cancellation)
+            self._easy.set(libcurl.WRITEDATA, work.body.pointer)
+            self._easy.set(libcurl.HEADERDATA, work.head.pointer)
+            self._work = work
+            kept = self._easy.socket()
+            if kept != libcurl.BAD_SOCKET:
+                cancellation.watch(kept)
+            forget = self._watcher.watch(work)
+            try:
+                code = self._perform(cancellation)
+            finally:
+                forget()
         finally:
-            cancellation.on_cut(None)
-            self._cancellation = None
-            # The view's owner could not release it while this lived.
-            del window
-        return self._reply(code, request.url, len(view), bool(proxy.url))
+            self._work = None
+            work.end()
+        reply = self._reply(code, request.url, span, work, len(view), bool(proxy.url))
+        if reply.landed and buffer is not view:
+            view[: reply.landed] = buffer[: reply.landed]
+        return reply
 
     def close(self) -> None:
         self._easy.close()
@@ -225,34 +220,23 @@ class _Connection:
             raise
         return codes[0]
 
-    def _prepare(self, span: ByteRange, destination: int, length: int) -> None:
-        k, fields = self._kernel, self._fields
-        ctypes.memset(self._base, 0, 8 * k.FIELDS)
-        expected = expected_range(span).encode()
-        ctypes.memmove(self._base + k.EXPECTED_AT, expected, len(expected))
-        fields[k.EXPECTED_LENGTH] = len(expected)
-        fields[k.BASE] = self._base
-        fields[k.DESTINATION] = destination
-        fields[k.LENGTH] = length
-        fields[k.WHOLE_FITS] = 0 if span.start else 1
-        fields[k.TIMEOUT] = fields[k.ANSWER_TIMEOUT] = int(self._timeout * _SECOND)
-        fields[k.MIN_BYTES] = int(self._timeout * MIN_SPEED)
-
-    def _reply(self, code: int, url: str, length: int, proxy: bool) -> Reply:
-        k, fields = self._kernel, self._fields
-        status = fields[k.STATUS] if fields[k.ANSWERED] else None
-        reply = Reply(status, self._headers() if status else None, fields[k.LANDED])
-        reply.text = ctypes.string_at(self._base + k.TEXT_AT, fields[k.TEXT_LENGTH])
-        reason = fields[k.REASON]
-        if code == Code.OK and status is not None:
+    def _reply(self, code: int, url: str, span: ByteRange, work: CurlRequest, length: int, proxy: bool) -> Reply:
+        answer = last_answer(work.head_text)
+        status, head = answer or (None, "")
+        reply = Reply(status, headers_of(header_lines(head)))
+        if status is not None and status >= 300:
+            reply.text = bytes(work.buffer[: min(work.landed, TEXT_LIMIT)])
             return reply
-        if reason in (k.UNFIT, k.TEXT_FULL):
+        if status is not None and not is_wanted(reply, span, length):
             return reply
-        if reason == k.TOO_LONG:
-            reply.landed, reply.overrun = 0, True
+        reply.overrun = work.landed > length or (code == Code.WRITE_ERROR and work.landed == len(work.buffer))
+        reply.landed = 0 if status is None or reply.overrun else work.landed
+        if status is not None and code == Code.OK and not reply.overrun:
+            return reply
+        if reply.overrun:
             reply.fail(wrong_length(length + 1, length))
-        elif reason in (k.SLOW, k.STALLED):
-            reply.fail(TransportError(Failure.SLOW if reason == k.SLOW else Failure.STALLED, "", url))
+        elif work.failure is not None:
+            reply.fail(TransportError(work.failure, "", url))
         elif code == Code.PARTIAL_FILE:
             reply.fail(wrong_length(reply.landed, length))
         else:
@@ -261,28 +245,19 @@ class _Connection:
             reply.fail(failure_of(code, says, errno, url, proxy=proxy, proxy_status=self._easy.proxy_status()))
         return reply
 
-    def _headers(self) -> Mapping[str, str]:
-        k = self._kernel
-        head = ctypes.string_at(self._base + k.HEAD_AT, self._fields[k.HEAD_LENGTH]).decode("latin-1")
-        return headers_of(header_lines(head))
-
-    def _cancel(self) -> None:
-        self._fields[self._kernel.CANCELLED] = 1
-
     def _open(self, _: int, __: int, address: Any) -> int:
         """CURLOPT_OPENSOCKETFUNCTION: make the socket known before it connects."""
-        cancellation = self._cancellation
-        if cancellation is None or cancellation.cut:
+        work = self._work
+        if work is None or work.cancellation.cut:
             return libcurl.BAD_SOCKET
         wanted = address.contents
         try:
             with socket.socket(wanted.family, wanted.kind, wanted.protocol) as made:
-                cancellation.watch(made.fileno())
+                work.cancellation.watch_another(made.fileno())
                 descriptor = made.detach()
         except Exception as error:
             # Out of this function ctypes would make 0: standard input.
             self._errno = getattr(error, "errno", None) or 0
             return libcurl.BAD_SOCKET
-        # Connecting has its own limit, and the answer then as long again.
-        self._fields[self._kernel.ANSWER_TIMEOUT] = 2 * self._fields[self._kernel.TIMEOUT]
+        work.connecting()
         return descriptor

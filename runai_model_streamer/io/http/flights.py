@@ -8,7 +8,7 @@ what a credential provider does on its own, last until their own timeouts.
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 _current = threading.local()
@@ -31,8 +31,7 @@ class Flight:
         """Whether botocore has asked in which region the bucket is."""
         self._lock = threading.Lock()
         self._cut = False
-        self._on_cut: Callable[[], None] | None = None
-        self._handle: int | None = None
+        self._handles: list[int] = []
 
     @property
     def cut(self) -> bool:
@@ -43,23 +42,19 @@ class Flight:
         """Shut down this socket, and no longer an earlier one, when the request is cut: at once if it was."""
         with self._lock:
             self._release()
-            self._handle = os.dup(descriptor)
+        self.watch_another(descriptor)
+
+    def watch_another(self, descriptor: int) -> None:
+        """As `watch`, but shut down the earlier ones as well: several addresses of a host are tried at once."""
+        with self._lock:
+            self._handles.append(os.dup(descriptor))
             if self._cut:
                 self._shutdown()
-
-    def on_cut(self, act: Callable[[], None] | None) -> None:
-        """Call this, too, when the request is cut: at once if it was. None: no longer."""
-        with self._lock:
-            self._on_cut = act
-            if act is not None and self._cut:
-                act()
 
     def stop(self) -> None:
         """Wake the thread that waits for the socket. From any thread."""
         with self._lock:
             self._cut = True
-            if self._on_cut is not None:
-                self._on_cut()
             self._shutdown()
 
     def land(self) -> None:
@@ -68,22 +63,21 @@ class Flight:
             self._release()
 
     def _shutdown(self) -> None:
-        if self._handle is None:
-            return
-        # Not through an SSLSocket, whose shutdown drops the TLS layer under the reader.
-        plain = socket.socket(fileno=self._handle)
-        try:
-            plain.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            # Not connected yet, or not any more. The shutdown holds for a connect that follows all the same.
-            pass
-        finally:
-            plain.detach()
+        for handle in self._handles:
+            # Not through an SSLSocket, whose shutdown drops the TLS layer under the reader.
+            plain = socket.socket(fileno=handle)
+            try:
+                plain.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                # Not connected yet, or not any more. The shutdown holds for a connect that follows all the same.
+                pass
+            finally:
+                plain.detach()
 
     def _release(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+        handles, self._handles = self._handles, []
+        for handle in handles:
+            os.close(handle)
 
 
 class Flights:

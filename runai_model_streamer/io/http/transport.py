@@ -6,7 +6,7 @@ answer only to keep what is not the range out of the caller's buffer; what the a
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -94,8 +94,8 @@ class Cancellation(Protocol):
         """Cut the request. From any thread."""
         ...
 
-    def on_cut(self, act: Callable[[], None] | None) -> None:
-        """Call this, too, when the request is cut: at once if it was. None: no longer."""
+    def watch_another(self, descriptor: int) -> None:
+        """As `watch`, but shut down the earlier ones as well: several addresses of a host are tried at once."""
         ...
 
 
@@ -113,9 +113,9 @@ class Transport(Protocol):
         """Ask for a range, of the object with this ETag if one is given, and land its body in `view`.
 
         `view` is as long as `span`, and the caller's; nothing of it is kept. Bytes beyond `Reply.landed` are undefined.
-        Only a body whose Content-Range begins where `span` does gets there, and that of a 200 without one, to a range
-        from byte 0 on, unless it is longer than the range; of a refusal (300 and above) the beginning is kept, and of
-        anything else nothing is received. Failures on the way are in the reply.
+        Only a body whose Content-Range begins where `span` does counts as landed, and that of a 200 without one, to a
+        range from byte 0 on, unless it is longer than the range; of a refusal (300 and above) the beginning is kept.
+        Failures on the way are in the reply.
         """
         ...
 
@@ -181,6 +181,13 @@ def _value(text: str) -> str:
     return text.replace("\r", " ").strip(" \t")
 
 
-def expected_range(span: ByteRange) -> str:
-    """How Content-Range must begin. An object that is shorter than the range ends it earlier."""
-    return f"bytes {span.start}-"
+def is_wanted(reply: Reply, span: ByteRange, length: int) -> bool:
+    """Whether the body may be what was asked for: see `Transport.get`."""
+    said = reply.headers.get("content-length", "")
+    if said.isdecimal() and int(said[:19]) > length:
+        return False
+    # An object that is shorter than the range ends it earlier.
+    content_range = reply.headers.get("content-range")
+    if content_range is None:
+        return reply.status == 200 and span.start == 0
+    return content_range.startswith(f"bytes {span.start}-")

@@ -12,8 +12,8 @@ from runai_model_streamer.io.http.transport import (
     Reply,
     SignedRequest,
     Window,
-    expected_range,
     headers_of,
+    is_wanted,
     range_headers,
 )
 from runai_model_streamer.io.s3.errors.boto3_failures import failure_of
@@ -48,7 +48,7 @@ class Boto3Transport:
         reply = Reply(raw.status, headers_of(raw.headers.items()))
         if raw.status >= 300:
             _quote(raw, Window(self._timeout), reply)
-        elif _is_wanted(reply, span, len(view)):
+        elif is_wanted(reply, span, len(view)):
             try:
                 _land(raw, view, Window(self._timeout), reply)
             except Exception as error:
@@ -70,17 +70,6 @@ def _failure(error: Exception, url: str) -> TransportError:
         failure.__cause__ = error
     failure.name_host(url)
     return failure
-
-
-def _is_wanted(reply: Reply, span: ByteRange, length: int) -> bool:
-    """Whether the body may be what was asked for: see `Transport.get`."""
-    said = reply.headers.get("content-length", "")
-    if said.isdecimal() and int(said[:19]) > length:
-        return False
-    content_range = reply.headers.get("content-range")
-    if content_range is None:
-        return reply.status == 200 and span.start == 0
-    return content_range.startswith(expected_range(span))
 
 
 def _land(raw: Any, view: memoryview, window: Window, reply: Reply) -> None:

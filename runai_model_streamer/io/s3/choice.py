@@ -14,8 +14,8 @@ from runai_model_streamer.io.http.transport import Transport
 _log = logging.getLogger(__name__)
 
 _REMEDY: Final = (
-    "Install numba (pip install numba) and libcurl (conda install -c conda-forge libcurl, or the system's libcurl4), "
-    "or set RUNAI_STREAMER_S3_TRANSPORT=auto."
+    "Install libcurl (conda install -c conda-forge libcurl, or the system's libcurl4), or set "
+    "RUNAI_STREAMER_S3_TRANSPORT=auto."
 )
 
 
@@ -29,7 +29,7 @@ def make_transport(config: S3Config, endpoint: str, certificates: str, other: Ca
         other: makes the store's own transport, for where libcurl cannot be had.
 
     Raises:
-        MissingDependencyError: it is to be libcurl, and libcurl or numba is missing.
+        MissingDependencyError: it is to be libcurl, and there is none that could serve.
         ConfigError: the proxy on the way to the endpoint cannot be used, with either.
     """
     proxy_for(endpoint)
@@ -37,17 +37,12 @@ def make_transport(config: S3Config, endpoint: str, certificates: str, other: Ca
     if config.transport is not S3Transport.BOTO3:
         try:
             transport = make_curl_transport(config.timeout, certificates)
-        except Exception as error:  # numba's cache and its compiler, of a damaged installation, raise many kinds
+        except libcurl.UnusableError as error:
             if config.transport is S3Transport.CURL:
                 raise MissingDependencyError(
-                    f"RUNAI_STREAMER_S3_TRANSPORT=curl cannot be used: {_words(error)}", remedy=_REMEDY, sep=". "
+                    f"RUNAI_STREAMER_S3_TRANSPORT=curl cannot be used: {error}", remedy=_REMEDY, sep=". "
                 ) from error
-            _log.debug("object storage is not read through curl: %s", _words(error))
+            _log.debug("object storage is not read through curl: %s", error)
     transport = transport or other()
     _log.debug("object storage is read through %s", transport.name)
     return transport
-
-
-def _words(error: Exception) -> str:
-    expected = isinstance(error, ImportError | libcurl.UnusableError)
-    return str(error) if expected else f"{type(error).__name__}: {error}"

@@ -156,15 +156,45 @@ def test_a_fault_that_stays(server: FaultServer, case: Case) -> None:
     assert case.says in str(caught.value)
 
 
-def test_bytes_that_are_not_the_range_never_reach_the_buffer(server: FaultServer) -> None:
-    buffer = bytearray(b"\xa5" * len(REST))
+def test_bytes_that_are_not_the_range_never_count(server: FaultServer) -> None:
     with store_of(server, retries=0) as store:
         source = store.open(URL)
         for fault in (refuse(503, "SlowDown", message="x" * 5000), whole_object(), other_range(-5), garbage()):
+            buffer = bytearray(len(REST))
             server.script(fault)
             with pytest.raises(StreamerError):
                 source.read_into(PREFIX_BYTES, memoryview(buffer))
-    assert buffer == b"\xa5" * len(REST)
+            source.read_into(PREFIX_BYTES, memoryview(buffer))
+            assert buffer == REST
+
+
+def test_bytes_that_are_not_the_range_are_overwritten_by_the_next_attempt(server: FaultServer) -> None:
+    page = refuse(503, "SlowDown", message="x" * 50_000)
+    faults = (cut_short(70_000), page, reset_after(30_000), page)
+    buffer = bytearray(len(REST))
+    with store_of(server, retries=9) as store:
+        source = store.open(URL)
+        server.script(*faults)
+        source.read_into(PREFIX_BYTES, memoryview(buffer))
+    assert buffer == REST
+
+
+@pytest.mark.parametrize("size", [1, 10, 1000])
+@pytest.mark.parametrize(
+    "fault",
+    [refuse(503, "SlowDown", message="x" * 5000), longer(7), whole_object()],
+    ids=["refused", "longer", "whole"],
+)
+def test_a_short_range_gets_no_byte_but_its_own(server: FaultServer, fault: Fault, size: int) -> None:
+    buffer = bytearray(b"\xa5" * (size + 100))
+    with store_of(server, retries=0) as store:
+        source = store.open(URL)
+        server.script(fault)
+        with pytest.raises(StreamerError):
+            source.read_into(PREFIX_BYTES, memoryview(buffer)[:size])
+        assert buffer == b"\xa5" * (size + 100)
+        source.read_into(PREFIX_BYTES, memoryview(buffer)[:size])
+    assert buffer == REST[:size] + b"\xa5" * 100
 
 
 def test_a_slow_drip_goes_on_from_the_byte_already_landed(server: FaultServer) -> None:

@@ -1,0 +1,104 @@
+"""Ends requests that stall or drip, from one thread for all of them: none of them takes the GIL for that."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from runai_model_streamer.io.http.failures import Failure
+from runai_model_streamer.io.http.transport import MIN_SPEED
+
+_LONGEST_TICK: Final = 1.0
+"""Seconds between two looks at most, and ..."""
+_TICKS: Final = 4
+"""... looks in each timeout at least."""
+
+
+class Progress:
+    """How far one request has come, by the clock.
+
+    Args:
+        timeout: seconds in which the answer has to begin, and then in which bytes have to come.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._answer_due = time.monotonic() + timeout
+        self._moved = 0
+        self._moved_at = 0.0
+        self._window_end: float | None = None
+        self._window_start = 0
+
+    def connecting(self) -> None:
+        """A connection is made first, which has a limit of its own."""
+        self._answer_due += self._timeout
+
+    def check(self, *, answered: bool, landed: int) -> Failure | None:
+        """Why the request is to end now; None: it may go on. `landed` counts bytes of the body."""
+        now = time.monotonic()
+        if not answered:
+            return Failure.STALLED if now >= self._answer_due else None
+        if self._window_end is None or landed != self._moved:
+            self._moved, self._moved_at = landed, now
+        elif now - self._moved_at >= self._timeout:
+            return Failure.STALLED
+        if self._window_end is None or now >= self._window_end:
+            if self._window_end is not None and landed - self._window_start < MIN_SPEED * self._timeout:
+                return Failure.SLOW
+            self._window_end, self._window_start = now + self._timeout, landed
+        return None
+
+
+class Watched(Protocol):
+    """A request at work."""
+
+    def check(self) -> None:
+        """Look at the clock, and end the request if it is time."""
+        ...
+
+
+class Watcher:
+    """Looks at the requests at work now and then. Its thread lives while there are any, and a moment longer."""
+
+    def __init__(self, timeout: float) -> None:
+        self._tick = min(_LONGEST_TICK, timeout / _TICKS)
+        self._lock = threading.Lock()
+        self._active: set[Watched] = set()
+        self._thread: threading.Thread | None = None
+        self._wake = threading.Event()
+
+    def watch(self, request: Watched) -> Callable[[], None]:
+        """Look at a request from now on; the function that is returned ends that."""
+        with self._lock:
+            self._active.add(request)
+            # After a fork the thread is the parent's.
+            if self._thread is None or not self._thread.is_alive():
+                self._wake.clear()
+                self._thread = threading.Thread(target=self._run, name="runai-curl-watch", daemon=True)
+                self._thread.start()
+        return lambda: self._forget(request)
+
+    def close(self) -> None:
+        """End the thread, now or with the last request. Idempotent."""
+        self._wake.set()
+        with self._lock:
+            thread = self._thread if not self._active else None
+        if thread is not None and thread.is_alive():
+            thread.join()
+
+    def _forget(self, request: Watched) -> None:
+        with self._lock:
+            self._active.discard(request)
+
+    def _run(self) -> None:
+        while True:
+            ending = self._wake.wait(self._tick)
+            with self._lock:
+                active = list(self._active)
+                if not active:
+                    self._thread = None
+                    return
+            for request in active:
+                request.check()
+            if ending:
+                time.sleep(self._tick)
