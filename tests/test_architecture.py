@@ -153,6 +153,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "config",
         "distributed.ranks",
         "errors",
+        "io.libc",
         "io.source",
         "lifecycle",
         "origins",

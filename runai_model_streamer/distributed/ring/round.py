@@ -1,5 +1,6 @@
 """This rank's part in one load whose bytes it shares: ring, threads that fill it, sources that take from it."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -48,6 +49,7 @@ class Round:
         timeout = peers.timeout.total_seconds()
         links = Links(memory.sockets, timeout, self._ring.received, self._ring.lost) if memory.sockets else None
         self._ring.connect(links)
+        self._counting = threading.Lock()
         self._own = 0
 
     def source(self, source: Source, spans: Sequence[Span]) -> SharedSource:
@@ -58,7 +60,8 @@ class Round:
         return self._fillers.origins[number] if self._ring.copy(number, start, buffer) else Origin.RANK
 
     def _count(self, length: int) -> None:
-        self._own += length  # a race between readers would lose a count
+        with self._counting:
+            self._own += length
 
     def _idle(self) -> bool:
         return self._fillers.join(0)

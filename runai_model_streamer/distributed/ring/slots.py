@@ -1,17 +1,26 @@
 """Memory that the processes of a node share: anonymous, named nowhere, and gone with the last of them."""
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
+from runai_model_streamer.io.libc import libc
 from runai_model_streamer.ranges import PAGE
 from runai_model_streamer.threads.forks import keep_in_children
 
-_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-"""A file that cannot shrink cannot kill a process that has it mapped."""
+# Numbers of the kernel's own: Python has names for them only if it was built with a newer C library than conda's is.
+_CLOSE_ON_EXEC, _ALLOW_SEALING = 1, 2
+_ADD_SEALS, _GET_SEALS = 1033, 1034
+_SEALS: Final = 1 | 2 | 4
+"""No more seals, no shrinking, no growing. A file that cannot shrink cannot kill a process that has it mapped."""
+
+MEMFD_CREATE: Final = {"x86_64": 319, "aarch64": 279}
+"""The system call, by machine."""
 
 
 class Slots:
@@ -35,7 +44,7 @@ class Slots:
         if file is None:
             self._mapping = mmap.mmap(-1, max(length, PAGE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         else:
-            if os.fstat(file).st_size != length or fcntl.fcntl(file, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+            if os.fstat(file).st_size != length or fcntl.fcntl(file, _GET_SEALS) & _SEALS != _SEALS:
                 raise OSError(0, "another rank's shared memory is not of the size agreed on")
             self._mapping = mmap.mmap(file, length, flags=mmap.MAP_SHARED)
         # Huge pages where the machine allows them for shared memory: transparent_hugepage/shmem_enabled.
@@ -54,18 +63,37 @@ class Slots:
         return memoryview(self._mapping)[start : start + length]
 
 
-def create(count: int, size: int) -> int:
+def create(count: int, size: int, calls: Mapping[str, int] = MEMFD_CREATE) -> int:
     """Descriptor of new shared memory for so many slots. All of it is allocated: later there may be none left.
+
+    Args:
+        count: of slots.
+        size: bytes of a slot, whole pages.
+        calls: number of the system call, by machine, for a Python that does not have it.
 
     Raises:
         OSError: there is no such memory here, or not enough.
     """
-    file = os.memfd_create("runai-streamer-ring", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    file = _anonymous_file(calls)
     try:
         os.ftruncate(file, count * size)
         os.posix_fallocate(file, 0, count * size)
-        fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)
+        fcntl.fcntl(file, _ADD_SEALS, _SEALS)
     except BaseException:
         os.close(file)
         raise
     return file
+
+
+def _anonymous_file(calls: Mapping[str, int]) -> int:
+    name, flags = "runai-streamer-ring", _CLOSE_ON_EXEC | _ALLOW_SEALING
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name, flags)
+    number = calls.get(os.uname().machine)
+    if number is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    file = libc().syscall(number, name.encode(), flags)
+    if file < 0:
+        failed = ctypes.get_errno()
+        raise OSError(failed, os.strerror(failed))
+    return int(file)

@@ -20,14 +20,29 @@ def test_what_one_mapping_is_written_another_has() -> None:
     assert bytes(second.slot(1, PAGE)) == bytes(PAGE)
 
 
+def test_a_python_that_does_not_know_the_call_asks_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    file = create(2, PAGE)
+    made = Slots(2, PAGE, file)
+    assert not os.get_inheritable(file)
+    os.close(file)
+    made.slot(1, 1)[:] = b"x"
+
+
+def test_a_machine_without_the_call_is_an_error_that_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    with pytest.raises(OSError, match="not implemented"):
+        create(1, PAGE, calls={})
+
+
 def test_it_has_no_name_that_outlives_its_processes() -> None:
     before = set(os.listdir("/dev/shm"))
     file = create(1, PAGE)
-    slots = Slots(1, PAGE, file)
+    made = Slots(1, PAGE, file)
     assert os.fstat(file).st_nlink == 0
     assert set(os.listdir("/dev/shm")) == before
     os.close(file)
-    del slots
+    del made
 
 
 def test_it_cannot_be_cut_short_under_those_that_map_it() -> None:
@@ -66,9 +81,9 @@ def test_too_little_memory_is_an_error_at_once_and_leaves_nothing() -> None:
 
 def test_a_forked_child_does_not_have_it() -> None:
     file = create(1, PAGE)
-    slots = Slots(1, PAGE, file)
+    made = Slots(1, PAGE, file)
     os.close(file)
-    slots.slot(0, 1)[:] = b"x"
+    made.slot(0, 1)[:] = b"x"
     child = os.fork()
     if not child:
         with open("/proc/self/maps") as maps:
@@ -76,4 +91,4 @@ def test_a_forked_child_does_not_have_it() -> None:
     assert os.waitpid(child, 0)[1] == 0
     with open("/proc/self/maps") as maps:
         assert "runai-streamer-ring" in maps.read()
-    del slots
+    del made
