@@ -229,8 +229,9 @@ def _found_locally(error: Any, at: Circumstances) -> Meaning | None:
         # botocore lets out what its parsers say: no client could be made.
         return Meaning(ConfigError, f"AWS's settings cannot be used: {error}", _CHECK_SETTINGS)
     modules = _raised_in(error)
-    if "botocore.parsers" in modules and not isinstance(error, aws.BotoCoreError):
-        # It takes for granted that an answer has the right shape.
+    of_credentials = "botocore.credentials" in modules
+    if "botocore.parsers" in modules and not of_credentials and not isinstance(error, aws.BotoCoreError):
+        # It takes for granted that an answer has the right shape. One with credentials in it is never quoted.
         strange = f"the answer cannot be read: {type(error).__name__}: {error}"
         return Meaning(ReadError, strange, f"{at.provenance.endpoint_told()} Check that it is a store's.".lstrip())
     shapeless = isinstance(error, AttributeError | LookupError | TypeError)
@@ -240,7 +241,7 @@ def _found_locally(error: Any, at: Circumstances) -> Meaning | None:
         if not has_client:
             remedy = f"{_CHECK_SETTINGS} Below a line like `s3 =`, settings are indented."
             return Meaning(ConfigError, f"AWS's settings cannot be used: {says}", remedy)
-        if "botocore.credentials" in modules:
+        if of_credentials:
             remedy = "See what AWS_ENDPOINT_URL_STS or AWS_CONTAINER_CREDENTIALS_FULL_URI leads to."
             given_none = f"what was asked for credentials gave none that can be used: {says}"
             return Meaning(CredentialsError, given_none, f"{remedy} {_GIVE_KEYS}")
