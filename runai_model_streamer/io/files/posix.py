@@ -194,15 +194,23 @@ class FileSource:
                 where=errors.Where(self.path, span),
                 remedy="load again once it is complete",
             )
-        if now.links == opened.links:
+        if now.links == opened.links and self._is_at_its_path():
             raise errors.SourceChangedError(
                 f"was changed while it was being streamed ({span}), and its modification time put back (as by rsync "
                 "--inplace --times), or its owner or mode was set",
                 where=errors.Where(self.path, span),
                 remedy="load again once that is done",
             )
-        # A link was added or removed, as when another file takes this name. That sets the change time too.
+        # Only its names changed: a link was added or removed, or the file was renamed. That sets the change time too.
         self._stamp = now
+
+    def _is_at_its_path(self) -> bool:
+        """Whether the path still leads to this file. Renaming a file sets the time of its change, and no byte of it."""
+        try:
+            there, here = os.stat(self.path), os.fstat(self._fd)
+        except OSError:
+            return False
+        return os.path.samestat(there, here)
 
     @property
     def _reads_direct(self) -> bool:

@@ -542,6 +542,15 @@ def test_a_file_that_gets_another_name_is_not_changed(changing: FileSource, any_
     assert read(changing).data == before
 
 
+@pytest.mark.parametrize("another", [False, True])
+def test_a_file_that_is_renamed_is_not_changed(changing: FileSource, any_file: Path, another: bool) -> None:
+    before = any_file.read_bytes()
+    any_file.rename(any_file.with_name("renamed"))
+    if another:
+        any_file.write_bytes(bytes(len(before)))
+    assert read(changing).data == before
+
+
 def test_a_file_that_got_another_name_is_an_error_once_it_is_overwritten(changing: FileSource, any_file: Path) -> None:
     os.link(any_file, any_file.with_name("another"))
     read(changing)
