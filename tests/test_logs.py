@@ -163,7 +163,7 @@ def test_lines_go_back_to_the_hosts_handlers_when_the_variable_is_gone(
     configure_logging(StreamerConfig.from_environment())
     monkeypatch.delenv(TO_STDERR)
     configure_logging(StreamerConfig.from_environment())
-    log("a line")
+    log("a line", logging.WARNING)
     assert (caplog.messages, capsys.readouterr().err) == (["a line"], "")
 
 

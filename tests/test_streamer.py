@@ -101,9 +101,11 @@ def test_the_arguments_have_the_names_order_and_defaults_that_engines_use() -> N
     for method, first in ((SafetensorsStreamer.stream_file, "path"), (SafetensorsStreamer.stream_files, "paths")):
         parameters = list(inspect.signature(method).parameters.values())[1:]
         assert parameters[0].name == first
-        assert {parameter.name: parameter.default for parameter in parameters[1:-1]} == expected
-        assert {parameter.kind for parameter in parameters[:-1]} == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
-        assert (parameters[-1].name, parameters[-1].kind) == ("progress", inspect.Parameter.KEYWORD_ONLY)
+        both = [each for each in parameters if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+        named = [each for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
+        assert both + named == parameters
+        assert [(each.name, each.default) for each in both[1:]] == list(expected.items())
+        assert [(each.name, each.default) for each in named] == [("progress", False), ("group", None)]
 
 
 def test_all_arguments_may_be_positional(file: Path) -> None:
