@@ -5,8 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
-STREAMS: Final = 4
-"""Readers to begin with for each disk. With reads of 8 MiB, four are as fast as 16 with 1 MiB (benchmarks/RUNS.md)."""
+STREAMS: Final = 16
+"""Readers to begin with for each disk (benchmarks/RUNS.md)."""
 
 _SYS: Final = Path("/sys")
 _MOUNTS: Final = Path("/proc/self/mountinfo")

@@ -5,19 +5,25 @@ import errno
 import logging
 import os
 import stat
+import time
 from typing import Final, NamedTuple, Self
 
 from runai_model_streamer import errors
 from runai_model_streamer.config import DirectIO
 from runai_model_streamer.io.files import file_systems
 from runai_model_streamer.io.files.device import device_of
-from runai_model_streamer.io.files.listing import dangling
+from runai_model_streamer.io.files.failures import translated
 from runai_model_streamer.io.files.page_cache import PageCache
 from runai_model_streamer.origins import Origin, SourceKind
 from runai_model_streamer.ranges import PAGE, ByteRange, round_down
 
 _log = logging.getLogger(__name__)
 
+REQUEST_SECONDS: Final = 1e-3
+"""What one direct request should last; the Python around it takes a hundredth of that. A disk of 2.5 GB/s is a tenth
+faster with requests of 1 MiB than with whole chunks (benchmarks/RUNS.md). A disk of 25 GB/s is asked for all of it."""
+
+MAX_REQUEST: Final = 64 << 20
 PIECE: Final = 1 << 20
 """Granularity, in bytes, of the check for cached bytes in a partly cached range."""
 
@@ -54,6 +60,7 @@ class FileSource:
             this well (`file_systems.DIRECT`), unless `shared`.
         shared: whether other processes of this node load the same file. `AUTO` then reads through the page cache, so
             that the disk is read once for all of them.
+        request_seconds: what one direct request should last.
 
     Raises:
         NotFoundError, IsDirectoryError, AccessDeniedError, ReadError: the file cannot be opened for reading.
@@ -64,7 +71,14 @@ class FileSource:
     verified_by: str | None = None
     in_order = False
 
-    def __init__(self, path: str, direct: DirectIO = DirectIO.AUTO, *, shared: bool = False) -> None:
+    def __init__(
+        self,
+        path: str,
+        direct: DirectIO = DirectIO.AUTO,
+        *,
+        shared: bool = False,
+        request_seconds: float = REQUEST_SECONDS,
+    ) -> None:
         self.path = path
         self._fd = self._direct_fd = -1
         try:
@@ -73,7 +87,7 @@ class FileSource:
             status = os.fstat(self._fd)
         except OSError as error:
             self.close()
-            raise _translated(error, path) from error
+            raise translated(error, path) from error
         if not stat.S_ISREG(status.st_mode):
             self.close()
             if stat.S_ISDIR(status.st_mode):
@@ -87,6 +101,7 @@ class FileSource:
         self._file_system = file_systems.name(self._fd)
         self._page_cache: PageCache | None = None
         self._direct_refused = False
+        self._request, self._request_seconds = PIECE, request_seconds
         self.streams: int | None = None
         self._open_direct(direct, shared, status)
         if self._reads_direct and self._file_system in file_systems.DIRECT:
@@ -110,8 +125,7 @@ class FileSource:
             self._no_direct(error)
 
     def _no_direct(self, error: OSError) -> None:
-        reason = error.strerror
-        _log.debug("%s: no direct reads on %s (%s); reading buffered", self.path, self._file_system, reason)
+        _log.debug("%s: no direct reads on %s (%s); reading buffered", self.path, self._file_system, error.strerror)
 
     def origin(self, offset: int, length: int) -> Origin:
         """Return where a read of the range would come from now; see `Source.origin`."""
@@ -125,7 +139,7 @@ class FileSource:
         except OSError as error:
             if isinstance(error, errors.StreamerError):
                 raise
-            raise _translated(error, self.path, ByteRange(offset, offset + len(buffer))) from error
+            raise translated(error, self.path, ByteRange(offset, offset + len(buffer))) from error
         return origin
 
     def _fill(self, offset: int, buffer: memoryview) -> Origin:
@@ -136,7 +150,8 @@ class FileSource:
             runs = self._runs(offset, length, cached or 0)
             try:
                 for fd, start, end in runs:
-                    self._read(fd, offset + start, buffer[start:end])
+                    read = self._read_direct if fd == self._direct_fd else self._read
+                    read(fd, offset + start, buffer[start:end])
             except OSError as error:
                 if error.errno not in _REFUSED:
                     raise
@@ -206,11 +221,9 @@ class FileSource:
 
     def _is_at_its_path(self) -> bool:
         """Whether the path still leads to this file. Renaming a file sets the time of its change, and no byte of it."""
-        try:
-            there, here = os.stat(self.path), os.fstat(self._fd)
-        except OSError:
-            return False
-        return os.path.samestat(there, here)
+        with contextlib.suppress(OSError):
+            return os.path.samestat(os.stat(self.path), os.fstat(self._fd))
+        return False
 
     @property
     def _reads_direct(self) -> bool:
@@ -234,6 +247,16 @@ class FileSource:
         if cached is None:
             return Origin.BUFFERED
         return Origin.PAGE_CACHE if cached >= length else past_the_cache
+
+    def _read_direct(self, fd: int, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from `offset` on, in requests that last about `request_seconds` each."""
+        landed, length = 0, len(buffer)
+        while landed < length:
+            size = min(self._request, length - landed)
+            began = time.perf_counter()
+            self._read(fd, offset + landed, buffer[landed : landed + size])
+            landed, seconds = landed + size, max(time.perf_counter() - began, 1e-9)
+            self._request = max(PIECE, round_down(int(min(size * self._request_seconds / seconds, MAX_REQUEST)), PIECE))
 
     def _read(self, fd: int, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset` on."""
@@ -274,22 +297,3 @@ def _close(fd: int) -> None:
     if fd >= 0:
         with contextlib.suppress(OSError):
             os.close(fd)
-
-
-def _translated(error: OSError, path: str, span: ByteRange | None = None) -> errors.StreamerError:
-    where = errors.Where(path, span)
-    match error.errno:
-        case errno.ENOENT | errno.ENOTDIR:
-            return dangling(path) or errors.NotFoundError("no such file", where=where)
-        case errno.EACCES | errno.EPERM:
-            return errors.AccessDeniedError(
-                "this user may not read it", where=where, remedy="check the file's permissions"
-            )
-        case errno.EMFILE | errno.ENFILE:
-            return errors.ReadError(
-                "too many open files", where=where, remedy="raise the limit with `ulimit -n`", errno=error.errno
-            )
-        case _:
-            why = error.strerror or error
-            problem = f"{span}: cannot be read: {why}" if span else f"cannot be read: {why}"
-            return errors.ReadError(problem, where=where, errno=error.errno)

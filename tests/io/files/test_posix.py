@@ -160,18 +160,28 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
     return made
 
 
-def test_a_range_that_is_not_cached_is_one_read(large_file: Path, reads: list[tuple[str, int, int]]) -> None:
-    with closing(FileSource(str(large_file))) as source:
+def test_a_fast_disk_is_asked_for_all_of_a_range_after_its_first_request(
+    large_file: Path, reads: list[tuple[str, int, int]]
+) -> None:
+    with closing(FileSource(str(large_file), request_seconds=3600)) as source:
         found = read(source, 3 * PAGE, 3 * MIB)
     assert found == (large_file.read_bytes()[3 * PAGE : 3 * PAGE + 3 * MIB], Origin.DISK)
-    assert reads == [("direct", 3 * PAGE, 3 * MIB)]
+    assert reads == [("direct", 3 * PAGE, MIB), ("direct", 3 * PAGE + MIB, 2 * MIB)]
+
+
+def test_a_slow_disk_is_asked_for_a_piece_at_a_time(large_file: Path, reads: list[tuple[str, int, int]]) -> None:
+    with closing(FileSource(str(large_file), request_seconds=0)) as source:
+        found = read(source, 3 * PAGE, 3 * MIB)
+    assert found == (large_file.read_bytes()[3 * PAGE : 3 * PAGE + 3 * MIB], Origin.DISK)
+    assert reads == [("direct", 3 * PAGE + at * MIB, MIB) for at in range(3)]
 
 
 def test_of_a_large_range_what_is_cached_is_copied_and_the_rest_read_direct(
     large_file: Path, reads: list[tuple[str, int, int]]
 ) -> None:
     cache(large_file, MIB, MIB)
-    assert read_file(large_file) == (large_file.read_bytes(), Origin.DISK)
+    with closing(FileSource(str(large_file), request_seconds=3600)) as source:
+        assert read(source) == (large_file.read_bytes(), Origin.DISK)
     assert reads == [
         ("direct", 0, MIB),
         ("buffered", MIB, MIB),

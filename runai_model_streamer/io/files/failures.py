@@ -1,0 +1,27 @@
+"""What the system says of local files, as errors of this package."""
+
+import errno
+
+from runai_model_streamer import errors
+from runai_model_streamer.io.files.listing import dangling
+from runai_model_streamer.ranges import ByteRange
+
+
+def translated(error: OSError, path: str, span: ByteRange | None = None) -> errors.StreamerError:
+    """Turn what the system says of a file into an error of this package."""
+    where = errors.Where(path, span)
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR:
+            return dangling(path) or errors.NotFoundError("no such file", where=where)
+        case errno.EACCES | errno.EPERM:
+            return errors.AccessDeniedError(
+                "this user may not read it", where=where, remedy="check the file's permissions"
+            )
+        case errno.EMFILE | errno.ENFILE:
+            return errors.ReadError(
+                "too many open files", where=where, remedy="raise the limit with `ulimit -n`", errno=error.errno
+            )
+        case _:
+            why = error.strerror or error
+            problem = f"{span}: cannot be read: {why}" if span else f"cannot be read: {why}"
+            return errors.ReadError(problem, where=where, errno=error.errno)
