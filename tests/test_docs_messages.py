@@ -43,6 +43,7 @@ COMPLETE = (
     "io/s3/errors/network.py",
     "io/http/answers.py",
     "io/s3/access.py",
+    "io/files/failures.py",
     "io/files/posix.py",
     "io/listing.py",
     "io/files/listing.py",

@@ -1,10 +1,24 @@
 """What the system says of local files, as errors of this package."""
 
 import errno
+import os
 
 from runai_model_streamer import errors
-from runai_model_streamer.io.files.listing import dangling
 from runai_model_streamer.ranges import ByteRange
+
+
+def dangling(path: str) -> errors.NotFoundError | None:
+    """Return the error for a path that is, or contains, a dangling symbolic link; else None."""
+    part = path
+    while part and not os.path.lexists(part):
+        part = os.path.dirname(part)
+    if not os.path.islink(part):
+        return None
+    leads_to = os.readlink(part)
+    broken_link = f"is a symbolic link to {leads_to}, which is not there"
+    if part != path:
+        broken_link = f"{part} {broken_link}"
+    return errors.NotFoundError(broken_link, where=path)
 
 
 def translated(error: OSError, path: str, span: ByteRange | None = None) -> errors.StreamerError:

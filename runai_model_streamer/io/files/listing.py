@@ -11,6 +11,7 @@ from runai_model_streamer.errors import (
     ReadError,
     StreamerError,
 )
+from runai_model_streamer.io.files.failures import dangling
 from runai_model_streamer.io.listing import Entry, Wanted
 
 
@@ -51,20 +52,6 @@ def _walk(
             except OSError as error:
                 raise _translated(error, path) from error
             yield Entry(path, name, status.st_size, status.st_mtime_ns)
-
-
-def dangling(path: str) -> NotFoundError | None:
-    """Return the error for a path that is, or contains, a dangling symbolic link; else None."""
-    part = path
-    while part and not os.path.lexists(part):
-        part = os.path.dirname(part)
-    if not os.path.islink(part):
-        return None
-    leads_to = os.readlink(part)
-    problem = f"is a symbolic link to {leads_to}, which is not there"
-    if part != path:
-        problem = f"{part} {problem}"
-    return NotFoundError(problem, where=path)
 
 
 def _translated(error: OSError, path: str) -> StreamerError:
