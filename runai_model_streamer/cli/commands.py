@@ -3,7 +3,8 @@
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import runai_model_streamer
@@ -33,8 +34,7 @@ exit codes:
 def run(argv: Sequence[str] | None) -> int:
     """Run the command with these arguments, or else the process's; see `main.main`."""
     arguments = _parser().parse_args(argv)
-    with environment(_DEBUG if arguments.debug else {}):
-        _show_warnings()
+    with environment(_DEBUG if arguments.debug else {}), _warnings_shown():
         return _run(arguments)
 
 
@@ -65,11 +65,16 @@ def _run(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _show_warnings() -> None:
-    """Print the package's warnings to stderr, in the form of the command's errors."""
-    root = logging.getLogger()
-    if not any(isinstance(handler, _WarningHandler) for handler in root.handlers):
-        root.addHandler(_WarningHandler())
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Print the package's warnings to stderr meanwhile, in the form of the command's errors."""
+    root, handler = logging.getLogger(), _WarningHandler()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        # `main` may have been called by a program with a log of its own.
+        root.removeHandler(handler)
 
 
 class _WarningHandler(logging.Handler):

@@ -1,6 +1,7 @@
 """The command as a whole: exit codes, the end of a pipe, Ctrl-C, its entry point."""
 
 import importlib
+import logging
 import os
 import signal
 import subprocess
@@ -180,3 +181,9 @@ def test_the_entry_point_is_there() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     module, _, name = scripts["runai-streamer"].partition(":")
     assert getattr(importlib.import_module(module), name) is main
+
+
+def test_the_log_of_the_program_that_calls_it_is_as_before(model: Path) -> None:
+    handlers = list(logging.getLogger().handlers)
+    main(["ls", str(model)])
+    assert logging.getLogger().handlers == handlers
