@@ -23,8 +23,8 @@ from runai_model_streamer.pipeline.tally.trace import Trace, trace_path
 from runai_model_streamer.report.load_report import LoadReport
 from runai_model_streamer.report.make import Request, delivered, make_report
 from runai_model_streamer.report.progress import Display, Progress, Watch, display_of
+from runai_model_streamer.settings.variables import warn_of_settings
 from runai_model_streamer.threads.forks import OwnProcess
-from runai_model_streamer.variables import warn_of_settings
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

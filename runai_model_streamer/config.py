@@ -178,7 +178,7 @@ class StreamerConfig:
             if value is None:
                 continue
             default = defaults[field]
-            if field == "local_processes":  # of two variables, the larger number
+            if field == "local_processes":  # of several variables, the largest number
                 values[field] = max(value, values.get(field, default))
             else:  # of two variables, the first one of the table
                 values.setdefault(field, type(default)(value) if isinstance(default, Enum) else value)

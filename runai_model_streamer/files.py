@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from runai_model_streamer.checkpoint.index import choose_index, compare, is_index, parse_index
 from runai_model_streamer.config import StreamerConfig
-from runai_model_streamer.errors import StreamerError
+from runai_model_streamer.errors import NotFoundError, StreamerError
 from runai_model_streamer.installation import warn_of_original
 from runai_model_streamer.io.listing import Patterns
 from runai_model_streamer.io.paths import Several, as_path
@@ -16,7 +16,7 @@ from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.logs import configure_logging
 from runai_model_streamer.mirror.pull import pull
-from runai_model_streamer.variables import warn_of_settings
+from runai_model_streamer.settings.variables import warn_of_settings
 
 _log = logging.getLogger(__name__)
 
@@ -93,14 +93,28 @@ class Model(NamedTuple):
         )
 
 
-def find_model(path: str | os.PathLike[str], s3_credentials: S3Credentials | None = None) -> Model:
-    """List a folder or prefix as `list_safetensors` does, and say what its index has to say about it."""
+def find_model(
+    path: str | os.PathLike[str], s3_credentials: S3Credentials | None = None, index: str | None = None
+) -> Model:
+    """List a folder or prefix as `list_safetensors` does, and compare it with its index.
+
+    Args:
+        path: the folder or prefix.
+        s3_credentials: for object storage.
+        index: name of the index; None to choose it as `list_safetensors` does.
+
+    Raises:
+        NotFoundError: there is no such folder, or no such index in it.
+    """
     folder = as_path(path)
     with open_storage(s3_credentials) as (storage, _):
         found = storage.entries(folder, lambda name: _is_safetensors(name) or is_index(name), recursive=False)
         there = {entry.name: entry.path for entry in found if _is_safetensors(entry.name)}
         indices = {entry.name: entry.path for entry in found if is_index(entry.name)}
-        index = choose_index(indices)
+        if index is None:
+            index = choose_index(indices)
+        elif index not in indices:
+            raise NotFoundError("no such index", where=f"{folder.rstrip('/')}/{index}")
         named = None
         if index is not None and there:
             try:

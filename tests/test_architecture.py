@@ -30,7 +30,6 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "threads": ("errors",),
     "settings": ("errors", "io.secret"),
     "config": ("errors", "io.secret", "origins", "ranges", "settings"),
-    "variables": ("io.secret", "settings"),
     "logs": ("config",),
     "device": ("errors",),
     "lifecycle": ("errors",),
@@ -144,7 +143,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "threads.forks",
     ),
     "mirror": ("config", "errors", "io", "logs", "origins", "ranges", "threads"),
-    "files": ("checkpoint.index", "config", "errors", "installation", "io", "logs", "mirror", "variables"),
+    "files": ("checkpoint.index", "config", "errors", "installation", "io", "logs", "mirror", "settings"),
     "object_storage_model": ("errors", "files", "io", "mirror"),
     # How ranks talk; what they share, over that; and both in the service of a load.
     "distributed.ranks": ("checkpoint", "config", "errors", "io.paths", "lifecycle"),
@@ -186,8 +185,8 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "logs",
         "pipeline",
         "report",
+        "settings",
         "threads.forks",
-        "variables",
     ),
     "streamer": ("base_streamer", "checkpoint.tensor_info", "device", "errors", "io", "pipeline", "report"),
     "range_streamer": ("base_streamer", "config", "device", "errors", "files", "io", "pipeline", "report"),
@@ -206,7 +205,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "origins",
         "pipeline.cuda.driver",
         "ranges",
-        "variables",
+        "settings",
     ),
     "cli.tune": (
         "__init__",
@@ -234,6 +233,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "config",
         "errors",
         "files",
+        "installation",
         "io",
         "logs",
         "mirror",
@@ -244,6 +244,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "settings",
         "streamer",
     ),
+    "__main__": ("cli.main",),
     # Where the original has its names.
     "s3_utils": ("files", "io.listing", "io.paths", "io.s3.credentials"),
     "distributed_streamer": ("range_streamer",),
@@ -587,7 +588,7 @@ def imported() -> dict[str, object]:
 
 def test_importing_the_package_loads_nothing_optional(imported: dict[str, list[str]]) -> None:
     optional = {"awscrt", "boto3", "botocore", "s3transfer", "cuda", "cupy", "kvikio", "numba", "numba_cuda"}
-    optional |= {"IPython", "PIL", "matplotlib", "rich"}
+    optional |= {"IPython", "PIL", "matplotlib", "rich", "shtab"}
     assert PACKAGE in imported["modules"]
     assert optional.intersection(imported["modules"]) == set()
 

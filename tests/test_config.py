@@ -35,6 +35,7 @@ FIELDS = {
     "RUNAI_STREAMER_DIST_FANOUT": "fan_out",
     "RUNAI_STREAMER_PROCESS_GROUP_SIZE": "local_processes",
     "LOCAL_WORLD_SIZE": "local_processes",
+    "SLURM_STEP_TASKS_PER_NODE": "local_processes",
     "RUNAI_STREAMER_MAX_BANDWIDTH": "max_bandwidth",
     "RUNAI_STREAMER_VERIFY": "verify",
     "RUNAI_STREAMER_S3_ENDPOINT": "s3.endpoint",
@@ -64,6 +65,7 @@ DEFAULTS: dict[str, object] = {
     "RUNAI_STREAMER_DIST_FANOUT": FanOut.AUTO,
     "RUNAI_STREAMER_PROCESS_GROUP_SIZE": 1,
     "LOCAL_WORLD_SIZE": 1,
+    "SLURM_STEP_TASKS_PER_NODE": 1,
     "RUNAI_STREAMER_MAX_BANDWIDTH": None,
     "RUNAI_STREAMER_VERIFY": False,
     "RUNAI_STREAMER_S3_ENDPOINT": None,
@@ -136,6 +138,9 @@ GOOD: list[tuple[str, str, object]] = [
     ("RUNAI_STREAMER_DIRECTIO", "0", DirectIO.AUTO),
     ("RUNAI_STREAMER_PROCESS_GROUP_SIZE", "8", 8),
     ("LOCAL_WORLD_SIZE", "4", 4),
+    ("SLURM_STEP_TASKS_PER_NODE", "4", 4),
+    ("SLURM_STEP_TASKS_PER_NODE", "2(x3),8,4(x2)", 8),
+    ("SLURM_STEP_TASKS_PER_NODE", "eight", 1),
     ("RUNAI_STREAMER_MAX_BANDWIDTH", "0", None),
     ("RUNAI_STREAMER_MAX_BANDWIDTH", "65536", 65536),
     ("RUNAI_STREAMER_MAX_BANDWIDTH", " 1250000000 ", 1_250_000_000),
@@ -334,6 +339,7 @@ def test_a_chunk_size_is_rounded_up_to_whole_pages(kind: SourceKind, size: int, 
 def test_messages_name_every_variable_there_is() -> None:
     # Else a new variable would go without a bad value above.
     without = {"RUNAI_STREAMER_DIRECTIO", "RUNAI_STREAMER_S3_ENDPOINT", "REQUESTS_CA_BUNDLE"}
+    without |= {"SLURM_STEP_TASKS_PER_NODE"}  # the user does not set it
     assert REMEDIES.keys() == FIELDS.keys() - without
     assert all(re.fullmatch(r"[A-Z0-9_]+", name) for name in FIELDS)
 

@@ -13,6 +13,8 @@ CONCURRENCY: Final = "RUNAI_STREAMER_CONCURRENCY"
 CHUNK: Final = "RUNAI_STREAMER_CHUNK_BYTESIZE"
 LIMIT: Final = "RUNAI_STREAMER_MEMORY_LIMIT"
 TRACE: Final = "RUNAI_STREAMER_TRACE"
+ENDPOINT: Final = "RUNAI_STREAMER_S3_ENDPOINT"
+UNSIGNED: Final = "RUNAI_STREAMER_S3_UNSIGNED"
 
 SIZES: Final = "SIZE is a number of bytes, or 256M, 1G, 1GiB (powers of 1024), or 256MB (powers of 1000)."
 
@@ -102,13 +104,37 @@ def add_command(
     parser.set_defaults(run=run)
     parser.add_argument("--json", action="store_true", help="print one JSON document, and nothing else, to stdout")
     parser.add_argument("--debug", action="store_true", help="log to stderr, and show tracebacks of errors")
+    store = parser.add_argument_group("object storage, as in aws")
+    store.add_argument("--endpoint-url", metavar="URL", help=f"of an S3-compatible store ({ENDPOINT})")
+    store.add_argument("--profile", metavar="NAME", help="profile of ~/.aws, instead of keys in the environment")
+    store.add_argument("--region", metavar="NAME", help="region of the bucket (AWS_DEFAULT_REGION)")
+    store.add_argument("--no-sign-request", action="store_true", help=f"anonymous, for public buckets ({UNSIGNED})")
     return parser
+
+
+def store_settings(arguments: argparse.Namespace) -> dict[str, str | None]:
+    """Return the options of object storage as environment variables; None for one that must not be set."""
+    found: dict[str, str | None] = {}
+    if arguments.endpoint_url is not None:
+        found[ENDPOINT] = arguments.endpoint_url
+    if arguments.profile is not None:
+        found["AWS_PROFILE"] = arguments.profile
+        # They would win over a profile that is named by a variable, though not over aws's option.
+        found |= dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"))
+    if arguments.region is not None:
+        found["AWS_DEFAULT_REGION"] = arguments.region
+    if arguments.no_sign_request:
+        found[UNSIGNED] = "1"
+    return found
 
 
 def add_paths(parser: argparse.ArgumentParser) -> None:
     """Add the argument PATH, one or more."""
     parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="a file, a folder, s3://bucket/key or s3://bucket/prefix"
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="a file, a folder or its index.json, s3://bucket/key or s3://bucket/prefix",
     )
 
 

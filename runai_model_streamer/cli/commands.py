@@ -9,11 +9,12 @@ from typing import Final
 
 import runai_model_streamer
 from runai_model_streamer.cli import load, ls, pull, verify
-from runai_model_streamer.cli.arguments import SIZES
+from runai_model_streamer.cli.arguments import SIZES, store_settings
 from runai_model_streamer.cli.doctor import command as doctor
 from runai_model_streamer.cli.output import described, write_error, write_json
 from runai_model_streamer.cli.tune import command as tune
 from runai_model_streamer.errors import StreamerError
+from runai_model_streamer.installation import install_command
 from runai_model_streamer.settings.environment import environment
 
 _DEBUG: Final = {"RUNAI_STREAMER_LOG_LEVEL": "DEBUG", "RUNAI_STREAMER_LOG_TO_STDERR": "1"}
@@ -34,7 +35,8 @@ exit codes:
 def run(argv: Sequence[str] | None) -> int:
     """Run the command with these arguments, or else the process's; see `main.main`."""
     arguments = _parser().parse_args(argv)
-    with environment(_DEBUG if arguments.debug else {}), _warnings_shown():
+    debug = _DEBUG if arguments.debug else {}
+    with environment(store_settings(arguments) | debug), _warnings_shown():
         return _run(arguments)
 
 
@@ -46,10 +48,29 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {runai_model_streamer.__version__}")
+    parser.add_argument(
+        "--print-completion",
+        action=_Completion,
+        choices=("bash", "zsh"),
+        help="print a script for the shell that completes subcommands and options, and exit",
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for each in (ls, load, tune, verify, pull, doctor):
         each.add(commands)
     return parser
+
+
+class _Completion(argparse.Action):
+    def __call__(
+        self, parser: argparse.ArgumentParser, _namespace: argparse.Namespace, shell: object, _option: str | None = None
+    ) -> None:
+        try:
+            import shtab
+        except ImportError:
+            write_error(f"completion needs shtab: {install_command('cli')}")
+            parser.exit(1)
+        sys.stdout.write(shtab.complete(parser, shell=str(shell)))
+        parser.exit(0)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -2,7 +2,8 @@
 
 import argparse
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Final
 
 from runai_model_streamer.cli.arguments import (
@@ -19,6 +20,7 @@ from runai_model_streamer.cli.arguments import (
 from runai_model_streamer.cli.interrupts import ended_by_ctrl_c
 from runai_model_streamer.cli.output import counted, size, write_json, write_pairs
 from runai_model_streamer.cli.targets import find_files
+from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.report.load_report import LoadReport
 from runai_model_streamer.settings.environment import environment
 
@@ -39,6 +41,9 @@ def add(commands: Subcommands) -> None:
     add_device(parser)
     add_settings(parser)
     parser.add_argument("--trace", metavar="FILE", help=f"write a timeline for ui.perfetto.dev ({TRACE})")
+    parser.add_argument(
+        "--tensors", action="append", metavar="PATTERN", help="only tensors whose name matches; may be repeated"
+    )
     parser.add_argument("--dtype", type=dtype, help="cast to bfloat16, float16 or float32 on the way")
 
 
@@ -53,7 +58,12 @@ def run(arguments: argparse.Namespace) -> int:
     variables = settings(arguments) | ({} if arguments.trace is None else {TRACE: arguments.trace})
     with environment(variables), SafetensorsStreamer() as streamer:
         paths = find_files(arguments.paths)
-        streamer.stream_files(paths, device=arguments.device, dtype=target, progress=True)
+        streamer.stream_files(
+            paths, device=arguments.device, dtype=target, select=_selection(arguments.tensors), progress=True
+        )
+        if arguments.tensors and not any(streamer.files_to_tensors_metadata.values()):
+            patterns = " or ".join(map(repr, arguments.tensors))
+            raise ArgumentError(f"no tensor has a name like {patterns}", remedy="ls --tensors lists the names")
         for _ in streamer.get_tensors():
             pass
         report = streamer.report
@@ -62,6 +72,13 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         write_pairs(_told(report))
     return 0
+
+
+def _selection(patterns: Sequence[str] | None) -> Callable[[str], bool] | None:
+    """Return what chooses the tensors; None for all of them."""
+    if patterns is None:
+        return None
+    return lambda name: any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _told(report: LoadReport) -> Iterator[tuple[str, str]]:

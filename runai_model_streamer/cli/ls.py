@@ -3,8 +3,9 @@
 import argparse
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
+from operator import attrgetter
 from typing import Any
 
 from runai_model_streamer.checkpoint.header import Header
@@ -40,6 +41,10 @@ class Listed:
     """Size of the file in bytes."""
     header: Header
 
+    def with_tensors(self, tensors: Sequence[TensorInfo]) -> "Listed":
+        """Return the same file with its tensors in another order."""
+        return replace(self, header=replace(self.header, tensors=tuple(tensors)))
+
 
 def add(commands: Subcommands) -> None:
     """Add the subcommand and its arguments."""
@@ -52,6 +57,7 @@ def add(commands: Subcommands) -> None:
     )
     add_paths(parser)
     parser.add_argument("--tensors", action="store_true", help="list every tensor, with its dtype, shape and size")
+    parser.add_argument("--sort", choices=("name", "size"), help="sort by name, or by size, largest first")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     listed, failures = _read_headers(targets.files)
     failures = [*failures, *targets.missing]
     _warn_of_doubles(listed)
+    listed = _sorted(listed, arguments.sort)
     if arguments.json:
         write_json(_document(listed, failures, with_tensors=arguments.tensors))
     elif arguments.tensors:
@@ -70,6 +77,22 @@ def run(arguments: argparse.Namespace) -> int:
     for failure in failures:
         write_error(str(failure))
     return 1 if failures else 0
+
+
+def _sorted(listed: Sequence[Listed], by: str | None) -> list[Listed]:
+    """Return the files, and the tensors of each, by name or by size; None leaves both in their order."""
+    match by:
+        case "name":
+            return [
+                each.with_tensors(sorted(each.header.tensors, key=attrgetter("name")))
+                for each in sorted(listed, key=attrgetter("path"))
+            ]
+        case "size":
+            return [
+                each.with_tensors(sorted(each.header.tensors, key=attrgetter("nbytes"), reverse=True))
+                for each in sorted(listed, key=attrgetter("size"), reverse=True)
+            ]
+    return list(listed)
 
 
 def _warn_of_doubles(listed: Sequence[Listed]) -> None:

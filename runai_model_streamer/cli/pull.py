@@ -13,7 +13,7 @@ from runai_model_streamer.errors import NotFoundError
 from runai_model_streamer.files import open_storage
 from runai_model_streamer.io.listing import Entry, Patterns
 from runai_model_streamer.io.paths import as_path
-from runai_model_streamer.mirror.pull import none_chosen, pull
+from runai_model_streamer.mirror.pull import missing_files, none_chosen, pull
 
 
 def add(commands: Subcommands) -> None:
@@ -31,6 +31,7 @@ def add(commands: Subcommands) -> None:
     parser.add_argument("destination", metavar="DST", help="the folder to copy to; created if missing")
     parser.add_argument("--allow", action="append", metavar="PATTERN", help="only files that match; may be repeated")
     parser.add_argument("--ignore", action="append", metavar="PATTERN", help="no files that match; may be repeated")
+    parser.add_argument("--dry-run", action="store_true", help="only list the files that would be fetched")
 
 
 class _Watcher:
@@ -67,16 +68,22 @@ def run(arguments: argparse.Namespace) -> int:
     watcher = _Watcher(source)
     started = time.perf_counter()
     with open_storage(None) as (storage, config):
-        try:
-            wanted = pull(storage, source, destination, patterns, config, watcher)
-        finally:
-            watcher.close()
+        if arguments.dry_run:
+            wanted, watcher.missing = missing_files(storage, source, destination, patterns)
+        else:
+            try:
+                wanted = pull(storage, source, destination, patterns, config, watcher)
+            finally:
+                watcher.close()
     if not wanted:
         raise NotFoundError(none_chosen(patterns), where=source)
     seconds = time.perf_counter() - started
+    if arguments.dry_run and not arguments.json:
+        _print_missing(destination, wanted, watcher)
+        return 0
     fetched = len(watcher.missing)
     if arguments.json:
-        write_json(_document(source, destination, wanted, watcher.missing, seconds))
+        write_json(_document(source, destination, wanted, watcher.missing, None if arguments.dry_run else seconds))
     else:
         write_line(
             f"{counted(fetched, 'file')}, {size(watcher.bytes)}, pulled to {destination} in {seconds:.1f} s"
@@ -86,14 +93,25 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _print_missing(destination: str, wanted: Sequence[Entry], watcher: _Watcher) -> None:
+    for entry in watcher.missing:
+        write_line(f"{size(entry.size):>10}  {entry.name}")
+    write_line(
+        f"{counted(len(watcher.missing), 'file')}, {size(watcher.bytes)}, would be pulled to {destination}; "
+        f"{len(wanted) - len(watcher.missing)} are there already"
+    )
+
+
 def _document(
-    source: str, destination: str, wanted: Sequence[Entry], missing: Sequence[Entry], seconds: float
+    source: str, destination: str, wanted: Sequence[Entry], missing: Sequence[Entry], seconds: float | None
 ) -> dict[str, Any]:
-    fetched = {entry.name for entry in missing}
+    """Return what was fetched in these seconds, or what is missing if nothing was fetched (None)."""
+    word = "missing" if seconds is None else "fetched"
+    names = {entry.name for entry in missing}
     return {
         "source": source,
         "destination": destination,
-        "seconds": seconds,
-        "bytes_fetched": sum(entry.size for entry in missing),
-        "files": [{"name": each.name, "bytes": each.size, "fetched": each.name in fetched} for each in wanted],
+        **({} if seconds is None else {"seconds": seconds}),
+        f"bytes_{word}": sum(entry.size for entry in missing),
+        "files": [{"name": each.name, "bytes": each.size, word: each.name in names} for each in wanted],
     }

@@ -2,9 +2,11 @@
 
 import logging
 import os
+import posixpath
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from runai_model_streamer.checkpoint.index import is_index
 from runai_model_streamer.errors import NotFoundError
 from runai_model_streamer.files import find_model, open_storage
 from runai_model_streamer.io.paths import as_path, is_object
@@ -49,13 +51,17 @@ def find_targets(paths: Iterable[str]) -> Targets:
 
 
 def _targets_of(path: str) -> Targets:
+    folder, name = posixpath.split(path)
+    index = name if is_index(name) else None
+    if index is not None:
+        path = folder or "."
     if not is_object(path):
         if not os.path.isdir(path):
             return Targets([path], [])
     elif path.endswith(_SUFFIX):
         return Targets([path], [])
     try:
-        model = find_model(path)
+        model = find_model(path, index=index)
     except NotFoundError:
         if is_object(path) and not path.endswith("/") and _is_there(path):
             return Targets([path], [])

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from typing import Protocol, TypeVar
+from urllib.parse import unquote
 
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError, UnsupportedError
 from runai_model_streamer.origins import SourceKind
@@ -61,11 +62,24 @@ def as_path(path: str | os.PathLike[str]) -> str:
             "a URL has two slashes, s3://bucket/key", where=text, remedy="pathlib drops one, so pass it as a str"
         )
     scheme = _SCHEME.match(text)
+    if scheme and scheme[1].lower() == "file":
+        return _path_of(text)
     if scheme and scheme[1] != "s3":
         service = _NOT_YET.get(scheme[1].lower())
         what = f"{service} is not supported yet" if service else f"{scheme[1]}:// URLs are not supported"
         raise UnsupportedError(what, where=text, remedy="give a local path or an s3://bucket/key URL")
     return text
+
+
+def _path_of(url: str) -> str:
+    """Return the path that a file:// URL means."""
+    host, slash, rest = url.partition("://")[2].partition("/")
+    if host not in ("", "localhost") or not rest:
+        raise ArgumentError("a file:// URL has three slashes and a path, file:///models/llama", where=url)
+    path = unquote(slash + rest, errors="surrogateescape")
+    if "\0" in path:
+        raise ArgumentError(f"a path has a character that no path can have: {path!r}")
+    return path
 
 
 def _is_encodable(text: str) -> bool:

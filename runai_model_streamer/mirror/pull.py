@@ -57,14 +57,8 @@ def pull(
     Raises:
         StreamerError: the same errors as `pull_files`.
     """
-    _check_target(source, target)
     started = time.perf_counter()
-    before = _before(source)
-
-    def chosen(name: str) -> bool:
-        return file_name(name) != COMPLETE and patterns.chooses(name, before)
-
-    wanted = as_files(source, storage.entries(source, chosen, recursive=True))
+    wanted = _wanted(storage, source, target, patterns)
     if not wanted:
         _log.warning("[RunAI Streamer] %s: %s", source, none_chosen(patterns))
     with TargetFolder(target) as destination, locked(destination.fd, target) as alone:
@@ -86,6 +80,31 @@ def pull(
         len(wanted) - len(missing),
     )
     return wanted
+
+
+def missing_files(
+    storage: Storage, source: str, target: str, patterns: Patterns
+) -> tuple[Sequence[Entry], Sequence[Entry]]:
+    """Return the files that `pull` would copy or keep, and those of them that it would copy. Nothing is written.
+
+    Raises:
+        StreamerError: a file or the folder cannot be read, or a name cannot be a file's.
+    """
+    wanted = _wanted(storage, source, target, patterns)
+    if not os.path.isdir(target):
+        return wanted, wanted
+    with TargetFolder(target) as destination:
+        return wanted, [entry for entry in wanted if not destination.has(entry)]
+
+
+def _wanted(storage: Storage, source: str, target: str, patterns: Patterns) -> list[Entry]:
+    _check_target(source, target)
+    before = _before(source)
+
+    def chosen(name: str) -> bool:
+        return file_name(name) != COMPLETE and patterns.chooses(name, before)
+
+    return as_files(source, storage.entries(source, chosen, recursive=True))
 
 
 def none_chosen(patterns: Patterns) -> str:

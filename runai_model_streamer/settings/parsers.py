@@ -16,6 +16,7 @@ _MIN_BANDWIDTH: Final = 64 << 10
 """Bytes per second. A smaller number is most likely one of megabytes."""
 
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?B?)|B)?", re.IGNORECASE)
+_SLURM_TASKS: Final = re.compile(r"(\d+)(?:\(x\d+\))?")
 _PLACEHOLDER: Final = re.compile(r"\{[^{}]*\}")
 
 
@@ -89,6 +90,17 @@ def whole(minimum: int, maximum: int | None = None) -> Parser:
 
     kind = f"number, at least {minimum}" if maximum is None else f"number, {minimum} to {maximum}"
     return Parser(read, f"a whole number, at least {minimum}", kind, maximum)
+
+
+def slurm_tasks() -> Parser:
+    """The tasks of each node, as Slurm writes them: `8`, `8(x2)`, `8(x2),4`. The largest number counts."""
+
+    def read(text: str) -> int | None:
+        counts = [_SLURM_TASKS.fullmatch(each) for each in text.split(",")]
+        # Slurm sets it, so the user could not mend what is wrong with it.
+        return max(int(each[1]) for each in counts if each) if all(counts) else None
+
+    return Parser(read, "what Slurm sets", "numbers, as in `8(x2),4`")
 
 
 def seconds() -> Parser:

@@ -114,7 +114,14 @@ SECTIONS: Final[Mapping[str, tuple[Setting, ...]]] = {
             "local_processes",
             parsers.whole(1),
             "`1`",
-            "The same, for a launcher that does not set it. The larger of the two counts.",
+            "The same, for a launcher that does not set it. The largest number counts.",
+        ),
+        Setting(
+            "SLURM_STEP_TASKS_PER_NODE",
+            "local_processes",
+            parsers.slurm_tasks(),
+            "`1`",
+            "Never: `srun` sets it. It counts like `LOCAL_WORLD_SIZE`, which `srun` does not set.",
         ),
         Setting(
             "RUNAI_STREAMER_DIRECTIO",

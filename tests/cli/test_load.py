@@ -80,3 +80,14 @@ def test_an_object_that_is_cut_off_while_it_is_read_is_told(streamer: Command, s
     server.put("models", "llama/model-2.safetensors", b"\x10")
     done = streamer("load", "--json", "s3://models/llama")
     assert (done.code, done.document["error"]["type"]) == (1, "HeaderError")
+
+
+def test_only_tensors_that_match_are_loaded(streamer: Command, model: Path) -> None:
+    document = streamer("load", "--json", "--tensors", "emb*", "--tensors", "he?d", model).document
+    assert document["tensors"] == 2
+
+
+def test_patterns_that_match_no_tensor_are_an_error(streamer: Command, model: Path) -> None:
+    done = streamer("load", "--tensors", "nothing.*", model)
+    assert (done.code, done.out) == (1, "")
+    assert "error: no tensor has a name like 'nothing.*'; ls --tensors lists the names" in done.err

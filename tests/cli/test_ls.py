@@ -1,5 +1,6 @@
 """`runai-streamer ls`."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -169,3 +170,50 @@ def test_a_path_that_is_no_unicode_is_listed(streamer: Command, model: Path) -> 
     (model / "model-1.safetensors").rename(model / "a\udcff.safetensors")
     assert "a\\udcff.safetensors" in streamer("ls", model).out
     assert streamer("ls", "--json", model).document["files"][0]["path"].endswith("a\udcff.safetensors")
+
+
+def test_files_and_tensors_can_be_sorted(streamer: Command, model: Path) -> None:
+    write(model / "model-0.safetensors", {"z": stored("F32", [2]), "a": stored("F32", [9])})
+    document = streamer("ls", "--json", "--tensors", "--sort", "size", model).document
+    assert [Path(each["path"]).name[:7] for each in document["files"]] == ["model-1", "model-2", "model-0"]
+    assert [each["name"] for each in document["files"][2]["tensors"]] == ["a", "z"]
+    document = streamer("ls", "--json", "--tensors", "--sort", "name", model).document
+    assert [Path(each["path"]).name[:7] for each in document["files"]] == ["model-0", "model-1", "model-2"]
+    assert [each["name"] for each in document["files"][0]["tensors"]] == ["a", "z"]
+
+
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "other.safetensors.index.json"])
+def test_an_index_means_the_files_that_it_names(streamer: Command, model: Path, index: str) -> None:
+    (model / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1.safetensors"}}')
+    (model / "other.safetensors.index.json").write_text('{"weight_map": {"a": "model-2.safetensors"}}')
+    document = streamer("ls", "--json", model / index).document
+    wanted = "model-1" if index.startswith("model") else "model-2"
+    assert [Path(each["path"]).name[:7] for each in document["files"]] == [wanted]
+
+
+def test_an_index_that_is_not_there_is_an_error(streamer: Command, model: Path) -> None:
+    done = streamer("ls", model / "model.safetensors.index.json")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == f"error: {model}/model.safetensors.index.json: no such index\n"
+
+
+def test_options_of_object_storage_count_for_the_call(
+    streamer: Command, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    before = dict(os.environ)
+    done = streamer("ls", "--endpoint-url", server.endpoint, "--no-sign-request", "s3://models/llama")
+    assert (done.code, done.err) == (0, "")
+    assert {request.headers.get("Authorization") for request in server.requests} == {None}
+    assert dict(os.environ) == before
+
+
+def test_a_profile_wins_over_keys_of_the_environment(
+    streamer: Command, server: FaultServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text("[two]\naws_access_key_id = AKIAOFTHEPROFILE\naws_secret_access_key = x\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "keys"))
+    done = streamer("ls", "--profile", "two", "--region", "eu-west-9", "s3://models/llama")
+    assert (done.code, done.err) == (0, "")
+    assert all("AKIAOFTHEPROFILE" in request.headers["Authorization"] for request in server.requests)
+    assert all("/eu-west-9/s3/" in request.headers["Authorization"] for request in server.requests)

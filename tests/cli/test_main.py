@@ -87,6 +87,15 @@ def test_a_reader_that_goes_ends_the_command_quietly(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_script_for_completion_is_printed(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--print-completion", shell])
+    assert ended.value.code == 0
+    assert "doctor" in (script := capsys.readouterr().out)
+    assert "--dry-run" in script
+
+
 def test_ctrl_c_ends_with_130(streamer: Command, server: FaultServer) -> None:
     server.choose = lambda request: stall_before_headers()
 
@@ -101,7 +110,7 @@ def test_ctrl_c_ends_with_130(streamer: Command, server: FaultServer) -> None:
     assert (done.code, done.out, done.err) == (130, "", "interrupted\n")
 
 
-AS_A_MODULE = ("-m", "runai_model_streamer.cli")
+AS_A_MODULE = ("-m", "runai_model_streamer")
 AS_A_SCRIPT = ("-c", "import sys; from runai_model_streamer.cli.main import main; sys.exit(main())")
 
 SLOW_TORCH = """

@@ -38,6 +38,29 @@ def test_patterns_that_choose_nothing_are_an_error(streamer: Command, server: Fa
     assert "Patterns(" not in done.err
 
 
+def test_a_dry_run_lists_what_is_missing_and_writes_nothing(
+    streamer: Command, server: FaultServer, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    done = streamer("pull", "--dry-run", "s3://models/llama", copy)
+    assert (done.code, done.err) == (0, "")
+    assert [line.split()[-1] for line in done.out.splitlines()[:-1]] == [
+        "config.json",
+        "model-1.safetensors",
+        "model-2.safetensors",
+    ]
+    assert done.out.endswith(f"3 files, 117.8 KiB, would be pulled to {copy}; 0 are there already\n")
+    assert not copy.exists()
+    streamer("pull", "s3://models/llama", copy, "--allow", "*.json")
+    document = streamer("pull", "--dry-run", "--json", "s3://models/llama", copy).document
+    assert [(each["name"], each["missing"]) for each in document["files"]] == [
+        ("config.json", False),
+        ("model-1.safetensors", True),
+        ("model-2.safetensors", True),
+    ]
+    assert [path.name for path in copy.iterdir()] == ["config.json"]
+
+
 @pytest.mark.parametrize("destination", ["/proc/runai", "/proc/self", "/sys/runai"])
 def test_a_file_system_that_takes_no_files_is_told(streamer: Command, server: FaultServer, destination: str) -> None:
     done = streamer("pull", "s3://models/llama", destination)

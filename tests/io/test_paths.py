@@ -90,12 +90,30 @@ def test_storage_that_is_to_come_is_refused_by_name(path: str, service: str) -> 
     assert str(caught.value).startswith(f"{path}: {service} is not supported yet")
 
 
-@pytest.mark.parametrize("path", ["https://host/m", "file:///models/m", "S3://bucket/key", "hf://org/m", "a+b.c-1://x"])
+@pytest.mark.parametrize("path", ["https://host/m", "S3://bucket/key", "hf://org/m", "a+b.c-1://x"])
 def test_other_urls_are_refused_with_what_to_give_instead(path: str) -> None:
     with pytest.raises(UnsupportedError) as caught:
         as_path(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert str(caught.value).endswith("give a local path or an s3://bucket/key URL")
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("file:///models/m.safetensors", "/models/m.safetensors"),
+        ("file://localhost/models/m", "/models/m"),
+        ("FILE:///a%20folder/%C3%A9%ff", "/a folder/\u00e9\udcff"),
+    ],
+)
+def test_a_url_of_a_file_is_its_path(url: str, path: str) -> None:
+    assert as_path(url) == path
+
+
+@pytest.mark.parametrize("url", ["file://", "file:///", "file://models/m", "file://host/models/m", "file:///a%00b"])
+def test_a_url_of_no_file_is_refused(url: str) -> None:
+    with pytest.raises(ArgumentError):
+        as_path(url)
 
 
 @pytest.mark.parametrize(

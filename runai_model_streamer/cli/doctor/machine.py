@@ -20,7 +20,11 @@ from runai_model_streamer.installation import NAME, clash, install_command
 from runai_model_streamer.io.cgroups import usable_cpus
 from runai_model_streamer.io.files import gds
 from runai_model_streamer.io.files.page_cache import PageCache
-from runai_model_streamer.variables import clamped_in_environment, settings_in_environment, unknown_in_environment
+from runai_model_streamer.settings.variables import (
+    clamped_in_environment,
+    settings_in_environment,
+    unknown_in_environment,
+)
 
 Status: TypeAlias = Literal["ok", "warning", "error"]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from runai_model_streamer import SafetensorsStreamer, list_safetensors, variables
-from runai_model_streamer.variables import (
+from runai_model_streamer import SafetensorsStreamer, list_safetensors
+from runai_model_streamer.settings import variables
+from runai_model_streamer.settings.variables import (
     clamped_in_environment,
     settings_in_environment,
     unknown_in_environment,
@@ -16,7 +17,7 @@ from runai_model_streamer.variables import (
 )
 from tests.checkpoints import stored, write
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCUMENTED = (ROOT / "docs" / "environment.md").read_text(encoding="utf-8")
 
 
