@@ -1,1 +1,1 @@
-"""Moves bytes over HTTP and tries again, for every object store."""
+"""Moves bytes over HTTP and retries, for every object store."""

@@ -1,4 +1,4 @@
-"""The answer to a range request, held against what was asked."""
+"""Checks that the answer to a range request is what was asked for."""
 
 import re
 from typing import Final, NamedTuple
@@ -7,24 +7,24 @@ from runai_model_streamer.errors import ReadError, SourceChangedError
 from runai_model_streamer.io.http.transport import Reply
 from runai_model_streamer.ranges import ByteRange
 
-RELOAD: Final = "Load it again when nothing writes to it any more."
+RELOAD: Final = "Load it again once nothing writes to it."
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
 _LENGTH: Final = re.compile(r"\d{1,19}", re.ASCII)
-"""No object has more digits of bytes, and Python reads no number of thousands of them."""
+"""Every object's size fits into 19 digits. Python refuses to parse a number with thousands of digits."""
 
 
 class Answer(NamedTuple):
-    """What identifies an answer to those who run the server."""
+    """Identifies an answer to the operator of the server."""
 
     status: int | None = None
     code: str = ""
-    """Of a refusal, in the store's own words: `NoSuchKey`."""
+    """The store's error code, such as `NoSuchKey`; "" if it did not refuse."""
     request_id: str = ""
 
     @classmethod
     def to(cls, reply: Reply) -> "Answer":
-        """From a reply that is no refusal: it has no code."""
+        """Make one from a reply that is not a refusal, and so has no code."""
         found = (value for name, value in reply.headers.items() if name.endswith("request-id"))
         return cls(reply.status, "", next(found, ""))
 
@@ -34,12 +34,12 @@ class Answer(NamedTuple):
 
 
 def printable(text: str) -> str:
-    r"""The text with what a terminal would take for a command written out: `\x1b`."""
+    r"""Escape what a terminal would take for a command: `\x1b`."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 class AnswerError(Exception):
-    """An answer that does not fit the question: never data, whatever it carries, and asking again does not help."""
+    """An answer that does not fit the request. Its body is never used as data, and a retry does not help."""
 
     def __init__(self, kind: type[ReadError], summary: str, remedy: str, answer: Answer | None = None) -> None:
         super().__init__(summary)
@@ -49,24 +49,24 @@ class AnswerError(Exception):
 
 
 class Version(NamedTuple):
-    """Tells an object from another one of its name."""
+    """Tells an object from an older or newer one of the same name."""
 
     etag: str | None = None
     modified: str | None = None
-    """Its Last-Modified, which counts where there is no ETag."""
+    """Last-Modified; compared only if there is no ETag."""
 
     @classmethod
     def of(cls, reply: Reply) -> "Version":
-        """That of the object that a reply brings."""
+        """Read the version from a reply's headers."""
         return cls(reply.headers.get("etag"), reply.headers.get("last-modified"))
 
 
 def total_size(reply: Reply, span: ByteRange) -> int:
-    """Bytes of the whole object, from the answer to a range request.
+    """Return the object's size in bytes, from the answer to a range request.
 
     Raises:
-        AnswerError: the answer is not to the range asked for, or does not say.
-        TransportError: it does not say, and its body did not come to an end.
+        AnswerError: the answer is to another range, or does not give the size.
+        TransportError: it does not give the size, and its body is incomplete.
     """
     total = _received(reply, span)[2]
     if total is None:
@@ -75,11 +75,11 @@ def total_size(reply: Reply, span: ByteRange) -> int:
 
 
 def verify(reply: Reply, span: ByteRange, size: int, version: Version) -> None:
-    """Hold an answer against the range that was asked for, and against the object's size and version at its opening.
+    """Compare an answer with the range asked for, and with the object's size and version when it was opened.
 
     Raises:
         AnswerError: it is another range, another length, or another object.
-        TransportError: it does not say, and its body did not come to an end.
+        TransportError: it does not say which, and its body is incomplete.
     """
     first, last, total = _received(reply, span)
     answer = Answer.to(reply)
@@ -87,7 +87,7 @@ def verify(reply: Reply, span: ByteRange, size: int, version: Version) -> None:
         raise changed(f"the object has {total} bytes, and had {size} when it was opened", answer)
     found = Version.of(reply)
     if version.etag is not None and found.etag is None:
-        # An answer has the ETag that the object has (RFC 9110, 15.3.7). One that lost it may be of any version.
+        # An answer carries the object's ETag (RFC 9110, 15.3.7). Without it the answer may be of any version.
         raise _unfit(reply, "the object had an ETag when it was opened, and now the answer has none")
     if version.etag not in (None, found.etag):
         raise changed("the object is no longer the one that was opened (its ETag differs)", answer)
@@ -100,14 +100,14 @@ def verify(reply: Reply, span: ByteRange, size: int, version: Version) -> None:
 
 
 def changed(summary: str, answer: Answer) -> AnswerError:
-    """The object was overwritten since it was opened."""
+    """Make the error for an object that was overwritten after it was opened."""
     return AnswerError(SourceChangedError, summary, RELOAD, answer)
 
 
 def _received(reply: Reply, span: ByteRange) -> tuple[int, int, int | None]:
-    """First and last byte, and the object's size where it is said."""
+    """Return the first and last byte, and the object's size if the answer gives it."""
     if reply.headers.get("content-type", "").startswith("text/html") and reply.status != 206:
-        remedy = "It is the port of a web console, perhaps, or a proxy that wants a login: check the endpoint."
+        remedy = "This may be the port of a web console, or a proxy that wants a login: check the endpoint."
         raise AnswerError(ReadError, "the server sent a web page, not the object", remedy, Answer.to(reply))
     if reply.status != 206 and "content-range" not in reply.headers:
         length = _whole_length(reply, span)
@@ -119,17 +119,17 @@ def _received(reply: Reply, span: ByteRange) -> tuple[int, int, int | None]:
 
 
 def _whole_length(reply: Reply, span: ByteRange) -> int:
-    """Bytes of a 200 that is all of the object, for a range that asks for all of it: HTTP lets a server do that."""
+    """Return the length of a 200 that brings the whole object. HTTP allows it for a range that covers the object."""
     said = reply.headers.get("content-length", "")
     if not said and not reply.overrun:
         reply.check()
     length = int(said) if _LENGTH.fullmatch(said) else reply.landed
     if span.start or reply.overrun or length > span.size:
-        remedy = "Use an endpoint that serves HTTP range requests; a cache or proxy in between may have dropped it."
+        remedy = "Use an endpoint that serves HTTP range requests. A cache or proxy in between may drop the header."
         raise AnswerError(ReadError, "the server ignored Range and sent the whole object", remedy, Answer.to(reply))
     return length
 
 
 def _unfit(reply: Reply, summary: str) -> AnswerError:
-    remedy = "Check the endpoint, and any cache or proxy in between: what it sends cannot be trusted."
+    remedy = "Check the endpoint, and any cache or proxy in between: this answer cannot be trusted."
     return AnswerError(ReadError, summary, remedy, Answer.to(reply))

@@ -1,11 +1,11 @@
 """The transport without the GIL: libcurl receives, and writes into the buffer by itself.
 
-Python takes and gives back the GIL for every piece that it reads, over TLS for every 16 KiB, and so does whatever else
-runs in the process. Here a range costs that once: without a function of ours to call, libcurl writes to a C stream,
-which is one over the buffer (`MemoryStream`), and the head of the answer to another one. Nothing has to be compiled for
-that. One thread looks at the clock for all requests (`progress`), and shuts down the socket of one that stalls.
+Python takes and releases the GIL for each piece that it reads (over TLS, each 16 KiB). Other threads compete for it.
+Here a whole range costs that once. libcurl gets no Python callback: it writes the body to a C stream over the
+buffer (`MemoryStream`), and the head of the answer to another one. Nothing has to be compiled. One thread watches the
+clock for all requests (`progress`), and shuts down the socket of a request that stalls.
 
-Whatever answers is written into the buffer: the page of a proxy, too. Nothing of it counts before its head fits.
+libcurl writes any answer into the buffer, even a proxy's error page. The bytes count only if the head fits the request.
 """
 
 import contextlib
@@ -36,17 +36,17 @@ from runai_model_streamer.ranges import ByteRange
 from runai_model_streamer.threads.forks import OwnProcess
 
 _BUFFER: Final = 256 << 10
-"""Bytes that libcurl receives at once."""
+"""Size of libcurl's receive buffer, in bytes."""
 
 _HEAD_LIMIT: Final = 64 << 10
-"""Bytes of an answer's head, and of interim answers before it."""
+"""Maximum bytes of an answer's head, with the interim answers before it."""
 
 _LOOK: Final = 0.25
-"""Seconds: a signal that arrives just before a thread begins to wait for a lock does not wake it."""
+"""Seconds between two checks for a signal: one that arrives just before a thread waits for a lock does not wake it."""
 
 
 def make_curl_transport(timeout: float, certificates: str) -> "CurlTransport":
-    """Make the transport over libcurl; see `CurlTransport`.
+    """Make a `CurlTransport` with the libcurl of this environment or system.
 
     Raises:
         UnusableError: there is no libcurl, or it lacks something.
@@ -55,14 +55,14 @@ def make_curl_transport(timeout: float, certificates: str) -> "CurlTransport":
 
 
 class CurlTransport:
-    """See `Transport`. Idle connections wait, the last used on top, for whichever thread comes next.
+    """A `Transport` over libcurl. Threads share the idle connections; the one used last is taken first.
 
     Raises:
         UnusableError: this libcurl lacks something.
     """
 
     def __init__(self, library: Library, timeout: float, certificates: str, proxies: Callable[[str], Proxy]) -> None:
-        """`certificates` is a file of authorities to trust; `proxies` gives a URL's proxy."""
+        """`certificates` is the path of a CA file; `proxies` returns the proxy for a URL."""
         self.name = f"curl {library.version} ({library.path})"
         self._library = library
         self._timeout = timeout
@@ -98,7 +98,7 @@ class CurlTransport:
             self._closed = True
             idle, self._idle = self._idle, []
         if self._process.forked:
-            # After a fork the connections are the parent's: to end TLS on them would end it for the parent.
+            # After a fork the connections are the parent's: closing TLS here would close it for the parent.
             return
         for connection in idle:
             connection.close()
@@ -109,7 +109,7 @@ class CurlTransport:
 
 
 class _Connection:
-    """A handle of libcurl's, and the request that is at work on it."""
+    """A libcurl handle, and the request that it performs."""
 
     def __init__(self, library: Library, watcher: Watcher, timeout: float, certificates: str) -> None:
         self._watcher = watcher
@@ -118,28 +118,28 @@ class _Connection:
         self._head = ctypes.create_string_buffer(_HEAD_LIMIT)
         self._errno = 0
         self._work: CurlRequest | None = None
-        # ctypes does not keep what libcurl is to call.
+        # ctypes holds no reference to the function that libcurl will call.
         self._opener = libcurl.OpenSocket(self._open)
         self._easy = Easy(library)
         for option, value in {
             libcurl.NOSIGNAL: 1,
             libcurl.HTTP_VERSION: libcurl.HTTP_1_1,
             libcurl.PROTOCOLS: libcurl.HTTP_AND_HTTPS,
-            # A key may have /../ in it.
+            # A key may contain /../.
             libcurl.PATH_AS_IS: 1,
             libcurl.SUPPRESS_CONNECT_HEADERS: 1,
             libcurl.TCP_KEEPALIVE: 1,
             libcurl.BUFFERSIZE: _BUFFER,
             libcurl.CONNECTTIMEOUT_MS: max(1, int(timeout * 1000)),
             libcurl.CAINFO: certificates,
-            # The environment's proxies are read where botocore reads them.
+            # libcurl must not read the proxy variables itself: `proxies` reads them as botocore does.
             libcurl.NOPROXY: "",
             libcurl.ERRORBUFFER: ctypes.addressof(self._says),
             libcurl.OPENSOCKETFUNCTION: self._opener,
         }.items():
             self._easy.set(option, value)
-        # Beside CAINFO, the folder that libcurl was built with stays in force. Where its TLS knows no folders, or it no
-        # proxies over TLS, it refuses the option, and has no use for it.
+        # Without CAPATH=None libcurl would also trust the folder that it was built with. A libcurl whose TLS knows no
+        # folders, or that cannot speak TLS to a proxy, refuses these options and does not need them.
         for option, certified in {
             libcurl.CAPATH: None,
             libcurl.PROXY_CAINFO: certificates,
@@ -165,7 +165,7 @@ class _Connection:
         self._easy.set_headers(headers)
         self._says.value = b""
         self._errno = 0
-        # A refusal explains itself in more bytes than a short range has.
+        # The text of a refusal may be longer than a short range.
         buffer = view if len(view) >= TEXT_LIMIT else memoryview(bytearray(TEXT_LIMIT))
         work = CurlRequest(buffer, self._head, cancellation, self._timeout)
         try:
@@ -194,7 +194,7 @@ class _Connection:
     def _perform(self, cancellation: Cancellation) -> int:
         if threading.current_thread() is not threading.main_thread():
             return self._easy.perform()
-        # Ctrl-C arrives where the main thread runs Python, and would have to wait for libcurl.
+        # Python handles Ctrl-C in the main thread only, and would wait for libcurl there.
         codes: list[int] = []
         begun, ended = threading.Lock(), threading.Event()
 
@@ -210,12 +210,12 @@ class _Connection:
             while not ended.wait(_LOOK):
                 pass
         except BaseException:
-            # However often it is pressed: libcurl is at work on this connection, and writes into the caller's buffer.
+            # Wait even if Ctrl-C is pressed again: libcurl still writes into the caller's buffer.
             while not ended.is_set():
                 with contextlib.suppress(KeyboardInterrupt):
                     cancellation.stop()
                     if begun.acquire(blocking=False):
-                        ended.set()  # the thread has not begun, and will not
+                        ended.set()  # the thread has not begun, and now never will
                     ended.wait()
             raise
         return codes[0]
@@ -246,7 +246,7 @@ class _Connection:
         return reply
 
     def _open(self, _: int, __: int, address: Any) -> int:
-        """CURLOPT_OPENSOCKETFUNCTION: make the socket known before it connects."""
+        """Open a socket for libcurl (CURLOPT_OPENSOCKETFUNCTION), and watch it before it connects."""
         work = self._work
         if work is None or work.cancellation.cut:
             return libcurl.BAD_SOCKET
@@ -256,7 +256,7 @@ class _Connection:
                 work.cancellation.watch_another(made.fileno())
                 descriptor = made.detach()
         except Exception as error:
-            # Out of this function ctypes would make 0: standard input.
+            # If this raised, ctypes would return 0 to libcurl: standard input.
             self._errno = getattr(error, "errno", None) or 0
             return libcurl.BAD_SOCKET
         work.connecting()

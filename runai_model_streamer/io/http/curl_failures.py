@@ -1,4 +1,4 @@
-"""What each way in which a request of libcurl's ends says of the way to the server."""
+"""Maps the result of a libcurl request to a `Failure`."""
 
 import errno as errors
 import os
@@ -23,7 +23,7 @@ _BY_CODE: Final[Mapping[int, Failure]] = {
     Code.PEER_FAILED_VERIFICATION: Failure.UNTRUSTED,
     Code.SSL_CACERT_BADFILE: Failure.NO_AUTHORITIES,
 }
-"""Of what is not here, the connection broke."""
+"""Any other code means that the connection broke."""
 
 _TLS: Final = (Failure.TLS, Failure.UNTRUSTED, Failure.NO_AUTHORITIES)
 _BROKEN: Final = (errors.ECONNRESET, errors.EPIPE)
@@ -32,15 +32,15 @@ _UNTRUSTED: Final = re.compile(r"certificate problem: (.*)")
 
 
 def failure_of(code: int, says: str, errno: int, url: str, *, proxy: bool, proxy_status: int) -> TransportError:
-    """What a code of libcurl's means.
+    """Make the error for a libcurl request that failed.
 
     Args:
-        code: libcurl's.
-        says: its words.
-        errno: of the system call that failed; 0 for none.
-        url: asked for.
-        proxy: whether there is one on the way.
-        proxy_status: status with which the proxy answered CONNECT; 0 if it was not asked or did not answer.
+        code: libcurl's result.
+        says: libcurl's message.
+        errno: error number of the system call that failed; 0 for none.
+        url: the URL requested.
+        proxy: whether the request went through a proxy.
+        proxy_status: the proxy's HTTP status for CONNECT; 0 if it was not asked or did not answer.
     """
     detail = os.strerror(errno) if errno else says
     failure = _BY_CODE.get(code, Failure.CLOSED)

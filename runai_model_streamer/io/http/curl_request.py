@@ -1,4 +1,4 @@
-"""One request of libcurl's: where its answer goes, and how far it has come."""
+"""One libcurl request: where its answer goes, and how much has arrived."""
 
 import ctypes
 import re
@@ -15,20 +15,20 @@ _STATUS: Final = re.compile(r"HTTP/[\d.]+ (\d{3})")
 
 
 class CurlRequest:
-    """A request at work, from before it is made until `end`.
+    """A request in flight, from before it is sent until `end`.
 
     Args:
-        buffer: where the body goes; the caller's.
-        head: where the head of the answer goes; of ctypes, and the connection's.
-        cancellation: ends the request.
-        timeout: seconds in which the answer has to begin, and then in which bytes have to come.
+        buffer: receives the body; it stays the caller's.
+        head: ctypes buffer for the head of the answer; it stays the connection's.
+        cancellation: cuts the request short.
+        timeout: seconds until the answer must begin, and later the longest pause between two pieces of it.
     """
 
     def __init__(self, buffer: memoryview, head: Any, cancellation: Cancellation, timeout: float) -> None:
         self.buffer = buffer
         self.cancellation = cancellation
         self.failure: Failure | None = None
-        """Why it was ended early."""
+        """Why the request was cut short."""
         self.landed = 0
         self.head_text = ""
         self._head_buffer = head
@@ -41,7 +41,7 @@ class CurlRequest:
         self.head = MemoryStream(ctypes.addressof(head), len(head))
 
     def connecting(self) -> None:
-        """A connection is made first; called for each address that is tried."""
+        """Note that a connection is made first. Called for each address that is tried."""
         if not self._connected:
             self._connected = True
             self._progress.connecting()
@@ -58,12 +58,12 @@ class CurlRequest:
                 self.cancellation.stop()
 
     def end(self) -> None:
-        """The request has ended: keep what came, and hold the caller's buffer no longer."""
+        """Record what arrived, and release the caller's buffer. Called when the request has ended."""
         with self._lock:
             self.landed, self.head_text = self.body.written(), self._read_head()
             self.body.close()
             self.head.close()
-            # The view's owner could not release it while this lived.
+            # While this reference lived, the owner could not release the view.
             self._window = None
 
     def _read_head(self) -> str:
@@ -71,9 +71,9 @@ class CurlRequest:
 
 
 def last_answer(head: str) -> tuple[int, str] | None:
-    """Status and head of the answer after those that only announce it, such as 100 Continue; None before it is whole.
+    """Return status and head of the final answer; None until the head is complete.
 
-    Trailers of a body in chunks, which come after it, do not count.
+    It skips interim answers, such as 100 Continue, and the trailers that follow a chunked body.
     """
     for block in _BLANK_LINE.split(head)[:-1]:
         status = _STATUS.match(block)

@@ -1,7 +1,6 @@
-"""What can go wrong between here and a server, and which of it another try may mend.
+"""What can go wrong on the way to a server, and what a retry may cure.
 
-Every transport says what happened with a `Failure`, and nothing above a transport knows the exceptions or numbers of
-the library that it uses.
+Every transport reports a `Failure`. Code above a transport never sees its library's exceptions or numbers.
 """
 
 from collections.abc import Collection
@@ -11,10 +10,10 @@ from urllib.parse import urlsplit
 
 
 class Failure(Enum):
-    """Why an answer, or the rest of one, did not come. The values are for log lines."""
+    """Why an answer, or the rest of one, did not arrive. The values are for log lines."""
 
     BAD_HOST = "the host has no usable name"
-    """The host's name cannot be one."""
+    """The host's name is malformed."""
     NAME = "the host's name was not found"
     """The host's name was not found."""
     CONNECT = "no connection"
@@ -32,19 +31,19 @@ class Failure(Enum):
     TLS = "no TLS connection"
     """TLS failed in another way."""
     STALLED = "nothing came"
-    """Nothing came for the timeout."""
+    """No byte arrived within the timeout."""
     SLOW = "the answer is too slow"
-    """Less than `transport.MIN_SPEED` came over the timeout."""
+    """Bytes arrived slower than `transport.MIN_SPEED` over the timeout."""
     CLOSED = "the connection broke"
     """The connection ended, or broke."""
     NOT_HTTP = "the answer is not HTTP"
-    """What came is not HTTP."""
+    """The other side answered with something that is not HTTP."""
     LENGTH = "the body has the wrong length"
-    """The body ended early, or not where it should have."""
+    """The body is shorter or longer than announced."""
     TOO_MANY_FILES = "too many open files"
     """This process, or this machine, can open no more files or connections."""
     UNSENDABLE = "a header cannot be sent"
-    """A header of the request holds what no header may hold."""
+    """A header of the request has a character that HTTP forbids."""
 
 
 RETRIED: Final[Collection[Failure]] = frozenset(
@@ -62,7 +61,7 @@ RETRIED: Final[Collection[Failure]] = frozenset(
         Failure.TOO_MANY_FILES,
     }
 )
-"""Another try may succeed."""
+"""A retry may succeed."""
 
 UNREACHABLE: Final[Collection[Failure]] = frozenset(
     {Failure.NAME, Failure.CONNECT, Failure.CONNECT_TIMEOUT, Failure.PROXY}
@@ -70,16 +69,16 @@ UNREACHABLE: Final[Collection[Failure]] = frozenset(
 """There was no connection at all."""
 
 RETRIED_STATUSES: Final[Collection[int]] = frozenset({408, 429, 500, 502, 503, 504})
-"""HTTP statuses after which another try may succeed."""
+"""HTTP statuses after which a retry may succeed."""
 
 
 class TransportError(Exception):
-    """An answer, or the rest of one, did not come.
+    """An answer, or the rest of one, did not arrive.
 
     Args:
         failure: why.
-        detail: what the system or the library said of it.
-        url: that was asked for; only its host is kept.
+        detail: the message of the system or the library.
+        url: the URL requested; only its host is kept.
     """
 
     def __init__(self, failure: Failure, detail: str = "", url: str = "") -> None:
@@ -91,10 +90,10 @@ class TransportError(Exception):
         self.name_host(url)
 
     def name_host(self, url: str) -> None:
-        """Take the host from the URL that was asked for, unless it is known."""
+        """Take the host from the URL requested, unless it is known."""
         self.host = self.host or urlsplit(url).netloc.rpartition("@")[2]
 
 
 def wrong_length(came: int, asked: int) -> TransportError:
-    """A body of another length than that of the range."""
+    """Make the error for a body of the wrong length."""
     return TransportError(Failure.LENGTH, f"the answer's body had {came} bytes instead of {asked}")

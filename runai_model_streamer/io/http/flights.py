@@ -1,8 +1,8 @@
 """Requests in flight that can be cut short.
 
-botocore blocks in a socket call for as long as its timeout. Here each request knows its socket from before it
-connects, so that another thread can shut the socket down and wake the reader. Only the resolution of a name, and
-what a credential provider does on its own, last until their own timeouts.
+botocore blocks in a socket call until its timeout. Here each request knows its socket before it connects, so another
+thread can shut the socket down and wake the reader. Only name resolution and credential providers last until their own
+timeouts.
 """
 
 import os
@@ -15,20 +15,20 @@ _current = threading.local()
 
 
 def current_flight() -> "Flight | None":
-    """The flight of the request that this thread makes now; None outside `Flights.flight`."""
+    """Return the flight of this thread's current request; None outside `Flights.flight`."""
     return getattr(_current, "flight", None)
 
 
 class Flight:
-    """One request of one thread: a handle of its own on the socket in use, never the connection's.
+    """One request of one thread, with a duplicate of the descriptor of its socket.
 
-    A handle of its own, since by the time another thread shuts it down the connection may have closed its own,
-    and the number may name another file.
+    A duplicate, because the connection may close its own descriptor before another thread shuts the socket down. The
+    number could then name another file.
     """
 
     def __init__(self) -> None:
         self.searched = False
-        """Whether botocore has asked in which region the bucket is."""
+        """Whether botocore has already asked for the bucket's region."""
         self._lock = threading.Lock()
         self._cut = False
         self._handles: list[int] = []
@@ -39,37 +39,37 @@ class Flight:
         return self._cut
 
     def watch(self, descriptor: int) -> None:
-        """Shut down this socket, and no longer an earlier one, when the request is cut: at once if it was."""
+        """Shut down this socket, in place of an earlier one, when the request is cut; at once if it already was."""
         with self._lock:
             self._release()
         self.watch_another(descriptor)
 
     def watch_another(self, descriptor: int) -> None:
-        """As `watch`, but shut down the earlier ones as well: several addresses of a host are tried at once."""
+        """Like `watch`, but in addition to the earlier ones: several addresses of a host are tried at once."""
         with self._lock:
             self._handles.append(os.dup(descriptor))
             if self._cut:
                 self._shutdown()
 
     def stop(self) -> None:
-        """Wake the thread that waits for the socket. From any thread."""
+        """Cut the request: wake the thread that waits for the socket. From any thread."""
         with self._lock:
             self._cut = True
             self._shutdown()
 
     def land(self) -> None:
-        """The request has ended, one way or another."""
+        """Release the sockets. Called when the request has ended, with or without success."""
         with self._lock:
             self._release()
 
     def _shutdown(self) -> None:
         for handle in self._handles:
-            # Not through an SSLSocket, whose shutdown drops the TLS layer under the reader.
+            # Not through an SSLSocket: its shutdown would drop the TLS layer under the reader.
             plain = socket.socket(fileno=handle)
             try:
                 plain.shutdown(socket.SHUT_RDWR)
             except OSError:
-                # Not connected yet, or not any more. The shutdown holds for a connect that follows all the same.
+                # Not connected yet, or no longer. The shutdown still affects a connect that follows.
                 pass
             finally:
                 plain.detach()
@@ -81,7 +81,7 @@ class Flight:
 
 
 class Flights:
-    """The requests of one source, and the switch that ends them all, for good."""
+    """The requests of one source, and the switch that ends them all for good."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -93,7 +93,7 @@ class Flights:
         return self._stopped.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Sleep, but no longer than until `stop`; True if that was it."""
+        """Sleep for `seconds`, or until `stop`. Return True if stopped."""
         return self._stopped.wait(seconds)
 
     def stop(self) -> None:

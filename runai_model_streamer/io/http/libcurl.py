@@ -1,7 +1,7 @@
-"""libcurl through ctypes: where it is found, what is called, and what its numbers mean.
+"""libcurl through ctypes: finds the library, and declares its functions and constants.
 
-Functions that take microseconds keep the GIL, since giving it away and getting it back costs more; only `perform`,
-which transfers, is without it.
+Functions that take microseconds keep the GIL, because releasing and taking it again costs more. Only `perform`, which
+transfers, releases it.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from runai_model_streamer.io.libc import libc
 
 _SONAME: Final = "libcurl.so.4"
 
-# Options, from curl.h: numbers, pointers (10000 on) and functions (20000 on).
+# Options, from curl.h: numbers, pointers (from 10000) and functions (from 20000).
 BUFFERSIZE: Final = 98
 CAINFO: Final = 10065
 CAPATH: Final = 10097
@@ -55,7 +55,7 @@ _FEATURE_SSL: Final = 1 << 2
 
 
 class Code:
-    """What `Easy.perform` returns."""
+    """Results of `Easy.perform`."""
 
     OK: Final = 0
     UNSUPPORTED_PROTOCOL: Final = 1
@@ -75,7 +75,7 @@ class Code:
 
 
 class SockAddr(ctypes.Structure):
-    """The beginning of curl_sockaddr: what a socket is made from."""
+    """The first fields of curl_sockaddr, which a socket is made from."""
 
     _fields_ = (("family", ctypes.c_int), ("kind", ctypes.c_int), ("protocol", ctypes.c_int))
 
@@ -94,11 +94,11 @@ class _Version(ctypes.Structure):
 
 
 class UnusableError(Exception):
-    """There is no libcurl here that could serve, and why."""
+    """This machine has no usable libcurl. The message says why."""
 
 
 class Easy:
-    """One handle of libcurl's: requests one after the other, each over the connection of the last if it still stands.
+    """A libcurl handle. It makes one request at a time, and reuses the connection of the last while it is open.
 
     Not thread safe, but not bound to a thread either.
     """
@@ -111,13 +111,13 @@ class Easy:
             raise MemoryError("libcurl makes no handle")
 
     def set(self, option: int, value: Any) -> None:
-        """Set an option, to a number, an address, or text, which libcurl copies; what lies behind an address must stay.
+        """Set an option to a number, an address or a text. libcurl copies a text; memory at an address must stay valid.
 
         Raises:
             UnusableError: this libcurl does not know the option.
         """
         setter = self._library.set_number if option < 10000 else self._library.set_pointer
-        # No variable has the bytes: they may be a password.
+        # Do not put the bytes into a variable: they may be a password, and tracebacks can show variables.
         code = setter(self._handle, option, value.encode() if isinstance(value, str) else value)
         if code:
             raise UnusableError(f"libcurl refuses option {option} ({self._library.text(code)})")
@@ -132,22 +132,22 @@ class Easy:
         self._headers = chain
 
     def perform(self) -> int:
-        """Make the request, without the GIL; a `Code` or another number of libcurl's."""
+        """Make the request, without the GIL. Return a `Code`, or another result of libcurl's."""
         code: int = self._library.perform(self._handle)
         return code
 
     def system_error(self) -> int:
-        """The errno of the last failure to connect, send or receive; 0 if there was none."""
+        """Return the errno of the last failure to connect, send or receive; 0 for none."""
         return self._number(_OS_ERRNO)
 
     def proxy_status(self) -> int:
-        """Status with which a proxy answered CONNECT; 0 if none did."""
+        """Return the proxy's HTTP status for CONNECT; 0 for none."""
         return self._number(_HTTP_CONNECTCODE)
 
     def socket(self) -> int:
-        """The socket of the last request, if its connection is kept for the next; else `BAD_SOCKET`.
+        """Return the socket of the last request, if its connection is kept for the next; else `BAD_SOCKET`.
 
-        Asked of libcurl before each use: it closes sockets as it sees fit, and the number may then be another file's.
+        Call it before each use: libcurl may close sockets at any time, and the number may then name another file.
         """
         return self._number(_ACTIVESOCKET, BAD_SOCKET, ctypes.c_int)
 
@@ -165,13 +165,13 @@ class Easy:
 
 
 class Library:
-    """A loaded libcurl, its functions with their types."""
+    """A loaded libcurl: its functions, with their types."""
 
     def __init__(self, path: str) -> None:
         quick = ctypes.PyDLL(path)
         slow = ctypes.CDLL(path)
         pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_long
-        # The same function under two names, since what it takes depends on the option.
+        # One function under two names, because its last argument's type depends on the option.
         self.set_number = _typed(quick, "curl_easy_setopt", ctypes.c_int, pointer, ctypes.c_int, number)
         self.set_pointer = _typed(quick, "curl_easy_setopt", ctypes.c_int, pointer, ctypes.c_int, pointer)
         self.init = _typed(quick, "curl_easy_init", pointer)
@@ -183,7 +183,7 @@ class Library:
         self._strerror = _typed(quick, "curl_easy_strerror", text, ctypes.c_int)
         about = _typed(quick, "curl_version_info", ctypes.POINTER(_Version), ctypes.c_int)(0).contents
         if not about.features & _FEATURE_SSL:
-            raise UnusableError(f"{path} is without TLS")
+            raise UnusableError(f"{path} has no TLS")
         code = _typed(quick, "curl_global_init", ctypes.c_int, number)(_GLOBAL_DEFAULT)
         if code:
             raise UnusableError(f"{path} does not start: {self.text(code)}")
@@ -191,7 +191,7 @@ class Library:
         self.version = about.version.decode()
 
     def text(self, code: int) -> str:
-        """What a code means."""
+        """Return libcurl's text for a code."""
         meaning: bytes = self._strerror(code)
         return meaning.decode()
 
@@ -212,7 +212,7 @@ class _Place(ctypes.Structure):
 
 
 def _path_of(function: Any) -> str:
-    """The file that a function was loaded from; "" where nobody knows."""
+    """Return the path of the library that a function was loaded from; "" if it is unknown."""
     place = _Place()
     if not libc().dladdr(ctypes.cast(function, ctypes.c_void_p), ctypes.byref(place)):
         return ""
@@ -223,20 +223,20 @@ _lock: Final = threading.Lock()
 
 
 def load() -> Library:
-    """libcurl: that of the environment (conda) if it has one, else the system's. Loaded once.
+    """Load libcurl once: the environment's (conda) if it has one, else the system's.
 
-    The environment's own goes with its OpenSSL; the system's may have been built for another.
+    The environment's libcurl fits its OpenSSL. The system's may need another one.
 
     Raises:
         UnusableError: there is none.
     """
-    # Before 7.84 libcurl must not be started from two threads at once.
+    # Before 7.84, libcurl must not be initialised from two threads at once.
     with _lock:
         return _load()
 
 
 def candidates() -> list[str]:
-    """Where libcurl may be, the likeliest to fit this Python first; the last is for the dynamic loader to find."""
+    """Return where libcurl may be, best fit for this Python first. The last one is left to the dynamic loader."""
     prefixes = dict.fromkeys((sys.prefix, sys.base_prefix))
     own = [path for prefix in prefixes if (path := Path(prefix, "lib", _SONAME)).exists()]
     return [*map(str, own), _SONAME]

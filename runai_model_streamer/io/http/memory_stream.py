@@ -1,4 +1,4 @@
-"""C streams over memory of ours, into which a C library writes by itself."""
+"""C streams over Python's memory, for a C library to write to."""
 
 import ctypes
 from typing import Final
@@ -9,29 +9,29 @@ _UNBUFFERED: Final = 2
 
 
 class MemoryStream:
-    """A `FILE *` over some memory: what is written beyond its end is refused.
+    """A `FILE *` over memory. A write beyond the end fails.
 
-    The memory stays the caller's, and has to outlive the stream. Nothing is written but what comes: no final zero.
-    May be asked from any thread while another one writes.
+    The memory stays the caller's, and must outlive the stream. The stream appends no final zero. Any thread may call
+    `written` while another one writes.
     """
 
     def __init__(self, address: int, size: int) -> None:
-        """`size` bytes from `address` on; at least one."""
+        """Open a stream over `size` bytes at `address`; `size` is at least 1."""
         self.size = size
-        # The C library looks for a zero in memory that it opens: here it finds one at once.
+        # The C library searches the memory for a zero when it opens it: put one first.
         ctypes.memset(address, 0, 1)
         self.pointer: int | None = _open(address, size, b"r+")
         if not self.pointer:
-            raise OSError(ctypes.get_errno(), "no stream over memory")
+            raise OSError(ctypes.get_errno(), "fmemopen failed")
         _set_buffer(self.pointer, None, _UNBUFFERED, 0)
 
     def written(self) -> int:
-        """Bytes that have come; those of a write in progress do not count yet."""
+        """Return how many bytes were written; a write in progress does not count yet."""
         position: int = _tell(self.pointer)
         return position
 
     def close(self) -> None:
-        """Let go of the memory. Idempotent."""
+        """Release the memory. Idempotent."""
         pointer, self.pointer = self.pointer, None
         if pointer:
             _close(pointer)

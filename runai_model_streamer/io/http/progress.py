@@ -1,4 +1,4 @@
-"""Ends requests that stall or drip, from one thread for all of them: none of them takes the GIL for that."""
+"""Cuts requests that stall or drip. One thread watches all of them, so that no request takes the GIL for it."""
 
 import threading
 import time
@@ -9,16 +9,16 @@ from runai_model_streamer.io.http.failures import Failure
 from runai_model_streamer.io.http.transport import MIN_SPEED
 
 _LONGEST_TICK: Final = 1.0
-"""Seconds between two looks at most, and ..."""
+"""Maximum seconds between two checks."""
 _TICKS: Final = 4
-"""... looks in each timeout at least."""
+"""Minimum checks in each timeout."""
 
 
 class Progress:
-    """How far one request has come, by the clock.
+    """The time limits of one request.
 
     Args:
-        timeout: seconds in which the answer has to begin, and then in which bytes have to come.
+        timeout: seconds until the answer must begin, and later the longest pause between two pieces of it.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -30,11 +30,11 @@ class Progress:
         self._window_start = 0
 
     def connecting(self) -> None:
-        """A connection is made first, which has a limit of its own."""
+        """Allow more time: a connection is made first, with a timeout of its own."""
         self._answer_due += self._timeout
 
     def check(self, *, answered: bool, landed: int) -> Failure | None:
-        """Why the request is to end now; None: it may go on. `landed` counts bytes of the body."""
+        """Return why the request must end now; None if it may go on. `landed` counts bytes of the body."""
         now = time.monotonic()
         if not answered:
             return Failure.STALLED if now >= self._answer_due else None
@@ -50,15 +50,15 @@ class Progress:
 
 
 class Watched(Protocol):
-    """A request at work."""
+    """A request in flight."""
 
     def check(self) -> None:
-        """Look at the clock, and end the request if it is time."""
+        """Cut the request if its time is up."""
         ...
 
 
 class Watcher:
-    """Looks at the requests at work now and then. Its thread lives while there are any, and a moment longer."""
+    """Checks the requests in flight regularly. Its thread lives while there are any, and a moment longer."""
 
     def __init__(self, timeout: float) -> None:
         self._tick = min(_LONGEST_TICK, timeout / _TICKS)
@@ -68,7 +68,7 @@ class Watcher:
         self._wake = threading.Event()
 
     def watch(self, request: Watched) -> Callable[[], None]:
-        """Look at a request from now on; the function that is returned ends that."""
+        """Check this request from now on, until the returned function is called."""
         with self._lock:
             self._active.add(request)
             # After a fork the thread is the parent's.
@@ -79,7 +79,7 @@ class Watcher:
         return lambda: self._forget(request)
 
     def close(self) -> None:
-        """End the thread, now or with the last request. Idempotent."""
+        """End the thread: now, or with the last request. Idempotent."""
         self._wake.set()
         with self._lock:
             thread = self._thread if not self._active else None

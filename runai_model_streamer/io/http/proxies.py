@@ -1,4 +1,4 @@
-"""The proxy on the way to a store, chosen as Python's own libraries choose theirs."""
+"""Chooses the proxy for a store, by the rules of Python's standard library."""
 
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
@@ -10,19 +10,19 @@ from runai_model_streamer.io.secret import Secret, Url
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """Its user apart from its URL, which messages quote."""
+    """A proxy. Messages quote its URL, so user and password are kept apart from it."""
 
     url: str = ""
-    """Scheme, host and port; "" for none."""
+    """Scheme, host and port; "" for no proxy."""
     user: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
 
 
 def proxy_for(url: str) -> Proxy:
-    """That of HTTP_PROXY or HTTPS_PROXY, unless NO_PROXY names the host.
+    """Return the proxy of HTTP_PROXY or HTTPS_PROXY, unless NO_PROXY names the host.
 
     Raises:
-        ConfigError: the variable holds no URL.
+        ConfigError: the variable is not a URL.
     """
     scheme = urlsplit(url).scheme
     named = Url("" if proxy_bypass(urlsplit(url).netloc) else getproxies().get(scheme, ""))
@@ -31,7 +31,7 @@ def proxy_for(url: str) -> Proxy:
     proxy = _parse(named if "://" in named else Url(f"http://{named}"))
     if proxy is None:
         raise ConfigError(
-            f"{scheme.upper()}_PROXY holds no URL of a proxy",
+            f"{scheme.upper()}_PROXY is not the URL of a proxy",
             remedy="write it as http://user:password@host:port, with special characters of the password "
             "percent-encoded (/ is %2F, # is %23, ? is %3F, @ is %40)",
             sep=": ",
@@ -40,13 +40,13 @@ def proxy_for(url: str) -> Proxy:
 
 
 def _parse(named: Url) -> Proxy | None:
-    """None for what is no URL. Raises nothing: the parts would be shown with the traceback."""
+    """Return None if this is not a URL. Never raises: a traceback would show the parts, and so the password."""
     try:
         parts = urlsplit(named)
         _ = parts.port
     except ValueError:
         return None
-    # Where the beginning of a password looks like a port, what is behind its / or # is taken for a path.
+    # If a password begins like a port, urlsplit takes what follows its / or # for a path.
     if not parts.hostname or "@" in parts._replace(netloc="").geturl():
         return None
     user, password = (Secret(unquote(text)) if text else None for text in (parts.username, parts.password))

@@ -1,4 +1,4 @@
-"""Requests that are made again until one succeeds, or until it is plain that none will."""
+"""Retries a request until it succeeds, or until more retries cannot help."""
 
 import logging
 import random
@@ -15,46 +15,46 @@ _log = logging.getLogger(__name__)
 
 _BACKOFF_BASE: Final = 0.1
 _BACKOFF_CAP: Final = 5.0
-"""Seconds: retry n waits for base * 2**(n-1), but not more than the cap, or down to half of that, so that readers that
-failed together do not come back together, and a server that restarts has a known time for it: 8 s with 8 retries."""
+"""Seconds. Retry n waits between half and all of min(cap, base * 2**(n-1)). The random part spreads readers that failed
+together. The lower half gives a server a known time to restart: 8 s with 8 retries."""
 
 _FIRST_RETRIES: Final = 2
 _FIRST_SECONDS: Final = 3.0
-"""As long as nothing has come from a store, both of these are enough to take it for unreachable: a mistyped endpoint is
-likelier than a fault that passes, and who mistyped it should not wait."""
+"""A store that has never answered counts as unreachable after this many retries, once this many seconds have passed. A
+mistyped endpoint is likelier than a passing fault, and its user should not wait."""
 
 Access = TypeVar("Access")
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a failed attempt says of the next one."""
+    """What a failed attempt means for the next one."""
 
     words: str
-    """For a log line, without a secret."""
+    """For a log line; without secrets."""
     again: bool = False
-    """The same request may succeed when it is made again."""
+    """A retry of the same request may succeed."""
     renew: bool = False
-    """Other credentials may help."""
+    """New credentials may help."""
     answered: bool = False
-    """The store has answered, if not with what was asked for."""
+    """The store answered, though not with what was asked for."""
     unreachable: bool = False
     """There was no connection at all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """What was tried before it was given up."""
+    """How much was tried before the request was given up."""
 
     count: int
     seconds: float
 
 
 class Store(Protocol[Access]):
-    """What attempts need of a store."""
+    """What `retry` needs of a store."""
 
     answered: bool
-    """Something has come from it, for whichever of its objects."""
+    """The store has answered a request, for any of its objects."""
 
     @property
     def max_retries(self) -> int:
@@ -62,19 +62,19 @@ class Store(Protocol[Access]):
         ...
 
     def access(self) -> Access:
-        """What attempts are made with."""
+        """Return the client and credentials for an attempt."""
         ...
 
     def renew(self, refused: Access) -> None:
-        """Read the credentials anew with the next request."""
+        """Read the credentials again before the next request."""
         ...
 
     def count_retry(self) -> None:
-        """A request is made again."""
+        """Count one retry."""
         ...
 
     def judge(self, error: Exception) -> Judgement:
-        """Whether to go on after this; it also releases what the error holds of the caller's memory."""
+        """Say whether to go on after this error, and release its references to the caller's memory."""
         ...
 
 
@@ -86,20 +86,20 @@ def retry(
     attempt: Callable[[Access, Flight], None],
     translated: Callable[[Exception, Attempts, Access | None], Exception],
 ) -> None:
-    """Make attempts until one succeeds, there have been too many, or one shows that more would not help.
+    """Call `attempt` until it succeeds, fails for good, or has used up the retries.
 
     Args:
-        store: that is asked.
-        flights: whose `stop` ends this.
+        store: the store to ask.
+        flights: its `stop` ends the retries.
         path: the object that is read, or the prefix that is listed; for messages.
-        span: that is read; None where keys are listed.
-        attempt: one request.
-        translated: makes the package's error of the failure of the last attempt.
+        span: the range that is read; None for a listing.
+        attempt: makes one request.
+        translated: turns the last failure into an error of this package.
 
     Raises:
         InterruptedReadError: `flights` was stopped.
-        StreamerError: of `attempt`.
-        Exception: what `translated` makes.
+        StreamerError: raised by `attempt`.
+        Exception: made by `translated`.
     """
     began = time.monotonic()
     count = 0
@@ -133,17 +133,17 @@ def retry(
         longest = min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** (count - 1))
         pause = random.uniform(longest / 2, longest)
         _log.info(
-            "%s: %s: attempt %d failed: %s; the next in %.1f s",
+            "%s: %s: attempt %d failed: %s; retrying in %.1f s",
             path, span or "listing", count, judgement.words, pause,
         )  # fmt: skip
         if not flights.wait(pause):
             store.count_retry()
     if failure is not None:
-        # Not where the foreign error is still handled: Python would make it the context.
+        # Not inside the except block: Python would make the foreign error its context.
         try:
             raise failure
         finally:
-            # The traceback holds this frame, and the frame would hold the exception.
+            # The traceback holds this frame. If the frame held the exception, that would be a reference cycle.
             del failure
     raise InterruptedReadError(f"{span or 'listing'} not read: the streamer is closing", where=Where(path, span))
 

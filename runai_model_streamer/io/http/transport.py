@@ -1,7 +1,7 @@
-"""How the bytes of an HTTP range reach a buffer: one seam, whichever library moves them.
+"""The interface of a transport, which brings the bytes of an HTTP range into a buffer.
 
-A transport sends a request that is already signed and reports what came back: see `Transport.get`. It looks at an
-answer only to keep what is not the range out of the caller's buffer; what the answer means is for the caller.
+A transport sends a signed request and reports the reply (`Transport.get`). It looks at an answer only to keep anything
+but the range out of the caller's buffer. The caller decides what the answer means.
 """
 
 import re
@@ -14,35 +14,35 @@ from runai_model_streamer.io.http.failures import Failure, TransportError
 from runai_model_streamer.ranges import ByteRange
 
 TEXT_LIMIT: Final = 64 << 10
-"""Bytes kept of a body that is not the range asked for: an error's text is shorter, a whole object not wanted."""
+"""Maximum bytes kept of a body that is not the range: an error's text is shorter, and a whole object is not wanted."""
 
 MIN_SPEED: Final = 1024
-"""Bytes per second that a connection must bring over each span of the timeout, once its answer has begun. Slower than
-this it is as good as dead, and another one may do better; a slow but working network is far above it."""
+"""Minimum bytes per second over each span of the timeout, once an answer has begun. A slower connection is as good as
+dead, and a new one may do better. A slow network that works is far above this."""
 
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 _FRESH: Final = 300.0
-"""Seconds for which a signature serves. Stores take it for 15 minutes, counted by their own clocks."""
+"""Seconds for which a signature is used. Stores accept it for 15 minutes by their own clocks."""
 
 
 @dataclass(frozen=True, slots=True)
 class SignedRequest:
-    """A GET of a whole object. `Range` and `If-Match` go beside the signed headers, so that it serves every range."""
+    """A signed GET of a whole object. `Range` and `If-Match` are not signed, so that it serves every range."""
 
     url: str
     headers: Mapping[str, str] = field(repr=False)
     made: float
-    """Seconds since the epoch: a clock that goes on while the machine sleeps, as the store's does."""
+    """Seconds since the epoch. This clock runs while the machine sleeps, as the store's does."""
 
     @property
     def fresh(self) -> bool:
-        """Whether the signature still serves."""
+        """Whether the signature may still be used."""
         return abs(time.time() - self.made) < _FRESH
 
 
 class Reply:
-    """What came back for one request, complete or not."""
+    """The answer to one request, complete or not."""
 
     def __init__(
         self,
@@ -52,42 +52,42 @@ class Reply:
         failure: TransportError | None = None,
     ) -> None:
         self.status = status
-        """None when no answer began."""
+        """None if no answer began."""
         self.headers: Mapping[str, str] = headers or {}
-        """Their names in lower case."""
+        """By names in lower case."""
         self.landed = landed
-        """Bytes of a 206's body that are in the buffer, from its start."""
+        """Bytes of the range that are in the buffer, from its start."""
         self.text = b""
         """The beginning of any other body."""
         self.overrun = False
-        """The body is longer than the range, or says so; nothing of it counts."""
+        """The body is longer than the range, or its header says so. None of it counts."""
         self._failure = failure
 
     def fail(self, failure: TransportError) -> None:
-        """The rest did not come, and this is why."""
+        """Record why the rest did not arrive."""
         self._failure = failure
 
     def check(self) -> None:
-        """Raise what kept the rest from coming, if anything did."""
+        """Raise the failure that kept the rest from arriving, if there was one."""
         failure, self._failure = self._failure, None
         if failure is not None:
             try:
                 raise failure
             finally:
-                # The traceback holds this frame, and the frame would hold the exception.
+                # The traceback holds this frame. If the frame held the exception, that would be a reference cycle.
                 del failure
 
 
 class Cancellation(Protocol):
-    """The switch that ends one request early; see `flights.Flight`."""
+    """The switch that cuts one request short; see `flights.Flight`."""
 
     @property
     def cut(self) -> bool:
-        """Whether the request is to end."""
+        """Whether the request must end."""
         ...
 
     def watch(self, descriptor: int) -> None:
-        """Shut down this socket when the request is cut: at once if it was."""
+        """Shut down this socket when the request is cut; at once if it already was."""
         ...
 
     def stop(self) -> None:
@@ -95,37 +95,44 @@ class Cancellation(Protocol):
         ...
 
     def watch_another(self, descriptor: int) -> None:
-        """As `watch`, but shut down the earlier ones as well: several addresses of a host are tried at once."""
+        """Like `watch`, but in addition to the earlier ones: several addresses of a host are tried at once."""
         ...
 
 
 class Transport(Protocol):
-    """Sends signed requests over connections that are kept between them. Thread safe."""
+    """Sends signed requests, and keeps connections open between them. Thread safe."""
 
     @property
     def name(self) -> str:
-        """For logs, with the version of what moves the bytes."""
+        """For logs: the library that moves the bytes, with its version."""
         ...
 
     def get(
         self, request: SignedRequest, span: ByteRange, etag: str | None, view: memoryview, cancellation: Cancellation
     ) -> Reply:
-        """Ask for a range, of the object with this ETag if one is given, and land its body in `view`.
+        """Request a range of an object, and write its bytes into `view`.
 
-        `view` is as long as `span`, and the caller's; nothing of it is kept. Bytes beyond `Reply.landed` are undefined.
-        Only a body whose Content-Range begins where `span` does counts as landed, and that of a 200 without one, to a
-        range from byte 0 on, unless it is longer than the range; of a refusal (300 and above) the beginning is kept.
-        Failures on the way are in the reply.
+        A body counts as landed if its Content-Range begins where `span` does. A 200 without Content-Range counts if
+        `span` begins at byte 0 and the body is no longer than `span`. The reply keeps the beginning of a refusal
+        (status 300 and above), and any failure on the way.
+
+        Args:
+            request: the signed request.
+            span: the range.
+            etag: only the object with this ETag is wanted; None: any.
+            view: as long as `span`. It stays the caller's, and no reference is kept. Bytes from `Reply.landed` on are
+                undefined.
+            cancellation: cuts the request short.
         """
         ...
 
     def close(self) -> None:
-        """Close the connections; one that is in use, when its request has ended. Idempotent."""
+        """Close the connections. One in use closes when its request has ended. Idempotent."""
         ...
 
 
 class Window:
-    """Holds a body against `MIN_SPEED`, over one span of `seconds` after another."""
+    """Checks that a body arrives at `MIN_SPEED` or faster, in each period of `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -133,7 +140,7 @@ class Window:
         self._at_start = 0
 
     def check(self, landed: int) -> None:
-        """Raise `Failure.SLOW` when a span is over in which too little came; `landed` is what came in all."""
+        """Raise `Failure.SLOW` after a period in which too little arrived. `landed` counts all bytes so far."""
         now = time.monotonic()
         if now < self._end:
             return
@@ -143,7 +150,7 @@ class Window:
 
 
 def range_headers(span: ByteRange, etag: str | None) -> dict[str, str]:
-    """The headers that go beside the signed ones."""
+    """Return the headers that are sent unsigned: the range, and the ETag wanted."""
     wanted = {"Range": f"bytes={span.start}-{span.end - 1}"}
     if etag is not None:
         wanted["If-Match"] = etag
@@ -151,7 +158,7 @@ def range_headers(span: ByteRange, etag: str | None) -> dict[str, str]:
 
 
 def headers_of(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Headers by their names in lower case. Of one that came more than once, all values that differ, with commas."""
+    """Return headers by names in lower case. Different values of one header are joined by commas."""
     found: dict[str, list[str]] = {}
     for name, value in pairs:
         values = found.setdefault(name.lower(), [])
@@ -161,10 +168,10 @@ def headers_of(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def header_lines(head: str) -> Iterator[tuple[str, str]]:
-    """Names and values of the head of an answer, without its first line.
+    """Yield names and values from the head of an answer, without its first line.
 
-    Only a line feed ends a line, and what is no name before a colon begins no header: values come from whoever may set
-    an object's metadata. A line that begins with a blank goes on with the one before it.
+    Only a line feed ends a line, and a header needs a valid name before its colon: anyone who may set an object's
+    metadata chooses values. A line that begins with a blank continues the one before it.
     """
     pairs: list[tuple[str, str]] = []
     for line in head.split("\n")[1:]:
@@ -182,11 +189,11 @@ def _value(text: str) -> str:
 
 
 def is_wanted(reply: Reply, span: ByteRange, length: int) -> bool:
-    """Whether the body may be what was asked for: see `Transport.get`."""
+    """Whether the body may be the range asked for, by the rules of `Transport.get`."""
     said = reply.headers.get("content-length", "")
     if said.isdecimal() and int(said[:19]) > length:
         return False
-    # An object that is shorter than the range ends it earlier.
+    # Only the start is compared: an object shorter than the range ends earlier.
     content_range = reply.headers.get("content-range")
     if content_range is None:
         return reply.status == 200 and span.start == 0

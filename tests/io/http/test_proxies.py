@@ -75,7 +75,7 @@ class TestPasswords:
         with store_of(STORE) as store:
             for ask in (store.open, lambda path: has_keys(store, path)):
                 with pytest.raises(
-                    ConfigError, match=r"^HTTP_PROXY holds no URL of a proxy: .*percent-encoded"
+                    ConfigError, match=r"^HTTP_PROXY is not the URL of a proxy: .*percent-encoded"
                 ) as caught:
                     ask(URL)
                 assert "PLANTED" not in "".join(traceback.format_exception(caught.value))

@@ -141,8 +141,8 @@ class TestRecovered:
         with caplog.at_level(logging.INFO, "runai_model_streamer"):
             read_after(server, refuse(503, "SlowDown"), reset_after(0))
         assert [re.sub(r"\d\.\d s", "_ s", record.getMessage()) for record in caplog.records] == [
-            f"{URL}: bytes 500000-1500000: attempt 1 failed: HTTP 503 SlowDown, request id REQUEST2; the next in _ s",
-            f"{URL}: bytes 500000-1500000: attempt 2 failed: the connection broke; the next in _ s",
+            f"{URL}: bytes 500000-1500000: attempt 1 failed: HTTP 503 SlowDown, request id REQUEST2; retrying in _ s",
+            f"{URL}: bytes 500000-1500000: attempt 2 failed: the connection broke; retrying in _ s",
         ]
 
     @pytest.mark.parametrize("seed", range(12))
