@@ -132,7 +132,7 @@ def _print_table(loads: Sequence[Load], results: Sequence[Result]) -> None:
             f"{result.peak / MIB:7.0f} MiB"
         )
     print()
-    print("Seconds are medians of three, after a first tensor, so that imports and compiling are in none.")
+    print("Seconds are medians of three, after a first tensor, so that imports and connecting are in none.")
     print("Peak memory came on top of the process: the streamer's buffers and the tensor in use; of load_file, one")
     print("file's tensors, which are the pages that it maps, and a copy of one.")
 

@@ -59,7 +59,7 @@ def load_file(paths: Sequence[str]) -> int:
 
 
 def warm_up(paths: Sequence[str], references: Sequence[str]) -> None:
-    """Stream one small tensor: imports, compiling and the first connection are no part of streaming."""
+    """Stream one small tensor: imports and the first connection are no part of streaming."""
     with safetensors.safe_open(references[0], framework="pt") as file:
         smallest = min(file.keys(), key=lambda name: math.prod(file.get_slice(name).get_shape()))
     with SafetensorsStreamer() as streamer:

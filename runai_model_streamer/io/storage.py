@@ -14,6 +14,7 @@ from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.s3.listing import list_objects
 from runai_model_streamer.io.s3.source import PREFIX_BYTES
 from runai_model_streamer.io.s3.store import S3Store
+from runai_model_streamer.io.setup_time import SetupClock
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.origins import SourceKind
 
@@ -31,7 +32,10 @@ class Storage:
         self._config = config
         self._shared = shared
         # A copy: the caller may change the object for another call while this load still renews its credentials.
-        self._store = S3Store(config.s3, copy(credentials), config.concurrency_for(SourceKind.OBJECT))
+        self.setup = SetupClock()
+        """Times the load's set-up."""
+        connections = config.concurrency_for(SourceKind.OBJECT)
+        self._store = S3Store(config.s3, copy(credentials), connections, self.setup)
         self._bandwidth = Bandwidth(config.max_bandwidth) if config.max_bandwidth else None
 
     def open(self, path: str) -> Source:
@@ -93,11 +97,6 @@ class Storage:
     def transport(self) -> str | None:
         """The library that reads objects; None if no object was read."""
         return self._store.transport
-
-    @property
-    def setup_seconds(self) -> float:
-        """Seconds spent on creating a client of object storage: imports, compilation, credentials."""
-        return self._store.setup_seconds
 
     def interrupt(self) -> None:
         """Make current and later requests end soon. Idempotent. Any thread may call it."""

@@ -86,6 +86,7 @@ class Load:
         """Called in the caller's thread whenever the caller has all tensors of a group, and at the end."""
         self._taken = False
         self._closed = False
+        self._connected = 0.0  # thread-seconds of connections made before reads began
         self._process = OwnProcess()
         self.total_bytes = sum(nbytes_of(file.tensors) for file in files)
         """Bytes of all tensors that land."""
@@ -98,6 +99,7 @@ class Load:
         Raises:
             StreamerError: no thread can be started.
         """
+        self._connected = self._storage.setup.connect_seconds
         self.tally.plan(self._groups)
         map_code()
         self._readers.start()
@@ -282,6 +284,7 @@ class Load:
         """Copy what the landing and the storage count into the tally."""
         self.tally.peak = self._landing.peak
         self.tally.retries, self.tally.transport = self._storage.retries, self._storage.transport
-        self.tally.setup = self._storage.setup_seconds
+        self.tally.setup = self._storage.setup.seconds
+        self.tally.connecting = self._storage.setup.connect_seconds - self._connected
         if self.tally.count_shared is not None:
             self.tally.shared = self.tally.count_shared()

@@ -216,6 +216,7 @@ def make_load(
         assembled=assembled_bytes,
         shared=is_shared(config),
         waits_for_ranks=waits_for_ranks,
+        setup=storage.setup,
     )
     destination = destination_for(device, spec)
     grouping = destination.grouping

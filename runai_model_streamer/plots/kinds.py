@@ -43,6 +43,9 @@ BOUNDS: Final = {
     "copy": Kind("copy to the device", "#CC79A7"),
     "memory": Kind("memory limit", "#D55E00"),
     "caller": Kind("caller", "#F0E442"),
-    "setup": Kind("set-up", "#999999"),
+    "imports": Kind("imports", "#999999"),
+    "compiling": Kind("compiling", "#666666"),
+    "credentials": Kind("credentials", "#882255"),
+    "connecting": Kind("connecting", "#56B4E9"),
 }
 """Bottlenecks, by their name in `LoadReport.shares`."""

@@ -76,7 +76,7 @@ def measure(
     """Load the files with every combination of the given settings, `runs` times each. Drop tensors as they arrive.
 
     Combinations alternate, and each round begins with a different one, so that drifts of the machine affect all of
-    them. A warm-up load of one tensor for each keeps imports, compilation and first connections out of the figures.
+    them. A warm-up load of one tensor for each keeps imports and finding credentials out of the figures.
     Everything runs in this process.
 
     Args:

@@ -5,16 +5,35 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
+from runai_model_streamer.io.setup_time import SetupSeconds
 from runai_model_streamer.origins import Origin
+
+_WORTH_A_ROW: Final = 0.02
+"""Share of a load's seconds from which the summary has a row for its set-up."""
+
+_WORTH_A_WORD: Final = 0.005
+"""Seconds from which a stage of the set-up is named: what two decimals show."""
 
 Outcome: TypeAlias = Literal["not started", "running", "complete", "failed", "abandoned"]
 """State of a load. "complete": all tensors were yielded; "abandoned": the caller ended it before that."""
 
-Bound: TypeAlias = Literal["storage", "network", "cpu", "copy", "memory", "caller", "setup", "too short"]
-"""The bottleneck of a load. "setup" is the work that a process does once before it reads objects. "copy" is the path
-between host memory and the device."""
+Bound: TypeAlias = Literal[
+    "storage",
+    "network",
+    "cpu",
+    "copy",
+    "memory",
+    "caller",
+    "imports",
+    "compiling",
+    "credentials",
+    "connecting",
+    "too short",
+]
+"""The bottleneck of a load. "copy" is the path between host memory and the device. "imports", "compiling",
+"credentials" and "connecting" are the stages of `SetupSeconds`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +187,9 @@ class LoadReport:
     """Opening files, reading and validating headers, and planning: from the call until reads begin."""
     plan_cpu_seconds: float = 0.0
     """CPU time of the caller's thread during `plan_seconds`."""
-    setup_seconds: float = 0.0
-    """The part of it until there was a client of object storage: boto3 was imported, and credentials
-    found. A later load in the process does without most of it."""
+    setup: SetupSeconds = field(default_factory=SetupSeconds)
+    """The part of it that a load does before it can read: imports, compiling, credentials, connecting. A later load in
+    the process does without most of it."""
     wait_seconds: float = 0.0
     """Waiting for bytes to land, and starting reader threads, since the first already read while others start."""
     make_seconds: float = 0.0
@@ -189,6 +208,8 @@ class LoadReport:
     """Time of reader threads by activity, in thread-seconds."""
     reader_seconds_in_wait: ReaderSeconds = field(default_factory=ReaderSeconds)
     """The part of `reader_seconds` during `wait_seconds`."""
+    reader_connect_seconds: float = 0.0
+    """The part of `reader_seconds.object_storage` in which readers made connections: name resolution, TCP, TLS."""
     reader_cpu_seconds: float = 0.0
     """CPU time of reader threads that have ended."""
     reader_delay_seconds: float | None = None
@@ -252,8 +273,17 @@ def rows(report: LoadReport) -> Iterator[tuple[str, str]]:
     origins = {each.field: getattr(report.bytes_from, each.field) for each in Origin}
     read = ", ".join(f"{name.replace('_', ' ')} {_gb(count)}" for name, count in origins.items() if count)
     yield "read from", read or "nothing"
+    setup = report.setup
+    if setup.all >= _WORTH_A_ROW * report.seconds > 0.0:
+        yield "set-up", stages_of(setup)
     yield "memory", f"{_gb(report.peak_memory)} held at most"
     yield "verdict", report.verdict
+
+
+def stages_of(setup: SetupSeconds) -> str:
+    """Return the stages that took time, with their seconds."""
+    found = {each.name: getattr(setup, each.name) for each in dataclasses.fields(setup)}
+    return ", ".join(f"{name} {seconds:.2f} s" for name, seconds in found.items() if seconds >= _WORTH_A_WORD)
 
 
 def _gb(count: float) -> str:

@@ -1,25 +1,32 @@
 """What bound a load: of reports that are made up, and of loads that are held up by one thing each."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from runai_model_streamer import LoadReport, SafetensorsStreamer
-from runai_model_streamer.io.files.posix import FileSource
-from runai_model_streamer.origins import Origin
+from runai_model_streamer import LoadReport, S3Credentials, SafetensorsStreamer
+from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.io.setup_time import SetupSeconds
+from runai_model_streamer.origins import Origin, SourceKind
+from runai_model_streamer.pipeline.plan.groups import PlannedFile, Step, plan_groups
+from runai_model_streamer.pipeline.tally.load import Tally
+from runai_model_streamer.pipeline.tally.reading import Reading
+from runai_model_streamer.pipeline.tally.timer import ThreadTimes
+from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
 from runai_model_streamer.report.load_report import BytesFrom, ReaderSeconds, Settings
+from runai_model_streamer.report.make import Request, make_report
 from runai_model_streamer.report.verdict import TOO_SHORT, Verdict, judge
-from tests.checkpoints import numbered, write
-from tests.servers import Exchange, FaultServer
+from tests.checkpoints import infos, numbered, write
+from tests.pipeline.tally.clocks import Clock
+from tests.servers import FaultServer
 
 MB = 10**6
+STAGES = ("imports", "compiling", "credentials", "connecting")
 SETTINGS = Settings(concurrency=16, chunk_bytesize=4 << 20)
 
 
@@ -38,6 +45,7 @@ def waiting(did: ReaderSeconds, **fields: Any) -> LoadReport:
         reader_seconds=did,
         reader_seconds_in_wait=did,
         reader_delay_seconds=0.0,
+        process_cpu_seconds=20.0,
         settings=SETTINGS,
     )
     return dataclasses.replace(report, **fields)
@@ -53,7 +61,8 @@ def settings(**changed: Any) -> Settings:
 def test_shares_are_of_all_seconds() -> None:
     verdict = judge(waiting(ReaderSeconds(disk=100.0, memory=20.0, rest=1000.0), reader_cpu_seconds=25.0))
     assert verdict.shares == pytest.approx(
-        {"storage": 0.5625, "network": 0, "cpu": 0.2375, "copy": 0, "memory": 0.15, "caller": 0.05, "setup": 0}
+        {"storage": 0.5625, "network": 0, "cpu": 0.2375, "copy": 0, "memory": 0.15, "caller": 0.05}
+        | dict.fromkeys(STAGES, 0)
     )
     assert sum(verdict.shares.values()) == pytest.approx(1)
 
@@ -65,14 +74,6 @@ def test_waiting_for_files_is_the_storages() -> None:
         "Bound by the storage: 90% of 10.0 s went into waiting for files, read at 0.50 GB/s; if the disk has more to "
         "give, raise RUNAI_STREAMER_CONCURRENCY (now 16)."
     )
-
-
-def test_what_is_imported_to_cast_is_told_from_opening_files() -> None:
-    report = waiting(ReaderSeconds(), plan_seconds=9.0, plan_cpu_seconds=9.0, settings=settings(dtype="torch.bfloat16"))
-    verdict = judge(dataclasses.replace(report, wait_seconds=0.5))
-    assert verdict.bound_by == "cpu"
-    assert "making ready to cast to torch.bfloat16" in verdict.sentence
-    assert "once in a process" in verdict.sentence
 
 
 def test_buffered_reads_that_are_slow_are_better_direct() -> None:
@@ -181,16 +182,100 @@ def test_opening_is_the_networks_or_the_storages_or_the_cpus() -> None:
     assert "most of it to open 100 files" in remote.sentence
 
 
-def test_what_a_process_does_once_is_the_set_ups() -> None:
-    report = LoadReport(seconds=2.0, plan_seconds=1.9, plan_cpu_seconds=1.7, setup_seconds=1.7, wait_seconds=0.1)
-    verdict = judge(dataclasses.replace(report, settings=settings(transport="curl")))
-    assert verdict.bound_by == "setup"
-    assert verdict.shares["setup"] == pytest.approx(0.85)
-    assert verdict.shares["network"] == pytest.approx(0.1)
-    assert "went into importing boto3 and finding credentials" in verdict.sentence
-    assert "more CPUs" not in verdict.sentence
-    later = judge(dataclasses.replace(report, setup_seconds=0.0, plan_cpu_seconds=0.0))
-    assert later.shares["setup"] == 0
+def first_load(setup: SetupSeconds, **fields: Any) -> LoadReport:
+    """A load of two seconds, most of which went by before it could read, on a machine that is busy with others."""
+    report = LoadReport(
+        seconds=2.0,
+        plan_seconds=1.9,
+        plan_cpu_seconds=0.3,
+        wait_seconds=0.1,
+        setup=setup,
+        process_cpu_seconds=0.8,
+        reader_delay_seconds=1.0,
+        caller_delay_seconds=0.5,
+        settings=settings(transport="curl", dtype="torch.float16"),
+    )
+    return dataclasses.replace(report, **fields)
+
+
+@pytest.mark.parametrize(
+    ("stage", "advice"),
+    [
+        ("imports", "a later load in the same process imports nothing"),
+        ("compiling", "NUMBA_CACHE_DIR"),
+        ("credentials", "AWS_EC2_METADATA_DISABLED=true"),
+        ("connecting", "name resolution, proxies and TLS"),
+    ],
+)
+def test_a_stage_of_the_set_up_is_told_by_its_name_and_no_cpu_is_blamed(stage: str, advice: str) -> None:
+    verdict = judge(first_load(SetupSeconds(**{stage: 1.7})))
+    assert verdict.bound_by == stage
+    assert verdict.sentence.startswith(
+        f"Bound by {stage}: 85% of 2.0 s went by before bytes could come ({stage} 1.70 s); "
+    )
+    assert advice in verdict.sentence
+    assert verdict.shares[stage] == pytest.approx(0.85)
+    assert "CPU" not in verdict.sentence
+
+
+def test_stages_of_the_set_up_that_took_most_together_are_the_verdict() -> None:
+    setup = SetupSeconds(imports=0.45, credentials=0.4, connecting=0.35)
+    verdict = judge(first_load(setup, plan_cpu_seconds=1.1))
+    assert verdict.shares["network"] < verdict.shares["imports"] < verdict.shares["cpu"] + verdict.shares["imports"]
+    assert verdict.bound_by == "imports"
+    assert "60% of 2.0 s" in verdict.sentence
+    assert "(imports 0.45 s, credentials 0.40 s, connecting 0.35 s)" in verdict.sentence
+
+
+def test_compiling_is_named_only_where_it_took_time() -> None:
+    assert "compil" not in judge(first_load(SetupSeconds(imports=1.0, connecting=0.5))).sentence
+
+
+def test_a_set_up_that_lasts_into_the_wait_counts_no_longer_than_both() -> None:
+    report = first_load(SetupSeconds(imports=1.95), plan_cpu_seconds=0.0)
+    assert judge(report).shares["imports"] == pytest.approx(1.95 / 2)
+    longer = judge(dataclasses.replace(report, setup=SetupSeconds(imports=5.0)))
+    assert longer.shares["imports"] == pytest.approx(1.0)
+    assert sum(longer.shares.values()) == pytest.approx(1.0)
+
+
+def test_readers_that_connect_are_told_from_readers_that_read() -> None:
+    did = ReaderSeconds(object_storage=72.0)
+    report = waiting(did, readers=8, reader_connect_seconds=54.0, settings=settings(transport="curl", concurrency=8))
+    verdict = judge(report)
+    assert verdict.bound_by == "connecting"
+    assert verdict.shares["connecting"] == pytest.approx(0.9 * 0.75)
+    assert "readers connected for 54.0 s of their 72.0 s" in verdict.sentence
+    assert "RUNAI_STREAMER_CONCURRENCY, now 8" in verdict.sentence
+
+
+SECONDS = st.floats(0, 20)
+
+
+@given(
+    did=st.builds(ReaderSeconds, page_cache=SECONDS, cast=SECONDS, disk=SECONDS, object_storage=SECONDS, rest=SECONDS),
+    cpu=SECONDS,
+    delay=SECONDS,
+    wait=st.floats(0.1, 20),
+    transport=st.sampled_from([None, "curl"]),
+)
+def test_a_wait_is_the_cpus_only_as_far_as_cpus_were_in_use(
+    did: ReaderSeconds, cpu: float, delay: float, wait: float, transport: str | None
+) -> None:
+    report = LoadReport(
+        seconds=wait,
+        wait_seconds=wait,
+        readers=16,
+        reader_seconds=did,
+        reader_seconds_in_wait=did,
+        reader_cpu_seconds=cpu,
+        reader_delay_seconds=delay,
+        process_cpu_seconds=cpu,
+        settings=settings(transport=transport),
+    )
+    shares = judge(report).shares
+    assert shares["cpu"] * wait <= cpu + delay + 1e-9
+    assert sum(shares.values()) == pytest.approx(1)
 
 
 def test_waiting_for_a_cpu_is_told_from_using_one() -> None:
@@ -213,93 +298,120 @@ def test_a_load_that_was_too_short_tells_nothing() -> None:
     assert verdict == Verdict("too short", "Too short to tell what bound it: 0.045 s in all.", {})
 
 
-# Of loads that are held up. Reads wait outside of a CPU, so that a busy machine changes little.
+# Of loads that are held up by one thing each, as a tally counts them on clocks that the test moves.
+
+MIB = 1 << 20
 
 
-@pytest.fixture
-def slow_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each read of a file waits as it would for a disk."""
-    read_into = FileSource.read_into
+class HeldUp:
+    """A load of 20 groups of 16 MiB by one reader, in which one thing takes time."""
 
-    def slow(self: FileSource, offset: int, buffer: memoryview) -> Origin:
-        time.sleep(0.05)
-        read_into(self, offset, buffer)
-        return Origin.DISK
+    def __init__(self, concurrency: int = 1, limit: int | None = None, transport: str | None = None) -> None:
+        self.clock = Clock()
+        self.leasing = WaitClock()
+        self.tally = Tally(timer=self.clock)
+        self.tally.concurrency, self.tally.limit, self.tally.chunk = concurrency, limit, 8 * MIB
+        self.tally.transport = transport
+        sizes = [16 * MIB] * 20
+        planned = [PlannedFile(sum(sizes), SourceKind.FILE, 1, 8 * MIB, infos(sizes, 0))]
+        self.groups = list(plan_groups(planned, limit=sizes[0]))
+        self.reader = self.tally.reader(self.leasing)
 
-    monkeypatch.setattr(FileSource, "read_into", slow)
+    def report(
+        self,
+        *,
+        read: float = 0.0,
+        origin: Origin = Origin.DISK,
+        memory: float = 0.0,
+        caller: float = 0.0,
+        cpu: float = 0.0,
+        delay: float = 0.0,
+    ) -> LoadReport:
+        """Of each group, the seconds of its read, of the wait for memory before it, and of the caller's code after it.
+
+        `cpu` and `delay` are those of every thread in all.
+        """
+        tally, clock = self.tally, self.clock
+        tally.plan(self.groups)
+        tally.start()
+        self.reader.begin(None)
+        for group in self.groups:
+            tally.ask()
+            tally.wait()
+            self.reader.mark()
+            self.leasing.start(clock.now)
+            clock.now += memory
+            self.leasing.stop(clock.now)
+            self.reader.took()
+            clock.now += read
+            self.reader.read(0, Step(0, 0, group.payload, 0), Reading(origin, read), None)
+            tally.landed()
+            tally.made(group, 1)
+            clock.now += caller
+            tally.give(group)
+        clock.process_cpu, clock.threads = cpu, ThreadTimes(cpu, delay)
+        self.reader.end()
+        tally.end("complete")
+        return make_report(tally, Request(StreamerConfig(), files=1, tensors=20, bytes=20 * 16 * MIB))
 
 
-@pytest.fixture
-def busy_cpus() -> Iterator[None]:
-    """Every CPU has two other processes to run."""
-    spin = "import sys; print(flush=True)\nwhile True: pass"
-    count = 2 * len(os.sched_getaffinity(0))
-    processes = [subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE) for _ in range(count)]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline()
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-
-
-def verdict_of(*paths: str | Path, pause: float = 0.0) -> LoadReport:
-    """What a load of these files was bound by."""
-    with SafetensorsStreamer() as streamer:
-        streamer.stream_files(paths)
-        for _ in streamer.get_tensors():
-            time.sleep(pause)
-        return streamer.report
-
-
-def test_a_slow_server_is_the_networks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, aws_files: None) -> None:
-    def late(exchange: Exchange) -> None:
-        time.sleep(0.1)
-        exchange.server.answer(exchange)
-
-    with FaultServer() as server:
-        server.put("bucket", "model", write(tmp_path / "model", numbered([500_000])).read_bytes())
-        server.choose = lambda _: late
-        monkeypatch.setenv("RUNAI_STREAMER_S3_ENDPOINT", server.endpoint)
-        monkeypatch.setenv("RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", "0")
-        monkeypatch.setenv("RUNAI_STREAMER_S3_UNSIGNED", "1")
-        monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", "2")
-        report = verdict_of(*["s3://bucket/model"] * 20)
+def test_a_slow_server_is_the_networks() -> None:
+    report = HeldUp(concurrency=2, transport="curl").report(read=0.1, origin=Origin.OBJECT, cpu=0.2)
     assert report.bound_by == "network", report
     assert "RUNAI_STREAMER_CONCURRENCY (now 2, try 4)" in report.verdict
 
 
-def test_a_slow_caller_is_the_callers(tmp_path: Path) -> None:
-    report = verdict_of(write(tmp_path / "m", numbered([100_000] * 20)), pause=0.05)
+def test_a_slow_caller_is_the_callers() -> None:
+    report = HeldUp().report(read=0.001, caller=0.05, cpu=0.1)
     assert report.bound_by == "caller", report
     assert "the code that took the tensors" in report.verdict
 
 
-def test_a_tiny_limit_is_the_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, slow_reads: None) -> None:
-    monkeypatch.setenv("RUNAI_STREAMER_MEMORY_LIMIT", "0")
-    report = verdict_of(write(tmp_path / "m", numbered([1_000_000] * 20)))
+def test_a_tiny_limit_is_the_limits() -> None:
+    report = HeldUp(limit=1_000_000).report(read=0.01, memory=0.05, cpu=0.1)
     assert report.bound_by == "memory", report
     assert "raise RUNAI_STREAMER_MEMORY_LIMIT (now 1000000)" in report.verdict
 
 
-def test_a_slow_disk_is_the_storages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, slow_reads: None) -> None:
-    monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", "2")
-    report = verdict_of(write(tmp_path / "m", numbered([2 << 20] * 20)))
+def test_a_slow_disk_is_the_storages() -> None:
+    report = HeldUp(concurrency=2).report(read=0.05, cpu=0.1)
     assert report.bound_by == "storage", report
     assert "RUNAI_STREAMER_CONCURRENCY (now 2)" in report.verdict
 
 
-def test_a_busy_cpu_is_the_cpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, busy_cpus: None) -> None:
-    read_into = FileSource.read_into
-
-    def cached(self: FileSource, offset: int, buffer: memoryview) -> Origin:
-        read_into(self, offset, buffer)
-        return Origin.PAGE_CACHE  # on file systems, too, that do not tell
-
-    monkeypatch.setattr(FileSource, "read_into", cached)
-    path = write(tmp_path / "m", numbered([16 << 20] * 2))
-    report = verdict_of(*[path] * 20)
+@pytest.mark.parametrize("origin", [Origin.PAGE_CACHE, Origin.DISK])
+def test_a_busy_cpu_is_the_cpus(origin: Origin) -> None:
+    report = HeldUp().report(read=0.05, origin=origin, cpu=0.3, delay=0.7)
     assert report.bound_by == "cpu", report
+    assert "waiting for a CPU (1.4 s in all threads; 0.3 CPUs were in use by this process)" in report.verdict
+
+
+# Of loads that are real: what is counted, not how long it took.
+
+
+def test_a_real_load_counts_its_callers_time_and_its_reads(tmp_path: Path) -> None:
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_file(write(tmp_path / "m", numbered([100_000] * 5)))
+        for _ in streamer.get_tensors():
+            time.sleep(0.01)
+    report = streamer.report
+    assert report.caller_seconds >= 0.05
+    assert report.reader_seconds.read > 0
+    assert report.setup == SetupSeconds()
+
+
+@pytest.mark.usefixtures("aws_files", "transport")
+def test_a_real_load_of_an_object_counts_its_set_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with FaultServer() as server:
+        server.put("bucket", "model", write(tmp_path / "model", numbered([500_000])).read_bytes())
+        monkeypatch.setenv("RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", "0")
+        credentials = S3Credentials("a key", "a secret", endpoint=server.endpoint)
+        with SafetensorsStreamer() as streamer:
+            streamer.stream_files(["s3://bucket/model"] * 3, credentials)
+            for _ in streamer.get_tensors():
+                pass
+    setup = streamer.report.setup
+    assert setup.imports > 0
+    assert setup.connecting > 0
+    assert setup.compiling == 0
+    assert setup.all < streamer.report.plan_seconds

@@ -180,6 +180,7 @@ class _Connection:
                 code = self._perform(cancellation)
             finally:
                 forget()
+            cancellation.connect_seconds += self._easy.connect_seconds()
         finally:
             self._work = None
             work.end()

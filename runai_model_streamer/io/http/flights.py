@@ -29,6 +29,8 @@ class Flight:
     def __init__(self) -> None:
         self.searched = False
         """Whether botocore has already asked for the bucket's region."""
+        self.connect_seconds = 0.0
+        """Seconds in which its connection was made; next to 0 where an earlier one was used."""
         self._lock = threading.Lock()
         self._cut = False
         self._handles: list[int] = []

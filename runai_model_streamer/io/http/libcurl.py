@@ -49,6 +49,7 @@ BAD_SOCKET: Final = -1
 
 _OS_ERRNO: Final = 0x200000 + 25
 _HTTP_CONNECTCODE: Final = 0x200000 + 22
+_PRETRANSFER_TIME: Final = 0x300000 + 6
 _ACTIVESOCKET: Final = 0x500000 + 44
 _GLOBAL_DEFAULT: Final = 3
 _FEATURE_SSL: Final = 1 << 2
@@ -138,18 +139,22 @@ class Easy:
 
     def system_error(self) -> int:
         """Return the errno of the last failure to connect, send or receive; 0 for none."""
-        return self._number(_OS_ERRNO)
+        return int(self._number(_OS_ERRNO))
 
     def proxy_status(self) -> int:
         """Return the proxy's HTTP status for CONNECT; 0 for none."""
-        return self._number(_HTTP_CONNECTCODE)
+        return int(self._number(_HTTP_CONNECTCODE))
+
+    def connect_seconds(self) -> float:
+        """Return the seconds of the last request until it was sent: name resolution, TCP, proxy and TLS."""
+        return float(self._number(_PRETRANSFER_TIME, kind=ctypes.c_double))
 
     def socket(self) -> int:
         """Return the socket of the last request, if its connection is kept for the next; else `BAD_SOCKET`.
 
         Call it before each use: libcurl may close sockets at any time, and the number may then name another file.
         """
-        return self._number(_ACTIVESOCKET, BAD_SOCKET, ctypes.c_int)
+        return int(self._number(_ACTIVESOCKET, BAD_SOCKET, ctypes.c_int))
 
     def close(self) -> None:
         """Close the connections and release the handle. Idempotent."""
@@ -158,10 +163,10 @@ class Easy:
             self._library.cleanup(handle)
             self._library.free_list(self._headers)
 
-    def _number(self, what: int, default: int = 0, kind: Any = ctypes.c_long) -> int:
+    def _number(self, what: int, default: int = 0, kind: Any = ctypes.c_long) -> Any:
         value = kind(default)
         code = self._library.getinfo(self._handle, what, ctypes.byref(value))
-        return default if code else int(value.value)
+        return default if code else value.value
 
 
 class Library:

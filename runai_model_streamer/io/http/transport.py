@@ -81,6 +81,9 @@ class Reply:
 class Cancellation(Protocol):
     """The switch that cuts one request short; see `flights.Flight`."""
 
+    connect_seconds: float
+    """Set by the transport: seconds in which the request's connection was made."""
+
     @property
     def cut(self) -> bool:
         """Whether the request must end."""

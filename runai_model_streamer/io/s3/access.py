@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,10 +15,11 @@ from runai_model_streamer.io.s3.bodies import bound_listings
 from runai_model_streamer.io.s3.boto3_transport import Boto3Transport
 from runai_model_streamer.io.s3.choice import make_transport
 from runai_model_streamer.io.s3.connections import watch_connections
-from runai_model_streamer.io.s3.credentials import S3Credentials
+from runai_model_streamer.io.s3.credentials import CredentialsSearch, S3Credentials
 from runai_model_streamer.io.s3.errors.provenance import Provenance, is_aws, without_user
 from runai_model_streamer.io.s3.signing import keep_requests
 from runai_model_streamer.io.secret import Secret, Url
+from runai_model_streamer.io.setup_time import SetupClock
 
 if TYPE_CHECKING:
     from botocore.loaders import Loader
@@ -66,6 +66,8 @@ class Access:
     unsigned: bool
     provenance: Provenance = field(repr=False)
     secrets: Collection[str] = field(repr=False)
+    setup: SetupClock = field(repr=False)
+    """Times what is done once before the first request."""
 
     def close(self) -> None:
         """Close the connections. Idempotent."""
@@ -73,7 +75,9 @@ class Access:
         self.client.close()
 
 
-def make_access(config: S3Config, credentials: S3Credentials | None, connections: int) -> Access:
+def make_access(
+    config: S3Config, credentials: S3Credentials | None, connections: int, setup: SetupClock | None = None
+) -> Access:
     """Make a client with a session of its own: neither the caller's default session nor its settings are touched.
 
     Raises:
@@ -107,6 +111,8 @@ def make_access(config: S3Config, credentials: S3Credentials | None, connections
     if region != region.strip():
         # botocore lets a line break at its end through, into the header that it signs.
         raise InvalidRegionError(region_name=region)
+    setup = setup or SetupClock()
+    session.register_component("credential_provider", CredentialsSearch(session, region, setup))
     settings = Config(
         signature_version=UNSIGNED if unsigned else None,
         s3={"addressing_style": "virtual" if config.virtual_addressing else "path"},
@@ -135,7 +141,7 @@ def make_access(config: S3Config, credentials: S3Credentials | None, connections
         if len(secret.strip()) >= _SHORTEST_SECRET
     )
     provenance = Provenance.of(config, explicit.endpoint or "", endpoint, found, session.profile, key_in_use)
-    return Access(client, transport, unsigned, provenance, secrets)
+    return Access(client, transport, unsigned, provenance, secrets, setup)
 
 
 def _make_client(session: Any, region: str, endpoint: str | None, settings: Any) -> Any:
@@ -188,18 +194,18 @@ class CurrentAccess:
 
     Args:
         make: of `make_access`. It may ask a provider of credentials, for as long as that takes.
+        setup: times it.
     """
 
-    def __init__(self, make: Callable[[], Access]) -> None:
+    def __init__(self, make: Callable[[], Access], setup: SetupClock) -> None:
         self._make = make
+        self._setup = setup
         self._making = threading.Lock()
         self._lock = threading.Lock()
         """Held for no longer than a moment, so that whoever closes waits for no provider."""
         self._access: Access | None = None
         self._made: list[Access] = []
         self._closed = False
-        self.seconds = 0.0
-        """Spent in `make`: mostly imports and compiling, once in a process, and credentials."""
 
     def get(self) -> Access:
         """The access.
@@ -215,11 +221,8 @@ class CurrentAccess:
             access = self._ready()
             if access is not None:
                 return access
-            started = time.perf_counter()
-            try:
+            with self._setup.during("imports"):
                 access = self._make()
-            finally:
-                self.seconds += time.perf_counter() - started
             with self._lock:
                 if not self._closed:
                     self._access = access

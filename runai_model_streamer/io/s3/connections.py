@@ -1,6 +1,7 @@
 """Makes the connections of a botocore client known to the flights that use them."""
 
 import socket
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,13 @@ class _Watched(_Connection):
         if flight is not None and self.sock is not None:
             flight.watch(self.sock.fileno())
         super().putrequest(*args, **kwargs)
+
+    def connect(self) -> None:
+        began = time.perf_counter()
+        super().connect()
+        flight = current_flight()
+        if flight is not None:
+            flight.connect_seconds += time.perf_counter() - began
 
     def _new_conn(self) -> socket.socket:
         # urllib3's, but the socket is known to the flight before it connects: a host that drops packets is the

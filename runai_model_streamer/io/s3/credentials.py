@@ -1,10 +1,11 @@
-"""Explicit credentials for object storage."""
+"""Credentials for object storage: explicit ones, and botocore's search for others."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from runai_model_streamer.io.secret import Secret, Url
+from runai_model_streamer.io.setup_time import SetupClock
 
 _HIDDEN: Final[Mapping[str, type[str]]] = {"secret_access_key": Secret, "session_token": Secret, "endpoint": Url}
 
@@ -28,3 +29,33 @@ class S3Credentials:
     def __setattr__(self, name: str, value: object) -> None:
         hidden = _HIDDEN.get(name)
         object.__setattr__(self, name, hidden(value) if hidden and isinstance(value, str) else value)
+
+
+class CredentialsSearch:
+    """botocore's search for credentials, timed, and made once: a metadata service that is not there costs seconds.
+
+    Args:
+        session: botocore's, which searches with its settings.
+        region: where a provider asks for a role's credentials.
+        setup: times the search.
+    """
+
+    def __init__(self, session: Any, region: str, setup: SetupClock) -> None:
+        self._session = session
+        self._region = region
+        self._setup = setup
+        self._found: list[Any] = []
+
+    def load_credentials(self) -> Any:
+        """Return botocore's credentials; None where there are none. botocore calls this.
+
+        Raises:
+            Exception: botocore's own, for a profile or file that it cannot use.
+        """
+        from botocore.credentials import create_credential_resolver
+
+        if not self._found:
+            with self._setup.during("credentials"):
+                resolver = create_credential_resolver(self._session, region_name=self._region)
+                self._found.append(resolver.load_credentials())
+        return self._found[0]

@@ -85,6 +85,8 @@ class ObjectRequests:
         held = self._signed
         if held is not None and held[0] is access and held[1].fresh:
             return held[1]
-        request = sign(access.client, *self._location)
+        # The first signature asks a provider for a role's credentials.
+        with access.setup.once("credentials"):
+            request = sign(access.client, *self._location)
         self._signed = access, request
         return request

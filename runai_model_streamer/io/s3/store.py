@@ -17,6 +17,7 @@ from runai_model_streamer.io.s3.errors import translation
 from runai_model_streamer.io.s3.errors.meaning import Circumstances
 from runai_model_streamer.io.s3.location import Location
 from runai_model_streamer.io.s3.source import S3Source
+from runai_model_streamer.io.setup_time import SetupClock
 from runai_model_streamer.ranges import ByteRange
 
 
@@ -26,11 +27,14 @@ class S3Store:
     Thread safe. The client is made with the first request; `close` gives its connections back.
     """
 
-    def __init__(self, config: S3Config, credentials: S3Credentials | None, connections: int) -> None:
-        """`connections` is the number of reads at once for which connections are kept open."""
+    def __init__(
+        self, config: S3Config, credentials: S3Credentials | None, connections: int, setup: SetupClock | None = None
+    ) -> None:
+        """`connections` is the number of reads at once for which connections are kept open; `setup` times the rest."""
+        self._setup = setup = setup or SetupClock()
         self.config = config
         self._lock = threading.Lock()
-        self._access = CurrentAccess(lambda: make_access(config, credentials, connections))
+        self._access = CurrentAccess(lambda: make_access(config, credentials, connections, setup), setup)
         self._flights: set[Flights] = set()
         self._stopped = False
         self.retries = 0
@@ -89,7 +93,13 @@ class S3Store:
                 at = replace(at, unsigned=access.unsigned, provenance=access.provenance, secrets=access.secrets)
             return translation.translated(error, at)
 
-        retry(self, flights, path, span, attempt, translated)
+        def timed(access: Access, flight: Flight) -> None:
+            try:
+                attempt(access, flight)
+            finally:
+                self._setup.connected(flight.connect_seconds)
+
+        retry(self, flights, path, span, timed, translated)
 
     @property
     def max_retries(self) -> int:
@@ -118,11 +128,6 @@ class S3Store:
     def transport(self) -> str | None:
         """What moves the bytes; None before the first request."""
         return self._access.transport
-
-    @property
-    def setup_seconds(self) -> float:
-        """Seconds from the first need of a client until there was one: imports, compiling, credentials."""
-        return self._access.seconds
 
     def forget(self, flights: Flights) -> None:
         """A source has closed. For sources."""

@@ -45,12 +45,14 @@ def cuda_tools(device: torch.device, spec: LoadSpec) -> CudaTools | None:
         GdsUnavailableError: RUNAI_STREAMER_GDS=1, and this load cannot use it.
     """
     gds = _gds_mode(spec)
-    api = _api(device, gds)
+    with spec.setup.during("imports"):
+        api = _api(device, gds)
     if api is None:
         return None
     cast = None
     if spec.casting is not None:
-        cast = _device_cast(device, api, *spec.casting)
+        with spec.setup.during("compiling"):
+            cast = _device_cast(device, api, *spec.casting)
         if cast is None and gds is GdsMode.ALWAYS:
             raise GdsUnavailableError(
                 f"RUNAI_STREAMER_GDS=1: no GPUDirect onto {device}: tensors are to be cast, which numba-cuda cannot "

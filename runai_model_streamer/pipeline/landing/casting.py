@@ -14,6 +14,7 @@ import torch
 
 from runai_model_streamer.errors import MissingDependencyError
 from runai_model_streamer.installation import install_command
+from runai_model_streamer.io.setup_time import SetupClock
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.kernels.bits import ITEM_SIZES
 from runai_model_streamer.lifecycle import Lifecycle
@@ -72,6 +73,7 @@ class CastingLanding:
         pool: where tensors live. Its limit is the plan's `slab_limit`.
         plan: what to cast. Groups have been planned with its `group_limit`.
         lifecycle: of the load.
+        setup: times the import of numba, and compiling.
 
     Raises:
         MissingDependencyError: numba is not installed.
@@ -79,8 +81,8 @@ class CastingLanding:
 
     extra_stage = "cast"
 
-    def __init__(self, pool: SlabPool, plan: CastPlan, lifecycle: Lifecycle) -> None:
-        self._kernels = _kernels(plan.casting)
+    def __init__(self, pool: SlabPool, plan: CastPlan, lifecycle: Lifecycle, setup: SetupClock | None = None) -> None:
+        self._kernels = _kernels(plan.casting, setup or SetupClock())
         self._pool = pool
         self.waits = pool.waits
         self._plain = HostLanding(pool)
@@ -206,11 +208,15 @@ def cast_destination(spec: LoadSpec, casting: Casting) -> Destination:
     limit = spec.limit.bytes_for(spec.paths, becoming, spec.assembled, scratch_size(spec.files))
     plan = plan_cast(spec.files, casting, limit, spec.concurrency)
     memory = other_memory(spec.config.pinned, plan.slab_limit)
-    return cast_in_host_memory(with_last_reads(spec), plan, limit, memory)
+    return cast_in_host_memory(with_last_reads(spec), plan, limit, memory, spec.setup)
 
 
 def cast_in_host_memory(
-    files: Sequence[PlannedFile], plan: CastPlan, limit: int | None = None, memory: OtherMemory | None = None
+    files: Sequence[PlannedFile],
+    plan: CastPlan,
+    limit: int | None = None,
+    memory: OtherMemory | None = None,
+    setup: SetupClock | None = None,
 ) -> Destination:
     """Land in host memory, and cast on the way.
 
@@ -219,23 +225,26 @@ def cast_in_host_memory(
         plan: what to cast, and within which limits.
         limit: bytes that slabs and scratch memory may hold together; None for no limit.
         memory: other host memory than slabs, for the groups that it takes.
+        setup: times the import of numba, and compiling.
     """
 
     def landing(lifecycle: Lifecycle) -> CastingLanding:
-        return CastingLanding(SlabPool(plan.slab_limit, lifecycle, memory), plan, lifecycle)
+        return CastingLanding(SlabPool(plan.slab_limit, lifecycle, memory), plan, lifecycle, setup)
 
     grouping = Grouping(plan.group_limit, group_target(plan.group_limit), plan.scratch_count)
     return Destination(HOST, files, grouping, landing, limit)
 
 
-def _kernels(casting: Casting) -> dict[str, Callable[[Bytes, Bytes], None]]:
+def _kernels(casting: Casting, setup: SetupClock) -> dict[str, Callable[[Bytes, Bytes], None]]:
     target, sources = casting.target, sorted(casting.sources)
     try:
-        from runai_model_streamer.kernels import host
+        with setup.during("imports"):
+            from runai_model_streamer.kernels import host
     except ImportError as error:
         raise MissingDependencyError(
             f"dtype=... needs numba to cast {', '.join(sources)} to {target} ({error})",
             remedy=install_command("cast"),
             sep=": ",
         ) from error
-    return {source: host.cast(source, target) for source in sources}
+    with setup.during("compiling"):
+        return {source: host.cast(source, target) for source in sources}

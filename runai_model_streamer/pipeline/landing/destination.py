@@ -7,6 +7,7 @@ from typing import Any, Final
 import torch
 
 from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.io.setup_time import SetupClock
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.lifecycle import Lifecycle
 from runai_model_streamer.pipeline.landing.protocol import Landing
@@ -39,6 +40,8 @@ class LoadSpec:
     """Other processes of this node load the same files."""
     waits_for_ranks: bool = False
     """Reads may wait for other ranks."""
+    setup: SetupClock = field(default_factory=SetupClock)
+    """Times imports and compiling."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,16 @@ they are added up on demand. The tally keeps no reference to tensors, leases or 
 """
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from runai_model_streamer.io.setup_time import SetupSeconds
 from runai_model_streamer.pipeline.plan.groups import Group
-from runai_model_streamer.pipeline.tally.reader import ReaderTally, ThreadTimes, thread_times
+from runai_model_streamer.pipeline.tally.reader import ReaderTally
 from runai_model_streamer.pipeline.tally.shared import SharedCounts
+from runai_model_streamer.pipeline.tally.timer import SYSTEM, ThreadTimes, Timer
 from runai_model_streamer.pipeline.tally.trace import Events, Trace
-from runai_model_streamer.pipeline.tally.wait_clock import Timer, WaitClock
+from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
 
 
 @dataclass(slots=True)
@@ -57,7 +58,7 @@ class Tally:
         timer: the clocks.
     """
 
-    def __init__(self, trace: Trace | None = None, started: float | None = None, timer: Timer = time) -> None:
+    def __init__(self, trace: Trace | None = None, started: float | None = None, timer: Timer = SYSTEM) -> None:
         self._timer = timer
         self.trace = trace
         self.clock = WaitClock()
@@ -81,8 +82,10 @@ class Tally:
         """The most bytes that were held at once."""
         self.retries = 0
         self.transport: str | None = None
-        self.setup = 0.0
-        """Seconds until there was a client of object storage."""
+        self.setup = SetupSeconds()
+        """What was done before reads could begin."""
+        self.connecting = 0.0
+        """Thread-seconds in which readers made connections to object storage."""
         self.shared: SharedCounts | None = None
         """What this rank has read, taken and waited for, where others share the load."""
         self.count_shared: Callable[[], SharedCounts | None] | None = None
@@ -122,7 +125,7 @@ class Tally:
     def delay(self) -> float | None:
         """Seconds that the caller's thread waited for a CPU since it asked for the first tensor."""
         if self._delay is None and self._times is not None and self._times.delay is not None:
-            now = thread_times(self._thread)
+            now = self._timer.thread_times(self._thread)
             return None if now is None or now.delay is None else now.delay - self._times.delay
         return self._delay
 
@@ -150,7 +153,7 @@ class Tally:
         """Note that the caller asks for the next group and has all tensors of the ones before."""
         if self._times is None:
             self._thread = threading.get_native_id()
-            self._times = thread_times(self._thread)
+            self._times = self._timer.thread_times(self._thread)
         self._lap("wait", "caller's code")
 
     def wait(self) -> None:

@@ -4,35 +4,17 @@ Only the reader writes here, so it needs no lock. benchmarks/tally.py measures t
 """
 
 import threading
-import time
-from typing import Final, NamedTuple
+from typing import Final
 
 from runai_model_streamer.origins import Origin
 from runai_model_streamer.pipeline.plan.groups import Step
 from runai_model_streamer.pipeline.tally.reading import Reading
+from runai_model_streamer.pipeline.tally.timer import SYSTEM, ThreadTimes, Timer
 from runai_model_streamer.pipeline.tally.trace import Events, Trace
-from runai_model_streamer.pipeline.tally.wait_clock import Timer, WaitClock
+from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
 
 STAGES: Final = (*(origin.field for origin in Origin), "cast", "copy", "memory", "rest")
 """The stages of a reader's time; `report.ReaderSeconds` describes each."""
-
-
-class ThreadTimes(NamedTuple):
-    """One thread's times from the kernel, in seconds."""
-
-    cpu: float
-    delay: float | None
-    """Time ready to run, but without a CPU; None: the kernel does not report it."""
-
-
-def thread_times(thread: int) -> ThreadTimes | None:
-    """Return the times of this process's thread with this native id; None if it has ended or the kernel has none."""
-    try:
-        with open(f"/proc/self/task/{thread}/schedstat", "rb") as file:
-            cpu, delay, _ = file.read().split()
-    except (OSError, ValueError):
-        return None
-    return ThreadTimes(int(cpu) / 1e9, int(delay) / 1e9)
 
 
 class ReaderTally:
@@ -60,7 +42,7 @@ class ReaderTally:
         "seconds",
     )
 
-    def __init__(self, clock: WaitClock, leasing: WaitClock, timer: Timer = time) -> None:
+    def __init__(self, clock: WaitClock, leasing: WaitClock, timer: Timer = SYSTEM) -> None:
         self._timer = timer
         self._clock = clock
         self._leasing = leasing
@@ -86,12 +68,12 @@ class ReaderTally:
 
     def end(self) -> None:
         """End the count. The reader's thread calls it last."""
-        self._times = thread_times(self._thread) or ThreadTimes(self._timer.thread_time(), None)
+        self._times = self._timer.thread_times(self._thread) or ThreadTimes(self._timer.thread_time(), None)
 
     @property
     def times(self) -> ThreadTimes | None:
         """The thread's CPU time and delay so far; None if not yet known."""
-        return self._times or thread_times(self._thread)
+        return self._times or self._timer.thread_times(self._thread)
 
     def mark(self) -> None:
         """Move the mark to now. The time since the last one belongs to no stage."""

@@ -3,23 +3,6 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
-
-
-class Timer(Protocol):
-    """The clocks that time a load, like the module `time`. Each counts seconds from an arbitrary moment."""
-
-    def perf_counter(self) -> float:
-        """Wall-clock time."""
-        ...
-
-    def thread_time(self) -> float:
-        """CPU time of this thread."""
-        ...
-
-    def process_time(self) -> float:
-        """CPU time of this process."""
-        ...
 
 
 class WaitClock:

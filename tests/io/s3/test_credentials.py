@@ -186,3 +186,32 @@ class TestProviders:
         error = self.failure(server)
         assert type(error) is ConfigError
         assert "AWS's settings cannot be used: Parameter validation failed: Invalid length for parameter " in str(error)
+
+
+class TestMetadataService:
+    def test_one_that_knows_no_role_is_asked_once(self, monkeypatch: pytest.MonkeyPatch, server: FaultServer) -> None:
+        asked: list[str] = []
+
+        class Refuse(BaseHTTPRequestHandler):
+            def do_PUT(self) -> None:
+                asked.append(self.path)
+                self.send_error(404)
+
+            def do_GET(self) -> None:
+                self.do_PUT()
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as metadata:
+            threading.Thread(target=metadata.serve_forever).start()
+            try:
+                monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "false")
+                monkeypatch.setenv(
+                    "AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{metadata.server_address[1]}"
+                )
+                with store_of(server, None) as store, pytest.raises(CredentialsError):
+                    store.open(URL)
+            finally:
+                metadata.shutdown()
+        assert asked.count("/latest/api/token") == 1

@@ -7,26 +7,12 @@ import pytest
 from runai_model_streamer.origins import Origin
 from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile, Step, plan_groups
 from runai_model_streamer.pipeline.tally.load import Tally
-from runai_model_streamer.pipeline.tally.reader import STAGES, ReaderTally, thread_times
+from runai_model_streamer.pipeline.tally.reader import STAGES, ReaderTally
 from runai_model_streamer.pipeline.tally.reading import Reading
+from runai_model_streamer.pipeline.tally.timer import SYSTEM
 from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
 from tests.checkpoints import infos
-
-
-class Clock:
-    """Time that passes when told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-    def thread_time(self) -> float:
-        return 0.0
-
-    def process_time(self) -> float:
-        return 0.0
+from tests.pipeline.tally.clocks import Clock
 
 
 @pytest.fixture
@@ -166,8 +152,8 @@ def test_the_first_end_holds_unless_it_failed(clock: Clock) -> None:
 
 
 def test_the_kernel_is_asked_for_a_threads_time() -> None:
-    assert thread_times(0) is None
-    times = thread_times(threading.get_native_id())
+    assert SYSTEM.thread_times(0) is None
+    times = SYSTEM.thread_times(threading.get_native_id())
     if times is None:
         pytest.skip("this kernel has no schedstat")
     assert times.cpu > 0
