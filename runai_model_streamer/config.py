@@ -19,6 +19,17 @@ UNLIMITED: Final = -1
 """Value of `RUNAI_STREAMER_MEMORY_LIMIT` for no limit."""
 
 _DEFAULT_CONCURRENCY: Final = {SourceKind.FILE: 16, SourceKind.OBJECT: 8}
+"""Of `RUNAI_STREAMER_CONCURRENCY`: reads of files; for objects, clients as the original's, of `_CLIENT` connections."""
+
+_CLIENT: Final = 50
+"""Connections of one of the original's clients, which is what its `RUNAI_STREAMER_CONCURRENCY` counts for objects."""
+
+FIRST_CONNECTIONS: Final = 16
+"""Connections to object storage to begin with."""
+
+MAX_CONNECTIONS: Final = 256
+"""The most connections to object storage, unless their number is set. Each is a thread and 8 MiB in flight: 256 of 50
+MB/s fill 100 Gbit/s."""
 _DEFAULT_CHUNK: Final = 8 * MIB
 """Each read costs some Python, which holds the GIL. 4 GB of files on 2 CPUs, as a part of the speed of bare reads, with
 4 / 8 MiB: warm, dropped 0.78 / 0.81, kept 0.93 / 1.00, cold 0.98 / 0.99, cold and kept 0.77 / 0.90. 16 and 24 MiB are
@@ -98,6 +109,8 @@ class S3Config:
     timeout: float = 30.0
     """Seconds without an answer or a byte, after which a request is tried again."""
     transport: S3Transport = S3Transport.AUTO
+    connections: int | None = None
+    """Exact number of connections that read. None: as many as bring the most."""
     ca_bundle: str | None = None
     """File of certificates to trust if neither AWS_CA_BUNDLE nor the profile names one."""
 
@@ -107,7 +120,7 @@ class StreamerConfig:
     """Settings of one load."""
 
     concurrency: int | None = None
-    """Maximum number of reads in flight. None: 16 for files, 8 for object storage."""
+    """Maximum number of reads of files in flight; for objects, the same times 50, up to 256. None: 16, and 8."""
     chunk_bytesize: int | None = None
     """Bytes of one read. None: 8 MiB."""
     memory_limit: int = UNLIMITED
@@ -137,8 +150,17 @@ class StreamerConfig:
     """Also print log lines to stderr."""
 
     def concurrency_for(self, kind: SourceKind) -> int:
+        """Return the number of reads in flight for this kind of source: of objects to begin with, of files at most."""
+        if kind is SourceKind.OBJECT:
+            return min(self.s3.connections or FIRST_CONNECTIONS, self.max_concurrency_for(kind))
+        return self.max_concurrency_for(kind)
+
+    def max_concurrency_for(self, kind: SourceKind) -> int:
         """Return the maximum number of reads in flight for this kind of source."""
-        return self.concurrency or _DEFAULT_CONCURRENCY[kind]
+        count = self.concurrency or _DEFAULT_CONCURRENCY[kind]
+        if kind is SourceKind.OBJECT:
+            return self.s3.connections or min(_CLIENT * count, MAX_CONNECTIONS)
+        return count
 
     def chunk_for(self, kind: SourceKind) -> int:
         """Return the bytes of one read from this kind of source.

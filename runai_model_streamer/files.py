@@ -160,7 +160,7 @@ def pull_files(
     next pull continues. A file counts as there if it has the size and the modification time of the source; for an
     object, the microseconds of the time encode its ETag. Files that the source does not have stay.
 
-    At most `RUNAI_STREAMER_CONCURRENCY` reads of `RUNAI_STREAMER_CHUNK_BYTESIZE` are in flight, and no more than fit
+    At most `RUNAI_STREAMER_CONCURRENCY` reads of files, or 16 of objects, are in flight, and no more than fit
     into `RUNAI_STREAMER_MEMORY_LIMIT` (0: one read). Two pulls into one folder take turns.
 
     Args:

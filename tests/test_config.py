@@ -41,6 +41,7 @@ FIELDS = {
     "RUNAI_STREAMER_S3_ENDPOINT": "s3.endpoint",
     "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "s3.virtual_addressing",
     "RUNAI_STREAMER_S3_UNSIGNED": "s3.unsigned",
+    "RUNAI_STREAMER_CONNECTIONS": "s3.connections",
     "RUNAI_STREAMER_S3_MAX_RETRIES": "s3.max_retries",
     "RUNAI_STREAMER_S3_TIMEOUT": "s3.timeout",
     "RUNAI_STREAMER_S3_TRANSPORT": "s3.transport",
@@ -71,6 +72,7 @@ DEFAULTS: dict[str, object] = {
     "RUNAI_STREAMER_S3_ENDPOINT": None,
     "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": True,
     "RUNAI_STREAMER_S3_UNSIGNED": False,
+    "RUNAI_STREAMER_CONNECTIONS": None,
     "RUNAI_STREAMER_S3_MAX_RETRIES": 8,
     "RUNAI_STREAMER_S3_TIMEOUT": 30.0,
     "RUNAI_STREAMER_S3_TRANSPORT": S3Transport.AUTO,
@@ -148,6 +150,8 @@ GOOD: list[tuple[str, str, object]] = [
     ("RUNAI_STREAMER_S3_ENDPOINT", " http://minio:9000\n", "http://minio:9000"),
     *(("RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", text, value) for text, value in FLAGS.items()),
     *(("RUNAI_STREAMER_S3_UNSIGNED", text, value) for text, value in FLAGS.items()),
+    ("RUNAI_STREAMER_CONNECTIONS", "1", 1),
+    ("RUNAI_STREAMER_CONNECTIONS", "2000", 1024),
     ("RUNAI_STREAMER_S3_MAX_RETRIES", "0", 0),
     ("RUNAI_STREAMER_S3_MAX_RETRIES", "20", 20),
     ("RUNAI_STREAMER_S3_TRANSPORT", "curl", S3Transport.CURL),
@@ -169,6 +173,7 @@ COUNTS = {
     "RUNAI_STREAMER_MEMORY_LIMIT": -1,
     "RUNAI_STREAMER_PROCESS_GROUP_SIZE": 1,
     "LOCAL_WORLD_SIZE": 1,
+    "RUNAI_STREAMER_CONNECTIONS": 1,
     "RUNAI_STREAMER_S3_MAX_RETRIES": 0,
 }
 """Variables that hold whole numbers -> the least of them."""
@@ -215,6 +220,7 @@ REMEDIES = {
     "LOCAL_WORLD_SIZE": "set it to a whole number, at least 1",
     "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "set it to 0 or 1",
     "RUNAI_STREAMER_S3_UNSIGNED": "set it to 0 or 1",
+    "RUNAI_STREAMER_CONNECTIONS": "set it to a whole number, at least 1",
     "RUNAI_STREAMER_S3_MAX_RETRIES": "set it to a whole number, at least 0",
     "RUNAI_STREAMER_S3_TRANSPORT": "set it to auto, curl or boto3",
     "RUNAI_STREAMER_S3_TIMEOUT": "set it to a number of seconds above 0, at most 86400",
@@ -309,14 +315,29 @@ def test_a_configuration_cannot_be_changed() -> None:
         StreamerConfig().memory_limit = 0  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(("kind", "count"), [(SourceKind.FILE, 16), (SourceKind.OBJECT, 8)])
-def test_concurrency_has_a_default_for_each_kind_of_source(kind: SourceKind, count: int) -> None:
-    assert StreamerConfig().concurrency_for(kind) == count
+@pytest.mark.parametrize(("kind", "first", "maximum"), [(SourceKind.FILE, 16, 16), (SourceKind.OBJECT, 16, 256)])
+def test_concurrency_has_a_default_for_each_kind_of_source(kind: SourceKind, first: int, maximum: int) -> None:
+    assert StreamerConfig().concurrency_for(kind) == first
+    assert StreamerConfig().max_concurrency_for(kind) == maximum
 
 
-@pytest.mark.parametrize("kind", SourceKind)
-def test_concurrency_that_is_set_holds_for_every_kind_of_source(kind: SourceKind) -> None:
-    assert StreamerConfig(concurrency=3).concurrency_for(kind) == 3
+def test_concurrency_that_is_set_is_the_number_of_reads_of_files() -> None:
+    config = StreamerConfig(concurrency=3)
+    assert config.concurrency_for(SourceKind.FILE) == config.max_concurrency_for(SourceKind.FILE) == 3
+
+
+@pytest.mark.parametrize(("concurrency", "maximum"), [(1, 50), (3, 150), (8, 256), (1024, 256)])
+def test_for_objects_concurrency_that_is_set_counts_fifty_connections(concurrency: int, maximum: int) -> None:
+    config = StreamerConfig(concurrency=concurrency)
+    assert config.concurrency_for(SourceKind.OBJECT) == 16
+    assert config.max_concurrency_for(SourceKind.OBJECT) == maximum
+
+
+@pytest.mark.parametrize("count", [1, 40, 1000])
+def test_connections_that_are_set_are_neither_fewer_nor_more(count: int) -> None:
+    config = StreamerConfig(concurrency=2, s3=S3Config(connections=count))
+    assert config.concurrency_for(SourceKind.OBJECT) == config.max_concurrency_for(SourceKind.OBJECT) == count
+    assert config.max_concurrency_for(SourceKind.FILE) == 2
 
 
 @pytest.mark.parametrize("kind", SourceKind)

@@ -308,14 +308,15 @@ def test_a_setting_shows_the_default_that_it_has(setting: Setting) -> None:
     for value in re.findall(r"`([^`]+)`", setting.parser.kind):  # every value that is listed
         StreamerConfig.from_environment({setting.name: value})
     if setting.field == "concurrency":
-        counts = tuple(plain.concurrency_for(kind) for kind in (SourceKind.FILE, SourceKind.OBJECT))
-        assert setting.default == "{} for files, {} for objects".format(*counts)
+        assert setting.default == "16 for files, 8 for objects"
+        for count, kind in ((16, SourceKind.FILE), (8, SourceKind.OBJECT)):
+            assert StreamerConfig(concurrency=count).max_concurrency_for(kind) == plain.max_concurrency_for(kind)
     elif setting.field == "chunk_bytesize":
         assert setting.parser.read(setting.default.strip("`")) == plain.chunk_for(SourceKind.OBJECT)
     elif match := re.match(r"`([^`]+)`", setting.default):
         assert StreamerConfig.from_environment({setting.name: match[1]}) == plain
     else:
-        assert setting.field in ("s3.endpoint", "s3.ca_bundle", "log_level", "trace")
+        assert setting.field in ("s3.endpoint", "s3.connections", "s3.ca_bundle", "log_level", "trace")
         assert setting.default.startswith(("none", "INFO"))
 
 

@@ -10,6 +10,7 @@ Command: TypeAlias = Callable[[argparse.Namespace], int]
 """Runs a subcommand and returns the exit code."""
 
 CONCURRENCY: Final = "RUNAI_STREAMER_CONCURRENCY"
+CONNECTIONS: Final = "RUNAI_STREAMER_CONNECTIONS"
 CHUNK: Final = "RUNAI_STREAMER_CHUNK_BYTESIZE"
 LIMIT: Final = "RUNAI_STREAMER_MEMORY_LIMIT"
 TRACE: Final = "RUNAI_STREAMER_TRACE"
@@ -146,7 +147,12 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the settings of a load. Each sets its environment variable."""
     parser.add_argument("--limit", type=limit, metavar="SIZE", help=f"bytes held at once; -1: no limit ({LIMIT})")
-    parser.add_argument("--concurrency", type=count, metavar="N", help=f"reads in flight at once ({CONCURRENCY})")
+    parser.add_argument(
+        "--concurrency",
+        type=count,
+        metavar="N",
+        help=f"reads of files in flight at once; for objects, up to 50 connections for each ({CONCURRENCY})",
+    )
     parser.add_argument("--chunk", type=chunk, metavar="SIZE", help=f"bytes of one read ({CHUNK})")
 
 

@@ -34,7 +34,7 @@ class Storage:
         # A copy: the caller may change the object for another call while this load still renews its credentials.
         self.setup = SetupClock()
         """Times the load's set-up."""
-        connections = config.concurrency_for(SourceKind.OBJECT)
+        connections = config.max_concurrency_for(SourceKind.OBJECT)
         self._store = S3Store(config.s3, copy(credentials), connections, self.setup)
         self._bandwidth = Bandwidth(config.max_bandwidth) if config.max_bandwidth else None
 
@@ -92,6 +92,11 @@ class Storage:
     def retries(self) -> int:
         """Number of requests to object storage that were repeated."""
         return self._store.retries
+
+    @property
+    def refusals(self) -> int:
+        """Number of requests that object storage refused for their number, or did not answer in time."""
+        return self._store.refusals
 
     @property
     def transport(self) -> str | None:

@@ -10,7 +10,7 @@ from runai_model_streamer.io.source import Source
 from runai_model_streamer.lifecycle import Lifecycle
 from runai_model_streamer.origins import MEMORY_SPEED, Origin
 from runai_model_streamer.pipeline.landing.protocol import Landing, LeaseT
-from runai_model_streamer.pipeline.pace import Pace
+from runai_model_streamer.pipeline.pace import Pace, ReaderCount
 from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile, Step, steps_of
 from runai_model_streamer.pipeline.tally.load import Tally
 from runai_model_streamer.pipeline.tally.reader import ReaderTally
@@ -51,7 +51,7 @@ class Feed(Generic[LeaseT]):
         lifecycle: Lifecycle,
         tally: Tally | None = None,
         first: Origin = Origin.BUFFERED,
-        pace: Pace | None = None,
+        pace: ReaderCount | None = None,
     ) -> None:
         self.tally = Tally() if tally is None else tally
         """The counts of the load."""
@@ -66,7 +66,7 @@ class Feed(Generic[LeaseT]):
         self.leases: dict[int, LeaseT] = {}
         """Group index -> lease, from the first step taken until the consumer takes the group."""
         self._cpus = usable_cpus()
-        self._pace = Pace(_ALL, _ALL, 0.0) if pace is None else pace
+        self._pace: ReaderCount = Pace(_ALL, _ALL, 0.0) if pace is None else pace
         self._resting = threading.Condition()
         self._storage_bound = first.waits_for_storage
         self._copying = first is Origin.PAGE_CACHE  # certain, while `not _storage_bound` may be a guess

@@ -13,6 +13,7 @@ from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.origins import Origin
+from runai_model_streamer.pipeline.connections import ConnectionPace
 from runai_model_streamer.pipeline.feed import Feed
 from runai_model_streamer.pipeline.landing.destination import Destination
 from runai_model_streamer.pipeline.landing.protocol import Landing
@@ -47,6 +48,7 @@ class Load:
         finish: makes what the caller gets out of what lands; None where that is the same.
         tally: where the load is counted and timed.
         join_seconds: how long `close` waits for readers, at most.
+        connections: finds the number of useful readers of objects; None where there are none, or where ranks share.
 
     Raises:
         StreamerError: the destination cannot be used. The sources are not closed.
@@ -61,6 +63,7 @@ class Load:
         finish: Finish | None = None,
         tally: Tally | None = None,
         join_seconds: float = JOIN_SECONDS,
+        connections: ConnectionPace | None = None,
     ) -> None:
         self._storage = storage
         self._sources = sources
@@ -79,7 +82,8 @@ class Load:
         first = next((step for group in self._groups for step in steps_of(group, files)), None)
         origin = Origin.BUFFERED if first is None else sources[first.file].origin(first.offset, first.length)
         streams = max((source.streams or concurrency for source in sources), default=concurrency)
-        pace = Pace(streams, concurrency, time.perf_counter())
+        self._connections = connections
+        pace = Pace(streams, concurrency, time.perf_counter()) if connections is None else connections
         self.tally.first_concurrency = pace.readers
         self._feed = Feed(self._groups, files, self._landing, self._lifecycle, self.tally, origin, pace)
         self.progress: Callable[[], object] | None = None
@@ -286,5 +290,7 @@ class Load:
         self.tally.retries, self.tally.transport = self._storage.retries, self._storage.transport
         self.tally.setup = self._storage.setup.seconds
         self.tally.connecting = self._storage.setup.connect_seconds - self._connected
+        if self._connections is not None:
+            self.tally.connections, self.tally.held_by = self._connections.history, self._connections.held.value
         if self.tally.count_shared is not None:
             self.tally.shared = self.tally.count_shared()

@@ -1,6 +1,6 @@
 """Finds by trial how many readers keep storage busy, and how large their reads should be."""
 
-from typing import Final
+from typing import Final, Protocol
 
 from runai_model_streamer.ranges import HUGE_PAGE, round_up
 
@@ -18,6 +18,24 @@ BUSY: Final = 0.7
 
 MIN_SECONDS: Final = 1e-3
 """Seconds that one read should last. The Python code around it takes a tenth of that, under the GIL."""
+
+
+class ReaderCount(Protocol):
+    """How many readers are useful, found from the reads that land. One thread at a time calls `landed`."""
+
+    @property
+    def readers(self) -> int:
+        """The number of useful readers."""
+        ...
+
+    @property
+    def large(self) -> int:
+        """Bytes of a read that pays, in whole huge pages; 0 for the chunk."""
+        ...
+
+    def landed(self, length: int, seconds: float, now: float) -> bool:
+        """Record a read of `length` bytes that took `seconds`. Return whether more readers are useful now."""
+        ...
 
 
 class Pace:

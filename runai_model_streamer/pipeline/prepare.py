@@ -1,6 +1,7 @@
 """Prepares a load: opens, selects and checks everything before a byte of data is read."""
 
 import logging
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -11,11 +12,13 @@ import torch
 from runai_model_streamer.checkpoint.header import Opened, read_header
 from runai_model_streamer.checkpoint.tensor_info import TensorInfo, nbytes_of
 from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.io.descriptors import at_most_allowed
 from runai_model_streamer.io.paths import Several
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import SourceKind
+from runai_model_streamer.pipeline.connections import ConnectionPace
 from runai_model_streamer.pipeline.destination import destination_for
 from runai_model_streamer.pipeline.landing.assembly import assembled, largest_assembled
 from runai_model_streamer.pipeline.landing.destination import HOST, LoadSpec
@@ -146,7 +149,7 @@ def open_all(
         sharing: the ranks that share the load; None: this process opens all.
         asked: what else all ranks have to ask for alike, by its name.
     """
-    requests = config.concurrency_for(SourceKind.OBJECT)
+    requests = at_most_allowed(config.concurrency_for(SourceKind.OBJECT))
     if sharing is None:
         return open_each(storage, paths, requests, look)
     return sharing.open_each(storage, paths, requests, look, asked)
@@ -196,12 +199,14 @@ def make_load(
         PlannedFile(source.size, source.kind, source.alignment, config.chunk_for(source.kind), tensors)
         for _, source, tensors in reads
     ]
-    concurrency = max((config.concurrency_for(file.kind) for file in files), default=1)
+    first, concurrency = _reads_at_once(files, config)
     limit = MemoryLimit(config.memory_limit, limit_name)
     waits_for_ranks = False
     if sharing is not None:
-        agreed = sharing.agree_on_reads(files, sources, concurrency)
-        concurrency, waits_for_ranks = agreed.concurrency, not agreed.alone
+        agreed = sharing.agree_on_reads(files, sources, first)
+        waits_for_ranks = not agreed.alone
+        if waits_for_ranks:
+            concurrency = agreed.concurrency
         limit = limit._replace(processes=sharing.ranks_of_node, minimum=agreed.min_limit, buffers=agreed.buffers)
         tally.count_shared = sharing.counts
     assembled_bytes = largest_assembled(parts or (), target)
@@ -226,7 +231,27 @@ def make_load(
         # A reader that waits for another rank, or for another reader, may hold what that one needs.
         concurrency = min(concurrency, grouping.readers)
     finish = partial(assembled, parts=parts, tally=tally) if parts and assembled_bytes else None
-    return Load(storage, sources, destination, concurrency, finish, tally)
+    pace = None
+    if not waits_for_ranks and any(file.kind is SourceKind.OBJECT for file in files):
+        minimum = first if config.s3.connections else 1
+        pace = ConnectionPace(first, concurrency, time.perf_counter(), lambda: storage.refusals, minimum)
+    return Load(storage, sources, destination, concurrency, finish, tally, connections=pace)
+
+
+def _reads_at_once(files: Sequence[PlannedFile], config: StreamerConfig) -> tuple[int, int]:
+    """Return how many reads are in flight to begin with, and at most."""
+    kinds = {file.kind for file in files}
+    first = max((config.concurrency_for(kind) for kind in kinds), default=1)
+    maximum = max((config.max_concurrency_for(kind) for kind in kinds), default=1)
+    if SourceKind.OBJECT not in kinds:
+        return first, maximum
+    allowed = at_most_allowed(maximum)
+    if allowed < first:
+        _log.warning(
+            "%d connections at once instead of %d: this process may open no more files; raise `ulimit -n`",
+            allowed, first,
+        )  # fmt: skip
+    return min(first, allowed), allowed
 
 
 def is_shared(config: StreamerConfig) -> bool:

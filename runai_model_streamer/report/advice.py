@@ -51,10 +51,26 @@ def _network(report: LoadReport) -> tuple[str, str]:
         what = f"went into waiting for object storage, most of it to open {report.files} files{again}"
     if advice := _paced(report):
         return what, advice
-    return what, (
-        f"if the link has more to give, raise RUNAI_STREAMER_CONCURRENCY (now {settings.concurrency}, "
-        f"try {2 * settings.concurrency})"
-    )
+    return what, _more_connections(report)
+
+
+def _more_connections(report: LoadReport) -> str:
+    connections = report.connections[-1][1] if report.connections else report.readers
+    if report.connections_held_by == "refused":
+        return (
+            f"the store refused requests or did not answer, so that there were {connections} connections at the end: "
+            "ask its operator for more requests a second, or spread the objects over more prefixes"
+        )
+    if report.connections_held_by == "no faster":
+        return f"more connections than {connections} were tried, and no faster: the network or the store gives no more"
+    if report.connections_held_by == "maximum":
+        return (
+            f"if the link has more to give, set RUNAI_STREAMER_CONNECTIONS to more than {connections}, and "
+            "`ulimit -n` to eight times as much"
+        )
+    if report.connections_held_by == "idle":
+        return f"its {connections} connections had pauses, waiting for memory or for the caller"
+    return f"{connections} connections were used: a longer load finds out whether more are faster"
 
 
 def _paced(report: LoadReport) -> str | None:

@@ -35,6 +35,10 @@ Bound: TypeAlias = Literal[
 """The bottleneck of a load. "copy" is the path between host memory and the device. "imports", "compiling",
 "credentials" and "connecting" are the stages of `SetupSeconds`."""
 
+Held: TypeAlias = Literal["", "maximum", "no faster", "refused", "idle"]
+"""What kept a load from more connections to object storage: there may be no more; more were tried; the store refused
+requests or did not answer; they waited for memory or for the caller. "": it was too short to tell."""
+
 
 @dataclass(frozen=True, slots=True)
 class BytesFrom:
@@ -118,9 +122,9 @@ class Settings:
     """The settings of a load and the values they resulted in. Contains no secrets."""
 
     concurrency: int = 0
-    """The most reads in flight at once (RUNAI_STREAMER_CONCURRENCY)."""
+    """The most reads in flight at once (RUNAI_STREAMER_CONCURRENCY, RUNAI_STREAMER_CONNECTIONS)."""
     first_concurrency: int = 0
-    """Reads in flight at first, while they wait for storage. More follow on a local disk as long as that is faster."""
+    """Reads in flight at first, while they wait for storage. More follow as long as that is faster."""
     chunk_bytesize: int = 0
     """The most bytes of one read (RUNAI_STREAMER_CHUNK_BYTESIZE): the larger of the values for files and objects."""
     memory_limit: int | None = None
@@ -178,6 +182,10 @@ class LoadReport:
     """Number of reads, without headers."""
     retries: int = 0
     """Requests to object storage that were repeated, including those for headers."""
+    connections: tuple[tuple[float, int], ...] = ()
+    """Seconds of the load, and the most connections to object storage from then on. Empty: no objects, or shared."""
+    connections_held_by: Held = ""
+    """What kept their number where it was at the end."""
 
     seconds: float = 0.0
     """Time from the call that started the load until its end, or until now."""
@@ -256,6 +264,7 @@ class LoadReport:
     def as_dict(self) -> dict[str, Any]:
         """Return all fields and properties as values that JSON can hold. Nested ones are dicts."""
         found = dataclasses.asdict(self)
+        found["connections"] = [list(each) for each in self.connections]
         return found | {"complete": self.complete, "gb_per_second": self.gb_per_second}
 
     def to_json(self, indent: int | None = None) -> str:

@@ -8,6 +8,7 @@ from runai_model_streamer.pipeline.tally.load import Tally
 from runai_model_streamer.pipeline.tally.reader import ReaderTally
 from runai_model_streamer.report.load_report import (
     BytesFrom,
+    Held,
     LoadReport,
     Outcome,
     ReaderSeconds,
@@ -52,6 +53,8 @@ def make_report(tally: Tally, request: Request) -> LoadReport:
         bytes_from=bytes_from,
         reads=sum(reader.reads for reader in readers),
         retries=tally.retries,
+        connections=tuple((max(began - tally.started, 0.0), count) for began, count in tally.connections),
+        connections_held_by=cast(Held, tally.held_by),
         seconds=seconds.all,
         first_tensor_seconds=tally.first,
         plan_seconds=seconds.plan,

@@ -50,9 +50,11 @@ SECTIONS: Final[Mapping[str, tuple[Setting, ...]]] = {
             "concurrency",
             parsers.whole(1, 1024),
             "16 for files, 8 for objects",
-            "A store serves each connection slowly (raise it) or answers `SlowDown` (lower it). Each read in flight is "
-            "a thread, and for objects a connection; more than 1024 count as 1024. A local disk begins with 4 (for "
-            "each disk of an array), and gets more while that makes it faster.",
+            "Network mounts want more reads in flight (raise it). For files it is the most reads in flight, each a "
+            "thread; a local disk begins with 4 (for each disk of an array), and gets more while that makes it "
+            "faster. For objects it means what it means in the original: one counts for up to 50 connections. There "
+            "are 16 to begin with, and more while that makes it faster, up to 256: [S3](s3.md#connections). More than "
+            "1024 count as 1024.",
         ),
         Setting(
             "RUNAI_STREAMER_CHUNK_BYTESIZE",
@@ -153,6 +155,13 @@ SECTIONS: Final[Mapping[str, tuple[Setting, ...]]] = {
             parsers.flag(),
             "`0`",
             "The bucket is public, and you have no credentials. Explicit `S3Credentials` win over it.",
+        ),
+        Setting(
+            "RUNAI_STREAMER_CONNECTIONS",
+            "s3.connections",
+            parsers.whole(1, 1024),
+            "none: as many as bring the most",
+            "You want this number of connections, neither fewer nor more. It wins over `RUNAI_STREAMER_CONCURRENCY`.",
         ),
         Setting(
             "RUNAI_STREAMER_S3_MAX_RETRIES",

@@ -18,7 +18,7 @@ from runai_model_streamer.pipeline.tally.load import Tally
 from runai_model_streamer.pipeline.tally.reading import Reading
 from runai_model_streamer.pipeline.tally.timer import ThreadTimes
 from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
-from runai_model_streamer.report.load_report import BytesFrom, ReaderSeconds, Settings
+from runai_model_streamer.report.load_report import BytesFrom, Held, ReaderSeconds, Settings
 from runai_model_streamer.report.make import Request, make_report
 from runai_model_streamer.report.verdict import TOO_SHORT, Verdict, judge
 from tests.checkpoints import infos, numbered, write
@@ -91,8 +91,32 @@ def test_waiting_for_objects_is_the_networks() -> None:
     assert verdict.bound_by == "network"
     assert verdict.sentence == (
         "Bound by the network: 90% of 10.0 s went into waiting for object storage, read at 0.50 GB/s in 8 requests at "
-        "once, 3 requests made again; if the link has more to give, raise RUNAI_STREAMER_CONCURRENCY (now 8, try 16)."
+        "once, 3 requests made again; 8 connections were used: a longer load finds out whether more are faster."
     )
+
+
+@pytest.mark.parametrize(
+    ("held_by", "advice"),
+    [
+        ("maximum", "set RUNAI_STREAMER_CONNECTIONS to more than 64"),
+        ("no faster", "more connections than 64 were tried, and no faster"),
+        ("refused", "the store refused requests or did not answer, so that there were 64 connections at the end"),
+        ("idle", "its 64 connections had pauses, waiting for memory or for the caller"),
+    ],
+)
+def test_what_kept_a_load_from_more_connections_is_said(held_by: Held, advice: str) -> None:
+    connections = ((0.0, 16), (0.3, 32), (1.0, 64))
+    verdict = judge(
+        waiting(
+            ReaderSeconds(object_storage=72.0),
+            readers=64,
+            settings=settings(transport="curl", concurrency=256),
+            connections=connections,
+            connections_held_by=held_by,
+        )
+    )
+    assert verdict.bound_by == "network"
+    assert advice in verdict.sentence
 
 
 @pytest.mark.parametrize("origin", ["disk", "object_storage"])
@@ -356,9 +380,12 @@ class HeldUp:
 
 
 def test_a_slow_server_is_the_networks() -> None:
-    report = HeldUp(concurrency=2, transport="curl").report(read=0.1, origin=Origin.OBJECT, cpu=0.2)
+    load = HeldUp(concurrency=2, transport="curl")
+    load.tally.connections, load.tally.held_by = [(load.tally.started + 1, 2)], "maximum"
+    report = load.report(read=0.1, origin=Origin.OBJECT, cpu=0.2)
     assert report.bound_by == "network", report
-    assert "RUNAI_STREAMER_CONCURRENCY (now 2, try 4)" in report.verdict
+    assert report.connections == ((1.0, 2),)
+    assert "set RUNAI_STREAMER_CONNECTIONS to more than 2" in report.verdict
 
 
 def test_a_slow_caller_is_the_callers() -> None:

@@ -8,9 +8,9 @@ it beat the default in nearly all of at least three rounds after the one that ch
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
-from runai_model_streamer.cli.arguments import CHUNK, CONCURRENCY, LIMIT
+from runai_model_streamer.cli.arguments import CHUNK, CONCURRENCY, CONNECTIONS, LIMIT
 from runai_model_streamer.config import MIB, UNLIMITED
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.ranges import round_up
@@ -44,11 +44,14 @@ class Setting(NamedTuple):
     """Bytes of one read."""
     limit: int
     """Bytes of memory; -1 for no limit."""
+    objects: bool = False
+    """Some of it is read from object storage: the concurrency is a number of connections."""
 
     def beside(self, other: "Setting") -> dict[str, str]:
         """Return the environment variables that change `other` into this setting."""
-        names = (CONCURRENCY, CHUNK, LIMIT)
-        return {name: str(mine) for name, mine, theirs in zip(names, self, other, strict=True) if mine != theirs}
+        names = (CONNECTIONS if self.objects else CONCURRENCY, CHUNK, LIMIT)
+        pairs = zip(names, self[:3], other[:3], strict=True)
+        return {name: str(mine) for name, mine, theirs in pairs if mine != theirs}
 
 
 class Measure(Protocol):
@@ -117,7 +120,7 @@ def candidates(default: Setting, min_chunk: int, largest: int) -> list[Setting]:
         min_chunk: bytes of the shortest possible read.
         largest: bytes of the largest tensor. A limit cannot be smaller.
     """
-    concurrency, chunk, limit = default
+    concurrency, chunk, limit, _ = default
     # Include 64, which a fast link to an object store may need.
     farthest = concurrency // 4 if concurrency >= 16 else concurrency * 8
     several = (farthest, concurrency // 2, concurrency * 2, concurrency * 4)
@@ -191,8 +194,9 @@ def _combined(left: Sequence[Tried], default: Tried) -> Setting:
     combined = default.setting
     for each in reversed(left):
         if each.ratio(default) > 1:
-            changes = zip(each.setting._fields, each.setting, default.setting, strict=True)
-            combined = combined._replace(**{name: mine for name, mine, theirs in changes if mine != theirs})
+            changes = zip(each.setting._fields[:3], each.setting[:3], default.setting[:3], strict=True)
+            changed: dict[str, Any] = {name: mine for name, mine, theirs in changes if mine != theirs}
+            combined = combined._replace(**changed)
     return combined
 
 

@@ -79,6 +79,7 @@ def current(paths: Iterable[str]) -> Setting:
         max(config.concurrency_for(kind) for kind in kinds),
         max(config.chunk_for(kind) for kind in kinds),
         config.memory_limit,
+        SourceKind.OBJECT in kinds,
     )
 
 

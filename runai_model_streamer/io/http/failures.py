@@ -68,6 +68,14 @@ UNREACHABLE: Final[Collection[Failure]] = frozenset(
 )
 """There was no connection at all."""
 
+REFUSED: Final[Collection[Failure]] = frozenset(
+    {Failure.CONNECT_TIMEOUT, Failure.STALLED, Failure.SLOW, Failure.TOO_MANY_FILES}
+)
+"""There may be too many requests at once."""
+
+REFUSED_STATUSES: Final[Collection[int]] = frozenset({429, 503})
+"""HTTP statuses of a server that has too many requests."""
+
 RETRIED_STATUSES: Final[Collection[int]] = frozenset({408, 429, 500, 502, 503, 504})
 """HTTP statuses after which a retry may succeed."""
 

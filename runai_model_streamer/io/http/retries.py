@@ -38,6 +38,8 @@ class Judgement:
     """New credentials may help."""
     answered: bool = False
     """The store answered, though not with what was asked for."""
+    refused: bool = False
+    """There may be too many requests at once: the store says so, or does not answer in time."""
     unreachable: bool = False
     """There was no connection at all."""
 
@@ -71,6 +73,10 @@ class Store(Protocol[Access]):
 
     def count_retry(self) -> None:
         """Count one retry."""
+        ...
+
+    def count_refusal(self) -> None:
+        """A request was refused: see `Judgement.refused`."""
         ...
 
     def judge(self, error: Exception) -> Judgement:
@@ -121,6 +127,8 @@ def retry(
             if flights.stopped():
                 break
             store.answered = store.answered or judgement.answered
+            if judgement.refused:
+                store.count_refusal()
             if judgement.renew and access is not None and not renewed:
                 renewed = True
                 store.renew(access)

@@ -1,4 +1,4 @@
-"""One object of a store, as a `Source`. Opening it fetches its first bytes; reads are ranges of that version."""
+"""One object of a store, as a `Source`: opened with its first bytes, and read in ranges of that version."""
 
 import logging
 from collections.abc import Callable
@@ -21,8 +21,8 @@ from runai_model_streamer.ranges import ByteRange
 _log = logging.getLogger(__name__)
 
 PREFIX_BYTES: Final = 256 << 10
-"""Bytes fetched when an object is opened. Nearly every safetensors header is shorter, so that one round trip brings the
-size, the ETag and the header. A refused GET has a body with the reason; a refused HEAD has none."""
+"""Bytes asked for when an object is opened. The header of nearly every safetensors file is shorter, so that one round
+trip brings the size, the ETag and the header; and a refused GET explains itself in a body, which HEAD has not."""
 
 
 class Store(Protocol):
@@ -40,12 +40,12 @@ class Store(Protocol):
         ...
 
     def forget(self, flights: Flights) -> None:
-        """Drop a source that has closed."""
+        """A source has closed."""
         ...
 
 
 class S3Source:
-    """An object of a store, as a `Source`. Made by `S3Store.open`."""
+    """An object of a store; see `Source`. Made by `S3Store.open`."""
 
     kind = SourceKind.OBJECT
     alignment = 1
@@ -83,31 +83,29 @@ class S3Source:
         return self._requests.version.etag
 
     def skip_verification(self) -> None:
-        """Do nothing: this source verifies nothing."""
+        """Do nothing: nothing is verified here."""
 
     def open_file(self) -> None:
-        """Return None: an object is not a local file."""
+        """None: an object is no local file."""
 
-    def origin(self, offset: int, length: int) -> Origin:  # noqa: ARG002 - the same for the whole object
-        """Return `Origin.OBJECT`."""
+    def origin(self, offset: int, length: int) -> Origin:  # noqa: ARG002 - wherever in the object
+        """`Origin.OBJECT`."""
         return Origin.OBJECT
 
     def read_into(self, offset: int, buffer: memoryview) -> Origin:
-        """Fill `buffer` with the bytes from `offset` on. Takes one request, and retries.
+        """Fill `buffer` with the bytes from `offset` on, in one request and as many retries as it takes.
 
-        Opening fetched the first `PREFIX_BYTES`. They are kept until a read goes beyond them.
-
-        Returns:
-            `Origin.OBJECT`.
+        The first `PREFIX_BYTES` are at hand from the opening, until a read goes beyond them.
+        Returns `Origin.OBJECT`.
 
         Raises:
-            TruncatedError: the object is shorter; no request was made.
+            TruncatedError: the object is shorter; nothing was asked for.
             SourceChangedError: the object is no longer the one that was opened.
-            AccessDeniedError: the store refuses; `CredentialsError` if credentials expired and cannot be renewed.
+            AccessDeniedError: and `CredentialsError`, when credentials expire and cannot be renewed.
             NotFoundError: the object was deleted.
-            StorageTimeoutError, StorageUnreachableError: no byte within the timeout, or no connection, in each attempt.
+            StorageTimeoutError, StorageUnreachableError: no byte for the timeout, or no connection, in every attempt.
             InterruptedReadError: `interrupt` or `close` was called.
-            ReadError: any other fault of the store or of the way to it.
+            ReadError: anything else that the store, or the way to it, did.
         """
         span = ByteRange(offset, offset + len(buffer))
         if span.end > self._size:
@@ -128,7 +126,7 @@ class S3Source:
         return Origin.OBJECT
 
     def checksum(self) -> Checksum | None:
-        """Request the store's checksum of the whole object; None if it has none of use.
+        """What the store has on record of the whole object's bytes, asked for with one request; None: nothing of use.
 
         Raises:
             ReadError: as `read_into`.
@@ -141,11 +139,11 @@ class S3Source:
         return found[-1]
 
     def interrupt(self) -> None:
-        """Make current and later reads raise `InterruptedReadError`. From any thread; see `S3Store.interrupt`."""
+        """Make reads in flight and to come raise `InterruptedReadError`. From any thread; see `S3Store.interrupt`."""
         self._flights.stop()
 
     def close(self) -> None:
-        """End reads and free the prefix. The connections belong to the store. Idempotent."""
+        """Give the prefix's memory back. The connections are the store's. Idempotent."""
         self._flights.stop()
         self._store.forget(self._flights)
         self._prefix = None
@@ -156,7 +154,7 @@ class S3Source:
         try:
             reply = self._requests.ask(access, flight, asked, memoryview(prefix))
         except Exception as error:
-            # An empty object has no range: most stores refuse it with 416, and a few answer 200 without a body.
+            # No range begins within an empty object: stores refuse it, and a few answer 200 with nothing.
             if translation.is_beyond_end(error):
                 return
             raise
@@ -188,7 +186,7 @@ class S3Source:
 
 
 def _check_complete(reply: Reply, span: ByteRange) -> None:
-    """Raise if bytes of a range are missing. A failure after the last byte does not matter."""
+    """Raise what kept bytes of a range from coming. What fails when all are there does not matter."""
     if reply.landed != span.size:
         reply.check()
         raise wrong_length(reply.landed, span.size)

@@ -84,7 +84,7 @@ def cuda_destination(device: torch.device, spec: LoadSpec, tools: CudaTools) -> 
     limit = None if spec.limit.part == UNLIMITED else spec.limit.part
     staging = staging_for(limit, max((file.chunk for file in spec.files), default=PAGE), spec.concurrency)
     # Two groups are ahead of the caller: each is to have work for all readers.
-    group_bytes = max(GROUP_BYTES, spec.concurrency * staging.size)
+    group_bytes = max(GROUP_BYTES, min(spec.concurrency, staging.slots) * staging.size)
     files = [file._replace(chunk=min(file.chunk, staging.size)) for file in spec.files]
     landing = partial(_landing, device, spec.sources, tools, staging, spec.shared)
     return Destination(device, files, Grouping(None, group_bytes, staging.slots), landing)

@@ -81,6 +81,10 @@ class Tally:
         self.peak = 0
         """The most bytes that were held at once."""
         self.retries = 0
+        self.connections: Sequence[tuple[float, int]] = ()
+        """`time.perf_counter()` of each change of the number of useful connections, and the number from then on."""
+        self.held_by = ""
+        """What kept it from more: a value of `connections.Held`."""
         self.transport: str | None = None
         self.setup = SetupSeconds()
         """What was done before reads could begin."""

@@ -44,7 +44,7 @@ def test_the_table_the_state_and_the_result_are_told(streamer: Command, file: Pa
 def test_objects_are_tuned_from_what_is_set(
     streamer: Command, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", "4")
+    monkeypatch.setenv("RUNAI_STREAMER_CONNECTIONS", "4")
     document = streamer("tune", "--json", "--budget", "20", "s3://models/llama").document
     assert document["state"] == "object storage"
     assert (document["default"]["concurrency"], document["default"]["chunk_bytesize"]) == (4, 8 << 20)

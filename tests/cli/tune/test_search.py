@@ -60,6 +60,11 @@ def test_no_candidate_has_a_limit_below_the_largest_tensor() -> None:
         assert len({each.limit for each in found}) >= 2
 
 
+def test_for_objects_the_concurrency_is_a_number_of_connections() -> None:
+    setting = DEFAULT._replace(objects=True)
+    assert setting._replace(concurrency=32).beside(setting) == {"RUNAI_STREAMER_CONNECTIONS": "32"}
+
+
 def test_chunks_that_are_none_are_not_tried() -> None:
     found = candidates(Setting(8, 8 * MIB, -1), 5 * MIB, 1)
     assert {each.chunk // MIB for each in found} == {8, 16, 32}

@@ -39,7 +39,7 @@ class Failing:
         self.lasts = lasts
         self.attempts = 0
         self.renewed: list[int] = []
-        self.retries = 0
+        self.retries = self.refusals = 0
         self._judgements = judgements
 
     def access(self) -> int:
@@ -50,6 +50,9 @@ class Failing:
 
     def count_retry(self) -> None:
         self.retries += 1
+
+    def count_refusal(self) -> None:
+        self.refusals += 1
 
     def judge(self, error: Exception) -> Judgement:
         return self._judgements[min(self.attempts, len(self._judgements)) - 1]

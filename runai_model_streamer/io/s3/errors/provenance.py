@@ -1,4 +1,4 @@
-"""Knows which endpoint and credentials are in use, and which setting they come from, so that a message can name it."""
+"""Which endpoint and which credentials are in use, and what set them: what a message needs to name the setting."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,37 +22,37 @@ _ORIGINS: Final[Mapping[str, str]] = {
     "shared-credentials-file": "{profile} in AWS's credentials file",
     "sso": "`aws sso login`, {profile}",
 }
-"""botocore's name for each way to find credentials, and the users' name for it."""
+"""What botocore calls the way in which it found credentials, and what users call it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where one client's endpoint and credentials come from. Empty if no client could be made."""
+    """Of one client. Without a value, nothing is known: no client could be made."""
 
     endpoint: str = ""
-    """URL, without user and password."""
+    """URL, without a user."""
     endpoint_from: str = ""
-    """The setting that named it; "" if botocore or the profile chose it."""
+    """What set it; "" where it is botocore's or the profile's own choice."""
     credentials_from: str = ""
-    """botocore's name for where it found them; "" for none."""
+    """What botocore calls it; "" for none."""
     profile: str = "default"
-    """The profile of AWS's files in use."""
+    """Of AWS's files, which has them where they are from there."""
     padded: bool = False
-    """The secret key has white space around it, most often a line break copied from a file."""
+    """White space stands around the secret key: a line break, most often, of a file that it was copied from."""
 
     @classmethod
     def of(
         cls, config: S3Config, endpoint: str | None, resolved: str, found: object, profile: str | None, secret: str
     ) -> "Provenance":
-        """Combine what was asked for with what botocore found.
+        """From what was asked for and what botocore made of it.
 
         Args:
             config: the settings.
-            endpoint: the explicit credentials' endpoint.
-            resolved: the URL that the client uses.
+            endpoint: of explicit credentials.
+            resolved: URL that the client uses.
             found: botocore's credentials, or None.
-            profile: the profile chosen, or None.
-            secret: the secret key; "" if it is unknown without a request.
+            profile: that somebody chose, or None.
+            secret: their secret key, or "" where it is not known without asking somebody.
         """
         setting = "S3Credentials(endpoint=...)" if endpoint else "RUNAI_STREAMER_S3_ENDPOINT" if config.endpoint else ""
         way = str(getattr(found, "method", None) or "")
@@ -60,7 +60,7 @@ class Provenance:
 
     @property
     def host(self) -> str:
-        """The endpoint's host, with its port."""
+        """Of the endpoint, with its port."""
         return urlsplit(self.endpoint).netloc
 
     @property
@@ -70,11 +70,11 @@ class Provenance:
 
     @property
     def has_path(self) -> bool:
-        """Whether the endpoint has a path, which then precedes every bucket."""
+        """Whether the endpoint goes on behind the host, which then comes before every bucket."""
         return bool(urlsplit(self.endpoint).path.strip("/"))
 
-    def endpoint_sentence(self) -> str:
-        """Return a sentence that names the endpoint and its setting; "" if nothing is known."""
+    def endpoint_told(self) -> str:
+        """A sentence that says which endpoint it is, and what set it; "" if nothing is known."""
         if not self.endpoint:
             return ""
         if self.is_aws:
@@ -83,16 +83,16 @@ class Provenance:
 
     @property
     def credentials_origin(self) -> str:
-        """Where the credentials come from, in the users' words; "" for none."""
-        origin = _ORIGINS.get(self.credentials_from, self.credentials_from)
-        return origin.replace("{profile}", f"profile {self.profile!r} (AWS_PROFILE chooses it)")
+        """What users call the place that the credentials are from; "" for none."""
+        told = _ORIGINS.get(self.credentials_from, self.credentials_from)
+        return told.replace("{profile}", f"profile {self.profile!r} (AWS_PROFILE chooses it)")
 
-    def credentials_sentence(self) -> str:
-        """Return a sentence that says where the credentials come from; "" if nothing is known."""
+    def credentials_told(self) -> str:
+        """A sentence that says where the credentials are from; "" if nothing is known."""
         return f"The credentials are from {self.credentials_origin}." if self.credentials_from else ""
 
     def list_command(self, bucket: str) -> str:
-        """Return the command of AWS's own client that lists a bucket of this store."""
+        """The command with which AWS's own client lists a bucket of this store."""
         option = "" if self.is_aws or not self.endpoint else f" --endpoint-url {self.endpoint}"
         return f"aws s3 ls s3://{bucket}/{option}"
 
@@ -107,7 +107,7 @@ def is_aws(url: str) -> bool:
 
 
 def without_user(url: str) -> str:
-    """Return the URL without user and password."""
+    """The URL without the user and password that may stand before its host."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 

@@ -1,4 +1,4 @@
-"""The data from which an error message about object storage is made."""
+"""A failure of an object store as the user is told of it: the circumstances, and what it means."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -11,30 +11,26 @@ from runai_model_streamer.ranges import ByteRange
 
 
 @dataclass(frozen=True, slots=True)
-class RequestContext:
-    """The request that failed, and the settings and credentials it was made with."""
+class Circumstances:
+    """What was being done when it went wrong."""
 
     path: str | None
-    """The object or prefix; None if the request concerned neither."""
+    """None where no object or bucket was concerned."""
     bucket: str
     span: ByteRange | None
-    """The range; None for a listing."""
+    """None where keys were listed."""
     attempts: int
-    """Attempts so far, the first included."""
     seconds: float
-    """Time of all attempts."""
     timeout: float
-    """RUNAI_STREAMER_S3_TIMEOUT, in seconds."""
     opening: bool = False
-    """The store has not answered any request yet."""
+    """Nothing has come from this object yet."""
     unsigned: bool = False
     provenance: Provenance = UNKNOWN
     secrets: Collection[str] = field(default=(), repr=False)
-    """Texts to redact."""
 
 
-class Explanation(NamedTuple):
-    """What a failure means to the user: our error class, what happened, what to do."""
+class Meaning(NamedTuple):
+    """What a failure is to the user."""
 
     kind: type[StreamerError]
     summary: str
@@ -42,7 +38,7 @@ class Explanation(NamedTuple):
     answer: Answer | None = None
     quote: str = ""
     """The store's own words."""
-    hide_cause: bool = False
-    """The original error's text may hold a secret, so it must not be the cause of ours."""
+    telling: bool = False
+    """The foreign error's text may give a secret away."""
     local: bool = False
-    """No request was made."""
+    """Nothing was asked of the store."""

@@ -1,0 +1,135 @@
+"""Finds by trial how many connections to object storage bring the most.
+
+A store serves each connection at a rate of its own, 40 to 90 MB/s on S3, whatever the network. So the number of
+connections decides how fast a load is, and the right one depends on the store, the network and the machine:
+
+- It begins with a few, and doubles them while that is faster (`GAIN`). What is compared is bytes a second of one
+  connection, times their number: connections that begin together end together, so that counting what lands in a span of
+  time would depend on where the span begins.
+- Only reads that began after a change count for it. New connections begin at once, so that a trial takes about one and
+  a half reads: 16, 32, 64, 128 are tried within two seconds where a read of 8 MiB takes 0.3 s.
+- A trial that was no faster goes back, and comes again after `HOLD` windows, since others may have left by then.
+- Refusals (503 SlowDown, 429), timeouts and a lack of file descriptors take connections away, a window at a time. They
+  come again in smaller steps.
+- Connections that mostly wait for memory, or for the caller, are enough: a memory limit bounds them by itself.
+
+A reader is a thread, with one connection. It rests without a step and without memory when it is not needed.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Final
+
+GAIN: Final = 1.15
+"""Speedup that keeps twice as many connections."""
+
+HOLD: Final = 8
+"""Windows between a failed trial and the next."""
+
+BUSY: Final = 0.5
+"""Share of readers' time in reads. Below it they mostly wait for memory or the caller. Just after a change the reads
+that began before it do not count, so that busy readers seem to read two thirds of the time."""
+
+KEPT: Final = 0.7
+"""Part of the connections that is left after a window with refusals, and ..."""
+
+REFUSED: Final = 0.05
+"""... refusals for each read of a window that are one in passing."""
+
+AGAIN: Final = 1.25
+"""Times as many connections as before are tried, once there were refusals."""
+
+
+class Held(Enum):
+    """What kept a load from more connections. The values are those of `LoadReport.connections_held_by`."""
+
+    NOTHING = ""
+    """Too few reads to tell."""
+    MAXIMUM = "maximum"
+    """There may be no more."""
+    NO_FASTER = "no faster"
+    """More brought no more bytes."""
+    REFUSED = "refused"
+    """The store refused requests, or did not answer."""
+    IDLE = "idle"
+    """Those that there were waited for memory or for the caller."""
+
+
+class ConnectionPace:
+    """How many readers of objects are useful; see `pace.ReaderCount`.
+
+    Args:
+        first: the connections to begin with.
+        maximum: the most connections.
+        now: `time.perf_counter()`.
+        refusals: the number of requests so far that the store refused, or did not answer.
+        minimum: the fewest connections.
+    """
+
+    large = 0
+
+    def __init__(
+        self, first: int, maximum: int, now: float, refusals: Callable[[], int] = lambda: 0, minimum: int = 1
+    ) -> None:
+        self.readers = min(first, maximum)
+        self.history = [(now, self.readers)]
+        """The number of connections from each time on."""
+        self.held = Held.NOTHING if self.readers < maximum else Held.MAXIMUM
+        """What keeps it from more now."""
+        self._maximum = maximum
+        self._minimum = min(minimum, self.readers)
+        self._refusals = refusals
+        self._refused = refusals()
+        self._ever_refused = False
+        self._before: tuple[int, float] | None = None  # during a trial: the connections and the rate before it
+        self._hold = 0
+        self._changed = now
+        self._reset(now)
+
+    def _reset(self, now: float) -> None:
+        self._began, self._reads, self._bytes, self._seconds = now, 0, 0, 0.0
+
+    def landed(self, length: int, seconds: float, now: float) -> bool:
+        """Record a read of `length` bytes that took `seconds`. Return whether more readers are useful now."""
+        if now - seconds < self._changed:
+            return False  # it began with another number of connections
+        self._reads += 1
+        self._bytes += length
+        self._seconds += seconds
+        if self._reads < self.readers or now <= self._began or not self._seconds:
+            return False
+        rate = self.readers * self._bytes / self._seconds
+        busy = self._seconds / (self.readers * (now - self._began))
+        all_refusals = self._refusals()
+        refused, self._refused = all_refusals - self._refused, all_refusals
+        were = self.readers
+        self._decide(rate, busy, refused)
+        if self.readers != were:
+            self._changed = now
+            self.history.append((now, self.readers))
+        self._reset(now)
+        return self.readers > were
+
+    def _decide(self, rate: float, busy: float, refused: int) -> None:
+        before, self._before = self._before, None
+        if refused > max(1, REFUSED * self._reads):
+            self._ever_refused = True
+            self.held, self._hold = Held.REFUSED, HOLD
+            self.readers = before[0] if before else max(int(self.readers * KEPT), self._minimum)
+        elif before is not None and (busy < BUSY or rate < self._wanted(*before)):
+            self.held, self._hold = Held.IDLE if busy < BUSY else Held.NO_FASTER, HOLD
+            self.readers = before[0]
+        elif self.readers >= self._maximum:
+            self.held = Held.MAXIMUM
+        elif self._hold:
+            self._hold -= 1
+        elif busy < BUSY:
+            self.held = Held.IDLE
+        elif not refused:
+            self._before = self.readers, rate
+            more = int(self.readers * AGAIN) + 1 if self._ever_refused else 2 * self.readers
+            self.readers = min(more, self._maximum)
+
+    def _wanted(self, before: int, rate: float) -> float:
+        """Return the rate that keeps a trial: of fewer more connections, less is expected."""
+        return rate * (1 + (GAIN - 1) * (self.readers / before - 1))
