@@ -1,1 +1,1 @@
-"""Landing on a GPU: page-locked slots, a copy stream, device memory."""
+"""Lands tensors on a GPU, through page-locked slots and a copy stream, or by GPUDirect Storage."""

@@ -1,4 +1,4 @@
-"""How many groups are on the device ahead of the caller, and what happens when it has no memory for one more."""
+"""Limits how many groups are on the device ahead of the caller, and waits when the device is full."""
 
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -9,7 +9,7 @@ from runai_model_streamer.pipeline.tally.nvtx import nvtx_range
 from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
 
 GROUPS_AHEAD: Final = 2
-"""Groups on the device that the caller has not taken: one being completed, one that readers go on with."""
+"""Maximum groups on the device that the caller has not taken: one that completes, and one that readers fill."""
 
 T = TypeVar("T")
 
@@ -17,11 +17,11 @@ T = TypeVar("T")
 class Ahead:
     """Counts the groups of one load that have device memory, and those that the caller has taken.
 
-    When the device is full, the groups that the caller is about to drop are waited for, and from then on only one group
-    is ahead of it. A load fails when the caller waits for the very group that has no memory.
+    When the device is full, readers wait until the caller has dropped older groups. From then on only one group is
+    ahead of the caller. The load fails if the caller waits for the very group that gets no memory.
 
     Args:
-        lifecycle: of the load; waits end with it.
+        lifecycle: the load's; its end ends all waits.
         waits: counts the time that readers wait here.
     """
 
@@ -29,16 +29,16 @@ class Ahead:
         self._lifecycle = lifecycle
         self._waits = waits
         self._max = GROUPS_AHEAD
-        self._given = 0  # counted by readers, one at a time
-        self._taken = 0  # by the consumer
+        self._given = 0  # changed by readers, one at a time
+        self._taken = 0  # changed by the consumer
         self._awaited = -1
 
     def give(self, index: int, allocate: Callable[[], T]) -> T:
-        """Return the memory for group `index`, which comes next in plan order, as soon as the caller is near enough.
+        """Wait until the caller is near enough, then allocate the memory for group `index`, the next in plan order.
 
         Raises:
             Stopped: the load has ended meanwhile.
-            OutOfMemoryError: the device has none, and nothing of the load's is left that the caller may drop.
+            OutOfMemoryError: the device is full, and the caller has no older group of this load left to drop.
         """
         self._wait(lambda: self._given - self._taken < self._max)
         while True:
@@ -55,12 +55,12 @@ class Ahead:
             self._wait(lambda: self._taken > taken or self._awaited >= index)  # noqa: B023 - called before the next turn
 
     def take(self) -> None:
-        """The caller takes the next group."""
+        """Note that the caller takes the next group."""
         self._taken += 1
         self._lifecycle.notify()
 
     def await_group(self, index: int) -> None:
-        """The caller waits for this group, and has taken all before it."""
+        """Note that the caller waits for this group, and has taken all before it."""
         self._awaited = index
         self._lifecycle.notify()
 

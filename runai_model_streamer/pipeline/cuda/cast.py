@@ -1,4 +1,4 @@
-"""Casting on the GPU: the kernels of one load, compiled for its device, or why there are none."""
+"""Casts tensors on the GPU, with kernels compiled for the device of a load."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -12,15 +12,15 @@ from runai_model_streamer.pipeline.cuda.image import Cast
 _log = logging.getLogger(__name__)
 
 Kernel: TypeAlias = Callable[[int, int, int, int], None]
-"""Queues a cast: the address of the first element, the target's, the number of elements, the stream."""
+"""Queues a cast. Arguments: address to cast from, address to cast to, number of elements, stream."""
 
 
 class DeviceCast:
-    """What casts tensors of some dtypes to one other, on a device.
+    """The kernels that cast tensors to one dtype, on one device.
 
     Args:
-        target: the format's name of the dtype to cast to.
-        kernels: by the format's name of each dtype to cast from.
+        target: the dtype to cast to, by its name in the format.
+        kernels: dtype to cast from, by its name in the format -> kernel.
     """
 
     def __init__(self, target: str, kernels: Mapping[str, Kernel]) -> None:
@@ -28,7 +28,7 @@ class DeviceCast:
         self._kernels = kernels
 
     def queue(self, casts: Iterable[Cast], stream: int) -> None:
-        """Queue them, in the device's context.
+        """Queue casts on a stream. Call it in the device's context.
 
         Raises:
             CudaError: a kernel cannot be launched.
@@ -36,7 +36,7 @@ class DeviceCast:
         for cast in casts:
             try:
                 self._kernels[cast.dtype](cast.source, cast.target, cast.elements, stream)
-            except Exception as error:  # numba's, cuda.core's and the driver's own errors have no base in common
+            except Exception as error:  # the errors of numba, cuda.core and the driver have no common base
                 raise CudaError(f"a cast from {cast.dtype} to {self.target} failed on the GPU: {error}") from error
 
 
@@ -56,7 +56,7 @@ def device_cast(driver: CudaDriver, target: str, sources: Iterable[str]) -> Devi
         )
     except CudaError:
         raise
-    except Exception as error:  # a GPU, driver or toolkit that numba-cuda does not go with fails in many ways
+    except Exception as error:  # a GPU, driver or toolkit that numba-cuda does not support fails in many ways
         _log.warning("Tensors are cast on the host: numba-cuda cannot compile for this GPU: %s", error)
     else:
         return DeviceCast(target, kernels)

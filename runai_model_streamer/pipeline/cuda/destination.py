@@ -1,4 +1,4 @@
-"""What a load onto a GPU is put together from: reads cut to the slots, files for GPUDirect, and the landing's parts."""
+"""Makes the `Destination` of a load onto a GPU: reads that fit the slots, files for GPUDirect, and the landing."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -76,14 +76,14 @@ def _gds_mode(spec: LoadSpec) -> GdsMode:
 
 
 def cuda_destination(device: torch.device, spec: LoadSpec, tools: CudaTools) -> Destination:
-    """Land on a CUDA device: staged in pinned memory, or read into the device where GPUDirect can.
+    """Make the destination on a CUDA device. Reads go through pinned memory, or by GPUDirect if the file supports it.
 
     Raises:
-        RunaiStreamerMemoryLimitException: the limit leaves no room to stage anything in.
+        RunaiStreamerMemoryLimitException: the limit is too small for two slots.
     """
     limit = None if spec.limit.part == UNLIMITED else spec.limit.part
     staging = staging_for(limit, max((file.chunk for file in spec.files), default=PAGE), spec.concurrency)
-    # Two groups are ahead of the caller: each is to have work for all readers.
+    # Two groups are ahead of the caller. Each must have work for all readers.
     group_bytes = max(GROUP_BYTES, min(spec.concurrency, staging.slots) * staging.size)
     files = [file._replace(chunk=min(file.chunk, staging.size)) for file in spec.files]
     landing = partial(_landing, device, spec.sources, tools, staging, spec.shared)
@@ -91,7 +91,7 @@ def cuda_destination(device: torch.device, spec: LoadSpec, tools: CudaTools) -> 
 
 
 def _api(device: torch.device, gds: GdsMode) -> Any:
-    """The driver's interface, or None."""
+    """Return the driver's interface, or None."""
     if torch.version.cuda is None:  # ROCm calls its devices "cuda" too
         return None
     try:
@@ -132,9 +132,9 @@ def _landing(
 
 
 def _direct_files(sources: Sequence[Source], gds: GdsMode, shared: bool) -> dict[int, DeviceFile]:
-    """Open the files that GPUDirect reads, by their index in the plan."""
+    """Open the files that GPUDirect reads. Return them by their index in the plan."""
     direct: dict[int, DeviceFile] = {}
-    looked_at: dict[int, DeviceFile | None] = {}  # one source may be behind many files of the plan
+    looked_at: dict[int, DeviceFile | None] = {}  # several files of the plan may have one source
     try:
         for index, source in enumerate(sources):
             if id(source) not in looked_at:

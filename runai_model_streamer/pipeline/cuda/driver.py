@@ -22,7 +22,7 @@ _NO_TIMING: Final = 2
 """CU_EVENT_DISABLE_TIMING: makes an event cheap."""
 
 _RELAXED: Final = 2
-"""CU_STREAM_CAPTURE_MODE_RELAXED: the thread may make calls that a graph capture elsewhere forbids in all others."""
+"""CU_STREAM_CAPTURE_MODE_RELAXED: the thread may make calls that a graph capture in another thread would forbid."""
 
 _NOT_READY: Final = 600
 _OUT_OF_MEMORY: Final = 2
@@ -39,7 +39,7 @@ def driver_api() -> Any:
     except (ImportError, RuntimeError) as error:  # RuntimeError: versions that load libcuda at import
         raise MissingDependencyError(
             f"cuda.bindings cannot be imported ({error})",
-            remedy=f"{install_command('cuda13')}, or [cuda12] beside a torch built for CUDA 12",
+            remedy=f"{install_command('cuda13')}, or [cuda12] for a torch built for CUDA 12",
             sep=": ",
         ) from error
 
@@ -95,7 +95,7 @@ class CudaDriver:
         errors: list[Exception] = []
         modes: list[int] = []
         entered = _attempt(partial(self._call, "cuCtxPushCurrent", self._context), errors)
-        # The thread may be any, and a graph be captured in another.
+        # Any thread may call this, while another one captures a graph.
         _attempt(lambda: modes.append(self._exchange_capture_mode(_RELAXED)), errors)
         for action in actions:
             _attempt(action, errors)
@@ -111,9 +111,9 @@ class CudaDriver:
             errors.clear()
 
     def relax_capture(self) -> None:
-        """Let the calling thread, a reader of ours, go on while a CUDA graph is captured elsewhere in the process.
+        """Let the calling thread, one of our readers, continue while another thread captures a CUDA graph.
 
-        By default such a capture forbids calls that may wait for the device in every thread, and is broken by them.
+        By default a capture forbids every thread the calls that may wait for the device, and such a call breaks it.
         """
         if not getattr(self._of_thread, "relaxed", False):
             self._exchange_capture_mode(_RELAXED)
@@ -155,12 +155,12 @@ class CudaDriver:
         self._call("cuEventRecord", event, stream)
 
     def record_for_caller(self, event: int, stream: int) -> None:
-        """Like `record`, on a stream of the caller's. Raises `StateError` where that captures a graph."""
+        """Like `record`, on a stream of the caller's. Raise `StateError` if a graph is being captured on it."""
         self._refuse_capture(stream)
         self.record(event, stream)
 
     def make_caller_wait(self, stream: int, event: int) -> None:
-        """Like `wait`, on a stream of the caller's. Raises `StateError` where that captures a graph."""
+        """Like `wait`, on a stream of the caller's. Raise `StateError` if a graph is being captured on it."""
         self._refuse_capture(stream)
         self.wait(stream, event)
 
@@ -184,7 +184,7 @@ class CudaDriver:
         return int(self._call("cuMemHostAlloc", size, 0))
 
     def free_pinned(self, address: int) -> None:
-        """Free pinned memory. No read, write or copy may use it any more."""
+        """Free pinned memory. No read, write or copy may still use it."""
         self._call("cuMemFreeHost", address)
 
     def copy_to_device(self, pointer: int, address: int, size: int, stream: int) -> None:

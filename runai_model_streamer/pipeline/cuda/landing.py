@@ -1,42 +1,40 @@
-"""The staged landing on a GPU: reads fill pinned slots, and a stream of our own copies them to the device.
+"""Lands reads on a GPU: reader threads fill pinned slots, and a copy stream copies them to the device.
 
-Reader threads fill slots while the copies of earlier ones run; an event behind each slot's copies says when it may be
-filled again, and an event for each group says when its tensors are there. Nothing here waits on the host for a copy,
-but a reader that finds all slots in use, and `close`.
+Readers fill slots while earlier slots are copied. An event after each slot's copies says when it may be filled again.
+An event for each group says when its tensors are complete. Only `close`, and a reader that finds all slots in use, wait
+on the host for a copy.
 
-**Memory.** Each tensor has memory of its own from torch's caching allocator, all of a group at once. Not one piece for
-the group: a caller who keeps a norm of a few KB and converts the large weights beside it would keep them all. And
-tensors cut from one piece share a storage (`torch.save` of one writes all), or, handed over by DLPack, have one that
-the allocator does not know: `Tensor.record_stream` then does nothing, without a word. An allocation costs about what
-cutting and handing over does (3 microseconds), and its start suits every dtype and every vectorised kernel, wherever
-the tensor lies in the file: what a read holds is copied tensor by tensor.
+**Memory.** Each tensor has separate memory from torch's caching allocator, allocated for a whole group at once. One
+piece for the group would be worse. A caller who keeps a small norm would keep the large weights of its group alive,
+too. Tensors cut from one piece share a storage, so `torch.save` of one writes all. Handed over by DLPack they have a
+storage that the allocator does not know, and `Tensor.record_stream` silently does nothing. An allocation costs about as
+much as cutting and handing over (3 microseconds). Its start is aligned for every dtype and vectorised kernel, because
+the bytes of a read are copied tensor by tensor.
 
-**Why no memory is used by two at once.** The allocator gives memory out in the order of one stream: the caller's, as
-it was current at `stream_files` (S below; C is the copy stream). A piece may be given out while kernels queued on S
-still use it for the tensor that was there before; and it is given out again as soon as it is free.
+**Why no memory has two users at once.** The allocator hands out memory in the order of one stream, S: the caller's
+current stream at `stream_files`. C is the copy stream. The allocator reuses memory as soon as it is freed, while
+kernels queued on S may still use the tensor that was there before.
 
-1. *Copies come after what was there before.* Behind each allocation an event is recorded on S, and C waits for it.
-   A read by GPUDirect, which knows no streams, waits for it on the host.
-2. *The caller's work comes after the copies.* C's event for the group is recorded behind its last copy. Before a
-   tensor is yielded, the stream that is current in the caller's thread at that moment waits for it.
-3. *What comes next in the memory comes after the caller's work and the copies.* While a tensor is the caller's, its
-   memory is freed in the order of S, or, where another stream was current, also of that one, on which it is recorded:
-   both behind 2. Memory that was not yielded belongs to this landing alone (not to an iterator that is dropped, nor
-   to a lease), and is freed by `close` only, after C has been synchronised.
-
-Memory is not recorded on C: 2 and 3 have put C's work first wherever it is freed, and the allocator would keep back
-what the caller drops until C has come to the end of all that is queued there by then, the read-ahead.
-
+1. *Copies run after earlier users.* After each allocation an event is recorded on S, and C waits for it. A GPUDirect
+   read, which knows no streams, waits for it on the host.
+2. *The caller's work runs after the copies.* The group's event is recorded on C after its last copy. Before a tensor is
+   yielded, the stream that is then current in the caller's thread waits for this event.
+3. *Later users run after the caller's work and the copies.* A yielded tensor's memory is freed in the order of S. If
+   another stream was current, the memory is recorded on that one, and is freed in its order, too. Both come after 2.
+   Memory that was not yielded belongs to this landing alone, not to an iterator or lease that may be dropped. Only
+   `close` frees it, after it has synchronised C.
 4. *A slot is filled after its copy.* See `slots`.
-5. *What is cast from outlives the casts.* Tensors that are cast land in scratch memory, one piece for a group,
-   allocated with the group's own (1 holds for both). C casts them into their own behind all copies of the group, and
-   after its reads by GPUDirect have come back, before it records the group's event (2). The lease has the scratch
-   memory until the group's first tensor is taken: it is dropped behind the wait for that event, as if it were a tensor
-   that the caller drops at once, so that 3 holds for it.
+5. *Scratch memory outlives the casts.* Tensors to cast land in scratch memory, one piece for a group, allocated with
+   the group's tensors (so 1 holds for it). C casts from there after all copies and GPUDirect reads of the group, before
+   it records the group's event (2). The lease drops the scratch memory with the group's first tensor, after the wait
+   for that event. So 3 holds for it, as for a tensor that the caller drops at once.
 
-The limit bounds slots; tensors on the device are bounded by the groups that the caller has not taken yet
-(`GROUPS_AHEAD`), since an engine's own parameters fill the card. They are leased in plan order, so the group that the
-caller waits for always comes first. That bounds scratch memory too (a tensor that is larger makes a larger group).
+Memory is not recorded on C. By 2 and 3, C's work is done wherever memory is freed. Recorded on C, memory that the
+caller drops would stay unavailable until C had done all the work queued by then, which is the read-ahead.
+
+The memory limit bounds the slots. `GROUPS_AHEAD` bounds the tensors on the device that the caller has not taken, since
+an engine's own parameters fill the card. Groups are leased in plan order, so the group that the caller waits for always
+comes first. That bounds scratch memory, too (a tensor above the group size makes a larger group).
 """
 
 import contextlib
@@ -72,18 +70,18 @@ from runai_model_streamer.threads.forks import OwnProcess
 _log = logging.getLogger(__name__)
 
 MIN_DIRECT: Final = 256 << 10
-"""Bytes for each tensor of a read, on average, from which on it goes by GPUDirect, where each is a read of its own."""
+"""Minimum average bytes of a read's tensors for GPUDirect, which needs a separate read for each tensor."""
 
 
 class DeviceFile(Protocol):
-    """A file that can be read straight into device memory; see `io.gds.GdsFile`."""
+    """A file that can be read straight into device memory; see `io.files.gds.GdsFile`."""
 
     def read_into_device(self, offset: int, pointer: int, length: int) -> None:
-        """Fill device memory, on which nothing is pending, with the file's bytes; return when they are there."""
+        """Read into device memory, which no work may use, and return when all bytes are there."""
         ...
 
     def close(self) -> None:
-        """Idempotent. No read may be in flight."""
+        """Close the file. No read may be in flight. Idempotent."""
         ...
 
 
@@ -153,11 +151,11 @@ class CudaLanding:
         """Bytes of pinned memory: slots are kept until the end."""
         return self._ring.made * self._slot_bytes
 
-    def lease(self, group: Group, storage_bound: bool) -> CudaLease:  # noqa: ARG002 - nothing else to be had
-        """Device memory, when the caller has taken all but `GROUPS_AHEAD` of the groups before."""
+    def lease(self, group: Group, storage_bound: bool) -> CudaLease:  # noqa: ARG002 - makes no difference here
+        """Allocate device memory, once the caller has taken all but `GROUPS_AHEAD` of the groups before."""
         self._driver.relax_capture()
         allocate = partial(self._memory.allocate, needs_of(group, self._target).sizes)
-        # Outside the driver's context, which torch would leave for another device's.
+        # Outside the driver's context: torch would replace it with another device's.
         allocated_for, memory = self._ahead.give(group.index, allocate)
         with self._stream.queue() as stream:
             event = self._stream.event()
@@ -168,7 +166,7 @@ class CudaLanding:
         return lease
 
     def read(self, lease: CudaLease, step: Step, source: Source) -> Reading:
-        """Into a slot, whose copy is then queued; or straight into the image, where the file can be read so."""
+        """Read into a slot and queue its copy; or read straight into device memory, if GPUDirect can read the file."""
         self._driver.relax_capture()
         pieces = list(lease.image.pieces(step))
         file = self._files.get(step.file)
@@ -194,7 +192,7 @@ class CudaLanding:
         self._count_direct(1)
         try:
             with self._driver.current():
-                # Not recorded again before this read is done: the group is not complete without it.
+                # The event is not recorded again before this read ends: the group is incomplete until then.
                 self._driver.synchronize_event(lease.event)
                 with nvtx_range("read"):
                     return timed_call(read)
@@ -220,14 +218,14 @@ class CudaLanding:
         self._ring.copying(slot)
 
     def ready(self, lease: CudaLease) -> None:
-        """All copies have been queued: the casts and then the event for the group come behind them."""
+        """Queue the casts, and record the group's event. All copies have been queued before."""
         with self._stream.queue() as stream:
             if self._cast is not None:
                 self._cast.queue(lease.image.casts, stream)
             self._driver.record(lease.event, stream)
 
     def take(self, group: Group, lease: CudaLease | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
-        """Tensors in batches of one: the caller may have another stream current each time it asks for the next."""
+        """Yield tensors in batches of one: the caller's current stream may differ each time it asks for the next."""
         if lease is not None:
             self._memory.follow()
             self._ahead.take()
@@ -246,7 +244,7 @@ class CudaLanding:
             self._stream.give_back(lease.event)
 
     def _hand_over(self, lease: CudaLease, info: TensorInfo, waiting: set[int]) -> torch.Tensor:
-        """The next tensor of the group, for the stream that is current; those in `waiting` wait for its copies."""
+        """Return the group's next tensor. The current stream waits for its copies, unless it is in `waiting`."""
         stream = self._memory.current_stream()
         if stream not in waiting:
             try:
@@ -263,16 +261,16 @@ class CudaLanding:
         return tensor_of(info, memory)
 
     def await_group(self, index: int) -> None:
-        """See `Ahead.await_group`: nothing else is in its way."""
+        """Note that the caller waits for this group; see `Ahead.await_group`."""
         self._ahead.await_group(index)
 
     def release(self, index: int) -> None:
-        """What has been given out is not this landing's any more."""
+        """Do nothing: yielded tensors belong to the caller."""
 
     def close(self) -> None:
-        """Let the copies that are queued end; then free slots, images, events and the stream, and close the files.
+        """Wait for the queued copies, then free slots, images, events and the stream, and close the files.
 
-        A slot that a reader hangs on to is freed when its read ends, and so is the memory of a direct one.
+        A slot that a reader still fills is freed when its read ends. So is the memory of a GPUDirect read.
         """
         if self._stream.stop():
             self._driver.release(self._ending(self._stream))
@@ -290,11 +288,11 @@ class CudaLanding:
             yield self._driver.close
 
     def __del__(self) -> None:
-        # A load that was dropped without a close. In a forked child the driver is the parent's, and a process that
-        # ends frees all of it.
+        # The load was dropped without a close. In a forked child the driver is the parent's, and a process that ends
+        # frees everything.
         if not hasattr(self, "_stream") or self._process.forked or sys.is_finalizing():
             return
         try:
             self.close()
         except CudaError as error:
-            _log.warning("a load that was not closed: %s", error)
+            _log.warning("a load was dropped without a close, and its GPU memory could not be freed: %s", error)

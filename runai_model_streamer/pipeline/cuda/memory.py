@@ -1,4 +1,4 @@
-"""Device memory and its hand-over to torch."""
+"""Allocates device memory for tensors, through torch."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -10,62 +10,62 @@ from runai_model_streamer.pipeline.memory.process_end import allocating
 
 
 class Allocated(NamedTuple):
-    """Memory of one group."""
+    """The memory of one group."""
 
     stream: int
-    """The stream that it is allocated for: work queued there before may still use it, and must come first."""
+    """The stream that it is allocated for. Work queued there earlier may still use the memory, and must run first."""
     tensors: list[torch.Tensor]
 
 
 class DeviceMemory(Protocol):
-    """Where the tensors of a load are to live.
+    """Allocates the tensors of a load.
 
-    Made in the caller's thread: memory is allocated for the stream that was current there, or later at `follow`.
+    Make it in the caller's thread: memory is allocated for the stream that is current there, or later at `follow`.
     """
 
     @property
     def device(self) -> torch.device:
-        """What torch calls the device."""
+        """The device, as torch names it."""
         ...
 
     def follow(self) -> None:
-        """Allocate for the stream that is current in the calling thread, from now on.
+        """Allocate for the calling thread's current stream from now on.
 
-        A caller who stays on one stream, but not the one on which the load was started, so needs no `record` after the
-        first groups: where a pool or a capture is in use, torch gives recorded memory back only when that ends.
+        So a caller who stays on one stream, but not the one that was current at the start, needs no `record` after the
+        first groups. With a memory pool or a graph capture, torch frees recorded memory only when that ends.
         """
         ...
 
     def allocate(self, sizes: Sequence[int]) -> Allocated:
-        """One-dimensional tensors of this many bytes each, from any thread; aligned to 256 bytes at least.
+        """Return one-dimensional tensors of these sizes in bytes, aligned to 256 bytes at least. From any thread.
 
-        Freed by their reference counts, in the order of `Allocated.stream`: memory may be given out again at once, to
-        work that is queued there later.
+        Reference counts free them, in the order of `Allocated.stream`: the memory may be reused at once by work that is
+        queued there later.
 
         Raises:
-            OutOfMemoryError: the device has no more.
+            OutOfMemoryError: the device has no more memory.
         """
         ...
 
     def current_stream(self) -> int:
-        """The stream that is current in the calling thread."""
+        """Return the calling thread's current stream."""
         ...
 
     def record(self, tensor: torch.Tensor) -> None:
-        """The calling thread's current stream will use the tensor: once freed, it is not given out before that has."""
+        """Note that the calling thread's current stream uses the tensor. Its memory is reused only after that work."""
         ...
 
 
 class TorchMemory:
-    """Memory of torch's own caching allocator, by torch's own means; see `DeviceMemory`.
+    """Allocates from torch's caching allocator, as `DeviceMemory`.
 
-    Not CuPy's arrays on that allocator, handed over by DLPack. Such a tensor is foreign to the allocator that its
-    memory came from: `Tensor.record_stream` does nothing for it, without a word, so that a caller who uses it on a
-    second stream, as torch's documentation says to, would see its memory given away under its kernels.
+    CuPy arrays on that allocator, handed over by DLPack, would not do. The allocator does not know such a tensor, and
+    `Tensor.record_stream` silently does nothing for it. A caller who uses it on a second stream, as torch's
+    documentation says to, would lose its memory while kernels still use it.
 
-    The device is made current wherever torch is asked for something. A thread's current device is the first one, else,
-    and torch would make a context there, which takes some 530 MB: `torch.cuda.stream` sets the stream of the current
-    device when it is left, and with it the device.
+    Each call makes the device current first. Otherwise a thread's current device is the first one, and torch would make
+    a context there, which takes 530 MB: leaving `torch.cuda.stream` sets the stream of the current device, and with it
+    the device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -79,12 +79,12 @@ class TorchMemory:
         return self._device
 
     def follow(self) -> None:
-        """See `DeviceMemory.follow`."""
+        """Allocate for the calling thread's current stream from now on."""
         self._stream = torch.cuda.current_stream(self._device)
 
     def allocate(self, sizes: Sequence[int]) -> Allocated:
-        """Tensors that share a storage with no other."""
-        stream = self._stream  # the caller may change it meanwhile
+        """Return tensors, each with its own storage."""
+        stream = self._stream  # `follow` may change it meanwhile
         try:
             with allocating(), torch.cuda.device(self._device), torch.cuda.stream(stream):
                 tensors = [torch.empty(size, dtype=torch.uint8, device=self._device) for size in sizes]
@@ -97,9 +97,9 @@ class TorchMemory:
             raise CudaError(f"torch.empty failed on {self._device}: {error}") from error
 
     def current_stream(self) -> int:
-        """The calling thread's."""
+        """Return the calling thread's current stream."""
         return torch.cuda.current_stream(self._device).cuda_stream
 
     def record(self, tensor: torch.Tensor) -> None:
-        """See `torch.Tensor.record_stream`."""
+        """Call `torch.Tensor.record_stream` for the calling thread's current stream."""
         tensor.record_stream(torch.cuda.current_stream(self._device))
