@@ -5,6 +5,8 @@ import typing
 from runai_model_streamer.errors import RunaiStreamerMemoryLimitException, StreamerError
 
 if typing.TYPE_CHECKING:
+    from runai_model_streamer.access.load_file import load_file
+    from runai_model_streamer.access.safe_open import safe_open
     from runai_model_streamer.files import list_safetensors, pull_files
     from runai_model_streamer.io.s3.credentials import S3Credentials
     from runai_model_streamer.object_storage_model import ObjectStorageModel
@@ -29,7 +31,9 @@ else:
         "TensorShard": "pipeline.plan.selection",
         "TensorSlice": "pipeline.plan.selection",
         "list_safetensors": "files",
+        "load_file": "access.load_file",
         "pull_files": "files",
+        "safe_open": "access.safe_open",
     }
 
     def __getattr__(name):
@@ -61,5 +65,7 @@ __all__ = [
     "TensorShard",
     "TensorSlice",
     "list_safetensors",
+    "load_file",
     "pull_files",
+    "safe_open",
 ]

@@ -195,6 +195,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     ),
     "streamer": ("base_streamer", "checkpoint.tensor_info", "device", "errors", "io", "pipeline", "report"),
     "range_streamer": ("base_streamer", "config", "device", "errors", "files", "io", "pipeline", "report"),
+    "access": ("checkpoint", "config", "device", "errors", "io", "logs", "pipeline", "streamer", "threads.forks"),
     "testing": ("files", "io", "streamer"),
     "profiling": ("errors", "io", "report.load_report", "settings", "streamer"),
     "plots": ("errors", "installation", "origins", "profiling", "report.load_report"),
@@ -266,6 +267,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "testing",
     ),
     "__init__": (
+        "access",
         "errors",
         "files",
         "io.s3.credentials",
@@ -281,6 +283,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
 # Packages that only some modules may know of, whatever the place of the import: rooms or modules, without ours.
 ONLY_IN = {
     "torch": (
+        "access",
         "base_streamer",
         "checkpoint.tensor_info",
         "cli",

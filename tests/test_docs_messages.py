@@ -117,7 +117,7 @@ def raised(path: Path) -> Iterator[tuple[str, str]]:
             parts = node.elts
         else:
             continue
-        # `Kind(text)`, `Meaning(Kind, text)`, `(Kind, text)`, `function(text)`, `function(about, text)`
+        # `Kind(text)`, `Explanation(Kind, text)`, `(Kind, text)`, `function(text)`, `function(about, text)`
         for place, name in enumerate(map(named, parts[:2])):
             kind = MADE_ELSEWHERE.get(name, name)
             if kind in CLASSES:

@@ -155,5 +155,5 @@ def _bucket(config: S3Config, url: str) -> Check:
             return Check("s3 bucket", "ok", f"{url} answers")
     except StreamerError as error:
         return Check("s3 bucket", "error", error.summary, error.remedy)
-    remedy = "check the prefix, where case, spaces and slashes count"
+    remedy = "check the prefix; case, spaces and slashes count"
     return Check("s3 bucket", "warning", f"{url}: the bucket answers, but has no key under this prefix", remedy)

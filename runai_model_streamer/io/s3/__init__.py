@@ -1,1 +1,1 @@
-"""S3 and S3-compatible stores: opens, lists, signs, and knows boto3."""
+"""Reads and lists S3 and compatible stores. The only package that knows boto3."""

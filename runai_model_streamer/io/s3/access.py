@@ -1,4 +1,4 @@
-"""Who reads from object storage, and the botocore client that signs for them."""
+"""Makes the botocore client that signs requests, with the credentials and settings in force."""
 
 import logging
 import threading
@@ -28,28 +28,28 @@ _log = logging.getLogger(__name__)
 
 
 _DEFAULT_REGION: Final = "us-east-1"
-"""Signed for when nothing says a region: S3-compatible stores take it, and AWS answers with the right one."""
+"""The region to sign for if none is set. S3-compatible stores accept it, and AWS answers with the right one."""
 
 _SHORTEST_SECRET: Final = 8
-"""Characters; what a test server takes for a secret may be a word of any message."""
+"""Minimum characters of a secret to redact. A shorter one, as test servers use, may be a word of any message."""
 
 _POOL_MARGIN: Final = 4
 """Connections beyond the readers' own, for files that are opened while others are read."""
 
 
 class S3Client(Protocol):
-    """What is used of botocore's client; botocore makes its methods at run time, so no class of its own has them."""
+    """The methods used of botocore's client. botocore makes them at run time, so none of its classes declares them."""
 
     def get_object(self, **request: Any) -> dict[str, Any]:
-        """GET, or a range of it."""
+        """GET an object, or a range of it."""
         ...
 
     def head_object(self, **request: Any) -> dict[str, Any]:
-        """HEAD."""
+        """HEAD an object."""
         ...
 
     def list_objects_v2(self, **request: Any) -> dict[str, Any]:
-        """A page of a bucket's keys."""
+        """List one page of a bucket's keys."""
         ...
 
     def close(self) -> None:
@@ -59,7 +59,7 @@ class S3Client(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A client that signs, a transport that moves bytes, and what a message about them may and may not say."""
+    """A client that signs and a transport that moves bytes, with what error messages may say and must redact."""
 
     client: S3Client
     transport: Transport
@@ -78,12 +78,12 @@ class Access:
 def make_access(
     config: S3Config, credentials: S3Credentials | None, connections: int, setup: SetupClock | None = None
 ) -> Access:
-    """Make a client with a session of its own: neither the caller's default session nor its settings are touched.
+    """Make a client and its transport. The client has its own session: boto3's default session stays as it is.
 
     Raises:
-        MissingDependencyError: botocore is not installed, or what the transport asked for needs.
+        MissingDependencyError: botocore, or a library that the chosen transport needs, is not installed.
         CredentialsError: the explicit credentials are incomplete.
-        Exception: botocore's own, for a profile, region or endpoint that it cannot use.
+        Exception: botocore's, for a profile, region or endpoint that it cannot use.
     """
     explicit = credentials or S3Credentials()
     key = explicit.access_key_id
@@ -91,7 +91,7 @@ def make_access(
         raise CredentialsError(
             "S3Credentials is incomplete",
             remedy="give access_key_id and secret_access_key together (and session_token for temporary credentials), "
-            "or none of them for boto3's own search",
+            "or neither, and boto3 searches for credentials",
             sep=": ",
         )
     try:
@@ -109,27 +109,27 @@ def make_access(
     bundle = session.get_config_variable("ca_bundle")
     region = explicit.region_name or session.get_config_variable("region") or _DEFAULT_REGION
     if region != region.strip():
-        # botocore lets a line break at its end through, into the header that it signs.
+        # botocore would let a line break at its end into the header that it signs.
         raise InvalidRegionError(region_name=region)
     setup = setup or SetupClock()
     session.register_component("credential_provider", CredentialsSearch(session, region, setup))
     settings = Config(
         signature_version=UNSIGNED if unsigned else None,
         s3={"addressing_style": "virtual" if config.virtual_addressing else "path"},
-        # Stores that know no checksums refuse the headers that botocore sends by default.
+        # Stores without checksums refuse the headers that botocore sends by default.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         connect_timeout=config.timeout,
         read_timeout=config.timeout,
         max_pool_connections=connections + _POOL_MARGIN,
-        # Only a retry of our own can go on from the byte already landed, and be interrupted while it waits.
+        # Retries are ours (`http/retries`): they continue after the last byte landed, and can be interrupted.
         retries={"total_max_attempts": 1, "mode": "standard"},
     )
     client = _make_client(session, region, explicit.endpoint or config.endpoint, settings)
     keep_requests(client)
     bound_listings(client, config.timeout)
     if not watch_connections(client):
-        _log.debug("the connections of this botocore cannot be watched: interrupts wait for its timeouts")
+        _log.debug("this botocore's connections cannot be watched: an interrupt waits for their timeouts")
     endpoint = client.meta.endpoint_url
     certificates = str(get_cert_path(bundle))
     transport = make_transport(config, endpoint, certificates, lambda: Boto3Transport(client, config.timeout))
@@ -148,18 +148,18 @@ def _make_client(session: Any, region: str, endpoint: str | None, settings: Any)
     client = session.create_client("s3", region_name=region, endpoint_url=endpoint, config=settings)
     bare = Url(without_user(client.meta.endpoint_url))
     if "@" in bare:
-        # Where the beginning of a password looks like a port, what is behind its / or # is taken for a path.
+        # If a password begins like a port, urlsplit takes what follows its / or # for a path.
         raise ValueError(f"Invalid endpoint: {client.meta.endpoint_url}")
     if bare == client.meta.endpoint_url:
         return _for_any_bucket(client)
-    # Requests are signed instead; and whatever fails would quote it.
-    _log.warning("the user and password in the endpoint's URL are not sent: a store asks for signed requests")
+    # Requests are signed instead, and any error would quote the URL.
+    _log.warning("the user and password in the endpoint's URL are not sent: requests are signed instead")
     client.close()
     return _for_any_bucket(session.create_client("s3", region_name=region, endpoint_url=bare, config=settings))
 
 
 def _for_any_bucket(client: Any) -> Any:
-    """Leave it to a store of one's own which names of buckets it has: Ceph's tenants write `tenant:bucket`."""
+    """Skip botocore's check of bucket names unless the store is AWS: Ceph's tenants write `tenant:bucket`."""
     from botocore.handlers import validate_bucket_name
 
     if not is_aws(client.meta.endpoint_url):
@@ -168,10 +168,10 @@ def _for_any_bucket(client: Any) -> Any:
 
 
 def make_session(config: S3Config, explicit: S3Credentials | None = None) -> Any:
-    """A session of botocore's. What holds for its client of S3 holds for those that ask others for credentials.
+    """Make a botocore session. Its settings apply to the S3 client, and to clients that fetch credentials (STS, SSO).
 
     Raises:
-        Exception: botocore's own, for a profile that there is not, or a file that cannot be read.
+        Exception: botocore's, for a profile that does not exist or a file that cannot be read.
     """
     from botocore.session import Session
 
@@ -179,21 +179,21 @@ def make_session(config: S3Config, explicit: S3Credentials | None = None) -> Any
     session: Any = Session(variables)
     if explicit and explicit.access_key_id:
         if session.profile is not None and session.profile not in session.available_profiles:
-            # A profile that AWS_PROFILE names but nobody made is of no concern to explicit keys.
+            # Explicit keys need no profile: ignore an AWS_PROFILE that does not exist.
             session = Session(variables | {"profile": (None, [], None, None)})
         session.set_credentials(explicit.access_key_id, explicit.secret_access_key, explicit.session_token)
     session.register_component("data_loader", _loader())
-    # Never empty: some versions of botocore refuse that, others then trust everybody.
+    # Never empty: some versions of botocore refuse an empty value, others then skip verification.
     named = session.get_config_variable("ca_bundle"), session.get_scoped_config().get("ca_bundle"), config.ca_bundle
     session.set_config_variable("ca_bundle", next((path for path in named if path and path.strip()), True))
     return session
 
 
 class CurrentAccess:
-    """The access in use: made when it is first asked for, and anew when the store has refused it. Thread safe.
+    """The access in use: made at the first `get`, and made again after the store refused it. Thread safe.
 
     Args:
-        make: of `make_access`. It may ask a provider of credentials, for as long as that takes.
+        make: calls `make_access`. It may wait for a credential provider.
         setup: times it.
     """
 
@@ -202,17 +202,17 @@ class CurrentAccess:
         self._setup = setup
         self._making = threading.Lock()
         self._lock = threading.Lock()
-        """Held for no longer than a moment, so that whoever closes waits for no provider."""
+        """Held only briefly, so that `close` never waits for a credential provider."""
         self._access: Access | None = None
         self._made: list[Access] = []
         self._closed = False
 
     def get(self) -> Access:
-        """The access.
+        """Return the access; make one if there is none.
 
         Raises:
-            InterruptedReadError: `close` was called, perhaps meanwhile.
-            Exception: of `make_access`.
+            InterruptedReadError: `stop` or `close` was called, before or meanwhile.
+            Exception: raised by `make_access`.
         """
         access = self._ready()
         if access is not None:
@@ -238,19 +238,19 @@ class CurrentAccess:
             return self._access
 
     def renew(self, refused: Access) -> None:
-        """Read the credentials anew when it is next asked for, unless another thread has seen to that."""
+        """Drop a refused access, so that the next `get` reads the credentials again. Once for all threads."""
         with self._lock:
             if self._access is refused:
                 self._access = None
 
     @property
     def transport(self) -> str | None:
-        """What moves the bytes; None before it was first asked for."""
+        """Name of the transport; None before the first `get`."""
         access = self._access
         return None if access is None else access.transport.name
 
     def stop(self) -> None:
-        """Give out none any more. Waits for nothing."""
+        """Make `get` raise from now on. Never blocks."""
         with self._lock:
             self._closed = True
 
@@ -273,11 +273,11 @@ def _loader() -> "Loader":
 
 
 def _held(found: Any) -> tuple[Secret, Secret]:
-    """Secret key and token of botocore's credentials, as far as they are known without asking anybody; else ""."""
-    # Refreshable credentials would go to the network for their values; what they send is caught by its form.
+    """Return secret key and token of botocore's credentials; "" for each that is unknown without a request."""
+    # Refreshable credentials would ask the network for their values. `errors.translation` redacts them by their form.
     from botocore.credentials import RefreshableCredentials
 
     if found is None or isinstance(found, RefreshableCredentials):
         return Secret(), Secret()
-    # No variable is botocore's tuple, which shows all that is in it.
+    # Do not put botocore's tuple into a variable: a traceback would show its secrets.
     return Secret(found.get_frozen_credentials().secret_key or ""), Secret(found.get_frozen_credentials().token or "")

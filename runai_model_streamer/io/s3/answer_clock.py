@@ -1,7 +1,7 @@
-"""One time limit for the head of an answer, and a least speed for its body, over botocore's connections.
+"""Sets a time limit for the head of an answer and a minimum speed for its body, on botocore's connections.
 
-A socket's timeout bounds each wait for bytes, not all of them: a server that sends a line now and then would hold a
-request for ever. The other transport's limits are the same.
+A socket's timeout bounds each wait, not their sum: a server that sends a line now and then could hold a request for
+ever. The libcurl transport has the same limits.
 """
 
 import http.client
@@ -14,7 +14,7 @@ from runai_model_streamer.io.http.transport import Window
 
 
 class ClockedResponse(http.client.HTTPResponse):
-    """An answer whose head, and whose trailers, each have to be complete within the socket's timeout."""
+    """An answer whose head must arrive within the socket's timeout, and so must its trailers."""
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
@@ -33,7 +33,7 @@ class ClockedResponse(http.client.HTTPResponse):
 
 
 class _Clocked(io.RawIOBase):
-    """Bytes of a socket, by the clock."""
+    """The bytes of a socket, with time limits."""
 
     def __init__(self, inner: io.RawIOBase, sock: socket.socket) -> None:
         self._inner = inner
@@ -45,12 +45,12 @@ class _Clocked(io.RawIOBase):
         self.begin_head()
 
     def begin_head(self) -> None:
-        """What follows has to be complete within the timeout."""
+        """Require that what follows is complete within the timeout."""
         if self._timeout is not None:
             self._deadline, self._window = time.monotonic() + self._timeout, None
 
     def begin_body(self) -> None:
-        """What follows has to have the least speed."""
+        """Require the minimum speed from now on."""
         if self._timeout is not None:
             self._deadline, self._window = None, Window(self._timeout)
             self._count = 0
@@ -64,13 +64,13 @@ class _Clocked(io.RawIOBase):
         """Read once.
 
         Raises:
-            TimeoutError: nothing came for the timeout, or the head is not complete by now.
+            TimeoutError: nothing arrived within the timeout, or the head is not complete in time.
             TransportError: the body is too slow.
         """
         if self._deadline is not None:
             left = self._deadline - time.monotonic()
             if left <= 0:
-                raise TimeoutError("the head of the answer has no end")
+                raise TimeoutError("the head of the answer does not end")
             self._sock.settimeout(left)
         count: int | None = self._inner.readinto(buffer)
         if self._window is not None:
@@ -86,10 +86,10 @@ class _Clocked(io.RawIOBase):
 
 
 class _Lines(io.BufferedReader):
-    """Lines that only a line feed ends: Python's parser of headers would take a carriage return for the end, too."""
+    """Lines that end at a line feed only. Python's header parser would also end one at a carriage return."""
 
     def readline(self, size: int | None = -1, /) -> bytes:
-        """A line, with blanks in place of carriage returns in it."""
+        """Read a line, and replace carriage returns within it by blanks."""
         line = super().readline(size)
         text = line.rstrip(b"\r\n")
         return text.replace(b"\r", b" ") + line[len(text) :]

@@ -1,4 +1,4 @@
-"""Answers that botocore would read whole, however long they are and however long they take."""
+"""Limits the size and duration of listings, which botocore would read without a limit."""
 
 from typing import Any, Final
 from xml.etree import ElementTree
@@ -11,20 +11,17 @@ from runai_model_streamer.io.s3.boto3_transport import read_some
 from runai_model_streamer.io.s3.signing import Body, readable
 
 _LONGEST: Final = 16 << 20
-"""Bytes of an answer to a listing: 1000 keys of the greatest length, each letter of which is escaped, take 10 MB."""
+"""Maximum bytes of one page of a listing: 1000 keys of maximum length, with every letter escaped, take 10 MB."""
 
 _BLOCK: Final = 256 << 10
 
 
 def bound_listings(client: Any, timeout: float) -> None:
-    """Have this client's listings end when they bring next to nothing, as ranges do, or too much.
-
-    Their requests then raise TransportError, or AnswerError.
-    """
+    """Make this client's listings fail if they are too slow (TransportError) or too long (AnswerError)."""
 
     def send(request: Any, **_: Any) -> Any:
-        # A handler of botocore's that returns an answer is asked instead of the network. From here on no variable is
-        # botocore's request, which shows its headers.
+        # botocore takes the answer that this handler returns, and sends nothing. Replace its request first: the repr of
+        # that shows the headers.
         request = readable(request)
         return _send(client, request, timeout)
 
@@ -62,17 +59,17 @@ def _send(client: Any, request: SignedRequest, timeout: float) -> Any:
 
 
 def _require_listing(text: bytes) -> None:
-    """Raise AnswerError for what botocore would take for an empty listing, or call a failure of the store."""
+    """Raise AnswerError for a body that botocore would take for an empty listing or for a failure of the store."""
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         raise _no_listing(f"its XML is broken ({error})") from error
     kind = root.tag.rpartition("}")[2]
-    # A store may find out after it has begun to answer that it cannot.
+    # A store may notice its failure only after it began to answer.
     if kind not in ("ListBucketResult", "Error"):
         raise _no_listing(f"it is a <{kind}>")
 
 
 def _no_listing(why: str) -> AnswerError:
     remedy = "Check the endpoint, and any proxy in between."
-    return AnswerError(ReadError, f"the answer is no listing: {why}", remedy, Answer(200))
+    return AnswerError(ReadError, f"the answer is not a listing: {why}", remedy, Answer(200))

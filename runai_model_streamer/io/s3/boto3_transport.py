@@ -1,4 +1,4 @@
-"""The transport that is always there: botocore's connections, which are urllib3's, read straight into the buffer."""
+"""The transport without libcurl: reads botocore's (urllib3's) connections straight into the buffer."""
 
 import http.client
 import io
@@ -20,11 +20,11 @@ from runai_model_streamer.io.s3.errors.boto3_failures import failure_of
 from runai_model_streamer.ranges import ByteRange
 
 _BLOCK: Final = 256 << 10
-"""Bytes copied at a time where the socket is out of reach."""
+"""Bytes of one copy, where the socket cannot be read directly."""
 
 
 class Boto3Transport:
-    """See `Transport`. The connections are those of a botocore client, and are closed with it."""
+    """A `Transport` over the connections of a botocore client, which closes them."""
 
     def __init__(self, client: Any, timeout: float) -> None:
         import botocore
@@ -41,7 +41,7 @@ class Boto3Transport:
 
         headers: Any = {**request.headers, **range_headers(span, etag)}
         try:
-            # No variable is botocore's request, which shows a user in the URL.
+            # Do not put botocore's request into a variable: its repr shows a user in the URL.
             raw = self._session.send(AWSPreparedRequest("GET", request.url, headers, None, stream_output=True)).raw
         except Exception as error:
             return Reply(failure=_failure(error, request.url))
@@ -58,11 +58,11 @@ class Boto3Transport:
         return reply
 
     def close(self) -> None:
-        """Nothing: the client is closed by whoever made it."""
+        """Do nothing: the client's owner closes it."""
 
 
 def _failure(error: Exception, url: str) -> TransportError:
-    """What an exception says of the way to the server; itself where it says nothing: a bug, to be seen."""
+    """Turn an exception into a TransportError. Raise it if it is not one of the network's: that is a bug."""
     failure = failure_of(error)
     if failure is None:
         raise error
@@ -73,14 +73,14 @@ def _failure(error: Exception, url: str) -> TransportError:
 
 
 def _land(raw: Any, view: memoryview, window: Window, reply: Reply) -> None:
-    """Fill `view` from a body. When all is there, the connection is back in the pool; otherwise it is closed."""
+    """Fill `view` from a body. A complete read returns the connection to the pool; any other closes it."""
     complete = False
     try:
         direct = _direct(raw)
         if direct is not None:
             answer, buffered, sock = direct
             length = answer.length or 0
-            # The headers were read through a buffer, which may hold the first bytes of the body.
+            # The headers were read through a buffer that may also hold the first bytes of the body.
             ahead = min(len(buffered.peek()) if length else 0, length)
             reply.landed = buffered.readinto1(view[:ahead]) if ahead else 0
             while reply.landed < length:
@@ -91,7 +91,7 @@ def _land(raw: Any, view: memoryview, window: Window, reply: Reply) -> None:
                 window.check(reply.landed)
             answer.close()
         else:
-            # Without a length, the end has to be read before the connection is free again.
+            # Without a length, only reading the end frees the connection.
             while block := read_some(raw, min(_BLOCK, len(view) - reply.landed) or 1):
                 if reply.landed + len(block) > len(view):
                     reply.landed, reply.overrun = 0, True
@@ -107,14 +107,14 @@ def _land(raw: Any, view: memoryview, window: Window, reply: Reply) -> None:
 
 
 def _quote(raw: Any, window: Window, reply: Reply) -> None:
-    """Keep the beginning of a body that is not the range; the connection only where that was all of it."""
+    """Keep the beginning of a body that is not the range. Keep the connection only if that was all of it."""
     text = bytearray()
     try:
         while len(text) < TEXT_LIMIT and (block := read_some(raw, TEXT_LIMIT - len(text))):
             text += block
             window.check(len(text))
     except Exception:
-        # The status is known, and says enough.
+        # The status is known, and is enough.
         pass
     reply.text = bytes(text)
     answer = getattr(raw, "_fp", None)
@@ -127,15 +127,15 @@ def _quote(raw: Any, window: Window, reply: Reply) -> None:
 
 
 def read_some(raw: Any, length: int) -> bytes:
-    """What one read of the socket brings, at most `length` bytes, so that the clock can be looked at between two."""
+    """Return at most `length` bytes from one read of the socket, so that the caller can check the time in between."""
     answer = getattr(raw, "_fp", None)
     block: bytes = answer.read1(length) if isinstance(answer, http.client.HTTPResponse) else raw.read(length)
     return block
 
 
 def _direct(raw: Any) -> tuple[http.client.HTTPResponse, io.BufferedReader, socket.socket] | None:
-    # recv_into on the socket counts every byte that landed before an error, and over TLS takes a quarter less CPU
-    # than the response's own readinto.
+    # recv_into on the socket counts every byte that landed before an error. Over TLS it takes a quarter less CPU than
+    # the response's own readinto.
     answer = getattr(raw, "_fp", None)
     buffered = getattr(answer, "fp", None)
     sock = getattr(getattr(raw, "connection", None), "sock", None)

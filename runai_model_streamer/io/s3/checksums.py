@@ -1,7 +1,7 @@
-"""What a store has on record of an object's content.
+"""Asks a store for the checksum of an object.
 
-Asked for with HEAD: the answers to ranges leave checksums of the whole object out, or clients would hold them against
-the range.
+It takes a HEAD request. The answers to ranges omit the whole object's checksum, since clients would compare it with the
+range.
 """
 
 import base64
@@ -19,30 +19,29 @@ _MD5_ETAG: Final = re.compile(r'"([0-9a-f]{32})"')
 _PARTS_ETAG: Final = re.compile(r'-\d+"?$')
 
 _PLAIN: Final = (None, "", "AES256")
-"""Server-side encryption under which an ETag is the MD5 of what was uploaded; under KMS, and with the customer's own
-key, it is not."""
+"""Kinds of server-side encryption whose ETag is the MD5 of the upload. With KMS or the customer's own key it is not."""
 
 
 def ask(client: Any, location: Location, etag: str | None) -> Checksum | None:
-    """The store's checksum of the object with this ETag; see `find`.
+    """Request the store's checksum of the object with this ETag; see `find`.
 
     Raises:
-        AnswerError: the object has another ETag by now.
+        AnswerError: the object's ETag has changed.
         Exception: botocore's.
     """
     response = client.head_object(Bucket=location.bucket, Key=location.key, ChecksumMode="ENABLED")
-    # Compared here, since not every store does If-Match, or rightly.
+    # Compared here, because not every store implements If-Match, and some do it wrong.
     if etag is not None and response.get("ETag", etag) != etag:
         raise changed("the object is no longer the one that was opened (its ETag differs)", answer_in(response))
     return find(response)
 
 
 def find(response: Mapping[str, Any]) -> Checksum | None:
-    """The cheapest checksum of the whole object in botocore's form of an answer to HEAD; None where there is none.
+    """Return the cheapest checksum of the whole object from botocore's answer to HEAD; None if there is none.
 
-    That of an object uploaded in parts may be one of its parts' checksums (COMPOSITE, and every such ETag), which
-    says nothing without the parts' sizes. A store that does not say which it is, is believed only for an object whose
-    ETag is not that of parts.
+    An object uploaded in parts may have a checksum of its parts' checksums (COMPOSITE, and every such ETag). That is
+    useless without the parts' sizes. If the store does not name the type, its checksum counts only if the ETag is not
+    one of parts.
     """
     etag = response.get("ETag", "")
     if response.get("ChecksumType", "COMPOSITE" if _PARTS_ETAG.search(etag) else "FULL_OBJECT") == "FULL_OBJECT":
@@ -56,7 +55,7 @@ def find(response: Mapping[str, Any]) -> Checksum | None:
 
 
 def _decoded(text: str) -> bytes | None:
-    # Stores that send no type mark the checksum of parts as in an ETag: value-number.
+    # Stores that send no type mark a checksum of parts like an ETag of parts: value-number.
     try:
         return base64.b64decode(text, validate=True) or None
     except binascii.Error:

@@ -1,4 +1,4 @@
-"""Which transport moves the bytes: libcurl's where it can be had, else the store's own."""
+"""Chooses the transport: libcurl's if there is a usable libcurl, else the store's own."""
 
 import logging
 from collections.abc import Callable
@@ -25,12 +25,12 @@ def make_transport(config: S3Config, endpoint: str, certificates: str, other: Ca
     Args:
         config: which transport, and its timeout.
         endpoint: URL of the store.
-        certificates: file of the authorities to trust.
-        other: makes the store's own transport, for where libcurl cannot be had.
+        certificates: path of the CA file.
+        other: makes the store's own transport, used without libcurl.
 
     Raises:
-        MissingDependencyError: it is to be libcurl, and there is none that could serve.
-        ConfigError: the proxy on the way to the endpoint cannot be used, with either.
+        MissingDependencyError: the setting asks for libcurl, and there is no usable one.
+        ConfigError: the proxy for the endpoint cannot be used.
     """
     proxy_for(endpoint)
     transport: Transport | None = None

@@ -1,4 +1,4 @@
-"""Makes the connections of a botocore client known to the flights that use them."""
+"""Lets requests that botocore sends be cut short: each registers its socket with the thread's `Flight`."""
 
 import socket
 import time
@@ -15,9 +15,9 @@ else:
 
 
 def watch_connections(client: Any) -> bool:
-    """Make the connections of a client known to the flight of the thread that uses them.
+    """Register each connection of a client with the flight of the thread that uses it.
 
-    False where botocore's internals have changed: requests then last until the timeout.
+    Return False if botocore's internals have changed: requests then last until their timeout.
     """
     client.meta.events.register("before-call.s3.HeadBucket", _refuse_second_search)
     try:
@@ -31,8 +31,8 @@ def watch_connections(client: Any) -> bool:
 
 
 def _refuse_second_search(**_: Any) -> tuple[Any, dict[str, Any]] | None:
-    # Redirected, botocore asks for the bucket's region with a HEAD; redirected again, from within that HEAD with
-    # another, until the stack overflows. A web server that redirects everything to https:// is enough for that.
+    # After a redirect, botocore asks for the bucket's region with a HEAD. If that is redirected too, it sends another
+    # HEAD from within, until the stack overflows. A web server that redirects everything to https:// causes that.
     flight = current_flight()
     if flight is None or not flight.searched:
         if flight is not None:
@@ -43,12 +43,12 @@ def _refuse_second_search(**_: Any) -> tuple[Any, dict[str, Any]] | None:
 
 
 class _Watched(_Connection):
-    """Goes before one of botocore's connection classes."""
+    """A mix-in that precedes one of botocore's connection classes."""
 
     response_class = ClockedResponse
 
     def putrequest(self, *args: Any, **kwargs: Any) -> None:
-        # Not `request`, whose arguments are headers with signatures and tokens: they would be this frame's variables.
+        # Not in `request`: its arguments are headers with signatures and tokens, and tracebacks can show arguments.
         flight = current_flight()
         if flight is not None and self.sock is not None:
             flight.watch(self.sock.fileno())
@@ -62,8 +62,8 @@ class _Watched(_Connection):
             flight.connect_seconds += time.perf_counter() - began
 
     def _new_conn(self) -> socket.socket:
-        # urllib3's, but the socket is known to the flight before it connects: a host that drops packets is the
-        # commonest way to wait for long.
+        # Like urllib3's, but the flight knows the socket before it connects: a host that drops packets is the commonest
+        # cause of a long wait.
         from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
         flight = current_flight()

@@ -12,16 +12,16 @@ _HIDDEN: Final[Mapping[str, type[str]]] = {"secret_access_key": Secret, "session
 
 @dataclass(slots=True, eq=False)  # they may change, so each is equal to itself alone, and can be hashed
 class S3Credentials:
-    """Explicit access to object storage; each field that is given wins over the environment and AWS's files.
+    """Explicit access to object storage. Each field that is given wins over the environment and AWS's files.
 
-    `repr` shows neither the secret nor the token, nor a password in the endpoint's URL; nor do the fields' own. What is
-    changed after a call does not matter to that call.
+    The `repr` of the object and of its fields hides the secret, the token, and a password in the endpoint's URL. A call
+    takes a copy: later changes do not affect it.
     """
 
     access_key_id: str | None = None
     secret_access_key: str | None = None
     session_token: str | None = None
-    """Only for temporary credentials."""
+    """For temporary credentials only."""
     region_name: str | None = None
     endpoint: str | None = None
     """URL of an S3-compatible store, such as http://minio:9000."""

@@ -1,4 +1,4 @@
-"""Who would ask object storage, from where that is known, and whether it answers: for people to read, no secrets."""
+"""Finds which credentials and endpoint a load would use, and whether the store answers. Shows no secrets."""
 
 import dataclasses
 import time
@@ -9,40 +9,40 @@ from runai_model_streamer.config import S3Config
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.io.s3.access import make_access, make_session
 from runai_model_streamer.io.s3.errors import translation
-from runai_model_streamer.io.s3.errors.meaning import Circumstances
+from runai_model_streamer.io.s3.errors.explanation import RequestContext
 from runai_model_streamer.io.s3.errors.provenance import without_user
 from runai_model_streamer.io.s3.listing import has_keys
 from runai_model_streamer.io.s3.store import S3Store
 
-_PATIENCE: Final = 10.0
-"""Seconds that a store has to answer in: longer than any that works takes, and less than people wait."""
+_TIMEOUT: Final = 10.0
+"""Seconds in which a store must answer: more than a working store takes, and less than people wait."""
 
 _SHORTENED: Final = 16
-"""Characters of a key's id from which its first and last four tell it from others and not what it is."""
+"""Minimum characters of a key's id of which the first and last four are shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What requests to object storage would be made with."""
+    """The credentials, endpoint, region and transport that a load would use."""
 
     origin: str | None
-    """Where the credentials come from; None: there are none."""
+    """Where the credentials come from; None if there are none."""
     key_id: str | None
     """The access key's id, shortened."""
     temporary: bool
-    """They come with a session token, and expire."""
+    """Whether the credentials have a session token, and so expire."""
     endpoint: str
     region: str
     transport: str
-    """What moves the bytes: "curl 8.14.1 (/usr/lib/...)"."""
+    """Name of the transport: "curl 8.14.1 (/usr/lib/...)"."""
 
 
 def identify(config: S3Config) -> Identity:
-    """Find credentials and the way to the store, as a load would. Some kinds of credentials ask the network.
+    """Find credentials and endpoint as a load would. Some kinds of credentials need the network.
 
     Raises:
-        MissingDependencyError: boto3, or what the transport asked for needs, is not installed.
-        StreamerError: a profile, a file of settings or a provider of credentials cannot be used.
+        MissingDependencyError: boto3, or a library that the chosen transport needs, is not installed.
+        StreamerError: a profile, a settings file or a credential provider cannot be used.
     """
     started = time.monotonic()
     try:
@@ -51,7 +51,7 @@ def identify(config: S3Config) -> Identity:
         if isinstance(error, StreamerError):
             raise
         seconds = time.monotonic() - started
-        failure = translation.translated(error, Circumstances(None, "", None, 1, seconds, config.timeout))
+        failure = translation.translated(error, RequestContext(None, "", None, 1, seconds, config.timeout))
     raise failure
 
 
@@ -77,29 +77,29 @@ def _identify(config: S3Config) -> Identity:
 
 
 def _shown(found: Any) -> tuple[str, bool]:
-    """Of botocore's credentials, what may be shown: the key's id, shortened, and whether there is a token."""
-    # No variable is botocore's tuple, which shows all that is in it.
+    """Return what may be shown of botocore's credentials: the key's id, shortened, and whether there is a token."""
+    # Do not put botocore's tuple into a variable: a traceback would show its secrets.
     return shorten(found.get_frozen_credentials().access_key), bool(found.get_frozen_credentials().token)
 
 
 def shorten(key_id: str) -> str:
-    """Enough of a key's id to tell it from others."""
+    """Shorten a key's id, but keep enough to recognise it."""
     if len(key_id) < _SHORTENED:
         return f"{key_id[:2]}..."
     return f"{key_id[:4]}...{key_id[-4:]}"
 
 
 def answers(config: S3Config, url: str) -> bool:
-    """Whether there is the object of s3://bucket/key.safetensors, or a key under s3://bucket/prefix.
+    """Whether the object s3://bucket/key.safetensors exists, or any key under s3://bucket/prefix.
 
-    One request, for which the store has ten seconds.
+    It makes one request, and the store has ten seconds to answer.
 
     Raises:
         NotFoundError: there is no such bucket or object.
         StreamerError: the store does not answer, or refuses.
     """
-    hasty = dataclasses.replace(config, timeout=min(config.timeout, _PATIENCE), max_retries=0)
-    store = S3Store(hasty, None, 1)
+    one_request = dataclasses.replace(config, timeout=min(config.timeout, _TIMEOUT), max_retries=0)
+    store = S3Store(one_request, None, 1)
     try:
         if url.endswith(".safetensors"):
             store.open(url).close()

@@ -1,4 +1,4 @@
-"""The objects under a prefix of keys."""
+"""Lists the objects under a prefix."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -13,17 +13,17 @@ from runai_model_streamer.io.s3.location import Location
 from runai_model_streamer.io.s3.store import S3Store
 
 _MOST_PAGES: Final = 10_000
-"""Of a listing, mostly of 1000 keys each: no model has so many, and a store's fault may bring ever more."""
+"""Maximum pages of a listing, most of them of 1000 keys. No model has that many, and a faulty store may never end."""
 
 _SECOND: Final = 10**9
 _MICROSECOND: Final = 1000
 
 
 def list_objects(store: S3Store, path: str, wanted: Wanted, *, recursive: bool) -> list[Entry]:
-    """The objects under s3://bucket/prefix, sorted by name. 1000 or so cost one request, one after the other.
+    """List the objects under s3://bucket/prefix, sorted by name. Each 1000 or so cost one request, one after another.
 
-    The prefix is a folder's name, with or without a slash behind it: `model` does not list `model2/config.json`.
-    Keys that end in a slash stand for folders, and are not listed.
+    The prefix is a folder's name, with or without a final slash: `model` does not list `model2/config.json`. Keys that
+    end in a slash represent folders, and are not listed.
 
     Raises:
         ArgumentError: not a URL of this form.
@@ -52,22 +52,22 @@ def list_objects(store: S3Store, path: str, wanted: Wanted, *, recursive: bool) 
         if not page.get("IsTruncated", token):
             break
         if not token or token in tokens or len(tokens) == _MOST_PAGES:
-            raise _unfit(page, path, f"its listing has no end (page {len(tokens) + 1})")
+            raise _unfit(page, path, f"its listing does not end (page {len(tokens) + 1})")
         tokens.add(token)
         request["ContinuationToken"] = token
     if not found:
         raise NotFoundError(
             f"bucket {bucket} has no key that begins with {prefix!r}",
             where=path,
-            remedy=f"Check it, where case, spaces and slashes count: {store.access().provenance.list_command(bucket)} "
-            "(if it is an object, stream_file takes it as it is)",
+            remedy=f"Check it; case, spaces and slashes count: {store.access().provenance.list_command(bucket)} "
+            "(if it is an object, stream_file takes it)",
             sep=". ",
         )
     return sorted(entries, key=lambda entry: entry.name)
 
 
 def has_keys(store: S3Store, path: str) -> bool:
-    """Whether there is a key under s3://bucket/prefix, asked for with one request.
+    """Whether s3://bucket/prefix has any key. It makes one request.
 
     Raises:
         ArgumentError: not a URL of this form.
@@ -101,9 +101,8 @@ def _entries(
 
 
 def _modified_ns(item: Mapping[str, Any]) -> int:
-    # Stores know seconds, in which an object can be written twice; file systems know at least microseconds, mostly.
-    # So those are left to the ETag.
-    # A few stores leave the time out.
+    # Stores give whole seconds, and an object can be written twice in one. So the microseconds, which nearly all file
+    # systems keep, come from the ETag. A few stores omit the time.
     seconds = int(item["LastModified"].timestamp()) if "LastModified" in item else 0
     etag = hashlib.sha256(str(item.get("ETag", "")).encode()).digest()
     return seconds * _SECOND + int.from_bytes(etag[:8]) % (_SECOND // _MICROSECOND) * _MICROSECOND

@@ -1,4 +1,4 @@
-"""What an s3:// URL names."""
+"""Parses s3:// URLs."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,14 @@ from runai_model_streamer.errors import ArgumentError, IsDirectoryError
 
 
 class Location(NamedTuple):
-    """A bucket, and a key or a prefix of keys in it, both as they are written: nothing is percent-decoded."""
+    """A bucket, and a key or prefix in it, exactly as written: nothing is percent-decoded."""
 
     bucket: str
     key: str
 
     @classmethod
     def of_object(cls, url: str) -> "Location":
-        """From s3://bucket/key.
+        """Parse s3://bucket/key.
 
         Raises:
             ArgumentError: not a URL of this form.
@@ -21,16 +21,16 @@ class Location(NamedTuple):
         """
         location = _split(url)
         if location is None or not location.key:
-            problem, remedy = f"{url!r} does not name an object", "write s3://bucket/key; list_safetensors finds them"
+            problem, remedy = f"{url!r} does not name an object", "write s3://bucket/key; list_safetensors lists them"
             raise ArgumentError(problem, where=url, lead=None, remedy=remedy, sep=": ")
         if location.key.endswith("/"):
-            remedy = "name one file; list_safetensors finds them"
+            remedy = "name one file; list_safetensors lists them"
             raise IsDirectoryError("a prefix of keys, not an object", where=url, remedy=remedy, sep=": ")
         return location
 
     @classmethod
     def of_prefix(cls, url: str) -> "Location":
-        """From s3://bucket or s3://bucket/prefix. The prefix gets the slash that makes it a folder's, if it has none.
+        """Parse s3://bucket or s3://bucket/prefix. The prefix gets a final slash if it has none.
 
         Raises:
             ArgumentError: not a URL of this form.

@@ -1,4 +1,4 @@
-"""Range requests for one object: signed, sent on to its bucket's region, for the version that was opened."""
+"""Makes the range requests for one object: signed, in its bucket's region, for the version that was opened."""
 
 import logging
 
@@ -13,16 +13,16 @@ from runai_model_streamer.ranges import ByteRange
 _log = logging.getLogger(__name__)
 
 _CONDITION_REFUSED = (412, 501)
-"""The object is another one, or the store does not do If-Match, or not rightly."""
+"""The object has changed, or the store does not implement If-Match, or does it wrong."""
 
 
 class ObjectRequests:
-    """Asks for ranges of an object. May be called from many threads.
+    """Requests ranges of an object. Thread safe.
 
     Args:
         path: the object's URL, for log lines.
         location: its bucket and key.
-        version: which object of that name to ask for; an empty one: whichever is there.
+        version: the version to ask for; an empty one accepts any.
     """
 
     def __init__(self, path: str, location: Location, version: Version) -> None:
@@ -33,9 +33,10 @@ class ObjectRequests:
         self.version = version
 
     def ask(self, access: Access, flight: Flight, span: ByteRange, view: memoryview) -> Reply:
-        """Ask once for a range, and once more where the first answer tells the bucket's region or refuses If-Match.
+        """Request a range. Request it again if the first answer names the bucket's region or refuses If-Match.
 
-        Returns a reply with a status below 300.
+        Returns:
+            A reply with a status below 300.
 
         Raises:
             TransportError: there was no answer.
@@ -59,9 +60,9 @@ class ObjectRequests:
     def _look_again(
         self, access: Access, flight: Flight, request: SignedRequest, span: ByteRange, view: memoryview, refusal: Reply
     ) -> Reply:
-        """The answer without If-Match, unless it is that of another object; then the refusal, which was right.
+        """Repeat a refused request without If-Match. Return its answer, or the refusal if the object did change.
 
-        Some stores refuse If-Match with the very ETag that they have just sent: of an object in parts, or in quotes.
+        Some stores refuse the very ETag that they have just sent: that of an object in parts, or in quotes.
         """
         reply = access.transport.get(request, span, None, view, flight)
         if reply.status is None or reply.status >= 300:
@@ -77,7 +78,7 @@ class ObjectRequests:
         return reply
 
     def _condition(self) -> str | None:
-        """The ETag to send; a weak one never matches."""
+        """Return the ETag to send; None for a weak one, which never matches."""
         etag = self.version.etag
         return etag if etag and self._if_match_works and not etag.startswith("W/") else None
 

@@ -1,8 +1,8 @@
-"""Requests that botocore signs and does not send, and answers that it reads without having asked.
+"""Lets botocore sign requests without sending them, and parse answers that a transport received.
 
-botocore resolves the endpoint, signs, follows a bucket to its region and tells a store's errors apart. All that costs
-2 ms of Python for each call, most of the time of a range over a fast network: so it is done once for an object, and
-again for an answer that is not the range.
+botocore resolves the endpoint, signs, follows a bucket to its region, and parses a store's errors. That takes 2 ms of
+Python for each call, which is most of the time of a range over a fast network. So it is done once for an object, and
+again only for an answer that is not the range.
 """
 
 import io
@@ -20,7 +20,7 @@ _current = threading.local()
 
 
 class _Signing:
-    """One call of botocore's: the answers that it is to get, and the request that it made after the last of them."""
+    """One call of botocore's: the answers to give it, and the request that it made after the last of them."""
 
     def __init__(self, refused: Sequence[Reply]) -> None:
         self.answers = list(refused)
@@ -28,26 +28,26 @@ class _Signing:
 
 
 class Body(io.BytesIO):
-    """A body as botocore reads urllib3's."""
+    """A body with the methods that botocore uses of urllib3's."""
 
     def stream(self) -> Iterator[bytes]:
-        """All of it at once."""
+        """Yield the whole body at once."""
         yield self.read()
 
 
 def keep_requests(client: Any) -> None:
-    """Let `sign` have the requests of this client. Calls from elsewhere are sent as ever."""
+    """Let `sign` capture the requests of this client. All other calls are sent as usual."""
     client.meta.events.register("before-send.s3.GetObject", _keep)
 
 
 def sign(client: Any, bucket: str, key: str, refused: Sequence[Reply] = ()) -> SignedRequest:
     """Sign a GET of an object.
 
-    `refused` are the store's answers to earlier requests for it: signed for another region, where they name one.
+    `refused` has the store's answers to earlier requests for it. If they name another region, sign for that.
 
     Raises:
-        ClientError: botocore's, for the last answer, when another request would not help.
-        TransportError: credentials that fit into no header.
+        ClientError: botocore's, for the last answer, if another request would not help.
+        TransportError: the credentials cannot be put into a header.
         Exception: botocore's others, for credentials and settings that it cannot use.
     """
     signing = _current.signing = _Signing(refused)
@@ -57,13 +57,13 @@ def sign(client: Any, bucket: str, key: str, refused: Sequence[Reply] = ()) -> S
         _current.signing = None
     made = replace(signing.request, made=time.time())
     if any(character in value for value in made.headers.values() for character in "\r\n\0"):
-        # Not with the value: it is a key or a token.
+        # Do not quote the value: it is a key or a token.
         raise TransportError(Failure.UNSENDABLE)
     return made
 
 
 def _keep(request: Any, **_: Any) -> Any:
-    # From here on no variable is botocore's request, which shows its headers.
+    # Replace botocore's request first: its repr shows the headers.
     request = readable(request)
     from botocore import awsrequest
 
@@ -80,7 +80,7 @@ def _keep(request: Any, **_: Any) -> Any:
 
 
 def readable(request: Any) -> SignedRequest:
-    """A request of botocore's, in a form that does not show its signature and tokens."""
+    """Convert botocore's request to one whose repr hides signature and tokens."""
     return SignedRequest(Url(request.url), {name: _text(value) for name, value in request.headers.items()}, 0.0)
 
 

@@ -1,4 +1,4 @@
-"""One object of a store, as a `Source`: opened with its first bytes, and read in ranges of that version."""
+"""One object of a store, as a `Source`. Opening it fetches its first bytes; reads are ranges of that version."""
 
 import logging
 from collections.abc import Callable
@@ -21,8 +21,8 @@ from runai_model_streamer.ranges import ByteRange
 _log = logging.getLogger(__name__)
 
 PREFIX_BYTES: Final = 256 << 10
-"""Bytes asked for when an object is opened. The header of nearly every safetensors file is shorter, so that one round
-trip brings the size, the ETag and the header; and a refused GET explains itself in a body, which HEAD has not."""
+"""Bytes fetched when an object is opened. Nearly every safetensors header is shorter, so that one round trip brings the
+size, the ETag and the header. A refused GET has a body with the reason; a refused HEAD has none."""
 
 
 class Store(Protocol):
@@ -40,12 +40,12 @@ class Store(Protocol):
         ...
 
     def forget(self, flights: Flights) -> None:
-        """A source has closed."""
+        """Drop a source that has closed."""
         ...
 
 
 class S3Source:
-    """An object of a store; see `Source`. Made by `S3Store.open`."""
+    """An object of a store, as a `Source`. Made by `S3Store.open`."""
 
     kind = SourceKind.OBJECT
     alignment = 1
@@ -83,29 +83,31 @@ class S3Source:
         return self._requests.version.etag
 
     def skip_verification(self) -> None:
-        """Do nothing: nothing is verified here."""
+        """Do nothing: this source verifies nothing."""
 
     def open_file(self) -> None:
-        """None: an object is no local file."""
+        """Return None: an object is not a local file."""
 
-    def origin(self, offset: int, length: int) -> Origin:  # noqa: ARG002 - wherever in the object
-        """`Origin.OBJECT`."""
+    def origin(self, offset: int, length: int) -> Origin:  # noqa: ARG002 - the same for the whole object
+        """Return `Origin.OBJECT`."""
         return Origin.OBJECT
 
     def read_into(self, offset: int, buffer: memoryview) -> Origin:
-        """Fill `buffer` with the bytes from `offset` on, in one request and as many retries as it takes.
+        """Fill `buffer` with the bytes from `offset` on. Takes one request, and retries.
 
-        The first `PREFIX_BYTES` are at hand from the opening, until a read goes beyond them.
-        Returns `Origin.OBJECT`.
+        Opening fetched the first `PREFIX_BYTES`. They are kept until a read goes beyond them.
+
+        Returns:
+            `Origin.OBJECT`.
 
         Raises:
-            TruncatedError: the object is shorter; nothing was asked for.
+            TruncatedError: the object is shorter; no request was made.
             SourceChangedError: the object is no longer the one that was opened.
-            AccessDeniedError: and `CredentialsError`, when credentials expire and cannot be renewed.
+            AccessDeniedError: the store refuses; `CredentialsError` if credentials expired and cannot be renewed.
             NotFoundError: the object was deleted.
-            StorageTimeoutError, StorageUnreachableError: no byte for the timeout, or no connection, in every attempt.
+            StorageTimeoutError, StorageUnreachableError: no byte within the timeout, or no connection, in each attempt.
             InterruptedReadError: `interrupt` or `close` was called.
-            ReadError: anything else that the store, or the way to it, did.
+            ReadError: any other fault of the store or of the way to it.
         """
         span = ByteRange(offset, offset + len(buffer))
         if span.end > self._size:
@@ -126,7 +128,7 @@ class S3Source:
         return Origin.OBJECT
 
     def checksum(self) -> Checksum | None:
-        """What the store has on record of the whole object's bytes, asked for with one request; None: nothing of use.
+        """Request the store's checksum of the whole object; None if it has none of use.
 
         Raises:
             ReadError: as `read_into`.
@@ -139,11 +141,11 @@ class S3Source:
         return found[-1]
 
     def interrupt(self) -> None:
-        """Make reads in flight and to come raise `InterruptedReadError`. From any thread; see `S3Store.interrupt`."""
+        """Make current and later reads raise `InterruptedReadError`. From any thread; see `S3Store.interrupt`."""
         self._flights.stop()
 
     def close(self) -> None:
-        """Give the prefix's memory back. The connections are the store's. Idempotent."""
+        """End reads and free the prefix. The connections belong to the store. Idempotent."""
         self._flights.stop()
         self._store.forget(self._flights)
         self._prefix = None
@@ -154,7 +156,7 @@ class S3Source:
         try:
             reply = self._requests.ask(access, flight, asked, memoryview(prefix))
         except Exception as error:
-            # No range begins within an empty object: stores refuse it, and a few answer 200 with nothing.
+            # An empty object has no range: most stores refuse it with 416, and a few answer 200 without a body.
             if translation.is_beyond_end(error):
                 return
             raise
@@ -186,7 +188,7 @@ class S3Source:
 
 
 def _check_complete(reply: Reply, span: ByteRange) -> None:
-    """Raise what kept bytes of a range from coming. What fails when all are there does not matter."""
+    """Raise if bytes of a range are missing. A failure after the last byte does not matter."""
     if reply.landed != span.size:
         reply.check()
         raise wrong_length(reply.landed, span.size)

@@ -1,7 +1,7 @@
-"""S3 and compatible stores: one client for all objects of a load, and what is asked again.
+"""Opens objects of an S3-compatible store, with one client for a load, and retries their requests.
 
-Credentials, signing, endpoints and redirects are botocore's (`signing`); how a body reaches the buffer is the
-transport's; what an error means is `errors`'. botocore is imported with the first request, not with this module.
+`signing` leaves credentials, endpoints and redirects to botocore. A transport brings the body into the buffer. `errors`
+explains failures. botocore is imported with the first request, not with this module.
 """
 
 import threading
@@ -14,7 +14,7 @@ from runai_model_streamer.io.http.retries import Attempts, Judgement, retry
 from runai_model_streamer.io.s3.access import Access, CurrentAccess, make_access
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.s3.errors import translation
-from runai_model_streamer.io.s3.errors.meaning import Circumstances
+from runai_model_streamer.io.s3.errors.explanation import RequestContext
 from runai_model_streamer.io.s3.location import Location
 from runai_model_streamer.io.s3.source import S3Source
 from runai_model_streamer.io.setup_time import SetupClock
@@ -22,15 +22,18 @@ from runai_model_streamer.ranges import ByteRange
 
 
 class S3Store:
-    """One way of access to object storage, with a client that all its sources share.
+    """One set of settings and credentials for object storage, with a client that all its sources share.
 
-    Thread safe. The client is made with the first request; `close` gives its connections back.
+    Thread safe. The first request makes the client; `close` closes its connections.
     """
 
     def __init__(
         self, config: S3Config, credentials: S3Credentials | None, connections: int, setup: SetupClock | None = None
     ) -> None:
-        """`connections` is the number of reads at once for which connections are kept open; `setup` times the rest."""
+        """`connections` is the maximum number of concurrent reads: one connection is kept for each.
+
+        `setup` times imports, the search for credentials, and connecting.
+        """
         self._setup = setup = setup or SetupClock()
         self.config = config
         self._lock = threading.Lock()
@@ -38,17 +41,21 @@ class S3Store:
         self._flights: set[Flights] = set()
         self._stopped = False
         self.retries = 0
-        """Requests that were made again."""
+        """Number of retries so far."""
         self.refusals = 0
-        """Requests that were refused for their number, or not answered in time."""
+        """Number of requests refused for their number, or not answered in time."""
         self.answered = False
-        """Something has come from this store, for whichever of its objects."""
+        """The store has answered a request, for any of its objects."""
 
     def open(self, path: str, version: tuple[int, str | None] | None = None) -> "S3Source":
-        """Open s3://bucket/key, its key as it is written, in one request; in none if its size and ETag are known.
+        """Open s3://bucket/key with one request. The key is used as written.
+
+        Args:
+            path: the URL.
+            version: size and ETag if they are already known, from another rank: then no request is made.
 
         Raises:
-            ArgumentError: not a URL of this form, or no name for a bucket.
+            ArgumentError: not a URL of this form, or not a bucket name.
             IsDirectoryError: the key ends in a slash.
             MissingDependencyError: boto3 is not installed.
             InterruptedReadError: `interrupt` was called.
@@ -74,14 +81,14 @@ class S3Store:
         span: ByteRange | None,
         attempt: Callable[[Access, Flight], None],
     ) -> None:
-        """Make attempts until one succeeds; see `retries.retry`. `path`, `bucket` and `span` are for messages.
+        """Call `attempt` until it succeeds; see `retries.retry`. `path`, `bucket` and `span` are for messages.
 
         Args:
-            flights: whose `stop` ends this.
-            path: that is read or listed.
-            bucket: in which it is.
-            span: that is read; None where keys are listed.
-            attempt: one request.
+            flights: its `stop` ends the retries.
+            path: the object or prefix that is read or listed.
+            bucket: its bucket.
+            span: the range that is read; None for a listing.
+            attempt: makes one request.
 
         Raises:
             InterruptedReadError: `flights` was stopped.
@@ -90,7 +97,7 @@ class S3Store:
 
         def translated(error: Exception, attempts: Attempts, access: Access | None) -> Exception:
             opening = not self.answered
-            at = Circumstances(path, bucket, span, attempts.count, attempts.seconds, self.config.timeout, opening)
+            at = RequestContext(path, bucket, span, attempts.count, attempts.seconds, self.config.timeout, opening)
             if access is not None:
                 at = replace(at, unsigned=access.unsigned, provenance=access.provenance, secrets=access.secrets)
             return translation.translated(error, at)
@@ -105,19 +112,19 @@ class S3Store:
 
     @property
     def max_retries(self) -> int:
-        """Attempts after the first. For `retry`, as what follows."""
+        """Attempts after the first. This and the next methods are for `retry`."""
         return self.config.max_retries
 
     def access(self) -> Access:
-        """The client in use."""
+        """Return the client in use."""
         return self._access.get()
 
     def renew(self, refused: Access) -> None:
-        """Read the credentials anew with the next request, unless another thread has seen to that."""
+        """Read the credentials again before the next request. Once for all threads."""
         self._access.renew(refused)
 
     def count_retry(self) -> None:
-        """A request is made again."""
+        """Count one retry."""
         with self._lock:
             self.retries += 1
 
@@ -127,25 +134,25 @@ class S3Store:
             self.refusals += 1
 
     def judge(self, error: Exception) -> Judgement:
-        """Whether to go on after this. The error no longer holds the caller's buffer."""
+        """Say whether to go on after this error, and release its references to the caller's buffer."""
         translation.release_frames(error)
         return translation.judge(error)
 
     @property
     def transport(self) -> str | None:
-        """What moves the bytes; None before the first request."""
+        """Name of the transport; None before the first request."""
         return self._access.transport
 
     def forget(self, flights: Flights) -> None:
-        """A source has closed. For sources."""
+        """Drop a source that has closed. Called by sources."""
         with self._lock:
             self._flights.discard(flights)
 
     def interrupt(self) -> None:
-        """Make all reads and openings, in flight and to come, raise `InterruptedReadError` soon. From any thread.
+        """Make all current and later reads and openings raise `InterruptedReadError` soon. From any thread.
 
-        Within milliseconds, also while a request connects or waits for an answer. Only reads that wait for a host's
-        name to be resolved, or for a credential provider, last until the timeouts of those.
+        That takes milliseconds, even while a request connects or waits for an answer. Only reads that wait for name
+        resolution or for a credential provider last until the timeouts of those.
         """
         with self._lock:
             self._stopped = True
@@ -155,6 +162,6 @@ class S3Store:
             each.stop()
 
     def close(self) -> None:
-        """Close all connections. What was opened here can no longer be read. Idempotent."""
+        """Close all connections. Sources opened here can no longer be read. Idempotent."""
         self.interrupt()
         self._access.close()

@@ -159,7 +159,7 @@ class TestProviders:
         sts.says = granted("2000-01-01T00:00:00Z")
         error = self.failure(server)
         assert type(error) is CredentialsError
-        assert "the credentials have expired, and so have those that took their place" in str(error)
+        assert "the credentials have expired, and so have the ones that replaced them" in str(error)
         assert "clock" in str(error)
 
     @pytest.mark.parametrize("says", ["<!doctype html><br>", granted("2100-01-01T00:00:00Z")[:-10]])
@@ -167,7 +167,7 @@ class TestProviders:
         sts.says = says
         error = self.failure(server)
         assert type(error) is ReadError
-        assert "what answered is neither a store nor one that gives credentials" in str(error)
+        assert "the answer is neither a store's nor a credential provider's" in str(error)
 
     def test_an_answer_without_credentials_is_told(self, server: FaultServer, sts: Sts) -> None:
         sts.says = granted("2100-01-01T00:00:00Z").replace("AssumeRoleWithWebIdentityResult", "Other")

@@ -16,7 +16,7 @@ from runai_model_streamer import errors
 from runai_model_streamer.config import S3Config
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.s3.diagnosis import identify
-from runai_model_streamer.io.s3.errors.meaning import Circumstances
+from runai_model_streamer.io.s3.errors.explanation import RequestContext
 from runai_model_streamer.io.s3.errors.provenance import Provenance
 from runai_model_streamer.io.s3.errors.translation import translated
 from runai_model_streamer.io.s3.listing import has_keys
@@ -255,7 +255,7 @@ class TestTheWayToTheStore:
             for ask in (store.open, lambda path: has_keys(store, path)):
                 with pytest.raises(errors.ConfigError) as caught:
                     ask(URL)
-                assert "the file of certificates to trust cannot be read (" in str(caught.value)
+                assert "the file of trusted certificates cannot be read (" in str(caught.value)
                 assert "1 attempt in" in str(caught.value)
                 assert variable in str(caught.value)
 
@@ -291,7 +291,7 @@ class TestWhatIsNamed:
 
     def test_aws_itself_where_no_endpoint_is_set(self) -> None:
         known = Provenance.of(S3Config(), None, "https://s3.eu-west-1.amazonaws.com", None, None, "")
-        assert known.endpoint_told() == (
+        assert known.endpoint_sentence() == (
             "s3.eu-west-1.amazonaws.com is AWS itself: for another store, set AWS_ENDPOINT_URL to its URL."
         )
         assert not Provenance.of(S3Config(), None, "https://amazonaws.com.example.org", None, None, "").is_aws
@@ -339,7 +339,7 @@ class TestWhatIsNamed:
 
         ways = {str(each.METHOD) for each in vars(credentials).values() if getattr(each, "METHOD", None)}
         former = {"boto-config", "ec2-credentials-file"}
-        told = {way: Provenance(credentials_from=way).credentials_told() for way in ways - former}
+        told = {way: Provenance(credentials_from=way).credentials_sentence() for way in ways - former}
         assert [way for way, text in told.items() if text == f"The credentials are from {way}."] == []
 
     @pytest.mark.parametrize(("secret", "told"), [("a-secret-key\n", True), ("a-secret-key", False)])
@@ -350,7 +350,7 @@ class TestWhatIsNamed:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKID")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
         found = str(failure(server.endpoint, credentials=None))
-        assert ("White space stands around the secret access key: remove it." in found) is told
+        assert ("The secret access key has white space around it: remove it." in found) is told
 
     def test_the_command_that_lists_asks_the_same_store(self, server: FaultServer) -> None:
         error = failure(server.endpoint, "s3://bucket/modell.safetensors")
@@ -360,7 +360,7 @@ class TestWhatIsNamed:
         error = failure(f"{server.endpoint}/bucket")
         assert type(error) is errors.NotFoundError
         assert f"The endpoint is {server.endpoint}/bucket, from " in str(error)
-        assert "Its path comes before every bucket: leave it out" in str(error)
+        assert "Its path precedes every bucket: if it names the bucket, leave it out" in str(error)
 
 
 def _says_what_go_says(exchange: Exchange) -> None:
@@ -385,7 +385,7 @@ class TestPlainHttpWhereTlsIsSpoken:
         with FaultServer(certificate) as server:
             error = failure(f"http://127.0.0.1:{server.port}")
         assert type(error) is errors.StorageUnreachableError
-        assert f"If it speaks TLS at this port, write https://127.0.0.1:{server.port} instead. Else " in str(error)
+        assert f"If it speaks TLS at this port, write https://127.0.0.1:{server.port} instead. Otherwise " in str(error)
 
     def test_does_not_where_the_store_has_answered_before(self, server: FaultServer) -> None:
         config = s3_config(server.endpoint, False, max_retries=0)
@@ -504,7 +504,7 @@ class TestSettings:
     def test_an_endpoint_that_is_no_url_is_named(self, endpoint: str) -> None:
         error = failure(endpoint)
         assert type(error) is errors.ConfigError
-        assert "is no URL of an endpoint" in str(error)
+        assert "is not the URL of an endpoint" in str(error)
         assert "Write it as http://host:port or https://host, in AWS_ENDPOINT_URL, RUNAI_" in str(error)
         assert "planted" not in "".join(traceback.format_exception(error))
 
@@ -517,12 +517,12 @@ class TestSettings:
     def test_a_region_that_is_none_is_named(self) -> None:
         error = failure("http://127.0.0.1:1", credentials=S3Credentials("AKID", "secret", None, "us east"))
         assert type(error) is errors.ConfigError
-        assert "'us east' is no name of a region" in str(error)
+        assert "'us east' is not a region" in str(error)
 
     def test_a_bucket_name_that_aws_cannot_have_is_named(self) -> None:
         error = failure(None, "s3://my bucket/key")
         assert type(error) is errors.ArgumentError
-        assert "'my bucket' is no name of a bucket" in str(error)
+        assert "'my bucket' is not a bucket name" in str(error)
 
 
 class TestSecrets:
@@ -580,7 +580,7 @@ class TestSecrets:
     def test_what_an_error_was_made_from_is_not_shown_either_where_it_gives_one_away(self) -> None:
         error = ProxyConnectionError(proxy_url="the proxy", error="it is none")
         error.__cause__ = OSError("cannot use 'http://user:PLANTED-P@SSWORD@proxy:3128'")
-        made = translated(error, Circumstances(URL, "bucket", None, 1, 0.0, 1.0))
+        made = translated(error, RequestContext(URL, "bucket", None, 1, 0.0, 1.0))
         assert type(made) is errors.StorageUnreachableError
         self.assert_silent(made)
         assert "no connection through the proxy: cannot use 'http://***@proxy:3128'" in str(made)

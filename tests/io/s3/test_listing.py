@@ -162,7 +162,7 @@ def test_a_store_that_is_not_there_is_told() -> None:
 def test_a_listing_without_an_end_is_an_error(server: FaultServer) -> None:
     server.page_size = 2
     server.choose = lambda request: lambda exchange: exchange.listing(NextContinuationToken="again")
-    with pytest.raises(ReadError, match="its listing has no end"):
+    with pytest.raises(ReadError, match="its listing does not end"):
         names(server, "s3://bucket")
     assert len(server.requests) == 2
 
@@ -172,7 +172,7 @@ def test_a_listing_whose_tokens_go_round_is_an_error(server: FaultServer, tokens
     turns = itertools.cycle(tokens)
     server.page_size = 1
     server.choose = lambda request: lambda exchange: exchange.listing(NextContinuationToken=next(turns))
-    with pytest.raises(ReadError, match="its listing has no end"):
+    with pytest.raises(ReadError, match="its listing does not end"):
         names(server, "s3://bucket")
     assert len(server.requests) <= len(tokens) + 1
 
@@ -182,7 +182,7 @@ def test_a_listing_of_ever_more_pages_is_an_error(server: FaultServer, monkeypat
     numbers = itertools.count()
     server.page_size = 1
     server.choose = lambda request: lambda exchange: exchange.listing(NextContinuationToken=f"T{next(numbers)}")
-    with pytest.raises(ReadError, match=r"its listing has no end \(page 6\)"):
+    with pytest.raises(ReadError, match=r"its listing does not end \(page 6\)"):
         names(server, "s3://bucket")
     assert len(server.requests) == 6
 
@@ -256,7 +256,7 @@ def test_a_listing_without_end_is_given_up_before_it_fills_the_memory(server: Fa
             sent += 1 << 20
 
     server.choose = lambda _: endless
-    with pytest.raises(ReadError, match="the answer is no listing: it has more than 16 MiB"):
+    with pytest.raises(ReadError, match="the answer is not a listing: it has more than 16 MiB"):
         names(server, "s3://bucket/model")
     assert sent < 64 << 20
 
@@ -277,7 +277,7 @@ def test_keys_that_were_not_asked_for_are_an_error(server: FaultServer) -> None:
 
 def test_an_answer_that_is_no_listing_is_an_error(server: FaultServer) -> None:
     server.script(Exchange.right)
-    with pytest.raises(ReadError, match="the answer is no listing"):
+    with pytest.raises(ReadError, match="the answer is not a listing"):
         names(server, "s3://bucket/model")
 
 

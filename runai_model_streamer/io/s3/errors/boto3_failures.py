@@ -1,6 +1,6 @@
-"""What botocore, urllib3 and sockets raise, as a failure of the way to the server.
+"""Maps the exceptions of botocore, urllib3 and sockets to a `Failure`.
 
-The only place that knows these exceptions, for the transport over boto3 and for botocore's own requests alike.
+No other module knows these exceptions. It serves the boto3 transport, and the requests that botocore sends itself.
 """
 
 import errno
@@ -15,7 +15,7 @@ from runai_model_streamer.io.http.failures import Failure, TransportError
 
 
 def failure_of(error: Exception) -> TransportError | None:
-    """What an exception says of the way to the server; None where it says nothing of it."""
+    """Convert an exception to a TransportError; None if it is not one of the network's."""
     root = root_of(error)
     for known in (error, root):
         if isinstance(known, TransportError):
@@ -69,15 +69,15 @@ def _tls_failure(root: BaseException) -> Failure:
 
 
 def root_of(error: BaseException) -> BaseException:
-    """The exception that the others were made from."""
+    """Return the last exception of the chain: the one that started it."""
     *_, root = chain_of(error)
     return root
 
 
 def chain_of(error: BaseException) -> Iterator[BaseException]:
-    """The exception, what it was made from, and so on."""
+    """Yield the exception, its cause, the cause of that, and so on."""
     yield error
     deeper = error.__cause__ or error.__context__
-    # One of ours is what the caller was handling when it called.
+    # Stop at one of ours: the caller was handling it when it called.
     if deeper is not None and not isinstance(deeper, StreamerError):
         yield from chain_of(deeper)

@@ -1,4 +1,4 @@
-"""Which endpoint and which credentials are in use, and what set them: what a message needs to name the setting."""
+"""Knows which endpoint and credentials are in use, and which setting they come from, so that a message can name it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,37 +22,37 @@ _ORIGINS: Final[Mapping[str, str]] = {
     "shared-credentials-file": "{profile} in AWS's credentials file",
     "sso": "`aws sso login`, {profile}",
 }
-"""What botocore calls the way in which it found credentials, and what users call it."""
+"""botocore's name for each way to find credentials, and the users' name for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Of one client. Without a value, nothing is known: no client could be made."""
+    """Where one client's endpoint and credentials come from. Empty if no client could be made."""
 
     endpoint: str = ""
-    """URL, without a user."""
+    """URL, without user and password."""
     endpoint_from: str = ""
-    """What set it; "" where it is botocore's or the profile's own choice."""
+    """The setting that named it; "" if botocore or the profile chose it."""
     credentials_from: str = ""
-    """What botocore calls it; "" for none."""
+    """botocore's name for where it found them; "" for none."""
     profile: str = "default"
-    """Of AWS's files, which has them where they are from there."""
+    """The profile of AWS's files in use."""
     padded: bool = False
-    """White space stands around the secret key: a line break, most often, of a file that it was copied from."""
+    """The secret key has white space around it, most often a line break copied from a file."""
 
     @classmethod
     def of(
         cls, config: S3Config, endpoint: str | None, resolved: str, found: object, profile: str | None, secret: str
     ) -> "Provenance":
-        """From what was asked for and what botocore made of it.
+        """Combine what was asked for with what botocore found.
 
         Args:
             config: the settings.
-            endpoint: of explicit credentials.
-            resolved: URL that the client uses.
+            endpoint: the explicit credentials' endpoint.
+            resolved: the URL that the client uses.
             found: botocore's credentials, or None.
-            profile: that somebody chose, or None.
-            secret: their secret key, or "" where it is not known without asking somebody.
+            profile: the profile chosen, or None.
+            secret: the secret key; "" if it is unknown without a request.
         """
         setting = "S3Credentials(endpoint=...)" if endpoint else "RUNAI_STREAMER_S3_ENDPOINT" if config.endpoint else ""
         way = str(getattr(found, "method", None) or "")
@@ -60,7 +60,7 @@ class Provenance:
 
     @property
     def host(self) -> str:
-        """Of the endpoint, with its port."""
+        """The endpoint's host, with its port."""
         return urlsplit(self.endpoint).netloc
 
     @property
@@ -70,11 +70,11 @@ class Provenance:
 
     @property
     def has_path(self) -> bool:
-        """Whether the endpoint goes on behind the host, which then comes before every bucket."""
+        """Whether the endpoint has a path, which then precedes every bucket."""
         return bool(urlsplit(self.endpoint).path.strip("/"))
 
-    def endpoint_told(self) -> str:
-        """A sentence that says which endpoint it is, and what set it; "" if nothing is known."""
+    def endpoint_sentence(self) -> str:
+        """Return a sentence that names the endpoint and its setting; "" if nothing is known."""
         if not self.endpoint:
             return ""
         if self.is_aws:
@@ -83,16 +83,16 @@ class Provenance:
 
     @property
     def credentials_origin(self) -> str:
-        """What users call the place that the credentials are from; "" for none."""
-        told = _ORIGINS.get(self.credentials_from, self.credentials_from)
-        return told.replace("{profile}", f"profile {self.profile!r} (AWS_PROFILE chooses it)")
+        """Where the credentials come from, in the users' words; "" for none."""
+        origin = _ORIGINS.get(self.credentials_from, self.credentials_from)
+        return origin.replace("{profile}", f"profile {self.profile!r} (AWS_PROFILE chooses it)")
 
-    def credentials_told(self) -> str:
-        """A sentence that says where the credentials are from; "" if nothing is known."""
+    def credentials_sentence(self) -> str:
+        """Return a sentence that says where the credentials come from; "" if nothing is known."""
         return f"The credentials are from {self.credentials_origin}." if self.credentials_from else ""
 
     def list_command(self, bucket: str) -> str:
-        """The command with which AWS's own client lists a bucket of this store."""
+        """Return the command of AWS's own client that lists a bucket of this store."""
         option = "" if self.is_aws or not self.endpoint else f" --endpoint-url {self.endpoint}"
         return f"aws s3 ls s3://{bucket}/{option}"
 
@@ -107,7 +107,7 @@ def is_aws(url: str) -> bool:
 
 
 def without_user(url: str) -> str:
-    """The URL without the user and password that may stand before its host."""
+    """Return the URL without user and password."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 

@@ -1,6 +1,6 @@
-"""A failure of a request: whether to make it again, and this package's error for it.
+"""Decides whether a failed request is retried, and makes this package's error for it.
 
-What it means to the user is known in `store` and `network`.
+`store` and `network` know what a failure means to the user.
 """
 
 import re
@@ -14,20 +14,20 @@ from runai_model_streamer.io.http.answers import AnswerError, printable
 from runai_model_streamer.io.http.failures import REFUSED, REFUSED_STATUSES, RETRIED, RETRIED_STATUSES, UNREACHABLE
 from runai_model_streamer.io.http.retries import Judgement
 from runai_model_streamer.io.s3.errors.boto3_failures import chain_of, failure_of, root_of
-from runai_model_streamer.io.s3.errors.meaning import Circumstances
-from runai_model_streamer.io.s3.errors.store import EXPIRED, RETRIED_CODES, SLOW_DOWN, answer_of, meaning_of
+from runai_model_streamer.io.s3.errors.explanation import RequestContext
+from runai_model_streamer.io.s3.errors.store import EXPIRED, RETRIED_CODES, SLOW_DOWN, answer_of, explain
 
 _LONGEST: Final = 300
-"""Characters of a text that is not ours."""
+"""Maximum characters quoted of a text that is not ours."""
 
 _SECRET_PARTS: Final = re.compile(
-    # Parameters of a signed URL, the same in a signed header, and a user in a URL.
+    # Parameters of a signed URL, the same in a signed header, and user and password in a URL.
     r"(?<=\bSignature=)[0-9a-f]+|(?<=X-Amz-Signature=)[^&\s\"'<]+|(?<=X-Amz-Credential=)[^&\s\"'<]+|(?<=X-Amz-Security-Token=)[^&\s\"'<]+"
     r"|(?<=://)[^/\s]+(?=@)",
     re.IGNORECASE,
 )
 _KEY_OR_TOKEN: Final = re.compile(r"[A-Za-z0-9+/=]{40,}")
-"""Keys have this length, tokens more. Long paths may look alike, so that only a store's words are searched for it."""
+"""Keys have this length, tokens are longer. So are some paths, so that only a store's own words are searched for it."""
 
 
 def is_beyond_end(error: Exception) -> bool:
@@ -37,7 +37,7 @@ def is_beyond_end(error: Exception) -> bool:
 
 
 def judge(error: Exception) -> Judgement:
-    """Whether to make a request again that ended so."""
+    """Say whether a request that ended with this error may be made again."""
     answer = answer_of(error)
     if answer is not None:
         again = answer.status in RETRIED_STATUSES or answer.code.startswith(RETRIED_CODES)
@@ -47,52 +47,54 @@ def judge(error: Exception) -> Judgement:
     if broken is None:
         return Judgement(type(root_of(error)).__name__, answered=isinstance(error, AnswerError))
     return Judgement(
-        broken.failure.value,  # without the detail, which may give a secret away
+        broken.failure.value,  # without the detail, which may hold a secret
         again=broken.failure in RETRIED,
         refused=broken.failure in REFUSED,
         unreachable=broken.failure in UNREACHABLE,
     )
 
 
-def translated(error: Exception, at: Circumstances) -> Exception:
-    """Our error, made from theirs; theirs as it is where it is none of storage: a bug, to be seen.
+def translated(error: Exception, at: RequestContext) -> Exception:
+    """Make our error from botocore's or the network's. Return any other error as it is: that is a bug.
 
-    Where their own text, or that of what they were made from, would give a secret away, a traceback must not show it:
-    ours then has no cause. It is to be raised where theirs is no longer handled, or Python makes it the context.
+    If the original error, or one in its chain, holds a secret, ours gets no cause, so that no traceback shows it. Raise
+    ours outside the except block, or Python makes the original its context.
     """
-    meaning = meaning_of(error, at)
-    if meaning is None:
+    explanation = explain(error, at)
+    if explanation is None:
         return error
     tries = f"{at.attempts} attempt{'s' if at.attempts > 1 else ''} in {at.seconds:.1f} s"
-    facts = ", ".join(filter(None, (str(meaning.answer or ""), str(at.span or ""), tries)))
-    quote = _KEY_OR_TOKEN.sub("***", _one_line(meaning.quote))
+    facts = ", ".join(filter(None, (str(explanation.answer or ""), str(at.span or ""), tries)))
+    quote = _KEY_OR_TOKEN.sub("***", _one_line(explanation.quote))
     quoted = f'. The store says: "{quote}"' if quote else ""
-    told = "" if meaning.local else f" ({facts})"
-    problem = _redact(f"{_one_line(meaning.summary)}{told}{quoted}", at.secrets)
-    remedy = _redact(meaning.remedy, at.secrets)
+    brackets = "" if explanation.local else f" ({facts})"
+    problem = _redact(f"{_one_line(explanation.summary)}{brackets}{quoted}", at.secrets)
+    remedy = _redact(explanation.remedy, at.secrets)
     theirs = "\n".join(map(str, chain_of(error)))
-    telling = meaning.telling or _redact(theirs, at.secrets) != theirs or quote != _one_line(meaning.quote)
+    hide_cause = (
+        explanation.hide_cause or _redact(theirs, at.secrets) != theirs or quote != _one_line(explanation.quote)
+    )
     where = None if at.path is None else Where(at.path, at.span)
-    made = meaning.kind(problem if where else f"object storage: {problem}", where=where, remedy=remedy, sep=". ")
-    made.__cause__ = None if telling else error
+    made = explanation.kind(problem if where else f"object storage: {problem}", where=where, remedy=remedy, sep=". ")
+    made.__cause__ = None if hide_cause else error
     return made
 
 
 def release_frames(error: BaseException) -> None:
-    """Empty the finished frames that an exception's tracebacks hold, and with them the caller's buffer.
+    """Clear the finished frames that an exception's tracebacks hold, and so their references to the caller's buffer.
 
-    botocore's exceptions are in reference cycles: a slab would stay alive until some garbage collection.
+    botocore's exceptions are in reference cycles: a slab would stay alive until the next garbage collection.
     """
     for each in chain_of(error):
         for frame, _ in traceback.walk_tb(each.__traceback__):
             finished: FrameType | None = frame
             try:
-                # The callers too: one that was handed the exception by a return is in no traceback.
+                # The callers too: a function that got the exception as a return value is in no traceback.
                 while finished is not None:
                     finished.clear()
                     finished = finished.f_back
             except RuntimeError:
-                # This frame is still at work, and so are its callers.
+                # This frame is still running, and so are its callers.
                 pass
 
 

@@ -57,7 +57,7 @@ def test_a_refusal_without_a_document_of_s3_says_nothing_of_the_object(
     error = failure(server, ask)
     assert type(error) is StorageUnreachableError
     assert not isinstance(error, FileNotFoundError | PermissionError)
-    assert "something else than the store answered (Server: " in str(error)
+    assert "something other than the store answered (Server: " in str(error)
     assert f"HTTP {status}" in str(error)
     assert f"The endpoint is {server.endpoint}" in str(error)
 

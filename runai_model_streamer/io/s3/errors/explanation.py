@@ -1,4 +1,4 @@
-"""A failure of an object store as the user is told of it: the circumstances, and what it means."""
+"""The data from which an error message about object storage is made."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -11,26 +11,30 @@ from runai_model_streamer.ranges import ByteRange
 
 
 @dataclass(frozen=True, slots=True)
-class Circumstances:
-    """What was being done when it went wrong."""
+class RequestContext:
+    """The request that failed, and the settings and credentials it was made with."""
 
     path: str | None
-    """None where no object or bucket was concerned."""
+    """The object or prefix; None if the request concerned neither."""
     bucket: str
     span: ByteRange | None
-    """None where keys were listed."""
+    """The range; None for a listing."""
     attempts: int
+    """Attempts so far, the first included."""
     seconds: float
+    """Time of all attempts."""
     timeout: float
+    """RUNAI_STREAMER_S3_TIMEOUT, in seconds."""
     opening: bool = False
-    """Nothing has come from this object yet."""
+    """The store has not answered any request yet."""
     unsigned: bool = False
     provenance: Provenance = UNKNOWN
     secrets: Collection[str] = field(default=(), repr=False)
+    """Texts to redact."""
 
 
-class Meaning(NamedTuple):
-    """What a failure is to the user."""
+class Explanation(NamedTuple):
+    """What a failure means to the user: our error class, what happened, what to do."""
 
     kind: type[StreamerError]
     summary: str
@@ -38,7 +42,7 @@ class Meaning(NamedTuple):
     answer: Answer | None = None
     quote: str = ""
     """The store's own words."""
-    telling: bool = False
-    """The foreign error's text may give a secret away."""
+    hide_cause: bool = False
+    """The original error's text may hold a secret, so it must not be the cause of ours."""
     local: bool = False
-    """Nothing was asked of the store."""
+    """No request was made."""
