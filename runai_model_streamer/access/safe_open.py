@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self
@@ -128,6 +128,16 @@ class safe_open:  # noqa: N801 - the name that users know
         """
         return self._read(self._info(name), None)
 
+    def get_tensors(self) -> dict[str, torch.Tensor]:
+        """Read all tensors, in file order, many ranges at once.
+
+        Raises:
+            StreamerError: as `get_tensor`.
+        """
+        self._check_open()
+        check_dtypes(self._path, self._header.tensors)
+        return self._load(self._header.tensors, None)
+
     def get_slice(self, name: str) -> "Slice":
         """Return a tensor that is read by indexing: `get_slice(name)[2:4]` reads two rows.
 
@@ -152,13 +162,12 @@ class safe_open:  # noqa: N801 - the name that users know
             ) from None
 
     def _read(self, info: TensorInfo, part: TensorSlice | None) -> torch.Tensor:
-        if self._storage is None or self._process.forked:
-            raise StateError(f"{self._path} is closed, or was opened before a fork", remedy="open it again")
+        self._check_open()
         check_dtypes(self._path, [info])
         selected = select_part(self._path, info, True if part is None else part, MAX_GAP[self._source.kind])
         if selected.info.nbytes <= self._config.chunk_for(self._source.kind) and selected.rows is None:
             return self._read_here(selected.info)
-        return self._read_by_many(selected)
+        return self._load(selected.reads, [selected])[info.name]
 
     def _read_here(self, info: TensorInfo) -> torch.Tensor:
         """Read what one request brings, in this thread."""
@@ -173,30 +182,28 @@ class safe_open:  # noqa: N801 - the name that users know
                 raise
         return self._placed(tensor_of(info, landed))
 
-    def _read_by_many(self, selected: Selected) -> torch.Tensor:
-        """Read with the pipeline of a load."""
+    def _load(self, reads: Sequence[TensorInfo], parts: Sequence[Selected] | None) -> dict[str, torch.Tensor]:
+        """Read with the pipeline of a load, many ranges at once."""
         with opening(self._config, self._credentials) as (storage, close_with):
             source = storage.open_known(self._path, self._source.size, self._source.version)
             close_with.append(source)
             self._check_same(source)
-            load = make_load(
-                storage,
-                [FileReads(self._path, source, selected.reads)],
-                self._config,
-                self._device,
-                parts=[selected],
-            )
+            file = FileReads(self._path, source, reads)
+            load = make_load(storage, [file], self._config, self._device, parts=parts)
         try:
             load.start()
-            ((_, tensor),) = load.tensors()
+            return {name: self._placed(tensor) for name, tensor in load.tensors()}
         finally:
             load.close()
-        return self._placed(tensor)
 
     def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
         # Made in the caller's inference mode, it could never be trained.
         with torch.inference_mode(False), torch.no_grad():
             return tensor.to(self._device)
+
+    def _check_open(self) -> None:
+        if self._storage is None or self._process.forked:
+            raise StateError(f"{self._path} is closed, or was opened before a fork", remedy="open it again")
 
     def _check_same(self, source: Source) -> None:
         if (source.size, source.version) != (self._source.size, self._source.version):

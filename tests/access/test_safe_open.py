@@ -82,6 +82,14 @@ def test_each_tensor_comes_by_its_name(place: str, tensors: dict[str, torch.Tens
     assert our_threads() == []
 
 
+def test_all_tensors_come_at_once(place: str, tensors: dict[str, torch.Tensor]) -> None:
+    with safe_open(place) as file:
+        found = file.get_tensors()
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    assert our_threads() == []
+
+
 @pytest.mark.parametrize("index", [slice(2, 4), 3, (slice(None), slice(0, 2)), (..., -1), (slice(0, 7, 3), 1), ...])
 def test_a_slice_is_what_torch_cuts(place: str, tensors: dict[str, torch.Tensor], index: object) -> None:
     with safe_open(place) as file:
