@@ -17,7 +17,8 @@ BUSY: Final = 0.7
 """Share of readers' time in reads. Below it they mostly wait for memory, the caller or the GIL."""
 
 MIN_SECONDS: Final = 1e-3
-"""Seconds that one read should last. The Python code around it takes a tenth of that, under the GIL."""
+"""Seconds between the ends of two reads, of all readers together, at least. The Python code around a read takes a tenth
+of that, under the GIL, which readers take in turns."""
 
 
 class ReaderCount(Protocol):
@@ -54,7 +55,7 @@ class Pace:
         self.readers = min(first, maximum)
         """The number of useful readers."""
         self.large = 0
-        """Bytes of a read that lasts `MIN_SECONDS`, in whole huge pages; 0 while unknown."""
+        """Bytes that all readers together read in `MIN_SECONDS`, in whole huge pages; 0 while unknown."""
         self._maximum = maximum
         self._before: tuple[int, float] | None = None  # during a trial: the readers and the rate before it
         self._hold = 0
@@ -74,10 +75,12 @@ class Pace:
         self._reads += 1
         self._bytes += length
         self._busy += seconds
-        if self._reads < WINDOW * self.readers or now <= self._began:
+        if self._reads % self.readers or now <= self._began:
             return False
         rate, busy = self._bytes / (now - self._began), self._busy / (self.readers * (now - self._began))
-        self.large = round_up(int(rate / self.readers * MIN_SECONDS), HUGE_PAGE)
+        self.large = round_up(int(rate * MIN_SECONDS), HUGE_PAGE)
+        if self._reads < WINDOW * self.readers:
+            return False
         were = self.readers
         self._decide(rate, busy)
         if self.readers != were:

@@ -81,13 +81,16 @@ def test_no_more_readers_are_tried_while_they_wait_for_other_things_than_reads()
     assert load.tried == [4]
 
 
-@pytest.mark.parametrize(("rate", "large"), [(2e9, 1), (40e9, 5), (100e9, 12)])
-def test_the_faster_storage_is_the_larger_are_reads(rate: float, large: int) -> None:
-    load = Load(Pace(4, 4, 0.0), lambda readers: rate)
+@pytest.mark.parametrize("readers", [4, 64])
+@pytest.mark.parametrize(("rate", "large"), [(2e9, 1), (40e9, 20), (100e9, 48)])
+def test_the_faster_storage_is_the_larger_are_reads_of_any_number_of_readers(
+    rate: float, large: int, readers: int
+) -> None:
+    load = Load(Pace(readers, readers, 0.0), lambda readers: rate)
     assert load.pace.large == 0
-    load.run(WINDOW * 4)
+    load.run(readers)
     assert load.pace.large == large * HUGE_PAGE
-    assert load.pace.large >= rate / 4 * MIN_SECONDS
+    assert load.pace.large >= rate * MIN_SECONDS
 
 
 def test_a_clock_that_does_not_move_decides_nothing() -> None:

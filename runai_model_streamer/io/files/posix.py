@@ -14,16 +14,12 @@ from runai_model_streamer.io.files import file_systems
 from runai_model_streamer.io.files.device import device_of
 from runai_model_streamer.io.files.failures import translated
 from runai_model_streamer.io.files.page_cache import PageCache
+from runai_model_streamer.io.files.requests import RequestSize
 from runai_model_streamer.origins import Origin, SourceKind
 from runai_model_streamer.ranges import PAGE, ByteRange, round_down
 
 _log = logging.getLogger(__name__)
 
-REQUEST_SECONDS: Final = 1e-3
-"""What one direct request should last; the Python around it takes a hundredth of that. A disk of 2.5 GB/s is a tenth
-faster with requests of 1 MiB than with whole chunks (benchmarks/RUNS.md). A disk of 25 GB/s is asked for all of it."""
-
-MAX_REQUEST: Final = 64 << 20
 PIECE: Final = 1 << 20
 """Granularity, in bytes, of the check for cached bytes in a partly cached range."""
 
@@ -60,7 +56,7 @@ class FileSource:
             this well (`file_systems.DIRECT`), unless `shared`.
         shared: whether other processes of this node load the same file. `AUTO` then reads through the page cache, so
             that the disk is read once for all of them.
-        request_seconds: what one direct request should last.
+        requests: sets how many bytes one direct read asks for; None for what the disk's rate suggests.
 
     Raises:
         NotFoundError, IsDirectoryError, AccessDeniedError, ReadError: the file cannot be opened for reading.
@@ -77,7 +73,7 @@ class FileSource:
         direct: DirectIO = DirectIO.AUTO,
         *,
         shared: bool = False,
-        request_seconds: float = REQUEST_SECONDS,
+        requests: RequestSize | None = None,
     ) -> None:
         self.path = path
         self._fd = self._direct_fd = -1
@@ -101,7 +97,7 @@ class FileSource:
         self._file_system = file_systems.name(self._fd)
         self._page_cache: PageCache | None = None
         self._direct_refused = False
-        self._request, self._request_seconds = PIECE, request_seconds
+        self._requests = RequestSize() if requests is None else requests
         self.streams: int | None = None
         self._open_direct(direct, shared, status)
         if self._reads_direct and self._file_system in file_systems.DIRECT:
@@ -249,14 +245,14 @@ class FileSource:
         return Origin.PAGE_CACHE if cached >= length else past_the_cache
 
     def _read_direct(self, fd: int, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` from `offset` on, in requests that last about `request_seconds` each."""
-        landed, length = 0, len(buffer)
+        """Fill `buffer` from `offset` on, in requests that suit the disk."""
+        requests, landed, length = self._requests, 0, len(buffer)
         while landed < length:
-            size = min(self._request, length - landed)
+            size = min(requests.size, length - landed)
             began = time.perf_counter()
             self._read(fd, offset + landed, buffer[landed : landed + size])
-            landed, seconds = landed + size, max(time.perf_counter() - began, 1e-9)
-            self._request = max(PIECE, round_down(int(min(size * self._request_seconds / seconds, MAX_REQUEST)), PIECE))
+            requests.landed(size, began, time.perf_counter())
+            landed += size
 
     def _read(self, fd: int, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset` on."""

@@ -19,6 +19,7 @@ from runai_model_streamer import errors
 from runai_model_streamer.config import DirectIO
 from runai_model_streamer.io.files import file_systems, page_cache
 from runai_model_streamer.io.files.posix import FileSource
+from runai_model_streamer.io.files.requests import WINDOW, RequestSize
 from runai_model_streamer.origins import Origin
 from runai_model_streamer.ranges import PAGE
 from tests.checkpoints import PATIENCE
@@ -160,27 +161,40 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
     return made
 
 
-def test_a_fast_disk_is_asked_for_all_of_a_range_after_its_first_request(
+def test_a_range_is_asked_for_in_requests_of_the_size_that_is_told(
     large_file: Path, reads: list[tuple[str, int, int]]
 ) -> None:
-    with closing(FileSource(str(large_file), request_seconds=3600)) as source:
-        found = read(source, 3 * PAGE, 3 * MIB)
-    assert found == (large_file.read_bytes()[3 * PAGE : 3 * PAGE + 3 * MIB], Origin.DISK)
-    assert reads == [("direct", 3 * PAGE, MIB), ("direct", 3 * PAGE + MIB, 2 * MIB)]
+    requests = RequestSize()
+    with closing(FileSource(str(large_file), requests=requests)) as source:
+        found = [read(source, 3 * PAGE, 3 * MIB)]
+        requests.size = 2 * MIB
+        found.append(read(source, 3 * PAGE, 3 * MIB))
+    assert found == [(large_file.read_bytes()[3 * PAGE : 3 * PAGE + 3 * MIB], Origin.DISK)] * 2
+    assert [(offset - 3 * PAGE, length) for _, offset, length in reads] == [
+        (0, MIB),
+        (MIB, MIB),
+        (2 * MIB, MIB),
+        (0, 2 * MIB),
+        (2 * MIB, MIB),
+    ]
+    assert {way for way, _, _ in reads} == {"direct"}
 
 
-def test_a_slow_disk_is_asked_for_a_piece_at_a_time(large_file: Path, reads: list[tuple[str, int, int]]) -> None:
-    with closing(FileSource(str(large_file), request_seconds=0)) as source:
-        found = read(source, 3 * PAGE, 3 * MIB)
-    assert found == (large_file.read_bytes()[3 * PAGE : 3 * PAGE + 3 * MIB], Origin.DISK)
-    assert reads == [("direct", 3 * PAGE + at * MIB, MIB) for at in range(3)]
+def test_requests_grow_while_a_file_is_read(large_file: Path, reads: list[tuple[str, int, int]]) -> None:
+    with closing(FileSource(str(large_file), requests=RequestSize(seconds=3600))) as source:
+        for _ in range(6):
+            read(source, 0, 3 * MIB)
+    lengths = [length for _, _, length in reads]
+    assert lengths == [MIB] * WINDOW + [2 * MIB]
 
 
 def test_of_a_large_range_what_is_cached_is_copied_and_the_rest_read_direct(
     large_file: Path, reads: list[tuple[str, int, int]]
 ) -> None:
     cache(large_file, MIB, MIB)
-    with closing(FileSource(str(large_file), request_seconds=3600)) as source:
+    requests = RequestSize()
+    requests.size = 8 * MIB
+    with closing(FileSource(str(large_file), requests=requests)) as source:
         assert read(source) == (large_file.read_bytes(), Origin.DISK)
     assert reads == [
         ("direct", 0, MIB),

@@ -1,0 +1,56 @@
+"""How many bytes one direct read should ask for, as the disk's rate shows."""
+
+from typing import Final
+
+from runai_model_streamer.ranges import round_down
+
+MIN_REQUEST: Final = 1 << 20
+"""A disk of 2.5 GB/s is a tenth faster with requests of 1 MiB than with whole chunks (benchmarks/RUNS.md)."""
+
+MAX_REQUEST: Final = 64 << 20
+
+SECONDS: Final = 1e-3
+"""What a request should last at least for the reader that waits for it. Latency is then a small part of it."""
+
+SHARED_SECONDS: Final = 0.4e-3
+"""Seconds between the ends of two requests, of all readers together, at least. The Python code around a request takes a
+fortieth of that, under the GIL. A disk of up to 5 GB/s is thus asked for `MIN_REQUEST` at a time by several readers."""
+
+WINDOW: Final = 16
+"""Requests of full size in one measurement of the rate, or more that are shorter, as the tails of ranges are."""
+
+
+class RequestSize:
+    """Measures the rate of one file's direct reads, and sets the size of the next ones by it.
+
+    Any thread may call `landed`. Threads that do so at once may lose a request of the measurement, which is all.
+
+    Args:
+        seconds: what a request should last for its reader.
+        shared_seconds: seconds between the ends of two requests, of all readers together.
+    """
+
+    def __init__(self, seconds: float = SECONDS, shared_seconds: float = SHARED_SECONDS) -> None:
+        self.size = MIN_REQUEST
+        """Bytes to ask for at once."""
+        self._seconds, self._shared_seconds = seconds, shared_seconds
+        self._began: float | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._bytes, self._busy = 0, 0.0
+
+    def landed(self, length: int, began: float, ended: float) -> None:
+        """Record a request of `length` bytes that took from `began` to `ended`, by `time.perf_counter`."""
+        start = self._began
+        if start is None:
+            self._began = start = began
+        self._bytes += length
+        self._busy += ended - began
+        if self._bytes < WINDOW * self.size or self._busy <= 0.0 or ended <= start:
+            return
+        # A reader that waits for the GIL seems to read slowly. All readers together do not.
+        wanted = max(self._bytes / self._busy * self._seconds, self._bytes / (ended - start) * self._shared_seconds)
+        self.size = max(MIN_REQUEST, round_down(int(min(wanted, MAX_REQUEST)), MIN_REQUEST))
+        self._began = ended
+        self._reset()
