@@ -10,6 +10,7 @@ if typing.TYPE_CHECKING:
     from runai_model_streamer.files import list_safetensors, pull_files
     from runai_model_streamer.io.s3.credentials import S3Credentials
     from runai_model_streamer.object_storage_model import ObjectStorageModel
+    from runai_model_streamer.pipeline.cuda.arena import release_staging_memory
     from runai_model_streamer.pipeline.plan.ranges import FileChunks
     from runai_model_streamer.pipeline.plan.selection import TensorShard, TensorSlice
     from runai_model_streamer.range_streamer import DistributedStreamer, FileStreamer
@@ -33,6 +34,7 @@ else:
         "list_safetensors": "files",
         "load_file": "access.load_file",
         "pull_files": "files",
+        "release_staging_memory": "pipeline.cuda.arena",
         "safe_open": "access.safe_open",
     }
 
@@ -67,5 +69,6 @@ __all__ = [
     "list_safetensors",
     "load_file",
     "pull_files",
+    "release_staging_memory",
     "safe_open",
 ]

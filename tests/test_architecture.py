@@ -118,6 +118,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "config",
         "errors",
         "installation",
+        "io.cgroups",
         "io.files.gds",
         "io.source",
         "kernels",
@@ -128,6 +129,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "pipeline.plan",
         "pipeline.tally",
         "ranges",
+        "threads",
         "threads.forks",
     ),
     "pipeline": (
@@ -272,6 +274,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "files",
         "io.s3.credentials",
         "object_storage_model",
+        "pipeline.cuda.arena",
         "pipeline.plan.ranges",
         "pipeline.plan.selection",
         "range_streamer",

@@ -1,9 +1,28 @@
 """Chooses where a load's tensors land. A new device, or a new way to land, is a module of its own and a line here."""
 
+from collections.abc import Iterable
+
 import torch
 
+from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.io.paths import is_object
+from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.landing.destination import Destination, LoadSpec
 from runai_model_streamer.pipeline.landing.host import host_destination
+
+
+def begin_landing(device: torch.device, config: StreamerConfig, paths: Iterable[str]) -> None:
+    """Begin what takes time and needs no header, while headers are read. What is wrong, `destination_for` raises.
+
+    Args:
+        device: of the load.
+        config: of the load.
+        paths: the files and objects.
+    """
+    if device.type == "cuda":
+        from runai_model_streamer.pipeline.cuda.destination import begin_staging
+
+        begin_staging(device, config, {SourceKind.OBJECT if is_object(path) else SourceKind.FILE for path in paths})
 
 
 def destination_for(device: torch.device, spec: LoadSpec) -> Destination:

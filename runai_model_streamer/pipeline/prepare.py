@@ -19,7 +19,7 @@ from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.connections import ConnectionPace
-from runai_model_streamer.pipeline.destination import destination_for
+from runai_model_streamer.pipeline.destination import begin_landing, destination_for
 from runai_model_streamer.pipeline.landing.assembly import assembled, largest_assembled
 from runai_model_streamer.pipeline.landing.destination import HOST, LoadSpec
 from runai_model_streamer.pipeline.landing.tensors import check_dtypes
@@ -72,6 +72,8 @@ def prepare_load(
     names = checked_names(tensor_names)
     target = None if dtype is None else target_name(dtype)
     asked = {"tensor_names": sorted(names or ()), "device": [device.type], "dtype": [str(target)]}
+    if sharing is None:  # else the ranks of the node divide the limit
+        begin_landing(device, config, paths)
     with opening(config, credentials, sharing) as (storage, close_with):
         opened = open_all(storage, paths, config, read_header, sharing, asked)
         sources = [source for source, _ in opened]

@@ -7,6 +7,7 @@ import torch
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.source import Source
+from runai_model_streamer.pipeline.destination import begin_landing
 from runai_model_streamer.pipeline.load import Load
 from runai_model_streamer.pipeline.plan.ranges import FileChunks, ascending, tensors_of
 from runai_model_streamer.pipeline.prepare import FileReads, make_load, open_all, opening
@@ -32,6 +33,8 @@ def prepare_ranges(
         StreamerError: as `FileStreamer.stream_files`; nothing is left open.
     """
     asked = {"ranges": [f"{each.offsets} {each.sizes}" for each in requests], "device": [device.type]}
+    if sharing is None:  # else the ranks of the node divide the limit
+        begin_landing(device, config, (each.path for each in requests))
     with opening(config, credentials, sharing) as (storage, close_with):
         opened = open_all(storage, [each.path for each in requests], config, _nothing, sharing, asked)
         close_with.extend(source for source, _ in opened)

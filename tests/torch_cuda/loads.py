@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar, cast
 import numpy as np
 import torch
 
-from runai_model_streamer import SafetensorsStreamer
+from runai_model_streamer import SafetensorsStreamer, release_staging_memory
 from tests.checkpoints import Stored, raw
 from tests.cuda_emulator import Emulator
 
@@ -83,6 +83,7 @@ def wrong(
 def left_behind(emulator: Emulator) -> Mapping[str, int]:
     """What is still there of a load whose tensors have been dropped: nothing, where all is well."""
     gc.collect()
+    release_staging_memory()
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     left: dict[str, int] = {what: count for what, count in emulator.leaks().items() if what not in _KEPT}

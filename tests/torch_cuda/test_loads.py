@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from runai_model_streamer import SafetensorsStreamer
+from runai_model_streamer import SafetensorsStreamer, release_staging_memory
 from runai_model_streamer.errors import DeviceError
 from tests.checkpoints import join_ours, raw, stored, write
 from tests.cuda_emulator import Emulator
@@ -53,6 +53,32 @@ def test_what_is_kept_and_then_dropped_leaves_nothing(emulator: Emulator, checkp
     assert wrong(loaded) == []
     loaded.clear()
     assert left_behind(emulator) == {}
+
+
+PINNING = ("cuMemHostAlloc", "cuMemFreeHost", "cuMemHostRegister", "cuMemHostUnregister")
+
+
+@emulated_torch()
+def test_a_process_page_locks_once_before_its_first_tensor(emulator: Emulator, checkpoint: Path) -> None:
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_files([str(checkpoint)], device="cuda")
+        tensors = streamer.get_tensors()
+        next(tensors)
+        first = [call for call in emulator.calls() if call in PINNING]
+        del tensors
+    assert wrong(load(checkpoint)) == []
+    assert [call for call in emulator.calls() if call in PINNING] == first == ["cuMemHostRegister"]
+    release_staging_memory()
+    assert left_behind(emulator) == {}
+
+
+@emulated_torch()
+def test_nothing_that_page_locks_waits_for_the_callers_work(emulator: Emulator, checkpoint: Path) -> None:
+    assert wrong(load(checkpoint)) == []
+    emulator.reset()
+    emulator.set_pinning_waits(True)
+    mapped(checkpoint, cloned)
+    assert [call for call in emulator.calls() if call in PINNING] == []
 
 
 @emulated_torch()

@@ -25,6 +25,8 @@ class CopyStream:
         self._events: list[int] = []
         self._spare: list[int] = []
         self._handle: int | None = None
+        self.drained = False
+        """Whether all that was queued is known to have run."""
         try:
             with driver.current():
                 self._handle = driver.create_stream()
@@ -72,6 +74,7 @@ class CopyStream:
             with contextlib.suppress(CudaError):
                 self._driver.synchronize_stream(self._handle)
             raise
+        self.drained = True
 
     def ending(self) -> Iterator[Callable[[], object]]:
         """Yield the actions that free the events and the drained stream; see `CudaDriver.release`."""

@@ -7,16 +7,22 @@ from typing import Any, NamedTuple
 
 import torch
 
-from runai_model_streamer.config import UNLIMITED, GdsMode
-from runai_model_streamer.errors import GdsUnavailableError, MissingDependencyError
+from runai_model_streamer.config import UNLIMITED, GdsMode, StreamerConfig
+from runai_model_streamer.errors import (
+    GdsUnavailableError,
+    MissingDependencyError,
+    RunaiStreamerMemoryLimitException,
+)
 from runai_model_streamer.io.files.gds import open_gds
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.lifecycle import Lifecycle
+from runai_model_streamer.origins import SourceKind
+from runai_model_streamer.pipeline.cuda.arena import ARENAS
 from runai_model_streamer.pipeline.cuda.cast import DeviceCast, device_cast
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver, driver_api
 from runai_model_streamer.pipeline.cuda.landing import CudaLanding, DeviceFile
 from runai_model_streamer.pipeline.cuda.memory import TorchMemory
-from runai_model_streamer.pipeline.cuda.slots import Staging, staging_for
+from runai_model_streamer.pipeline.cuda.staging import Staging, staging_for
 from runai_model_streamer.pipeline.landing.destination import Destination, LoadSpec
 from runai_model_streamer.pipeline.plan.groups import GROUP_BYTES, Grouping
 from runai_model_streamer.ranges import PAGE
@@ -62,6 +68,26 @@ def cuda_tools(device: torch.device, spec: LoadSpec) -> CudaTools | None:
         if cast is None:
             return None
     return CudaTools(api, cast, gds)
+
+
+def begin_staging(device: torch.device, config: StreamerConfig, kinds: Collection[SourceKind]) -> None:
+    """Begin to page-lock what a load will stage bytes in, before anything is known of its files.
+
+    With limit 0 nothing is begun, since a load that then fails would leave it page-locked.
+
+    Args:
+        device: with its index.
+        config: of the load.
+        kinds: where the files are.
+    """
+    if torch.version.cuda is None or not config.memory_limit or not kinds:
+        return
+    limit = None if config.memory_limit == UNLIMITED else config.memory_limit
+    chunk, concurrency = max(map(config.chunk_for, kinds)), max(map(config.max_concurrency_for, kinds))
+    try:
+        ARENAS.begin(device.index, driver_api(), staging_for(limit, chunk, concurrency))
+    except (MissingDependencyError, RunaiStreamerMemoryLimitException):
+        return  # what comes next tells
 
 
 def _gds_mode(spec: LoadSpec) -> GdsMode:
@@ -128,7 +154,7 @@ def _landing(
     except BaseException:
         _close(direct)
         raise
-    return CudaLanding(driver, memory, staging, lifecycle, direct, tools.cast)
+    return CudaLanding(driver, memory, staging, lifecycle, ARENAS, direct, tools.cast)
 
 
 def _direct_files(sources: Sequence[Source], gds: GdsMode, shared: bool) -> dict[int, DeviceFile]:

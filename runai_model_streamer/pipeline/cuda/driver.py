@@ -24,7 +24,6 @@ _NO_TIMING: Final = 2
 _RELAXED: Final = 2
 """CU_STREAM_CAPTURE_MODE_RELAXED: the thread may make calls that a graph capture in another thread would forbid."""
 
-_NOT_READY: Final = 600
 _OUT_OF_MEMORY: Final = 2
 
 
@@ -59,14 +58,15 @@ class CudaDriver:
     """
 
     def __init__(self, device: int, api: Any) -> None:
-        self._api = api
+        self.number = device
+        self.api = api
         self._of_thread = threading.local()
         self._call("cuInit", 0)
         self._device = self._call("cuDeviceGet", device)
         self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        error, *values = getattr(self._api, name)(*arguments)
+        error, *values = getattr(self.api, name)(*arguments)
         if int(error):
             self._fail(name, error)
         return values[0] if values else None
@@ -74,7 +74,7 @@ class CudaDriver:
     def _fail(self, name: str, error: Any) -> None:
         code = getattr(error, "name", None) or f"error {int(error)}"
         remedy = ""
-        if name == "cuMemHostAlloc" or int(error) == _OUT_OF_MEMORY:
+        if name in ("cuMemHostAlloc", "cuMemHostRegister") or int(error) == _OUT_OF_MEMORY:
             remedy = "for less pinned memory set RUNAI_STREAMER_MEMORY_LIMIT, to 0 for the least"
         raise CudaError(f"{name} failed with {code}", remedy=remedy)
 
@@ -121,7 +121,7 @@ class CudaDriver:
 
     def _exchange_capture_mode(self, mode: int) -> int:
         """Set that of the calling thread; the one before."""
-        return int(self._call("cuThreadExchangeStreamCaptureMode", self._api.CUstreamCaptureMode(mode)))
+        return int(self._call("cuThreadExchangeStreamCaptureMode", self.api.CUstreamCaptureMode(mode)))
 
     def _refuse_capture(self, stream: int) -> None:
         if int(self._call("cuStreamIsCapturing", stream)):
@@ -168,16 +168,17 @@ class CudaDriver:
         """Make later work in the stream wait for the event's last recording."""
         self._call("cuStreamWaitEvent", stream, event, 0)
 
-    def happened(self, event: int) -> bool:
-        """Return whether the event has happened."""
-        error = self._api.cuEventQuery(event)[0]
-        if int(error) not in (0, _NOT_READY):
-            self._fail("cuEventQuery", error)
-        return not int(error)
-
     def synchronize_event(self, event: int) -> None:
         """Wait until the event has happened."""
         self._call("cuEventSynchronize", event)
+
+    def page_lock(self, address: int, size: int) -> None:
+        """Page-lock host memory, whole pages, for this device."""
+        self._call("cuMemHostRegister", address, size, 0)
+
+    def unlock_pages(self, address: int) -> None:
+        """Undo `page_lock`. No copy may use the memory any more."""
+        self._call("cuMemHostUnregister", address)
 
     def allocate_pinned(self, size: int) -> int:
         """Allocate `size` bytes of page-locked, page-aligned host memory, and return the address."""

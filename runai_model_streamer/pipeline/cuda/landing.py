@@ -53,12 +53,15 @@ from runai_model_streamer.io.source import Source
 from runai_model_streamer.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.origins import Origin
 from runai_model_streamer.pipeline.cuda.ahead import Ahead
+from runai_model_streamer.pipeline.cuda.arena import Arenas
 from runai_model_streamer.pipeline.cuda.cast import DeviceCast
 from runai_model_streamer.pipeline.cuda.copy_stream import CopyStream
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
 from runai_model_streamer.pipeline.cuda.image import Image, Piece, needs_of, tensors_of
+from runai_model_streamer.pipeline.cuda.lease import CudaLease
 from runai_model_streamer.pipeline.cuda.memory import DeviceMemory
-from runai_model_streamer.pipeline.cuda.slots import Slot, SlotRing, Staging
+from runai_model_streamer.pipeline.cuda.slots import Slot, SlotRing
+from runai_model_streamer.pipeline.cuda.staging import Staging
 from runai_model_streamer.pipeline.landing.tensors import empty_tensor, tensor_of
 from runai_model_streamer.pipeline.plan.casts import as_cast
 from runai_model_streamer.pipeline.plan.groups import Group, Step
@@ -85,20 +88,6 @@ class DeviceFile(Protocol):
         ...
 
 
-class CudaLease:
-    """The device memory of one group."""
-
-    __slots__ = ("event", "group", "image", "stream")
-
-    def __init__(self, group: Group, image: Image, stream: int, event: int) -> None:
-        self.group = group
-        self.image = image
-        self.stream = stream
-        """In whose order the memory was allocated."""
-        self.event = event
-        """Recorded behind what was pending on the memory; when the group is complete, behind its copies."""
-
-
 class CudaLanding:
     """Slots, copy stream and events of one load; see `Landing`, and the top of this module. Owns the files.
 
@@ -107,6 +96,7 @@ class CudaLanding:
         memory: for the tensors, made in the caller's thread.
         staging: the slots.
         lifecycle: of the load.
+        arenas: where the slots' memory is from.
         files: those that GPUDirect reads, by their index in the plan.
         cast: what casts tensors as they land; None to leave them as they are.
 
@@ -122,6 +112,7 @@ class CudaLanding:
         memory: DeviceMemory,
         staging: Staging,
         lifecycle: Lifecycle,
+        arenas: Arenas,
         files: Mapping[int, DeviceFile] | None = None,
         cast: DeviceCast | None = None,
     ) -> None:
@@ -131,8 +122,8 @@ class CudaLanding:
         self._files = files or {}
         self._cast = cast
         self._target = None if cast is None else cast.target
-        self._ring = SlotRing(driver, staging, lifecycle)
-        self._slot_bytes = staging.size
+        self._ring = SlotRing(driver, staging, lifecycle, arenas)
+        self._peak = self._ring.bytes
         self.waits = WaitClock()
         self._process = OwnProcess()
         self._leases: dict[int, CudaLease] = {}
@@ -148,8 +139,8 @@ class CudaLanding:
 
     @property
     def peak(self) -> int:
-        """Bytes of pinned memory: slots are kept until the end."""
-        return self._ring.made * self._slot_bytes
+        """Bytes of page-locked memory: the load has all of it from its beginning."""
+        return self._peak
 
     def lease(self, group: Group, storage_bound: bool) -> CudaLease:  # noqa: ARG002 - makes no difference here
         """Allocate device memory, once the caller has taken all but `GROUPS_AHEAD` of the groups before."""
@@ -208,12 +199,14 @@ class CudaLanding:
             with self._stream.queue() as stream:
                 for piece in pieces:
                     self._driver.copy_to_device(piece.pointer, slot.address + piece.start, piece.length, stream)
+                if slot.event is None:
+                    slot.event = self._stream.event()
                 self._driver.record(slot.event, stream)
         except Stopped:
             self._ring.give_back(slot)
             raise
         except BaseException:
-            self._ring.strand(slot)
+            self._ring.strand()
             raise
         self._ring.copying(slot)
 
@@ -279,7 +272,7 @@ class CudaLanding:
         if stream is not None:
             yield stream.drain
         yield self._leases.clear
-        yield self._ring.close
+        yield lambda: self._ring.close(intact=stream is None or stream.drained)
         if stream is not None:
             yield from stream.ending()
         if not self._ring.held and not self._direct_reads:

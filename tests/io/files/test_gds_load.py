@@ -45,6 +45,7 @@ def load(
     monkeypatch.setattr(streamer, "resolve_device", lambda _: torch.device("cuda", 0))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(destination, "TorchMemory", lambda _: world.memory)
+    monkeypatch.setattr(destination, "ARENAS", world.arenas)
     monkeypatch.setattr(destination, "device_cast", lambda _, target, __: world.cast(target))
     monkeypatch.setenv("RUNAI_STREAMER_GDS", "1")
     with SafetensorsStreamer() as opened:

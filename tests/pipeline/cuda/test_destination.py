@@ -16,14 +16,14 @@ from runai_model_streamer import (
 from runai_model_streamer import (
     range_streamer as chunk_streamer,
 )
-from runai_model_streamer.errors import GdsUnavailableError, MissingDependencyError
+from runai_model_streamer.errors import GdsUnavailableError, MissingDependencyError, NotFoundError
 from runai_model_streamer.installation import install_command
 from runai_model_streamer.origins import SourceKind
-from runai_model_streamer.pipeline.cuda import destination, driver, slots
+from runai_model_streamer.pipeline.cuda import destination, driver, staging
 from runai_model_streamer.pipeline.landing import assembly
 from runai_model_streamer.pipeline.plan import groups
 from runai_model_streamer.pipeline.plan.selection import Rows
-from tests.checkpoints import Stored, numbered, raw, stored, write
+from tests.checkpoints import Stored, join_ours, numbered, raw, stored, write
 from tests.cuda_emulator import Emulator
 from tests.pipeline.cuda.world import GPU, CtypesApi, World
 
@@ -52,7 +52,7 @@ def test_tensors_are_staged_and_copied(world: World, tensors: dict[str, Stored],
     assert world.faulty.calls["cuMemcpyHtoDAsync"] >= 4
     report = opened.report
     assert (report.device, report.bytes) == ("cuda:0", sum(len(each.data) for each in tensors.values()))
-    assert report.peak_memory == world.emulator.live("pinned_bytes_peak")
+    assert report.peak_memory == world.emulator.live("registered_bytes_peak")
     assert report.reader_seconds.copy > 0
     assert world.close() == []
 
@@ -68,7 +68,7 @@ def test_a_limit_below_the_largest_tensor_is_enough(
         kept = list(opened.get_tensors())
     assert [raw(tensor) for _, tensor in kept] == [each.data for each in tensors.values()]
     kept.clear()
-    assert world.emulator.live("pinned_bytes_peak") <= (int(limit) or 8 << 20)  # two reads
+    assert world.emulator.live("registered_bytes_peak") <= (int(limit) or 16 << 20)  # two reads
     assert world.close() == []
 
 
@@ -76,14 +76,14 @@ def test_a_limit_below_the_largest_tensor_is_enough(
 def test_without_a_limit_a_chunk_that_is_too_large_for_two_slots_is_cut(
     limit: str, world: World, tensors: dict[str, Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slots, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(staging, "MAX_BYTES", 1 << 20)
     monkeypatch.setenv("RUNAI_STREAMER_MEMORY_LIMIT", limit)
     with SafetensorsStreamer() as opened:
         opened.stream_file(write(tmp_path / "m", tensors), device="cuda:0")
         kept = list(opened.get_tensors())
     assert [raw(tensor) for _, tensor in kept] == [each.data for each in tensors.values()]
     kept.clear()
-    assert world.emulator.live("pinned_bytes_peak") <= 1 << 20
+    assert world.emulator.live("registered_bytes_peak") <= 1 << 20
     assert world.close() == []
 
 
@@ -196,4 +196,25 @@ def test_raw_ranges_that_overlap_or_go_back_land_on_the_device(
             found.append((index, raw(tensor)))
             del tensor
     assert found == [(index, data[offsets[index] : offsets[index] + sizes[index]]) for index in range(5)]
+    assert world.close() == []
+
+
+def test_memory_is_page_locked_once_while_headers_are_read_and_serves_the_next_load(
+    world: World, tensors: dict[str, Stored], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "m", tensors)
+    for _ in range(2):
+        with SafetensorsStreamer() as opened:
+            opened.stream_file(path, device="cuda:0")
+            list(opened.get_tensors())
+    assert world.faulty.calls["cuMemHostRegister"] == 1
+    assert world.faulty.calls["cuMemHostUnregister"] == 0
+    assert world.close() == []
+
+
+def test_it_is_begun_before_a_header_is_read(world: World, tmp_path: Path) -> None:
+    with SafetensorsStreamer() as opened, pytest.raises(NotFoundError):
+        opened.stream_file(tmp_path / "missing", device="cuda:0")
+    join_ours()
+    assert world.faulty.calls["cuMemHostRegister"] == 1
     assert world.close() == []

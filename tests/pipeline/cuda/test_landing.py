@@ -19,6 +19,7 @@ from runai_model_streamer.pipeline.cuda.cast import DeviceCast
 from runai_model_streamer.pipeline.cuda.copy_stream import CopyStream
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
 from runai_model_streamer.pipeline.cuda.image import Cast, Image
+from runai_model_streamer.pipeline.cuda.lease import CudaLease
 from runai_model_streamer.pipeline.cuda.memory import Allocated
 from runai_model_streamer.pipeline.cuda.slots import Slot, SlotRing
 from runai_model_streamer.pipeline.plan.groups import Group
@@ -197,7 +198,7 @@ def test_as_it_is_nothing_goes_wrong(emulator: Emulator, case: Case, taken: int 
 def test_a_slot_that_is_used_again_before_its_event_is_found(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(CudaDriver, "happened", lambda *_: True)
+    monkeypatch.setattr(CudaDriver, "synchronize_event", lambda *_: None)
     assert is_found(("source-changed", "host-access"), lambda: lazily(emulator, PLAIN))
 
 
@@ -214,7 +215,7 @@ def test_a_slots_event_that_is_recorded_before_its_copy_is_found(
 
     def too_late(driver: CudaDriver, pointer: int, address: int, size: int, stream: int) -> None:
         for slot in slots:
-            if slot.address <= address < slot.address + PAGE:
+            if slot.event is not None and slot.address <= address < slot.address + PAGE:
                 record(driver, slot.event, stream)
         copy(driver, pointer, address, size, stream)
 
@@ -333,7 +334,7 @@ def test_scratch_memory_that_is_freed_when_the_casts_are_queued_is_found(
 ) -> None:
     ready = cuda.CudaLanding.ready
 
-    def too_soon(landing: cuda.CudaLanding, lease: cuda.CudaLease) -> None:
+    def too_soon(landing: cuda.CudaLanding, lease: CudaLease) -> None:
         ready(landing, lease)
         lease.image.pop_scratch()
 
@@ -347,7 +348,7 @@ def test_scratch_memory_that_is_freed_before_the_callers_stream_waits_is_found(
     take = cuda.CudaLanding.take
 
     def too_soon(
-        landing: cuda.CudaLanding, group: Group, lease: cuda.CudaLease | None
+        landing: cuda.CudaLanding, group: Group, lease: CudaLease | None
     ) -> Iterator[list[tuple[str, torch.Tensor]]]:
         if lease is not None:
             lease.image.pop_scratch()
@@ -446,6 +447,8 @@ def test_a_cast_that_cannot_be_queued_reaches_the_caller_and_nothing_is_left(emu
 
 def _fail_each(emulator: Emulator, case: Case, calls: dict[str, int]) -> None:
     for name, count in calls.items():
+        if name == "cuMemHostRegister":
+            continue  # CUDA is then asked for the memory: tests/pipeline/cuda/test_arena.py
         for number in range(1, count + 1):
             emulator.reset()
             world = world_of(emulator)
@@ -474,7 +477,7 @@ def test_a_copy_that_fails_as_it_runs_reaches_the_caller(mode: Mode, emulator: E
     with pytest.raises(CudaError, match=r"^cu\w+ failed with CUDA_ERROR_700"):
         list(load.tensors())
     load.close()
-    assert (emulator.live("streams"), emulator.live("pinned")) == (2, 0)
+    assert (emulator.live("streams"), emulator.live("registered")) == (2, 0)
 
 
 class Failing(Tender):
@@ -557,7 +560,7 @@ def test_the_limit_bounds_the_pinned_memory_whatever_the_size_of_tensors(
     kept = list(world.load([file], limit=limit).tensors())
     assert [raw(tensor) for _, tensor in kept] == [each.data for each in file.values()]
     kept.clear()
-    assert emulator.live("pinned_bytes_peak") <= bytes_
+    assert emulator.live("registered_bytes_peak") <= bytes_
     assert world.close() == []
 
 

@@ -1,55 +1,27 @@
-"""How much is staged, and how slots go round; on a driver that only counts."""
+"""How slots go round; on a driver that only waits, and memory that is not page-locked."""
 
-import ctypes
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from runai_model_streamer.errors import CudaError, RunaiStreamerMemoryLimitException
+from runai_model_streamer.errors import CudaError
 from runai_model_streamer.lifecycle import Lifecycle, Stopped
-from runai_model_streamer.pipeline.cuda.slots import MAX_BYTES, SlotRing, Staging, staging_for
+from runai_model_streamer.pipeline.cuda.arena import Arena
+from runai_model_streamer.pipeline.cuda.slots import Slot, SlotRing
+from runai_model_streamer.pipeline.cuda.staging import Staging
 from runai_model_streamer.ranges import PAGE
 from tests.checkpoints import PATIENCE
 
-MIB = 1 << 20
 
+class WaitingDriver:
+    """Remembers which events were waited for."""
 
-@pytest.mark.parametrize(
-    ("limit", "chunk", "concurrency", "staging"),
-    [
-        (None, 2 * MIB, 16, (2 * MIB, 18)),
-        (None, 8 * MIB, 8, (8 * MIB, 10)),
-        (None, 64 * MIB, 16, (64 * MIB, MAX_BYTES // (64 * MIB))),
-        (None, 1024 * MIB, 16, (MAX_BYTES // 2, 2)),
-        (0, 2 * MIB, 16, (2 * MIB, 2)),
-        (0, 1024 * MIB, 16, (MAX_BYTES // 2, 2)),
-        (4 * MIB, 2 * MIB, 16, (2 * MIB, 2)),
-        (9 * MIB, 2 * MIB, 16, (2 * MIB, 4)),
-        (3 * MIB, 2 * MIB, 16, (3 * MIB // 2, 2)),
-        (2 * PAGE, 2 * MIB, 16, (PAGE, 2)),
-        (1 << 40, 2 * MIB, 16, (2 * MIB, 18)),
-    ],
-)
-def test_slots_fit_into_the_limit(limit: int | None, chunk: int, concurrency: int, staging: tuple[int, int]) -> None:
-    assert staging_for(limit, chunk, concurrency) == staging
-
-
-@pytest.mark.parametrize("limit", [1, PAGE, 2 * PAGE - 1])
-def test_a_limit_without_room_for_two_pages_is_an_error_that_says_so(limit: int) -> None:
-    with pytest.raises(RunaiStreamerMemoryLimitException, match=f"MEMORY_LIMIT={limit} is too small.* {2 * PAGE} or"):
-        staging_for(limit, 2 * MIB, 16)
-
-
-class CountingDriver:
-    """Memory and events; an event has happened when it is in `done`."""
+    number, api = 0, None
 
     def __init__(self) -> None:
-        self.memory: dict[int, Any] = {}
-        self.events: set[int] = set()
-        self.done: set[int] = set()
         self.waits: list[int] = []
         self.refused = False
 
@@ -57,138 +29,162 @@ class CountingDriver:
     def current(self) -> Iterator[None]:
         yield
 
-    def release(self, actions: Iterable[Any]) -> None:
-        for action in actions:
-            action()
-
-    def allocate_pinned(self, size: int) -> int:
-        memory = (ctypes.c_uint8 * size)()
-        self.memory[ctypes.addressof(memory)] = memory
-        return ctypes.addressof(memory)
-
-    def free_pinned(self, address: int) -> None:
-        del self.memory[address]
-
-    def create_event(self) -> int:
-        if self.refused:
-            raise CudaError("cuEventCreate failed with CUDA_ERROR_OUT_OF_MEMORY")
-        self.events.add(len(self.events) + 1)
-        return len(self.events)
-
-    def destroy_event(self, event: int) -> None:
-        self.events.remove(event)
-
-    def happened(self, event: int) -> bool:
-        return event in self.done
-
     def synchronize_event(self, event: int) -> None:
+        if self.refused:
+            raise CudaError("cuEventSynchronize failed with CUDA_ERROR_ILLEGAL_ADDRESS")
         self.waits.append(event)
-        self.done.add(event)
 
 
-@pytest.fixture
-def driver() -> CountingDriver:
-    return CountingDriver()
+class OneArena:
+    """Lends one arena, which a test makes ready, and remembers what came back."""
+
+    def __init__(self) -> None:
+        self.arena = Arena(0, None, 0)
+        self.intact: list[bool] = []
+
+    def lend(self, device: int, api: object, staging: Staging) -> Arena:
+        self.arena.size = staging.bytes
+        return self.arena
+
+    def give_back(self, arena: Arena, staging: Staging, *, intact: bool) -> None:
+        assert arena is self.arena
+        self.intact.append(intact)
 
 
-def ring_of(driver: CountingDriver, slots: int = 2, lifecycle: Lifecycle | None = None) -> SlotRing:
-    return SlotRing(driver, Staging(PAGE, slots), lifecycle or Lifecycle())  # type: ignore[arg-type]
+class Slots:
+    """A ring, and what it is made of."""
+
+    def __init__(self, count: int = 2, *, ready: bool = True) -> None:
+        self.driver = WaitingDriver()
+        self.arenas = OneArena()
+        self.lifecycle = Lifecycle()
+        driver: Any = self.driver
+        arenas: Any = self.arenas
+        self.ring = SlotRing(driver, Staging(PAGE, count, 0), self.lifecycle, arenas)
+        if ready:
+            self.ready()
+
+    def ready(self) -> None:
+        self.arenas.arena.memory.set_result(memoryview(bytearray(self.arenas.arena.size)))
+
+    def copied(self, slot: Slot, event: int) -> None:
+        slot.event = event
+        self.ring.copying(slot)
+
+    def acquire_in_a_thread(self) -> tuple[threading.Thread, list[object]]:
+        got: list[object] = []
+
+        def run() -> None:
+            try:
+                got.append(self.ring.acquire())
+            except (Stopped, CudaError) as error:
+                got.append(type(error))
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        return thread, got
 
 
-def test_slots_are_made_as_they_are_needed(driver: CountingDriver) -> None:
-    ring = ring_of(driver, 8)
-    first = ring.acquire()
-    ring.give_back(first)
-    assert ring.acquire() is first
-    assert ring.made == 1
+def test_slots_are_pieces_of_one_arena() -> None:
+    slots = Slots(3)
+    addresses = [slots.ring.acquire().address for _ in range(3)]
+    assert [address - addresses[0] for address in addresses] == [0, PAGE, 2 * PAGE]
+    assert slots.ring.bytes == 3 * PAGE
 
 
-def test_a_slot_whose_copy_is_done_is_taken_before_a_new_one_is_made(driver: CountingDriver) -> None:
-    ring = ring_of(driver, 8)
-    first = ring.acquire()
-    ring.copying(first)
-    driver.done.add(first.event)
-    assert ring.acquire() is first
-    assert (ring.made, driver.waits) == (1, [])
+def test_a_slot_that_was_given_back_is_taken_first() -> None:
+    slots = Slots(8)
+    first = slots.ring.acquire()
+    slots.ring.give_back(first)
+    assert slots.ring.acquire() is first
 
 
-def test_a_new_one_is_made_rather_than_waited_for(driver: CountingDriver) -> None:
-    ring = ring_of(driver)
-    first = ring.acquire()
-    ring.copying(first)
-    assert ring.acquire() is not first
-    assert (ring.made, driver.waits) == (2, [])
+def test_an_unused_one_is_taken_rather_than_waited_for() -> None:
+    slots = Slots()
+    first = slots.ring.acquire()
+    slots.copied(first, 1)
+    assert slots.ring.acquire() is not first
+    assert slots.driver.waits == []
 
 
-def test_when_all_are_in_use_the_oldest_copy_is_waited_for(driver: CountingDriver) -> None:
-    ring = ring_of(driver)
-    first, second = ring.acquire(), ring.acquire()
-    ring.copying(second)
-    ring.copying(first)
-    assert ring.acquire() is second
-    assert driver.waits == [second.event]
+def test_when_all_are_in_use_the_oldest_copy_is_waited_for() -> None:
+    slots = Slots()
+    first, second = slots.ring.acquire(), slots.ring.acquire()
+    slots.copied(second, 2)
+    slots.copied(first, 1)
+    assert slots.ring.acquire() is second
+    assert slots.driver.waits == [2]
 
 
 @pytest.mark.parametrize("end", ["close", "fail"])
-def test_a_wait_for_another_reader_ends_with_the_load(driver: CountingDriver, end: str) -> None:
-    lifecycle = Lifecycle()
-    ring = ring_of(driver, lifecycle=lifecycle)
-    held = [ring.acquire(), ring.acquire()]
-    stopped: list[bool] = []
-
-    def wait() -> None:
-        with pytest.raises(Stopped):
-            ring.acquire()
-        stopped.append(True)
-
-    threads = [threading.Thread(target=wait, daemon=True) for _ in range(3)]
-    for thread in threads:
-        thread.start()
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_wait_ends_with_the_load(end: str, ready: bool) -> None:
+    slots = Slots(ready=ready)
+    held = [slots.ring.acquire(), slots.ring.acquire()] if ready else []
+    waiting = [slots.acquire_in_a_thread() for _ in range(3)]
     if end == "close":
-        lifecycle.close()
+        slots.lifecycle.close()
     else:
-        lifecycle.fail(CudaError("gone"))
-    for thread in threads:
+        slots.lifecycle.fail(CudaError("gone"))
+    for thread, _ in waiting:
         thread.join(PATIENCE)
-    assert stopped == [True] * 3
-    assert len(held) == ring.held == 2
+    assert [got for _, got in waiting] == [[Stopped]] * 3
+    assert len(held) == slots.ring.held
 
 
-def test_a_wait_for_another_reader_ends_when_that_gives_its_slot_back(driver: CountingDriver) -> None:
-    ring = ring_of(driver)
-    held = [ring.acquire(), ring.acquire()]
-    got: list[object] = []
-    thread = threading.Thread(target=lambda: got.append(ring.acquire()), daemon=True)
-    thread.start()
-    ring.give_back(held[0])
+def test_a_wait_for_the_arena_ends_when_it_is_there() -> None:
+    slots = Slots(ready=False)
+    thread, got = slots.acquire_in_a_thread()
+    slots.ready()
+    thread.join(PATIENCE)
+    assert [type(each) for each in got] == [Slot]
+
+
+def test_an_arena_that_cannot_be_made_is_an_error_for_every_reader() -> None:
+    slots = Slots(ready=False)
+    waiting = [slots.acquire_in_a_thread() for _ in range(2)]
+    slots.arenas.arena.memory.set_exception(CudaError("cuMemHostAlloc failed"))
+    for thread, _ in waiting:
+        thread.join(PATIENCE)
+    assert [got for _, got in waiting] == [[CudaError]] * 2
+    assert slots.ring.held == 0
+
+
+def test_a_wait_for_another_reader_ends_when_that_gives_its_slot_back() -> None:
+    slots = Slots()
+    held = [slots.ring.acquire(), slots.ring.acquire()]
+    thread, got = slots.acquire_in_a_thread()
+    slots.ring.give_back(held[0])
     thread.join(PATIENCE)
     assert got == [held[0]]
 
 
-def test_a_stranded_slot_is_not_used_again_but_freed(driver: CountingDriver) -> None:
-    ring = ring_of(driver)
-    first = ring.acquire()
-    driver.done.add(first.event)
-    ring.strand(first)
-    assert ring.acquire() is not first
-    ring.close()
-    assert list(driver.memory) != [first.address]
-    assert len(driver.memory) == 1
+def test_a_slot_whose_copy_failed_is_not_used_again() -> None:
+    slots = Slots()
+    first, second = slots.ring.acquire(), slots.ring.acquire()
+    slots.copied(first, 1)
+    slots.driver.refused = True
+    with pytest.raises(CudaError, match="cuEventSynchronize"):
+        slots.ring.acquire()
+    assert slots.ring.held == 1
+    slots.ring.give_back(second)
+    assert slots.ring.acquire() is second
 
 
-def test_a_slot_that_is_held_at_the_close_is_freed_when_it_comes_back(driver: CountingDriver) -> None:
-    ring = ring_of(driver)
-    held, free = ring.acquire(), ring.acquire()
-    ring.give_back(free)
-    ring.close()
-    assert list(driver.memory) == [held.address]
-    ring.give_back(held)
-    assert (driver.memory, driver.events) == ({}, set())
+@pytest.mark.parametrize("intact", [True, False])
+def test_the_arena_goes_back_at_the_close(intact: bool) -> None:
+    slots = Slots()
+    slots.ring.give_back(slots.ring.acquire())
+    slots.ring.close(intact=intact)
+    slots.ring.close(intact=intact)
+    assert slots.arenas.intact == [intact]
+    assert slots.ring.bytes == 0
 
 
-def test_a_slot_without_an_event_is_no_slot(driver: CountingDriver) -> None:
-    ring = ring_of(driver)
-    driver.refused = True
-    with pytest.raises(CudaError, match="cuEventCreate"):
-        ring.acquire()
-    assert (driver.memory, ring.held, ring.made) == ({}, 0, 0)
+def test_while_a_reader_holds_a_slot_the_arena_does_not_go_back() -> None:
+    slots = Slots()
+    held = slots.ring.acquire()
+    slots.ring.close(intact=True)
+    assert slots.arenas.intact == []
+    slots.ring.give_back(held)
+    assert slots.arenas.intact == [True]

@@ -27,11 +27,12 @@ from runai_model_streamer.kernels.bits import ITEM_SIZES
 from runai_model_streamer.lifecycle import Lifecycle
 from runai_model_streamer.origins import Origin, SourceKind
 from runai_model_streamer.pipeline.cuda import destination
+from runai_model_streamer.pipeline.cuda.arena import Arenas
 from runai_model_streamer.pipeline.cuda.cast import DeviceCast
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
 from runai_model_streamer.pipeline.cuda.landing import CudaLanding, DeviceFile
 from runai_model_streamer.pipeline.cuda.memory import Allocated
-from runai_model_streamer.pipeline.cuda.slots import staging_for
+from runai_model_streamer.pipeline.cuda.staging import staging_for
 from runai_model_streamer.pipeline.landing.destination import Destination
 from runai_model_streamer.pipeline.load import Load
 from runai_model_streamer.pipeline.plan.groups import Grouping, PlannedFile
@@ -124,7 +125,7 @@ class Faulty:
         def call(*arguments: Any) -> tuple[Any, ...]:
             if not self.count(name):
                 return function(*arguments)  # type: ignore[no-any-return]
-            if any(word in name for word in ("Free", "Destroy", "Release", "Pop")):
+            if any(word in name for word in ("Free", "Unregister", "Destroy", "Release", "Pop")):
                 function(*arguments)
             return (Code(999), 0)
 
@@ -238,6 +239,7 @@ class World:
         self.lost = False
         """The device fails in this test: nothing more can be asked of it."""
         self.memory = Caching(self)
+        self.arenas = Arenas()
         self.faulty = Faulty(api)
         """What the landing calls the driver through."""
         self._results: list[tuple[str, int, int]] = []
@@ -254,6 +256,7 @@ class World:
         patch.setattr(torch.version, "cuda", "13.0")
         patch.setattr(destination, "driver_api", lambda: self.faulty)
         patch.setattr(destination, "TorchMemory", lambda _: self.memory)
+        patch.setattr(destination, "ARENAS", self.arenas)
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -274,7 +277,7 @@ class World:
         cast: DeviceCast | None = None,
     ) -> CudaLanding:
         staging = staging_for(limit, chunk, concurrency)
-        return CudaLanding(CudaDriver(0, self.faulty), self.memory, staging, lifecycle, files, cast)
+        return CudaLanding(CudaDriver(0, self.faulty), self.memory, staging, lifecycle, self.arenas, files, cast)
 
     def cast(self, target: str) -> DeviceCast:
         """As numba-cuda's kernels are queued, without numba-cuda."""
@@ -343,6 +346,7 @@ class World:
         """What is wrong with what has been done here: reports of the emulator, and what is left over."""
         self.call("cuCtxSynchronize")
         self.results()
+        self.arenas.release()
         wrong = [f"{self.memory.lent} pieces of memory are left"] if self.memory.lent else []
         self.memory.close()
         self.call("cuStreamDestroy", self.stream)

@@ -1,0 +1,60 @@
+"""How much page-locked host memory a load onto a GPU stages bytes in: the size and number of its slots."""
+
+from typing import Final, NamedTuple
+
+from runai_model_streamer.errors import RunaiStreamerMemoryLimitException
+from runai_model_streamer.ranges import PAGE, round_down
+
+LEAST: Final = 2
+"""The fewest slots: a reader fills one while the other is copied."""
+
+MAX_BYTES: Final = 256 << 20
+"""Bytes of all slots, without a limit or with limit 0. Chunks above half of it are cut."""
+
+
+class Staging(NamedTuple):
+    """The page-locked memory of a load."""
+
+    size: int
+    """Bytes of a slot, and the most bytes of one read; whole pages."""
+    slots: int
+    """How many there are; at least two."""
+    kept: int
+    """Bytes that the process may keep page-locked after the load."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all slots."""
+        return self.size * self.slots
+
+    def fits(self, size: int) -> bool:
+        """Return whether an arena of this size holds all slots, and is within the load's limit."""
+        return self.bytes <= size <= max(self.kept, self.bytes)
+
+
+def staging_for(limit: int | None, chunk: int, concurrency: int) -> Staging:
+    """Return the slots of a load: one for each read in flight and two being copied, if the limit allows that.
+
+    More slots would not help, since a copy over PCIe usually takes less time than the read before it.
+
+    Args:
+        limit: bytes of all slots together; None for `MAX_BYTES`, 0 for the minimum that double-buffers.
+        chunk: bytes of the largest read, whole pages. If two chunks exceed the limit, reads are smaller.
+        concurrency: reads in flight at once.
+
+    Raises:
+        RunaiStreamerMemoryLimitException: the limit is less than two pages.
+    """
+    wanted = max(concurrency, 1) + 2
+    kept = MAX_BYTES if limit is None else limit
+    if limit is None:
+        limit = MAX_BYTES
+    elif limit == 0:
+        limit, wanted = MAX_BYTES, LEAST
+    elif limit < LEAST * PAGE:
+        raise RunaiStreamerMemoryLimitException(
+            f"RUNAI_STREAMER_MEMORY_LIMIT={limit} is too small to stage anything for the GPU in",
+            remedy=f"set it to {LEAST * PAGE} or more, or to 0 for what two reads need",
+        )
+    size = min(chunk, round_down(limit // LEAST, PAGE))
+    return Staging(size, min(wanted, limit // size), kept)
