@@ -63,8 +63,8 @@ test-gpu: $(CUDA_VENV)/.cuda ## on a machine with a GPU: what only one can show,
 test-oldest: $(OLDEST_VENV)/.oldest ## kernels, casts and S3 with the oldest numba, boto3 ... that pyproject.toml allows
 	@$(OLDEST_VENV)/bin/python -m pytest $(OLDEST_TESTS) $(ARGS)
 
-test-releases: $(VENV)/.releases ## functions of 13 releases of vLLM and SGLang, cut out of their wheels (0.9 GB fetched, little kept)
-	@ENGINE_SOURCES=$(VENV)/releases $(BIN)/python -m pytest tests/engines/test_releases.py $(ARGS)
+test-releases: $(VENV)/.releases ## functions of 16 releases of vLLM and SGLang, cut out of their wheels (1.3 GB fetched, little kept)
+	@ENGINE_SOURCES=$(VENV)/releases $(BIN)/python -m pytest tests/engines/test_releases.py tests/engines/test_vllm_plugin.py $(ARGS)
 
 test-engines: $(ENGINES_VENV)/.engines ## a real vLLM on the CPU (3.6 GB installed) loads and serves from disk and S3
 	@$(ENGINES_VENV)/bin/python -m pytest -o faulthandler_timeout=900 tests/engines/test_vllm.py $(ARGS)

@@ -142,6 +142,8 @@ class StreamerConfig:
     fan_out: FanOut = FanOut.AUTO
     """How bytes that one rank has read reach the others of its node."""
     s3: S3Config = S3Config()
+    vllm: bool = False
+    """The plugin for vLLM takes the place of vLLM's own loader. Read when vLLM starts, not by a load."""
     trace: str | None = None
     """Path for an event trace of each load. `{pid}` and `{rank}` in it stand for the process and its rank."""
     log_level: str | None = None

@@ -1,5 +1,6 @@
 """`SafetensorsStreamer`, which streams the tensors of safetensors files."""
 
+import functools
 import logging
 import os
 from collections.abc import Iterator
@@ -124,6 +125,8 @@ class SafetensorsStreamer(Streamer):
                     "stream_files takes a list of paths", remedy=f"for one, call stream_file({paths!r})"
                 )
             self._device = resolve_device(device)
+            if self._device.type == "cpu" and torch.cuda.is_initialized():
+                _tell_of_the_gpu()
             checked = [as_path(path) for path in paths]
             if not checked:  # The folder may have none; then a model would keep its initial weights.
                 _log.warning("[RunAI Streamer] stream_files was given no file: no tensor will come")
@@ -154,3 +157,12 @@ class SafetensorsStreamer(Streamer):
             StreamerError: what went wrong while reading. The next `next` raises it, before anything wrong is yielded.
         """
         return self._tensors("stream_file or stream_files")
+
+
+@functools.cache
+def _tell_of_the_gpu() -> None:
+    # Once in a process.
+    _log.info(
+        "[RunAI Streamer] This process uses CUDA, and loads into host memory. device='cuda' loads onto the GPU; in "
+        "vLLM and SGLang --model-loader-extra-config '{\"distributed\": true}' does so, also with one GPU"
+    )

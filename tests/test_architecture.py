@@ -253,6 +253,8 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "streamer",
     ),
     "__main__": ("cli.main",),
+    "engines.vllm": ("config", "engines.vllm_loader", "errors"),
+    "engines": ("pipeline.plan.selection", "report.load_report", "streamer"),
     # Where the original has its names.
     "s3_utils": ("files", "io.listing", "io.paths", "io.s3.credentials"),
     "distributed_streamer": ("range_streamer",),
@@ -292,6 +294,7 @@ ONLY_IN = {
         "cli",
         "device",
         "distributed",
+        "engines",
         "kernels",
         "pipeline",
         "profiling",
@@ -307,6 +310,7 @@ ONLY_IN = {
     "kvikio": ("io.files.gds",),
     "llvmlite": ("kernels",),
     "numba": ("kernels",),
+    "vllm": ("engines",),
 }
 # Those of them that cost too much, or may be missing, to be imported before they are needed.
 LAZY = ("awscrt", "boto3", "botocore", "mypy_boto3_s3", "kvikio")

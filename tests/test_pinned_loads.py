@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from runai_model_streamer import FileChunks, FileStreamer, SafetensorsStreamer
+from runai_model_streamer import streamer as streamer_module
 from runai_model_streamer.errors import OutOfMemoryError, PinnedUnavailableError, ReadError, StreamerError
 from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.origins import Origin
@@ -266,3 +267,24 @@ def test_a_process_that_does_not_use_cuda_pays_nothing(checkpoint: Checkpoint) -
     command = [sys.executable, "-c", _PLAIN, str(checkpoint[0])]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_the_log_says_once_how_to_load_onto_the_gpu(
+    memory: PinnedMemory, checkpoint: Checkpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    streamer_module._tell_of_the_gpu.cache_clear()  # noqa: SLF001
+    caplog.set_level("INFO")
+    for _ in range(2):
+        with SafetensorsStreamer() as streamer:
+            streamer.stream_file(checkpoint[0])
+    assert caplog.text.count("""--model-loader-extra-config '{"distributed": true}'""") == 1
+
+
+def test_it_says_nothing_of_a_gpu_where_cuda_is_not_in_use(
+    checkpoint: Checkpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    streamer_module._tell_of_the_gpu.cache_clear()  # noqa: SLF001
+    caplog.set_level("INFO")
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_file(checkpoint[0])
+    assert "GPU" not in caplog.text

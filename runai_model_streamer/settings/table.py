@@ -226,6 +226,15 @@ SECTIONS: Final[Mapping[str, tuple[Setting, ...]]] = {
             "[eight GPUs](eight_gpus.md).",
         ),
     ),
+    "Engines": (
+        Setting(
+            "RUNAI_STREAMER_VLLM",
+            "vllm",
+            parsers.flag(),
+            "`0`",
+            "vLLM should load `runai_streamer` onto its device, without a copy of each tensor: [engines](engines.md).",
+        ),
+    ),
     "Logs and traces": (
         Setting(
             "RUNAI_STREAMER_LOG_LEVEL",

