@@ -145,7 +145,7 @@ class StreamerConfig:
     vllm: bool = False
     """The plugin for vLLM takes the place of vLLM's own loader. Read when vLLM starts, not by a load."""
     trace: str | None = None
-    """Path for an event trace of each load. `{pid}` and `{rank}` in it stand for the process and its rank."""
+    """Path for an event trace of each load. `{pid}` and `{rank}` in it are replaced by process id and rank."""
     log_level: str | None = None
     """Name of the package's log level; None leaves it to the host, or INFO on stderr."""
     log_to_stderr: bool = False

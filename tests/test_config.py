@@ -232,7 +232,8 @@ REMEDIES = {
     "RUNAI_STREAMER_MAX_BANDWIDTH": "set it to a number of bytes per second, or a size such as 500MB, at least 65536, "
     "or to 0 for no bound",
     "RUNAI_STREAMER_VERIFY": "set it to 0 or 1",
-    "RUNAI_STREAMER_TRACE": "set it to a file's path, in which {pid} and {rank} may stand for the process and its rank",
+    "RUNAI_STREAMER_TRACE": "set it to a file's path; {pid} and {rank} in it are replaced by the process id and "
+    "the rank",
     "RUNAI_STREAMER_LOG_LEVEL": "set it to DEBUG, INFO, WARNING or ERROR",
     "RUNAI_STREAMER_LOG_TO_STDERR": "set it to 0 or 1",
 }

@@ -1,1 +1,1 @@
-"""The safetensors format: headers, the tensors that they describe, and what other formats look like."""
+"""The safetensors format: reads headers and indices, and recognises other formats."""

@@ -22,7 +22,7 @@ from runai_model_streamer.errors import HeaderError
 from runai_model_streamer.io.source import Source
 
 MAX_HEADER_BYTES: Final = 100_000_000
-"""The longest header that the format allows."""
+"""Maximum length of a header, by the format."""
 
 _PREFIX: Final = 8
 _METADATA: Final = "__metadata__"
@@ -34,7 +34,7 @@ _QUICK_ELEMENTS: Final = 2**56  # times 64 bits still fits an int64
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file holds. Everything in it was checked against the format and the file's size."""
+    """The contents of a file, checked against the format and the file's size."""
 
     tensors: tuple[TensorInfo, ...]
     """In file order. Empty tensors that share a place come in the header's order."""
@@ -45,7 +45,7 @@ class Header:
 
 
 class _Columns(NamedTuple):
-    """The header's entries by field, each valid in itself. Offsets count from the start of the data section."""
+    """The header's entries as columns, each entry valid in itself. Offsets count from the start of the data section."""
 
     names: Sequence[str]
     dtypes: Sequence[str]
@@ -58,7 +58,7 @@ def read_header(source: Source) -> Header:
     """Read and validate the header of the file or object behind `source`. Tensors' bytes are not read.
 
     Raises:
-        HeaderError: the file is no safetensors file, breaks the format, or has another length than its header says.
+        HeaderError: not a safetensors file, or it breaks the format, or has another length than its header says.
         ReadError: the source could not be read. `TruncatedError`: it ended before its own size.
     """
     raw = bytearray(_header_length(source))
@@ -73,7 +73,7 @@ def _validated(path: str, raw: bytearray, size: int) -> Header:
     metadata = _metadata(path, entries.pop(_METADATA, None))
     columns = _columns(entries) or _columns_one_by_one(path, entries)
     # A tensor has five strings: its name, three keys and the dtype. The metadata has its name, its keys and its values.
-    # More strings mean an unknown field, or a key that occurs twice, of which orjson keeps the last.
+    # More strings mean an unknown field, or a key that occurs twice: orjson keeps only the last.
     if count_strings(raw) != 5 * len(entries) + has_metadata + 2 * len(metadata):
         parse_every_key(path, raw)
     columns = _in_file_order(path, columns)
@@ -171,7 +171,7 @@ def _columns_one_by_one(path: str, entries: dict[str, Any]) -> _Columns:
 
 
 def _fault(entry: Any) -> str | None:
-    """Say what is wrong with a tensor's entry, without a look at its neighbours."""
+    """Say what is wrong with a tensor's entry, on its own."""
     if type(entry) is not dict:
         return f"its entry is {short(entry)}, not an object with {', '.join(_FIELDS)}"
     missing = [field for field in _FIELDS if field not in entry]
@@ -228,7 +228,7 @@ def _in_file_order(path: str, columns: _Columns) -> _Columns:
 
 
 def _ends_before(columns: _Columns) -> npt.NDArray[np.int64]:
-    """Where the tensor before each one ends. Each has to start there."""
+    """Return where the tensor before each one ends. Each must start there."""
     return np.append(np.int64(0), columns.ends)[:-1]
 
 

@@ -14,7 +14,7 @@ import orjson
 
 from runai_model_streamer.errors import HeaderError
 
-AGAIN: Final = "the file is damaged, or its writer broke the format: download it again, or write it anew"
+AGAIN: Final = "the file is damaged, or its writer broke the format: download it again, or write it again"
 
 _MAX_NESTING: Final = 127  # the limit of safetensors' own parser
 
@@ -73,7 +73,7 @@ def parse_every_key(path: str, raw: bytearray) -> dict[str, Any]:
         return found
 
     def number(text: str) -> float:
-        return -0.0 if text == "-0" else int(text)  # at most 309 digits: orjson refuses what no double can hold
+        return -0.0 if text == "-0" else int(text)  # at most 309 digits: orjson refuses more than a double can hold
 
     depth = 0
     parsed: dict[str, Any] = {}

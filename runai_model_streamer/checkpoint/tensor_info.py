@@ -1,4 +1,4 @@
-"""One tensor, as the header of its file describes it; the format's dtypes."""
+"""Describes one tensor, as the header of its file does, and the format's dtypes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
@@ -51,11 +51,11 @@ TORCH_NAMES: Final[Mapping[str, str]] = MappingProxyType(
         "F4": "float4_e2m1fn_x2",
     }
 )
-"""What torch calls a dtype of the format, where it has it. Older releases of torch lack some of these."""
+"""The format's dtype -> torch's name for it. Older releases of torch lack some of these."""
 
 
 def torch_dtype(dtype: str) -> "torch.dtype | None":
-    """The installed torch's dtype for one of the format's; None if it has none."""
+    """Return the installed torch's dtype for one of the format's; None if it has none."""
     import torch
 
     return getattr(torch, TORCH_NAMES.get(dtype, ""), None)
@@ -76,13 +76,13 @@ class Shape(tuple[int, ...]):
 
 
 class Offsets(NamedTuple):
-    """Where a tensor's bytes lie, in bytes from the start of the data section, half-open."""
+    """The range of a tensor, in bytes from the start of the data section; half-open."""
 
     start: int
     end: int
 
     def get_diff(self) -> int:
-        """Number of bytes."""
+        """Return the number of bytes."""
         return self.end - self.start
 
 
@@ -91,19 +91,19 @@ class TensorInfo(NamedTuple):
 
     name: str
     dtype: str
-    """The format's name of it, a key of `DTYPE_BITS`."""
+    """The format's name of the dtype, a key of `DTYPE_BITS`."""
     shape: tuple[int, ...]
-    """In elements, for dtypes of less than a byte too."""
+    """Sizes in elements, also for dtypes of less than a byte."""
     start: int
-    """Byte in the file where the tensor starts."""
+    """Offset in the file of the tensor's first byte."""
     end: int
-    """Byte in the file behind the tensor's last."""
+    """Offset in the file after the tensor's last byte."""
     data_start: int
-    """Byte in the file where the data section starts."""
+    """Offset in the file of the data section."""
 
     @property
     def offsets(self) -> Offsets:
-        """`start` and `end` as the header has them: from the start of the data section."""
+        """`start` and `end` as in the header: from the start of the data section."""
         return Offsets(self.start - self.data_start, self.end - self.data_start)
 
     @property
@@ -111,22 +111,22 @@ class TensorInfo(NamedTuple):
         """Number of bytes in the file."""
         return self.end - self.start
 
-    # What the original's metadata has.
+    # These methods are those of the original's metadata.
 
     def get_bytesize(self) -> int:
-        """`nbytes`."""
+        """Return `nbytes`."""
         return self.nbytes
 
     def get_item_count(self) -> int:
-        """Number of elements."""
+        """Return the number of elements."""
         return prod(self.shape)
 
     def get_element_size(self) -> int:
-        """Bytes of one element of `get_torch_dtype`, and raises as that does."""
+        """Return the bytes of one element of `get_torch_dtype`. Raises as that does."""
         return self.get_torch_dtype().itemsize
 
     def get_torch_dtype(self) -> "torch.dtype":
-        """What torch makes of the dtype.
+        """Return torch's dtype.
 
         Raises:
             UnsupportedDtypeError: the installed torch has no such dtype.
@@ -145,5 +145,5 @@ _END: Final[Callable[[TensorInfo], int]] = attrgetter("end")
 
 
 def nbytes_of(tensors: Sequence[TensorInfo]) -> int:
-    """Number of bytes of them all, without a Python frame for each."""
+    """Return the number of bytes of all tensors, without a Python frame for each."""
     return sum(map(_END, tensors)) - sum(map(_START, tensors))

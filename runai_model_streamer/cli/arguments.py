@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, TypeAlias
 
-from runai_model_streamer.settings.parsers import size_of
+from runai_model_streamer.settings.parsers import parse_size
 
 Command: TypeAlias = Callable[[argparse.Namespace], int]
 """Runs a subcommand and returns the exit code."""
@@ -47,7 +47,7 @@ def size(text: str) -> int:
         argparse.ArgumentTypeError: the text has none of these forms.
     """
     try:
-        return size_of(text)
+        return parse_size(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size: use a number of bytes, or 256M, 1G, 1GiB") from None
 

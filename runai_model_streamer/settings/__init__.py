@@ -1,1 +1,1 @@
-"""The environment variables: one table, and the parsers of their values."""
+"""The environment variables: one table, and parsers for their values."""

@@ -1,4 +1,4 @@
-"""Environment variables for a while: settings are read from the environment at each load."""
+"""Sets environment variables temporarily: each load reads its settings from the environment."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def environment(variables: Mapping[str, str | None]) -> Iterator[None]:
-    """These environment variables, for as long as it is open; None is for one that is not set."""
+    """Set environment variables while the context is open. None unsets one."""
     before = {name: os.environ.get(name) for name in variables}
     try:
         _set(variables)

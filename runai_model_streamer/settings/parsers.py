@@ -1,4 +1,4 @@
-"""Parsers of what an environment variable may hold."""
+"""Parsers for the values of environment variables."""
 
 import logging
 import re
@@ -13,7 +13,7 @@ _FLAGS: Final = {
 _LONGEST_WAIT: Final = 86400
 """Seconds: a day."""
 _MIN_BANDWIDTH: Final = 64 << 10
-"""Bytes per second. A smaller number is most likely one of megabytes."""
+"""Bytes per second. A smaller number most likely means megabytes."""
 
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?B?)|B)?", re.IGNORECASE)
 _SLURM_TASKS: Final = re.compile(r"(\d+)(?:\(x\d+\))?")
@@ -21,20 +21,20 @@ _PLACEHOLDER: Final = re.compile(r"\{[^{}]*\}")
 
 
 class Parser(NamedTuple):
-    """Reads the text of a variable, and says what the text may be."""
+    """Parses the text of a variable, and describes valid texts."""
 
     read: Callable[[str], object]
-    """Takes text that is not empty. Raises ValueError for text that cannot be used."""
+    """Parses a text that is not empty. Raises ValueError if it is invalid."""
     expected: str
-    """For an error: goes on from "set it to"."""
+    """For an error message; follows "set it to"."""
     kind: str
     """For the documentation."""
     maximum: int | None = None
     """A larger number counts as this one, with a warning in the log."""
 
 
-def size_of(text: str) -> int:
-    """Bytes: `4194304`, `4096KiB`, `4Mi`, `4M` (powers of 1024) or `4MB` (powers of 1000).
+def parse_size(text: str) -> int:
+    """Parse a size in bytes: `4194304`, `4096KiB`, `4Mi`, `4M` (powers of 1024) or `4MB` (powers of 1000).
 
     Raises:
         ValueError: not a size.
@@ -51,30 +51,30 @@ def size_of(text: str) -> int:
 
 
 def size(minimum: int) -> Parser:
-    """A number of bytes, at least `minimum`."""
+    """Accept a number of bytes, at least `minimum`."""
 
     def read(text: str) -> int:
-        return _at_least(minimum, size_of(text))
+        return _at_least(minimum, parse_size(text))
 
     expected = f"a number of bytes, or a size such as 16MiB, 16Mi or 16MB, at least {minimum}"
     return Parser(read, expected, "size")
 
 
 def memory_limit() -> Parser:
-    """A number of bytes, 0 or -1."""
+    """Accept a number of bytes, 0 or -1."""
 
     def read(text: str) -> int:
-        return -1 if text == "-1" else size_of(text)
+        return -1 if text == "-1" else parse_size(text)
 
     expected = "a number of bytes, or a size such as 4GiB, 4Gi or 4GB; to 0 for the least, or to -1 for no limit"
     return Parser(read, expected, "size, 0 or -1")
 
 
 def bandwidth() -> Parser:
-    """A number of bytes per second; 0 is no bound, and read as None."""
+    """Accept a number of bytes per second. 0 means no bound, and gives None."""
 
     def read(text: str) -> int | None:
-        value = size_of(text)
+        value = parse_size(text)
         return _at_least(_MIN_BANDWIDTH, value) if value else None
 
     expected = f"a number of bytes per second, or a size such as 500MB, at least {_MIN_BANDWIDTH}, or to 0 for no bound"
@@ -82,7 +82,7 @@ def bandwidth() -> Parser:
 
 
 def whole(minimum: int, maximum: int | None = None) -> Parser:
-    """A whole number, at least `minimum`. One above `maximum` counts as that."""
+    """Accept a whole number, at least `minimum`. One above `maximum` counts as `maximum`."""
 
     def read(text: str) -> int:
         value = _at_least(minimum, int(text))
@@ -93,18 +93,18 @@ def whole(minimum: int, maximum: int | None = None) -> Parser:
 
 
 def slurm_tasks() -> Parser:
-    """The tasks of each node, as Slurm writes them: `8`, `8(x2)`, `8(x2),4`. The largest number counts."""
+    """Accept the tasks of each node, as Slurm writes them: `8`, `8(x2)`, `8(x2),4`. The largest number counts."""
 
     def read(text: str) -> int | None:
         counts = [_SLURM_TASKS.fullmatch(each) for each in text.split(",")]
-        # Slurm sets it, so the user could not mend what is wrong with it.
+        # Ignore an invalid value: Slurm sets it, so the user could not correct it.
         return max(int(each[1]) for each in counts if each) if all(counts) else None
 
     return Parser(read, "what Slurm sets", "numbers, as in `8(x2),4`")
 
 
 def seconds() -> Parser:
-    """A number of seconds."""
+    """Accept a number of seconds."""
 
     def read(text: str) -> float:
         value = float(text)
@@ -117,7 +117,7 @@ def seconds() -> Parser:
 
 
 def flag() -> Parser:
-    """Yes or no."""
+    """Accept 0 or 1, and the usual words for them."""
 
     def read(text: str) -> bool:
         value = _FLAGS.get(text.lower())
@@ -129,7 +129,7 @@ def flag() -> Parser:
 
 
 def choice(*values: str) -> Parser:
-    """One of these words, in any case."""
+    """Accept one of these words, in upper or lower case."""
 
     def read(text: str) -> str:
         if text.lower() not in values:
@@ -141,12 +141,12 @@ def choice(*values: str) -> Parser:
 
 
 def former(value: str) -> Parser:
-    """A spelling of the original streamer: this value counts, and any other is ignored."""
+    """Accept this value of an original streamer's setting, and ignore any other."""
     return Parser(lambda text: value if text == value else None, value, f"`{value}`")
 
 
 def log_level() -> Parser:
-    """The name of a level of `logging`, in any case."""
+    """Accept the name of a level of `logging`, in upper or lower case."""
 
     def read(text: str) -> str:
         if text.upper() not in logging.getLevelNamesMapping():
@@ -158,7 +158,7 @@ def log_level() -> Parser:
 
 
 def trace() -> Parser:
-    """The path of a file, with placeholders."""
+    """Accept a file's path, with placeholders for process and rank."""
 
     def read(text: str) -> str:
         unknown = set(_PLACEHOLDER.findall(text)) - {"{pid}", "{rank}"}
@@ -166,12 +166,12 @@ def trace() -> Parser:
             raise ValueError(text)
         return text
 
-    expected = "a file's path, in which {pid} and {rank} may stand for the process and its rank"
+    expected = "a file's path; {pid} and {rank} in it are replaced by the process id and the rank"
     return Parser(read, expected, "a file's path")
 
 
 def text(kind: str) -> Parser:
-    """Any text."""
+    """Accept any text."""
     return Parser(lambda given: given, kind, kind)
 
 

@@ -1,4 +1,4 @@
-"""The table of environment variables: `config` parses by it, `variables` knows the names, and the docs show it."""
+"""The table of environment variables. `config` parses with it, `variables` has its names, and the docs show it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ class Setting:
 
     name: str
     field: str
-    """Of `StreamerConfig`; `s3.` is before one of `S3Config`. Two variables may lead to one field."""
+    """Field of `StreamerConfig`, or of `S3Config` after `s3.`. Two variables may set one field."""
     parser: Parser
     default: str
-    """What the documentation shows. The value is the field's, in `StreamerConfig`."""
+    """The default, for the documentation. `StreamerConfig` has the value."""
     sentence: str
     """When to change it; Markdown."""
 
     def read(self, environ: Mapping[str, str]) -> object:
-        """The value; None where the variable is not set, or empty.
+        """Return the value; None if the variable is unset or empty.
 
         Raises:
-            ConfigError: the variable holds what cannot be used.
+            ConfigError: the variable's value is invalid.
         """
         text = Url(environ.get(self.name, "").strip())
         if not text:
@@ -256,13 +256,13 @@ SECTIONS: Final[Mapping[str, tuple[Setting, ...]]] = {
             parsers.trace(),
             "none",
             "You want to see what each thread did: [tuning](tuning.md#a-trace-of-every-read). `{pid}` and `{rank}` in "
-            "the path stand for the process and its rank.",
+            "the path are replaced by the process id and the rank.",
         ),
     ),
 }
-"""By heading of docs/environment.md, in the order of its tables."""
+"""Heading in docs/environment.md -> its variables, in the order of the page."""
 
 CA_BUNDLE: Final = Setting("REQUESTS_CA_BUNDLE", "s3.ca_bundle", parsers.text("a file's path"), "none", "")
-"""A variable of other programs, which the page lists with those of boto3."""
+"""A variable of other programs. The page lists it with boto3's."""
 
 SETTINGS: Final = (*(setting for section in SECTIONS.values() for setting in section), CA_BUNDLE)

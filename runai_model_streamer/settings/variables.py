@@ -1,4 +1,4 @@
-"""Environment variables that do not do what they seem to: misspelt settings, and numbers above a maximum."""
+"""Finds environment variables that do not do what they seem to: misspelt settings, and numbers above a maximum."""
 
 import difflib
 import functools

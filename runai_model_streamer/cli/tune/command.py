@@ -153,7 +153,7 @@ def show(found: Found, trials: "Trials", whole: int, spent: float) -> None:
     write_table([*(Column(title, right=True) for title in columns), Column("")], _rows(found))
     write_line()
     write_pairs(told(found, trials, whole, spent))
-    variables = found.best.setting.beside(found.default.setting)
+    variables = found.best.setting.changes_from(found.default.setting)
     if variables:
         write_line()
     for name, value in variables.items():
@@ -190,7 +190,7 @@ def _document(found: Found, trials: "Trials", whole: int, spent: float) -> dict[
         "sample_bytes": trials.sample.bytes,
         "state": _state(trials.origins)[0],
         "default_is_best": found.best is found.default,
-        "environment": found.best.setting.beside(found.default.setting),
+        "environment": found.best.setting.changes_from(found.default.setting),
         "default": _described(found.default, found),
         "best": _described(found.best, found),
         "settings": [_described(each, found) for each in found.tried],

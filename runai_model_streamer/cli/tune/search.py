@@ -47,7 +47,7 @@ class Setting(NamedTuple):
     objects: bool = False
     """Some of it is read from object storage: the concurrency is a number of connections."""
 
-    def beside(self, other: "Setting") -> dict[str, str]:
+    def changes_from(self, other: "Setting") -> dict[str, str]:
         """Return the environment variables that change `other` into this setting."""
         names = (CONNECTIONS if self.objects else CONCURRENCY, CHUNK, LIMIT)
         pairs = zip(names, self[:3], other[:3], strict=True)

@@ -132,7 +132,7 @@ class Trials:
         if self._cold:
             evict(path for path, _, _ in self.sample.files)
         count = 0
-        with environment(setting.beside(self._default)):
+        with environment(setting.changes_from(self._default)):
             started = time.perf_counter()
             for size in self._stream(self.sample):
                 count += size

@@ -62,7 +62,7 @@ def test_no_candidate_has_a_limit_below_the_largest_tensor() -> None:
 
 def test_for_objects_the_concurrency_is_a_number_of_connections() -> None:
     setting = DEFAULT._replace(objects=True)
-    assert setting._replace(concurrency=32).beside(setting) == {"RUNAI_STREAMER_CONNECTIONS": "32"}
+    assert setting._replace(concurrency=32).changes_from(setting) == {"RUNAI_STREAMER_CONNECTIONS": "32"}
 
 
 def test_chunks_that_are_none_are_not_tried() -> None:
@@ -96,7 +96,7 @@ def test_what_is_better_in_two_things_is_tried_together() -> None:
 
     found = Machine(speed).search()
     assert found.best.setting == DEFAULT._replace(concurrency=32, chunk=8 * MIB)
-    assert found.best.setting.beside(DEFAULT) == {
+    assert found.best.setting.changes_from(DEFAULT) == {
         "RUNAI_STREAMER_CONCURRENCY": "32",
         "RUNAI_STREAMER_CHUNK_BYTESIZE": str(8 * MIB),
     }
