@@ -36,7 +36,7 @@ def test_it_names_each_file_once() -> None:
     ],
 )
 def test_what_is_no_index_is_an_error(text: bytes) -> None:
-    with pytest.raises(ValueError, match=r"JSON|weight_map|no safetensors file"):
+    with pytest.raises(ValueError, match=r"JSON|weight_map|not a safetensors file"):
         parse_index(text)
 
 
