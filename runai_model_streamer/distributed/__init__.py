@@ -1,1 +1,1 @@
-"""One load shared by the processes of a torch.distributed group: each reads a part, and sends it to the others."""
+"""Shares one load between the processes of a torch.distributed group: each reads a part and passes it to the others."""

@@ -1,4 +1,4 @@
-"""One load shared by several ranks: opened once, dealt out evenly, and ended together."""
+"""Shares one load between ranks: they open each file once, divide the reads evenly, and end together."""
 
 import logging
 import sys
@@ -14,7 +14,7 @@ from runai_model_streamer.distributed.ranks.agreement import agree, listed
 from runai_model_streamer.distributed.ranks.groups import Membership, join
 from runai_model_streamer.distributed.ranks.notices import Reason
 from runai_model_streamer.distributed.ring.blocks import Beginning
-from runai_model_streamer.distributed.ring.division import Division, divide, spans_of, tell_party
+from runai_model_streamer.distributed.ring.division import Division, divide, log_party, spans_of
 from runai_model_streamer.distributed.ring.round import Round
 from runai_model_streamer.io.cgroups import usable_cpus
 from runai_model_streamer.io.s3.credentials import S3Credentials
@@ -34,31 +34,31 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 MIN_LIMIT: Final = 64 << 20
-"""Bytes that a rank without a memory limit may hold, if twice its largest tensor is less: eight requests to object
-storage."""
+"""Bytes that a rank without a memory limit may always hold, even if twice its largest tensor is less: eight requests to
+object storage."""
 
 MIN_COPIERS: Final = 2
-"""Threads of a rank that copy from the ring, at least."""
+"""Minimum threads of a rank that copy from the ring."""
 
 CLOSING_SECONDS: Final = 1.0
-"""Between the end of an iterator that is dropped and that of its load, where the caller's code goes straight to it."""
+"""Maximum seconds from the end of a dropped iterator to the end of its load, if the caller closes it at once."""
 
 _LONGEST: Final = 1000
-"""Characters of an error that the other ranks are told."""
+"""Maximum characters of an error that is sent to the other ranks."""
 
 
 class RankSharing:
     """This rank's part in a shared load. Closed with the load's storage.
 
-    Bytes that several ranks want are read once, and reach the others of the node through memory (`ring`), those of
-    other nodes through a socket. What just one rank wants it reads by itself, and what is in the page cache, too.
-    Headers are read once for all.
+    One rank reads the bytes that several ranks want. The others of its node get them through shared memory (`ring`),
+    and other nodes through a socket. A rank reads by itself what no other rank wants, and what is in the page cache.
+    Each header is read once for all ranks.
 
-    **Memory.** What waits for the caller, or is being filled for it, counts against this rank's part of the memory
+    **Memory.** Memory that the caller waits for, or has not taken yet, counts against this rank's part of the memory
     limit; without a limit, against twice the largest tensor (or `MIN_LIMIT`). The ring counts once for the node.
 
     Args:
-        membership: of `join`.
+        membership: made by `join`.
     """
 
     def __init__(self, membership: Membership) -> None:
@@ -73,14 +73,14 @@ class RankSharing:
         self._apart = False
         self._left = threading.Event()
         self.ranks_of_node = membership.ranks_of_node
-        """By which the node's memory limit is divided."""
+        """Number of ranks that share the node's memory limit."""
         self.ranks = len(self._peers.ranks)
-        """That share the reads."""
+        """Number of ranks that share the reads."""
         self.reports = self._peers.rank == 0
-        """Whether this rank tells the throughput, for all."""
+        """Whether this rank logs the throughput, for all."""
 
     def storage(self, config: StreamerConfig, credentials: S3Credentials | None) -> Storage:
-        """Storage that ends the load for all ranks when it is interrupted before all bytes are there."""
+        """Make storage that ends the load for all ranks if it is interrupted before all bytes are there."""
         self._config = config
         self._facts = {
             "RUNAI_STREAMER_MEMORY_LIMIT": str(config.memory_limit),
@@ -96,10 +96,10 @@ class RankSharing:
         look: Callable[[Source], _T],
         asked: Mapping[str, Collection[str]],
     ) -> list[tuple[Source, _T]]:
-        """Open every path; each file is looked at by one rank, in turn, which sends what it has read to the others.
+        """Open every path. The ranks take turns: one rank looks at a file, and sends what it has read to the others.
 
         Raises:
-            DistributedError: the ranks do not want the same, or another could not open a file of its own.
+            DistributedError: the ranks' paths or settings differ, or another rank could not open a file.
             StreamerError: as `pipeline.opening.open_each`.
         """
         peers = self._peers
@@ -119,7 +119,7 @@ class RankSharing:
             for other in known:
                 if other.file not in sources:
                     sources[other.file] = storage.open_known(paths[other.file], other.size, other.version)
-            # Before the headers are held against files that may be others.
+            # Before the headers are compared with files, which may differ between ranks.
             agree(peers, self._versions(paths, sources))
             for other in known:
                 if other.file not in seen:
@@ -132,22 +132,22 @@ class RankSharing:
         return [(sources[index], seen[index]) for index in range(len(paths))]
 
     def _versions(self, paths: Sequence[str], sources: dict[int, Source]) -> dict[str, str]:
-        """What tells whether all ranks have the same local files. An object is asked for by its ETag."""
+        """Return facts that all ranks with the same local files share. Objects need none: requests name the ETag."""
         facts = {}
         for index, path in enumerate(paths):
             source = sources[index]
             if source.kind is SourceKind.FILE:
                 facts[f"size of {path}"] = str(source.size)
-                # Copies on other nodes may have times of their own.
+                # Copies on other nodes may have other times.
                 if source.version is not None:
                     facts[f"modification of {path} on {self._nodes[self._peers.index]}"] = source.version
         return facts
 
     def agree_on_reads(self, files: Sequence[PlannedFile], sources: Sequence[Source], concurrency: int) -> SharedReads:
-        """Divide what the ranks want. All ranks that share the load have to call this.
+        """Divide what the ranks want. All ranks that share the load must call this.
 
         Raises:
-            DistributedError: another rank has failed, or memory cannot be shared as it has to be.
+            DistributedError: another rank has failed, or memory must be shared and cannot be.
         """
         peers = self._peers
         beginnings = {}
@@ -160,9 +160,9 @@ class RankSharing:
             self._apart = True
             return SharedReads(concurrency, None, 0, alone=True)
         self._division = division
-        tell_party(peers, division.party)
+        log_party(peers, division.party)
         if not division.reads_alone:
-            # These readers copy from memory: more of them than CPUs only get in each other's way.
+            # These readers copy from memory. More of them than CPUs would slow each other down.
             cpus = usable_cpus() // self._nodes.count(self._nodes[peers.index])
             concurrency = min(concurrency, max(cpus, MIN_COPIERS))
         return SharedReads(concurrency, MIN_LIMIT, division.ring_bytes, alone=False)
@@ -170,7 +170,7 @@ class RankSharing:
     def divide(
         self, files: Sequence[PlannedFile], groups: Sequence[Group], sources: Sequence[Source]
     ) -> Sequence[Source]:
-        """Sources that wait for what other ranks read; see `pipeline.sharing.Sharing.divide`."""
+        """Wrap the sources so that they wait for what other ranks read; see `pipeline.sharing.Sharing.divide`."""
         division = self._division
         if division is None:
             return sources
@@ -180,17 +180,17 @@ class RankSharing:
         return [self._round.source(source, each) for source, each in zip(sources, spans, strict=True)]
 
     def counts(self) -> SharedCounts | None:
-        """What this rank has read, taken and waited for; None where nothing is shared."""
+        """Return what this rank has read, taken and waited for; None if nothing is shared."""
         return None if self._round is None else self._round.counts()
 
     def reader_left(self, error: BaseException | None) -> None:
         """End the load for all ranks because a reader thread has ended early.
 
-        A caller that drops its iterator ends the load here, and only readers notice. Mostly the streamer is closed
-        right after that, which says more: whether the caller had an error. So this waits a moment for `leave`.
+        If a caller drops its iterator, only readers notice. Mostly the streamer is closed right after that, and then
+        the caller's error is known. So this waits a moment for `leave`.
 
         Args:
-            error: what the reader ended with; None if the load has ended.
+            error: what the reader raised; None if the load has ended.
         """
         if error is not None or not self._left.wait(CLOSING_SECONDS):
             self.leave(error)
@@ -199,7 +199,7 @@ class RankSharing:
         """End the load for all ranks, unless all bytes are here. Idempotent.
 
         Args:
-            error: why; None for what is being handled, if anything is.
+            error: why; None for the exception being handled, if any.
         """
         self._left.set()
         if self._round is not None:
@@ -220,7 +220,7 @@ class RankSharing:
             self._round.join()
 
     def close(self) -> None:
-        """Leave, and give memory and connections back. Idempotent."""
+        """Leave the load, and release memory and connections. Idempotent."""
         self.leave()
         if self._round is not None:
             self._round.close()
@@ -230,17 +230,17 @@ class RankSharing:
 
 
 class _SharedStorage(Storage):
-    """Storage of a shared load."""
+    """The storage of a shared load."""
 
     def __init__(self, config: StreamerConfig, credentials: S3Credentials | None, sharing: RankSharing) -> None:
         if config.verify:
-            _log.warning("RUNAI_STREAMER_VERIFY: not verified, since no rank reads all of an object")
-        # Not shared: each byte is read by one rank of the node, past the page cache where it is not in it.
+            _log.warning("RUNAI_STREAMER_VERIFY=1 has no effect: no rank reads all of an object, so none can verify it")
+        # shared=False: only one rank of the node reads a byte, so it may bypass the page cache.
         super().__init__(replace(config, verify=False), credentials, shared=False)
         self._sharing = sharing
 
     def interrupt(self) -> None:
-        """Wake what waits for other ranks too."""
+        """Interrupt reads, and waits for other ranks."""
         self._sharing.leave()
         super().interrupt()
         self._sharing.join()
@@ -250,19 +250,19 @@ class _SharedStorage(Storage):
         self._sharing.reader_left(error)
 
     def close(self) -> None:
-        """Leave the other ranks too."""
+        """Close the storage, and leave the other ranks."""
         super().close()
         self._sharing.close()
 
 
 @contextmanager
 def joined(config: StreamerConfig, group: "ProcessGroup | None" = None) -> Iterator[RankSharing | None]:
-    """Meet the other ranks of the group, which all have to call this; None where there is nothing to share.
+    """Meet the other ranks of the group, which must all call this. Yield None if there is nothing to share.
 
-    What is raised in the context, before the load has begun, they are told.
+    An exception in the context, before the load has begun, ends the load for the other ranks too.
 
     Raises:
-        DistributedError: not all ranks came within the timeout.
+        DistributedError: not all ranks called this within the timeout.
     """
     membership = join(config, group)
     if membership is None:

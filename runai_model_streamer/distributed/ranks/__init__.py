@@ -1,1 +1,1 @@
-"""How the ranks of a load meet, talk, and end: over gloo, whatever the backend of their process group."""
+"""Connects the ranks of a load, over gloo, whatever the backend of their process group."""

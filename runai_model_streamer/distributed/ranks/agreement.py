@@ -1,4 +1,4 @@
-"""What all ranks have to say alike before they share a load: a difference is an error that names ranks and facts."""
+"""Checks that all ranks have the same paths and settings before they share a load."""
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
@@ -12,21 +12,21 @@ from runai_model_streamer.errors import DistributedError
 from runai_model_streamer.io.paths import as_unicode
 
 Facts: TypeAlias = Mapping[str, str]
-"""What it is about -> what this rank says."""
+"""Name of a fact -> this rank's value."""
 
 _SHOWN = 5
-"""Differences told in one error."""
+"""Maximum differences named in one error."""
 
 
 def agree(peers: Peers, facts: Facts) -> None:
-    """Compare facts with all ranks; those that a rank does not give do not count.
+    """Compare facts between all ranks. A rank need not have each fact.
 
     Args:
         peers: the ranks.
-        facts: what they have to say alike.
+        facts: this rank's facts, which must equal the other ranks'.
 
     Raises:
-        DistributedError: on all ranks, when facts differ; it names those that differ from the first.
+        DistributedError: on all ranks, if facts differ. It names the values that differ from the first rank's.
     """
     given = {as_unicode(what): as_unicode(fact) for what, fact in facts.items()}
     said: list[dict[str, str]] = [orjson.loads(each) for each in peers.gather(orjson.dumps(given))]
@@ -38,7 +38,7 @@ def agree(peers: Peers, facts: Facts) -> None:
 
 
 def _differences(peers: Peers, said: Sequence[Facts]) -> tuple[list[str], set[int]]:
-    """What differs from what the first rank says that says it, in words, and the ranks that say so."""
+    """Compare each fact with that of the first rank that has it. Return the differences as text, and their ranks."""
     differences: list[str] = []
     ranks: set[int] = set()
     for what in dict.fromkeys(what for theirs in said for what in theirs):
@@ -52,7 +52,7 @@ def _differences(peers: Peers, said: Sequence[Facts]) -> tuple[list[str], set[in
 
 
 def listed(items: Collection[str]) -> str:
-    """A list in few words, which differ where the lists do."""
+    """Describe a list in a few words, which differ if the lists do."""
     digest = hashlib.sha256("\0".join(items).encode("utf-8", "surrogateescape")).hexdigest()[:8]
     first = f" from {short(next(iter(items)))} on" if items else ""
     return f"{len(items)}{first} ({digest})"

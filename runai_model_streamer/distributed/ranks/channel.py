@@ -1,4 +1,4 @@
-"""A gloo group of some ranks, made without the ranks outside it, for messages between two of them."""
+"""Makes a gloo group of some ranks, without the ranks outside it, for messages between two of them."""
 
 import hashlib
 import time
@@ -12,19 +12,19 @@ import torch
 import torch.distributed as dist
 
 GIVING_UP_SECONDS: Final = 3.0
-"""For other ranks to notice, too, that not all have come."""
+"""Seconds for the other ranks to notice, too, that not all have come."""
 
 
 class Channel:
     """A gloo group of our own, whatever the backend of the caller's groups. Messages are thread safe.
 
-    Not made by `torch.distributed.new_group`: either all ranks of the default group have to call that, or its members
-    have to have made the same other groups before.
+    `torch.distributed.new_group` would not do: either all ranks of the default group must call it, or its members must
+    have made the same other groups before.
 
     Args:
-        ranks: its members, by their numbers in the default process group, this one among them.
+        ranks: its members, by their numbers in the default process group; they include this rank.
         store: where they find each other; used for no other group.
-        seconds: to wait for the others.
+        seconds: maximum wait for the others.
 
     Raises:
         RuntimeError: not all came in time.
@@ -38,7 +38,7 @@ class Channel:
         self._group: Any = c10d.ProcessGroupGloo(store, own, len(ranks), timedelta(seconds=seconds))
 
     def isend(self, data: torch.Tensor, rank: int, tag: int) -> Any:
-        """Begin to send. Raises RuntimeError where the connection has closed."""
+        """Begin to send. Raise RuntimeError if the connection has closed."""
         return self._begin().send([data], self._index[rank], tag)
 
     def irecv(self, data: torch.Tensor, rank: int, tag: int) -> Any:
@@ -48,20 +48,20 @@ class Channel:
     def _begin(self) -> Any:
         group = self._group
         if group is None:
-            raise RuntimeError("the group has been given back")
+            raise RuntimeError("the group is closed")
         return group
 
     def close(self) -> None:
-        """Give the group back. Its connections close when the last message is forgotten. Idempotent."""
+        """Release the group. Its connections close when its last message is released. Idempotent."""
         self._group = None
 
 
 class Meeting:
-    """Ranks that make channels with each other. All of them have to make this, each time as often.
+    """Lets ranks make channels with each other. All of them must make equally many meetings.
 
     Args:
-        ranks: by their numbers in the default process group, this one among them.
-        seconds: to wait for the others.
+        ranks: their numbers in the default process group; they include this rank.
+        seconds: maximum wait for the others.
     """
 
     def __init__(self, ranks: Sequence[int], seconds: float) -> None:
@@ -72,15 +72,15 @@ class Meeting:
         self._store: Any = c10d.PrefixStore(name, c10d._get_default_store())  # noqa: SLF001
 
     def channel(self, purpose: str) -> Channel:
-        """A new channel. Raises RuntimeError where not all ranks come in time."""
+        """Make a channel. Raise RuntimeError if not all ranks come in time."""
         from torch.distributed import distributed_c10d as c10d
 
         return Channel(self._ranks, c10d.PrefixStore(purpose, self._store), self._seconds)
 
     def absent(self) -> tuple[int, ...]:
-        """Give up, and find out who did not come, or died meanwhile: those that do not give up, too.
+        """Give up, and return the ranks that did not come or died meanwhile: those that do not give up, too.
 
-        None where that cannot be told: the process that keeps torch's store has ended.
+        Return none if that is unknown, because the process that keeps torch's store has ended.
         """
         left = [rank for rank in self._ranks if rank != dist.get_rank()]
         deadline = time.monotonic() + GIVING_UP_SECONDS
@@ -95,9 +95,9 @@ class Meeting:
 
 
 class _Meetings:
-    """Counts how often this process has met the same ranks, so that each meeting has a name of its own.
+    """Counts how often this process has met the same ranks, so that each meeting has its own name.
 
-    It starts again with a new default process group: a process that was restarted has met no one.
+    It starts again with a new default process group: a restarted process has met no rank yet.
     """
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class _Meetings:
         self._counts: Counter[tuple[int, ...]] = Counter()
 
     def next_name(self, ranks: Sequence[int]) -> str:
-        """Of the next meeting of these ranks."""
+        """Return the name of the next meeting of these ranks."""
         world = dist.group.WORLD
         if self._world is None or self._world() is not world:
             self._world = weakref.ref(world) if world is not None else None

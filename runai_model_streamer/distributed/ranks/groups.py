@@ -1,4 +1,4 @@
-"""Which ranks share a load, and how they meet."""
+"""Finds the ranks that share a load, and connects them."""
 
 import logging
 import os
@@ -25,37 +25,38 @@ _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Membership(NamedTuple):
-    """This rank among those that share a load."""
+    """The ranks that share a load, and their nodes."""
 
     peers: Peers
     nodes: tuple[str, ...]
-    """Of each of those ranks."""
+    """The node of each rank."""
 
     @property
     def node(self) -> str:
-        """This rank's."""
+        """This rank's node."""
         return self.nodes[self.peers.index]
 
     @property
     def ranks_of_node(self) -> int:
-        """Ranks that stream on one node, at most: they share its memory."""
+        """Maximum number of ranks on one node. They share its memory."""
         return max(Counter(self.nodes).values())
 
 
 def join(config: StreamerConfig, group: "ProcessGroup | None" = None) -> Membership | None:
-    """Meet the other ranks of a process group, all of which have to call this too. No other rank takes part.
+    """Meet the other ranks of a process group, which must all call this. No other rank takes part.
 
-    New channels for each load, 20 ms on one node: a load that ends early leaves connections that nobody can use again.
+    Each load makes new channels, which takes 20 ms on one node: a load that ends early leaves unusable connections.
 
     Args:
+        config: this rank's settings.
         group: None for torch's default process group.
 
     Returns:
-        None where there is nothing to share, or RUNAI_STREAMER_DIST=0; the log says which.
+        None if there is nothing to share, or with RUNAI_STREAMER_DIST=0. The log says which.
 
     Raises:
         ArgumentError: this rank is not in the group.
-        DistributedError: not all ranks came within the timeout.
+        DistributedError: not all ranks called this within the timeout.
     """
     everyone = _members(config, group)
     if everyone is None:
@@ -78,7 +79,7 @@ def join(config: StreamerConfig, group: "ProcessGroup | None" = None) -> Members
 
 
 def _members(config: StreamerConfig, group: "ProcessGroup | None") -> Sequence[int] | None:
-    """The ranks to meet; None where there are none."""
+    """Return the ranks to meet; None if there are none."""
     if config.distribution is Distribution.NEVER:
         why = "RUNAI_STREAMER_DIST=0"
     elif not dist.is_available():
@@ -101,7 +102,7 @@ def _members(config: StreamerConfig, group: "ProcessGroup | None") -> Sequence[i
 
 
 def _ranks_of(group: "ProcessGroup") -> Sequence[int]:
-    """In order, so that all members agree on it; none for what `new_group` returns to ranks outside the group."""
+    """Return the group's ranks in order, which all members agree on. None if this rank is outside (`new_group`)."""
     return sorted(dist.get_process_group_ranks(group)) if isinstance(group, dist.ProcessGroup) else ()
 
 
@@ -130,13 +131,13 @@ def _meet(ranks: Sequence[int], config: StreamerConfig) -> Peers:
         raise DistributedError(
             found,
             absent,
-            remedy=f"each has to call stream_files(..., is_distributed=True); torch says: {error}",
+            remedy=f"each must call stream_files(..., is_distributed=True); torch says: {error}",
             sep="; ",
         ) from error
 
 
 def node_name() -> str:
-    """The machine's name, and what tells two machines of one name apart."""
+    """Return the machine's name and boot id, which differs between machines of one name."""
     boot = ""
     with suppress(OSError):
         boot = _BOOT.read_text().strip()

@@ -1,4 +1,4 @@
-"""The one message that a rank sends to another when it ends a load early."""
+"""Sends and receives the one message that says why a rank ended a load early."""
 
 import contextlib
 import threading
@@ -12,10 +12,10 @@ from runai_model_streamer.distributed.ranks.channel import Channel
 from runai_model_streamer.io.paths import as_unicode
 
 NOTICE_BYTES: Final = 2048
-"""Of the message."""
+"""Size of the message."""
 
 _MAX_RANKS: Final = 200
-"""Named in one message."""
+"""Maximum ranks named in one message."""
 
 _LONG: Final = timedelta(days=1)
 
@@ -28,20 +28,20 @@ class Reason(NamedTuple):
     """Why a load ended early."""
 
     rank: int
-    """Whose fault it is."""
+    """The rank that caused it."""
     text: str
-    """Goes on from "rank 3"."""
+    """What it did; follows "rank 3"."""
 
 
 class TimedOut(NamedTuple):
     """The sender timed out."""
 
     waited: tuple[int, ...]
-    """For whom, the longest wait first."""
+    """The ranks that it waited for, the longest wait first."""
 
 
 def nothing() -> torch.Tensor:
-    """An empty message, which says only that it is there."""
+    """Make an empty message, which says only that it has arrived."""
     return torch.empty(0, dtype=torch.uint8, device="cpu")
 
 
@@ -63,13 +63,13 @@ def _read(message: torch.Tensor) -> Reason | TimedOut:
 
 
 class Listener:
-    """Receives the message of one rank, if it ever sends it, and sends it this rank's.
+    """Receives one rank's message, if it ever sends one, and sends it this rank's.
 
-    The receive is posted at once; an empty message follows, which alone is waited for (see `peers`). Only who asks
-    makes a thread wait: a wait of limited time would, at its end, close the connections of the whole group. The thread
-    ends with the connection.
+    The receive is posted at once. An empty message follows, and only that one is waited for (see `peers`). The wait
+    runs in a thread, made at the first question: a wait with a timeout would at its end close the connections of the
+    whole group. The thread ends with the connection.
 
-    Each rank tells that it listens. What is sent to one that does is on its way when the call to send it returns.
+    Each rank announces that it listens. A message to a listening rank is on its way when the send call returns.
     """
 
     def __init__(self, rank: int, channel: Channel) -> None:
@@ -83,33 +83,33 @@ class Listener:
         self._heard = threading.Event()
         self._thread: threading.Thread | None = None
         self.said: Reason | TimedOut | None = None
-        """The message."""
+        """The message received."""
         self.dead = False
-        """Whether the connection has closed without one."""
+        """Whether the connection closed without a message."""
 
     def tell(self, notice: Reason | TimedOut) -> None:
-        """Send the message, unless the connection has closed."""
+        """Send this rank's message, unless the connection has closed."""
         with contextlib.suppress(RuntimeError):
             for data, tag in ((_written(notice), _NOTICE_TAG), (nothing(), _END_TAG)):
                 self._sent.append(self._channel.isend(data, self._rank, tag))
 
     def wait_until_told(self, seconds: float) -> None:
-        """Wait until what `tell` has sent is on its way, or the connection has closed.
+        """Wait until the message of `tell` is on its way, or the connection has closed.
 
-        Not for the sends themselves: gloo would not tell that one has failed (see `peers`).
+        It does not wait for the sends themselves: gloo would not report that one has failed (see `peers`).
         """
         with contextlib.suppress(RuntimeError):
             self._ready.wait(timedelta(seconds=seconds))
 
     def heard(self, seconds: float) -> bool:
-        """Whether the message is there, or will never be. Not from two threads at once."""
+        """Wait for the message. Return whether it has arrived, or never will. Not from two threads at once."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._listen, name=f"runai-listener-{self._rank}", daemon=True)
             self._thread.start()
         return self._heard.wait(seconds)
 
     def close(self) -> None:
-        """Forget all messages, so that the connection closes. Idempotent."""
+        """Release all messages, so that the connection closes. Idempotent."""
         self._bytes = self._ready = None
         if self._thread is None:
             self._end = None

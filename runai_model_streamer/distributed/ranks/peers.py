@@ -1,17 +1,17 @@
-"""Messages between the ranks of one load, and who is to blame when they end.
+"""Carries messages between the ranks of one load, and finds the rank at fault when they fail.
 
-Two gloo groups. The data group carries what ranks agree on, and bytes between nodes. The control group
-carries one message from each rank to each other at most: why it ended early. A receive for it is posted from the
-beginning, so that it arrives even if its sender is gone a moment later.
+There are two gloo groups. The data group carries what ranks agree on, and bytes between nodes. The control group
+carries at most one message from each rank to each other: why it ended early. The receive for it is posted at the start,
+so that the message arrives even if its sender ends a moment later.
 
-All that a rank ever waits for is the arrival of an empty message: one follows each message that has bytes, and one
-says that they have arrived. When a connection closes, gloo wakes a receive that has not begun, but neither one whose
-bytes have begun to arrive nor a send whose bytes have begun to go. An empty message arrives at once or not at all.
+A rank only ever waits for an empty message. One follows each message with bytes, and one acknowledges the bytes. When a
+connection closes, gloo wakes a receive that has not begun. It does not wake a receive or a send whose bytes have begun
+to move. An empty message arrives at once or not at all.
 
-When a message fails, its connection tells whether the other process has died: then the control connection is closed
-too. If it is alive, it has ended early, and its own message says why and on whose account. A rank that ends early
-sends that message first and closes its data connections then, so that all that wait for it are woken at once, and so
-on along the chain. A rank that neither dies nor answers runs into the timeout of others.
+If a message fails, the control connection tells whether the other process has died: then it is closed too. If the
+process is alive, it has ended early, and its own message says why and which rank is at fault. A rank that ends early
+first sends that message, then closes its data connections. That wakes all ranks that wait for it, and so on along the
+chain. A rank that neither dies nor answers makes the others time out.
 """
 
 import contextlib
@@ -32,13 +32,13 @@ from runai_model_streamer.errors import DistributedError
 from runai_model_streamer.lifecycle import Stopped
 
 NOTICE_SECONDS: Final = 10.0
-"""Most seconds to wait for the message that says why a rank has closed its connections."""
+"""Maximum seconds to wait for the message that says why a rank has closed its connections."""
 
 ANSWER_SECONDS: Final = 3.0
-"""Seconds for a rank that was waited for to say that it has waited itself."""
+"""Seconds for a rank that others waited for to say that it was waiting itself."""
 
 _TAGS: Final = 3
-"""Of a message: its bytes, their end, the receiver's ack."""
+"""Tags of a message: its bytes, their end, the receiver's ack."""
 
 _POISON_TAG: Final = 0
 _LENGTH_TAG: Final = 1
@@ -46,32 +46,32 @@ _GATHER_TAG: Final = _LENGTH_TAG + _TAGS
 _FIRST_TAG: Final = _GATHER_TAG + _TAGS
 
 TIMED_OUT: Final = "Timed out"
-"""What the text of an error has, gloo's too, when a wait has timed out."""
+"""The text in an error, gloo's too, for a wait that has timed out."""
 
 _MAX_MESSAGES: Final = 1 << 29
 _KEPT: Final = 1024
 
 
 class Peers:
-    """The other ranks of a load. Thread safe, but for `gather`.
+    """The other ranks of a load. Thread safe, except `gather`.
 
     Args:
-        ranks: those that share the load, this one among them, numbered as in the default process group.
-        data: channel of these ranks, for nothing else.
-        control: another.
-        timeout: seconds that one message may take.
+        ranks: the ranks that share the load, by their numbers in the default process group; they include this rank.
+        data: a channel of these ranks, used for nothing else.
+        control: another such channel.
+        timeout: maximum seconds for one message.
     """
 
     def __init__(self, ranks: Sequence[int], data: Channel, control: Channel, timeout: float) -> None:
         self.ranks = tuple(ranks)
         self.rank = dist.get_rank()
         self.index = self.ranks.index(self.rank)
-        """Of this rank among `ranks`."""
+        """This rank's index in `ranks`."""
         self._others = [rank for rank in self.ranks if rank != self.rank]
         self._data = data
         self._control = control
         self.timeout = timedelta(seconds=timeout)
-        """For one message, or another wait for a rank."""
+        """Maximum time for one message, or for another wait for a rank."""
         self._waiting: dict[object, tuple[float, int]] = {}
         self._gate = threading.Condition()
         self._beginning = 0
@@ -81,27 +81,27 @@ class Peers:
         self._ours = False
         self._ended = False
         self._closed = False
-        # Nobody waits for them; kept until they have surely gone.
+        # Kept until they have surely been sent: gloo drops a message without a reference. Nothing waits for them.
         self._acks: deque[Any] = deque(maxlen=_KEPT)
         self._listeners = {rank: Listener(rank, control) for rank in self._others}
         self.on_end: Callable[[], object] = _nothing
-        """Called when the load has ended here, after the others have been told: to wake what waits elsewhere."""
+        """Called when the load has ended here and the others know: wakes waits outside this object."""
 
     def send(self, buffer: memoryview, number: int, ranks: Sequence[int]) -> None:
-        """Send the bytes, message `number`, to other ranks; return when they no longer need the buffer.
+        """Send the bytes as message `number` to other ranks. Return when the buffer is free again.
 
         Raises:
-            DistributedError: a rank has died, ended early, or not taken them in time.
+            DistributedError: a rank has died, ended early, or not received them in time.
             Stopped: this rank has ended the load itself.
         """
         self._exchange(_tag(number), [], [(rank, torch.frombuffer(buffer, dtype=torch.uint8)) for rank in ranks])
 
     def receive(self, buffer: memoryview, rank: int, number: int) -> None:
-        """Fill the buffer with message `number` of another rank. Raises as `send` does."""
+        """Fill the buffer with another rank's message `number`. Raises as `send` does."""
         self._exchange(_tag(number), [(rank, torch.frombuffer(buffer, dtype=torch.uint8))], [])
 
     def gather(self, data: bytes) -> list[bytes]:
-        """What each rank passes here, in the order of `ranks`. Raises as `send` does."""
+        """Exchange bytes with all ranks. Return each rank's, in the order of `ranks`. Raises as `send` does."""
         mine = torch.frombuffer(bytearray(data or b"\0"), dtype=torch.uint8)
         length = torch.tensor([len(data)], device="cpu")
         lengths = {rank: torch.zeros_like(length) for rank in self._others}
@@ -115,11 +115,11 @@ class Peers:
     def _exchange(
         self, tag: int, wanted: Sequence[tuple[int, torch.Tensor]], given: Sequence[tuple[int, torch.Tensor]]
     ) -> None:
-        """Receive and send the bytes of one message; return when they are here, and there."""
+        """Receive and send the bytes of one message. Return when both have arrived."""
         receive, send = partial(self._begin, self._data.irecv), partial(self._begin, self._data.isend)
         coming = [(rank, receive(data, rank, tag), receive(nothing(), rank, tag + 1)) for rank, data in wanted]
         taken = [(rank, receive(nothing(), rank, tag + 2)) for rank, _ in given]
-        # Kept until the bytes are there: gloo forgets what nobody holds.
+        # Kept until the bytes have arrived: gloo drops a message without a reference.
         going = [(send(data, rank, tag), send(nothing(), rank, tag + 1)) for rank, data in given]
         for rank, _, end in coming:
             self._wait(rank, end)
@@ -146,7 +146,7 @@ class Peers:
 
     @contextlib.contextmanager
     def waiting_for(self, rank: int) -> Iterator[None]:
-        """Let it be known that this rank waits for that one, for as long as the context lasts."""
+        """Note that this rank waits for `rank` while the context is open."""
         key = object()
         self._waiting[key] = (time.monotonic(), rank)
         try:
@@ -162,20 +162,20 @@ class Peers:
                 raise self.failure(rank, error) from error
 
     def failure(self, rank: int, error: Exception) -> DistributedError | Stopped:
-        """The error for a message to or from `rank` that failed, or did not come in time (`TIMED_OUT`)."""
+        """Make the error for a message to or from `rank` that failed, or did not arrive in time (`TIMED_OUT`)."""
         if "Application timeout" in str(error):
-            # Another thread's message has run into the timeout, whereupon gloo closes all connections of the group.
+            # Another thread's message has timed out. gloo then closes all connections of the group.
             self._settled.wait(2 * NOTICE_SECONDS)
         with self._settling:
             if self._reason is None:
                 self._settle(rank, error)
             assert self._reason is not None
             if self._ours:
-                return Stopped()  # the error that counts is the one that this rank has ended the load for
+                return Stopped()  # this rank ended the load: its own error counts
             return DistributedError(f"rank {self._reason.rank} {self._reason.text}", (self._reason.rank,))
 
     def _settle(self, rank: int, error: Exception) -> None:
-        """Find out whose fault it is that a message to or from `rank` failed, and end the load."""
+        """Find the rank at fault for a failed message to or from `rank`, and end the load."""
         if TIMED_OUT not in str(error):
             reason = self._said_by(rank, NOTICE_SECONDS)
             if reason is None:
@@ -183,8 +183,8 @@ class Peers:
             if isinstance(reason, Reason):
                 self._end(reason)
                 return
-        # A wait has timed out, here or there. A rank that is waited for may wait for another: each says for whom it
-        # has waited, and a rank that says nothing then hangs.
+        # A wait has timed out, here or there. The rank waited for may itself wait for another. Each rank says which
+        # ranks it waited for, and a rank that says nothing hangs.
         waited = self._long_waits()
         if not waited:
             self._end(self._absent(self._blamed_by(rank)))
@@ -194,7 +194,7 @@ class Peers:
         self._settled.set()
 
     def _found_out(self, waited: Sequence[int]) -> Reason:
-        """Whose fault the longest waits are: the first that is at fault itself, or that says nothing."""
+        """Return the rank that the longest waits end at: the first that is at fault itself, or that says nothing."""
         deadline = time.monotonic() + ANSWER_SECONDS
         asked = [rank for rank in waited if rank != self.rank]
         silent = []
@@ -214,7 +214,7 @@ class Peers:
         return Reason(rank, "died: its process has ended") if listener.dead else listener.said
 
     def _blamed_by(self, rank: int) -> int:
-        """The rank that `rank` has waited for: perhaps this one."""
+        """Return the rank that `rank` has waited for, which may be this one."""
         said = self._listeners[rank].said
         waited = said.waited if isinstance(said, TimedOut) else ()
         return self.rank if self.rank in waited else (*waited, rank)[0]
@@ -222,17 +222,17 @@ class Peers:
     def _absent(self, rank: int) -> Reason:
         return Reason(
             rank,
-            f"took no part for {self.timeout.total_seconds():g} s: it hangs, or its loop over the tensors stands "
-            "still (RUNAI_STREAMER_DIST_TIMEOUT says how long others wait)",
+            f"took no part for {self.timeout.total_seconds():g} s: it hangs, or its loop over the tensors has paused "
+            "(RUNAI_STREAMER_DIST_TIMEOUT says how long others wait)",
         )
 
     def _long_waits(self) -> tuple[int, ...]:
-        """The ranks that this one has waited for during half its patience, the longest wait first."""
+        """Return the ranks that this one has waited for longer than half the timeout, the longest wait first."""
         since = time.monotonic() - self.timeout.total_seconds() / 2
         return tuple(dict.fromkeys(rank for began, rank in sorted(self._waiting.values()) if began < since))
 
     def end(self, reason: Reason) -> None:
-        """Tell all others why, and wake all that wait for this rank, here and there. The first reason counts."""
+        """End the load: send all others the reason, and wake all waits, here and there. The first reason counts."""
         with self._settling:
             if self._reason is None and not self._closed:
                 self._ours = True
@@ -244,10 +244,10 @@ class Peers:
         self._settled.set()
 
     def _stop(self, notice: Reason | TimedOut) -> None:
-        """Begin no more messages, tell all others, and end those that are in flight."""
+        """Begin no more messages, tell all others, and end the messages in flight."""
         with self._gate:
             self._ended = True
-            # gloo may forget a message that begins while its connection closes.
+            # gloo may lose a message that begins while its connection closes.
             self._gate.wait_for(lambda: not self._beginning, NOTICE_SECONDS)
         for listener in self._listeners.values():
             listener.tell(notice)
@@ -257,13 +257,13 @@ class Peers:
         self.on_end()
 
     def _wake(self, channel: Channel) -> None:
-        """Close all connections of a channel, as gloo does when a receive runs into its timeout."""
+        """Close all connections of a channel: gloo does that when a receive times out."""
         for rank in self._others:
             with contextlib.suppress(RuntimeError):
                 channel.irecv(nothing(), rank, _POISON_TAG).wait(timedelta(milliseconds=1))
 
     def close(self) -> None:
-        """Give the groups back. Nothing may be in flight, but for what `end` has woken. Idempotent."""
+        """Release the groups. No message may be in flight, except those that `end` has woken. Idempotent."""
         with self._settling:
             if self._closed:
                 return
@@ -283,9 +283,9 @@ class Peers:
 
 
 def _nothing() -> None:
-    """Nobody else waits."""
+    """Wake nothing: no other wait exists."""
 
 
 def _tag(number: int) -> int:
-    # Used again only long after the message that had it before: in flight are as many as there are readers.
+    # A tag is used again only long after its previous message: at most one message for each reader is in flight.
     return _FIRST_TAG + _TAGS * (number % _MAX_MESSAGES)

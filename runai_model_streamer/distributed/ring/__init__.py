@@ -1,24 +1,24 @@
-"""What several ranks want is read once: one of them fills it into memory that they share, and each copies it out.
+"""Reads bytes that several ranks want once: one rank reads them into shared memory, and each copies them from there.
 
-**Who fills what.** Each rank has slots of its own, all of one size, in shared memory that the others map too. It fills
-its blocks (`blocks.deal_out`) one after the other: its block number j goes into its slot j modulo their count. So all
-ranks know the place of each block without a word, and nobody allocates for another. A filler reads into its own slots
-from its own threads, so on NUMA machines each slot lies with its reader.
+**Who fills what.** Each rank has its own slots, all of one size, in shared memory that the others map too. It fills its
+blocks (`blocks.deal_out`) in order: its block number j goes into its slot j modulo the number of slots. So all ranks
+know the place of each block without a message, and no rank allocates for another. A rank's own threads fill its slots,
+so on NUMA machines each slot is local to its reader.
 
-**Release.** A rank that has copied all that it needs of a block says so to the filler. The slot is filled again when
-all takers have said it. So the slowest rank holds up the ring, whose size is fixed, and never makes others buffer more.
+**Release.** A rank that has copied all it needs of a block tells the filler. The slot is filled again once all takers
+have done so. So the slowest rank slows the ring down. The ring's size is fixed: no rank ever buffers more.
 
-**Control.** Messages of nine bytes over the connection that brought the memory (`links`): ready, taken, goodbye. The
-kernel orders them with the bytes in the mapping, a wait for one costs no CPU, and a connection that closes without a
-goodbye tells of a death at once, of `kill -9` too. Counters in the mapping would need atomic operations that Python
-does not have, and would not tell of a death; gloo's messages would need three of its own each.
+**Control.** Messages of nine bytes go over the connection that brought the memory (`links`): ready, taken, goodbye. The
+kernel orders them with the bytes in the mapping, and a wait for one costs no CPU. A connection that closes without a
+goodbye means that the process died, by `kill -9` too. Counters in the mapping would need atomic operations, which
+Python does not have, and would not show a death. gloo would need three messages for each of these.
 
-**No deadlock.** Blocks are numbered in file order. Each rank fills its blocks in this order, and its reads need them in
-this order. So of the lowest block that somebody still needs, the slot is free, and its filler is at it or has filled
-it; and a rank that needs it waits for nothing but its own memory, which it gets when its caller goes on.
+**No deadlock.** Blocks are numbered in file order. Each rank fills its blocks in this order, and needs them in this
+order. So the slot of the lowest block that any rank still needs is free, and its filler fills it or has filled it. A
+rank that needs the block waits only for its own memory, which it gets when its caller continues.
 
-**The end.** A rank that fails, or leaves early, tells the others why (`peers`) and then hangs up; a rank that is killed
-is hung up by the kernel. Whoever waits is woken, and asks `peers` whose fault it was. A rank that neither answers nor
-dies runs into the timeout of those that wait for it. A rank that is done says goodbye, after which nobody minds its
-end; what it has filled stays in the memory, which each rank maps for itself.
+**The end.** A rank that fails or leaves early tells the others why (`peers`) and then closes its connections. If a rank
+is killed, the kernel closes them. All waiting ranks wake, and ask `peers` which rank is at fault. A rank that neither
+answers nor dies makes those that wait for it time out. A rank that is done says goodbye, and may then end at any time:
+what it has filled stays in the memory, which each rank maps for itself.
 """

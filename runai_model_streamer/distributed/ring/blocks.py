@@ -1,4 +1,4 @@
-"""The bytes that ranks share, cut into blocks, and which rank fills each. Pure: the same on every rank."""
+"""Cuts the bytes that ranks share into blocks, and decides which rank fills each. Pure: the same on every rank."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -10,33 +10,33 @@ from runai_model_streamer.pipeline.plan.groups import MAX_GAP, PlannedFile
 from runai_model_streamer.ranges import PAGE, ByteRange, round_up, widen
 
 BLOCKS_PER_RANK: Final = 8
-"""Cut what is shared into at least this many blocks for each rank, so that their parts differ by an eighth at most."""
+"""Minimum blocks for each rank, so that the ranks' shares differ by an eighth at most."""
 
 MIN_BLOCK: Final = {SourceKind.FILE: 256 << 10, SourceKind.OBJECT: 1 << 20}
-"""Bytes below which a block is not worth a read of its own."""
+"""Minimum bytes of a block: fewer are not worth a separate read."""
 
 MAX_BLOCK: Final = {SourceKind.FILE: 4 << 20, SourceKind.OBJECT: 8 << 20}
-"""Bytes of a block without RUNAI_STREAMER_CHUNK_BYTESIZE. Direct reads gain nothing from more, requests do."""
+"""Maximum bytes of a block without RUNAI_STREAMER_CHUNK_BYTESIZE. Larger blocks help requests, but not direct reads."""
 
 
 class Block(NamedTuple):
-    """Consecutive bytes of one file, which one rank reads for all that want any of them."""
+    """Consecutive bytes of one file. One rank reads them for all ranks that want any of them."""
 
     file: int
     """Index of the file."""
     offset: int
     length: int
     takers: int
-    """Bit i: rank i, by its index among those that share the load, wants some of it."""
+    """Bit i is set if rank i wants any of it. i is the rank's index among the ranks that share the load."""
 
     @property
     def end(self) -> int:
-        """Behind its last byte."""
+        """Offset in the file after its last byte."""
         return self.offset + self.length
 
 
 class Beginning(NamedTuple):
-    """The first bytes of an object, which the rank that opened it has."""
+    """The first bytes of an object. The rank that opened it has them."""
 
     length: int
     owner: int
@@ -44,7 +44,7 @@ class Beginning(NamedTuple):
 
 
 def wanted_ranges(file: PlannedFile) -> Iterator[ByteRange]:
-    """What a rank's reads of the file lie within, in file order, however its tensors are grouped."""
+    """Yield the ranges that a rank's reads of the file stay within, in file order, however its tensors are grouped."""
     alignment = file.alignment if file.kind is SourceKind.FILE else 1
     current: ByteRange | None = None
     for tensor in file.tensors:
@@ -62,17 +62,19 @@ def wanted_ranges(file: PlannedFile) -> Iterator[ByteRange]:
 
 
 def pack_ranges(files: Sequence[PlannedFile]) -> bytes:
-    """What this rank wants of all files, for the others."""
+    """Encode the ranges that this rank wants of all files, for the others."""
     rows = [(index, *span) for index, file in enumerate(files) for span in wanted_ranges(file)]
     return np.asarray(rows, np.int64).reshape(-1, 3).tobytes()
 
 
 def block_size(kind: SourceKind, chunk: int | None, total: int, ranks: int) -> int:
-    """Most bytes of a block, whole pages.
+    """Return the maximum bytes of a block; whole pages.
 
     Args:
-        chunk: bytes of one read, where they are set.
+        kind: of the file.
+        chunk: bytes of one read, if set; else None.
         total: bytes that all ranks want together, each counted once.
+        ranks: number of ranks.
     """
     even = round_up(max(total // (ranks * BLOCKS_PER_RANK), 1), PAGE)
     return min(MAX_BLOCK[kind] if chunk is None else chunk, max(even, MIN_BLOCK[kind]))
@@ -81,15 +83,15 @@ def block_size(kind: SourceKind, chunk: int | None, total: int, ranks: int) -> i
 def cut_blocks(
     wanted: Sequence[bytes], kinds: Sequence[SourceKind], chunks: Mapping[SourceKind, int | None], most: int
 ) -> list[Block]:
-    """Cut what any rank wants into blocks, by file and offset.
+    """Cut the bytes that any rank wants into blocks, ordered by file and offset.
 
-    Bytes that just one rank wants are in blocks of their own, unless there are few of them.
+    Bytes that only one rank wants get separate blocks, unless they are few.
 
     Args:
-        wanted: of each rank, what `pack_ranges` says.
-        kinds: of each file.
-        chunks: bytes of one read of each kind, where they are set.
-        most: bytes of a block, at most.
+        wanted: each rank's `pack_ranges`.
+        kinds: the kind of each file.
+        chunks: bytes of one read for each kind, if set; else None.
+        most: maximum bytes of a block.
     """
     tables = [np.frombuffer(each, np.int64).reshape(-1, 3) for each in wanted]
     segments = [
@@ -109,10 +111,10 @@ def cut_blocks(
 
 
 def _segments(ranges: Sequence[np.ndarray[Any, Any]], kind: SourceKind) -> Iterator[tuple[int, int, int]]:
-    """Start, end and takers of each run of bytes that the same ranks want.
+    """Yield start, end and takers of each run of bytes that the same ranks want.
 
-    Where the parts of two ranks meet within a page, both want this page. It goes with the part in front of it: a rank
-    that wants it for the other part reads a page more by itself, and does not wait for another rank for its sake.
+    If the parts of two ranks meet within a page, both want this page. It joins the part before it. The rank of the
+    other part then reads one more page itself, and need not wait for another rank.
     """
     points = np.unique(np.concatenate([each.reshape(-1) for each in ranges]))
     if not len(points):
@@ -137,7 +139,7 @@ def _segments(ranges: Sequence[np.ndarray[Any, Any]], kind: SourceKind) -> Itera
 
 
 def _disjoint(ranges: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Ranges in order, those that meet or overlap made one: widened to whole pages, neighbours may overlap."""
+    """Merge ranges that meet or overlap, as neighbours widened to whole pages may. The ranges are in order."""
     if len(ranges) < 2:
         return ranges
     ends = np.maximum.accumulate(ranges[:, 1])
@@ -165,11 +167,12 @@ def _blocks(file: int, segments: Iterable[tuple[int, int, int]], most: int, leas
 
 
 def without_cached(blocks: Sequence[Block], cached: Sequence[Sequence[int]], nodes: Sequence[int]) -> list[Block]:
-    """The blocks without the takers whose node has them in its page cache: these copy them from there, each for itself.
+    """Remove from each block the takers whose node has it in its page cache: they copy it from there themselves.
 
     Args:
-        cached: for each node, which blocks it has.
-        nodes: of each rank.
+        blocks: all blocks.
+        cached: for each node, the numbers of the blocks that it has.
+        nodes: the node of each rank.
     """
     ranks_of = [sum(1 << rank for rank, its in enumerate(nodes) if its == node) for node in range(len(cached))]
     drop = [0] * len(blocks)
@@ -180,17 +183,17 @@ def without_cached(blocks: Sequence[Block], cached: Sequence[Sequence[int]], nod
 
 
 def bits(mask: int) -> tuple[int, ...]:
-    """The numbers of the bits that are set."""
+    """Return the numbers of the bits that are set."""
     return tuple(bit for bit in range(mask.bit_length()) if mask >> bit & 1)
 
 
 def is_shared(block: Block) -> bool:
-    """Whether several ranks take it, so that one reads it for them."""
+    """Whether several ranks take the block, so that one reads it for all."""
     return block.takers & (block.takers - 1) != 0
 
 
 def parties(blocks: Iterable[Block], ranks: int) -> list[int]:
-    """For each rank, as bits, those that it depends on: they share blocks with it, or with one that does, and so on."""
+    """Return for each rank, as bits, the ranks that it depends on: they share blocks with it, perhaps indirectly."""
     found = [1 << rank for rank in range(ranks)]
     for takers in {block.takers for block in blocks if is_shared(block)}:
         joined = takers
@@ -204,16 +207,17 @@ def parties(blocks: Iterable[Block], ranks: int) -> list[int]:
 def deal_out(
     blocks: Sequence[Block], domains: Sequence[int], beginnings: Mapping[int, Beginning]
 ) -> list[tuple[int, ...]]:
-    """Who fills each shared block: the rank that reads it, and one of each other domain that receives it for that.
+    """Choose the ranks that fill each shared block: one reads it, and one of each other domain receives it.
 
-    Each is the taker that has the fewest bytes to read, or to receive, so far.
+    Each is the taker with the fewest bytes to read, or to receive, so far.
 
     Args:
-        domains: of each rank, the ranks that it shares memory with.
-        beginnings: by the index of the file; blocks that begin in one are its owner's, since it has those bytes.
+        blocks: all blocks.
+        domains: for each rank, the same number for ranks that share memory.
+        beginnings: by the index of the file. A block that begins in one goes to its owner, who has those bytes.
 
     Returns:
-        Indices of ranks, the reader first; none for a block that is not shared.
+        For each block the indices of ranks, the reader first; none for a block that is not shared.
     """
     reads, receives = [0] * len(domains), [0] * len(domains)
     takers_of: dict[int, tuple[int, ...]] = {}

@@ -1,4 +1,4 @@
-"""How the bytes of a load are divided among its ranks: what is shared, and what comes to each."""
+"""Divides the bytes of a load among its ranks: what they share, and how each byte reaches each rank."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from runai_model_streamer.distributed.ring.blocks import (
     parties,
     without_cached,
 )
-from runai_model_streamer.distributed.ring.node import NodeMemory, cannot_share, network, share_memory, tell_once
+from runai_model_streamer.distributed.ring.node import NodeMemory, cannot_share, network, share_memory, warn_once
 from runai_model_streamer.distributed.ring.source import Span
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.origins import Origin, SourceKind
@@ -31,42 +31,43 @@ from runai_model_streamer.ranges import PAGE, round_down, round_up
 _log = logging.getLogger(__name__)
 
 RING_BYTES: Final = 512 << 20
-"""Most bytes of the slots of a node's ranks together."""
+"""Maximum bytes of all slots of a node."""
 
 SPARE_SLOTS: Final = 2
-"""Slots of a rank that the others may still be copying from while all its fillers fill."""
+"""Slots of a rank that the others may still copy from while all its fillers fill."""
 
 MIN_FILLERS: Final = 4
-"""Threads of a rank that read files for the others, at least: together they have as many reads in flight as one rank
-alone has."""
+"""Minimum threads of a rank that read files for the others. All ranks together have as many reads in flight as a single
+rank would."""
 
 
 class Division(NamedTuple):
-    """What all ranks have worked out alike, and this rank's place in it."""
+    """The division of a load, the same on all ranks, and this rank's place in it."""
 
     blocks: Sequence[Block]
     fillers: Sequence[tuple[int, ...]]
-    """Of each block; see `blocks.deal_out`. None for a block that each rank that wants it reads for itself."""
+    """The fillers of each block; see `blocks.deal_out`. Empty for a block that each taker reads itself."""
     party: tuple[int, ...]
-    """Indices of the ranks that this one depends on, and itself."""
+    """Indices of the ranks that this one depends on, with itself."""
     memory: NodeMemory | None
-    """None: nothing that this rank wants is shared."""
+    """None if nothing that this rank wants is shared."""
     threads: int
-    """That fill this rank's blocks."""
+    """Number of threads that fill this rank's blocks."""
     ring_bytes: int
-    """Bytes of the slots of this node's ranks."""
+    """Bytes of all slots of this node."""
     reads_alone: bool
     """Whether this rank also reads bytes for itself that are not in the page cache."""
 
 
-class _Said(NamedTuple):
-    """What each rank says of itself."""
+class _RankInfo(NamedTuple):
+    """What each rank announces."""
 
     place: str
-    """Where ranks can share memory with those that say the same."""
+    """Equal for ranks that can share memory."""
     largest: int
     """Bytes of the largest tensor."""
     threads: int
+    """Number of threads that fill blocks."""
 
 
 def divide(
@@ -77,24 +78,24 @@ def divide(
     sources: Sequence[Source],
     beginnings: Mapping[int, Beginning],
 ) -> Division:
-    """Work out who reads what. All ranks of the load have to call this, each with its own wishes.
+    """Decide which rank reads what. All ranks of the load must call this, each with the tensors that it wants.
 
-    Bytes that are in a node's page cache are not shared: each rank of the node copies them from there, as it would copy
-    them from the ring, and one copy is saved.
+    Bytes in a node's page cache are not shared: each rank of the node copies them from there. From the ring it would
+    copy them too, and the ring would cost one copy more.
 
     Args:
         peers: the ranks.
-        nodes: of each of them.
-        config: this rank's settings; those of memory and of the size of reads are alike everywhere.
-        files: what this rank wants.
-        sources: of the files.
+        nodes: the node of each rank.
+        config: this rank's settings. All ranks have the same memory limit and read size.
+        files: the tensors that this rank wants.
+        sources: the sources of the files.
         beginnings: see `blocks.deal_out`.
 
     Raises:
         DistributedError: another rank has failed.
     """
     largest = largest_tensor(files)
-    mine = _Said(
+    mine = _RankInfo(
         f"{nodes[peers.index]} {network()}" if config.fan_out is not FanOut.SOCKETS else f"rank {peers.rank}",
         0 if largest is None else largest[1].nbytes,
         _threads(files, sources, config, nodes.count(nodes[peers.index])),
@@ -102,7 +103,7 @@ def divide(
     head = orjson.dumps(tuple(mine))
     gathered = peers.gather(len(head).to_bytes(8, "little") + head + pack_ranges(files))
     lengths = [int.from_bytes(each[:8], "little") for each in gathered]
-    said = [_Said(*orjson.loads(each[8 : 8 + length])) for each, length in zip(gathered, lengths, strict=True)]
+    said = [_RankInfo(*orjson.loads(each[8 : 8 + length])) for each, length in zip(gathered, lengths, strict=True)]
     wanted = [each[8 + length :] for each, length in zip(gathered, lengths, strict=True)]
     on_node = max(nodes.count(each) for each in nodes)
     allowed = _ring_limit(config.memory_limit, on_node, max(each.largest for each in said)) // on_node
@@ -132,9 +133,9 @@ def divide(
 
 
 def _threads(files: Sequence[PlannedFile], sources: Sequence[Source], config: StreamerConfig, ranks: int) -> int:
-    """Reads of this rank in flight at once. Those of files are the node's: its disk has what a single rank asks of it.
+    """Return how many reads this rank has in flight. For files, the ranks of a node divide the reads of a single rank.
 
-    Requests are the rank's: each is a connection, and needs CPU time of its process.
+    Requests to object storage are not divided: each is a connection, and needs CPU time of its process.
     """
     most = 1
     for file, source in zip(files, sources, strict=True):
@@ -146,28 +147,28 @@ def _threads(files: Sequence[PlannedFile], sources: Sequence[Source], config: St
 
 
 def _look_for_other_namespaces(
-    peers: Peers, nodes: Sequence[str], said: Sequence[_Said], party: int, fan_out: FanOut
+    peers: Peers, nodes: Sequence[str], said: Sequence[_RankInfo], party: int, fan_out: FanOut
 ) -> None:
-    """Warn of a rank of this node that cannot share memory with this one, or raise where it has to."""
+    """Warn of a rank of this node that cannot share memory with this one. Raise if memory is required."""
     for index in bits(party):
         if nodes[index] == nodes[peers.index] and said[index].place != said[peers.index].place:
             why = "it is in another network namespace"
             if fan_out is FanOut.MEMORY:
                 raise cannot_share(peers.ranks[index], why)
             if fan_out is FanOut.AUTO:
-                tell_once(peers.ranks[index], why)
+                warn_once(peers.ranks[index], why)
             return
 
 
 def _ring_limit(limit: int, ranks: int, largest: int) -> int:
-    """Bytes of a node's slots, at most: a part of the memory limit that is free when each rank holds a tensor."""
+    """Return the maximum bytes of a node's slots: a part of the limit that is free while each rank holds a tensor."""
     if limit < 0:
         return RING_BYTES
     return min(RING_BYTES, limit // 8, max(limit - ranks * largest, 0))
 
 
 def _cached(peers: Peers, nodes: Sequence[str], blocks: Sequence[Block], sources: Sequence[Source]) -> list[list[int]]:
-    """For each node, the numbers of the blocks that are in its page cache. Its ranks look in turns."""
+    """Return for each node the numbers of the blocks in its page cache. The node's ranks take turns to look."""
     mine = [index for index, node in enumerate(nodes) if node == nodes[peers.index]]
     found = [
         number
@@ -184,7 +185,7 @@ def _cached(peers: Peers, nodes: Sequence[str], blocks: Sequence[Block], sources
 def spans_of(
     division: Division, me: int, files: Sequence[PlannedFile], groups: Sequence[Group]
 ) -> tuple[list[list[Span]], dict[int, int]]:
-    """How the bytes of each file come to this rank, and the bytes that it copies of each block of the ring."""
+    """Return how the bytes of each file come to this rank, and how many bytes it copies of each block of the ring."""
     spans: list[list[Span]] = [[] for _ in files]
     by_file: list[list[int]] = [[] for _ in files]
     for number, (block, fillers) in enumerate(zip(division.blocks, division.fillers, strict=True)):
@@ -196,7 +197,7 @@ def spans_of(
         else:
             spans[block.file].append(Span(block.offset, block.end, shared))
     needed: dict[int, int] = {}
-    place = [0] * len(files)  # steps of a file come in order; the next may begin in the block that the last ended in
+    place = [0] * len(files)  # a file's steps come in order; a step may begin in the block that the last one ended in
     for group in groups:
         for step in steps_of(group, files):
             numbers, end = by_file[step.file], step.offset + step.length
@@ -213,8 +214,8 @@ def spans_of(
     return spans, needed
 
 
-def tell_party(peers: Peers, party: Sequence[int]) -> None:
-    """Say in the log with which ranks this one shares its reads, if not with all."""
+def log_party(peers: Peers, party: Sequence[int]) -> None:
+    """Log the ranks that this one shares its reads with, if not all."""
     if len(party) < len(peers.ranks):
         _log.info(
             "Reads of rank %d are shared by ranks %s, which want the same bytes",

@@ -1,4 +1,4 @@
-"""Threads that fill this rank's blocks: read them from storage, or receive them from another node."""
+"""Fills this rank's blocks in threads: reads them from storage, or receives them from another node."""
 
 import threading
 import time
@@ -18,17 +18,17 @@ from runai_model_streamer.threads.crew import Crew
 
 
 class Fillers:
-    """Threads that fill blocks in order, and end when all are filled or the load has ended.
+    """Threads that fill blocks in order. They end when all blocks are filled, or the load has ended.
 
     Args:
-        ring: where the blocks are filled in.
+        ring: has the slots.
         peers: the ranks of the load.
-        blocks: of the load.
-        fillers: of each block; see `blocks.deal_out`.
-        files: of the load, with this rank's tensors, for messages.
-        sources: of the files.
-        beginnings: by the index of the file, its first bytes, where this rank has them.
-        count: of threads, at most.
+        blocks: all blocks of the load.
+        fillers: the fillers of each block; see `blocks.deal_out`.
+        files: the files of the load, with this rank's tensors, for messages.
+        sources: the sources of the files.
+        beginnings: index of a file -> its first bytes, if this rank has them.
+        count: maximum number of threads.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class Fillers:
         self.origins: dict[int, Origin] = {}
         """Number of each block that this rank has filled -> where its bytes came from."""
         self.read = self.received = 0
-        """Bytes read from storage for the ranks; bytes received from other nodes, or through sockets."""
+        """Bytes read from storage for all ranks; bytes received from other nodes, or through sockets."""
 
     def start(self) -> None:
-        """Start the threads, unless they have been. Where the system gives fewer, those have to do.
+        """Start the threads, once. If the system allows fewer threads, use those.
 
         Raises:
-            StreamerError: the system gives none.
+            StreamerError: the system allows none.
         """
         if self._started:
             return
@@ -69,7 +69,7 @@ class Fillers:
             self._started = True
 
     def join(self, seconds: float) -> bool:
-        """Start no more threads, and wait until they have ended, but no longer than that; whether they have."""
+        """Start no more threads, and wait up to `seconds` for their end. Return whether all have ended."""
         with self._starting:
             self._started = True
         return not self._crew.join(seconds)
@@ -80,7 +80,7 @@ class Fillers:
             while (number := self._ring.claim()) is not None:
                 self._fill(number)
         except (Stopped, InterruptedReadError):
-            self._ring.stop()  # it has ended, or is about to
+            self._ring.stop()  # the load has ended, or is about to
         except DistributedError as error:
             self._ring.fail(error)
             self._ring.stop()
@@ -119,7 +119,7 @@ class Fillers:
         self._ring.publish(number)
         if receivers:
             self._peers.send(buffer, number, [ranks[each] for each in receivers])
-        self._ring.finish(number)  # last: this rank does not leave while it sends
+        self._ring.finish(number)  # last, so that this rank does not leave while it sends
 
     def _read(self, block: Block, buffer: memoryview) -> Origin:
         source = self._sources[block.file]

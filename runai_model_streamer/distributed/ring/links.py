@@ -1,8 +1,8 @@
-"""Connections between the ranks of a node: they carry short messages, the ring's memory, and word of a process's end.
+"""Connects the ranks of a node: carries short messages and the ring's memory, and shows when a process ends.
 
-Unix sockets in the abstract namespace, so that no file is left, whatever happens. Each rank listens under a random name
-and sends it to the others over torch.distributed, with a secret without which it accepts nobody. Ranks that have no
-network namespace in common (other containers, other pods) cannot connect.
+The connections are Unix sockets in the abstract namespace, which never leave a file. Each rank listens under a random
+name. It sends the name to the others over torch.distributed, with a secret that it requires of each connection. Ranks
+in different network namespaces (other containers, other pods) cannot connect.
 """
 
 import contextlib
@@ -25,16 +25,16 @@ _HELLO: Final = struct.Struct("<32sI")
 READY: Final = 1
 """The block is in its slot."""
 TAKEN: Final = 2
-"""The sender needs the block no more."""
+"""The sender no longer needs the block."""
 GOODBYE: Final = 3
-"""The sender has all that it needs, and all that others need of it is in its slots."""
+"""The sender has all that it needs, and its slots hold all that others need of it."""
 
 OnMessage = Callable[[int, int, int], None]
 """Called with the index of the sender, the kind of the message and the block's number."""
 
 
 class Listener:
-    """Where the other ranks of the node connect to this one.
+    """Accepts the connections of the node's other ranks.
 
     Raises:
         OSError: this machine has no such sockets.
@@ -52,7 +52,7 @@ class Listener:
             raise
 
     def close(self) -> None:
-        """Listen no more. Idempotent."""
+        """Stop listening. Idempotent."""
         self._socket.close()
 
     def meet(
@@ -61,13 +61,13 @@ class Listener:
         """Connect with each other rank, and exchange descriptors of memory.
 
         Args:
-            index: of this rank.
+            index: this rank's index.
             others: index -> name and secret of each other rank's listener.
-            file: descriptor to send; it stays the caller's.
-            timeout: for all of it.
+            file: the descriptor to send; it stays the caller's.
+            timeout: maximum time for all of it.
 
         Returns:
-            Index -> connection and the other's descriptor. Both are the caller's to close.
+            Index -> connection and the other's descriptor. The caller must close both.
 
         Raises:
             OSError: a rank cannot be reached, or did not answer in time.
@@ -113,7 +113,7 @@ class Listener:
         return met
 
     def _welcome(self, link: socket.socket, expected: set[int]) -> tuple[int, int] | None:
-        """The rank that has connected, and its descriptor; None for a process that does not know the secret."""
+        """Return the rank that has connected, and its descriptor; None for a process that does not know the secret."""
         try:
             hello, theirs = _received(link)
         except OSError:
@@ -145,13 +145,13 @@ def _received(link: socket.socket) -> tuple[bytes, int]:
 class Links:
     """Messages to and from the other ranks of the node. Sending is thread safe.
 
-    A thread receives; it costs nothing while none comes, and ends with the connections.
+    A thread receives. It uses no CPU while no message comes, and ends with the connections.
 
     Args:
         sockets: index of each rank -> its connection; closed with this.
-        timeout: seconds that a message may take to send.
-        received: called for each message, in the thread.
-        lost: called, in the thread, with the index of a rank whose connection has closed without a goodbye.
+        timeout: maximum seconds to send a message.
+        received: called in the thread for each message.
+        lost: called in the thread with the index of a rank whose connection closed without a goodbye, and the reason.
     """
 
     def __init__(
@@ -177,13 +177,13 @@ class Links:
             self._thread.start()
 
     def send(self, other: int, kind: int, number: int = 0) -> bool:
-        """Send a message; False if it cannot be sent in time. A rank that has gone needs none."""
+        """Send a message. Return False if it cannot be sent in time. Ignore a rank that has gone."""
         try:
             self._sockets[other].send(_MESSAGE.pack(kind, number), socket.MSG_NOSIGNAL)
         except BlockingIOError:
             return False
         except OSError:
-            pass  # `lost` is called, if it went without a goodbye
+            pass  # if it went without a goodbye, `lost` is called
         return True
 
     def _listen(self) -> None:
@@ -199,7 +199,7 @@ class Links:
                     message = self._sockets[other].recv(_MESSAGE.size, socket.MSG_DONTWAIT)
                 except BlockingIOError:
                     continue
-                except OSError as error:  # told once, before what is still to be received
+                except OSError as error:  # reported once, before messages that are still to be received
                     if isinstance(error, ConnectionResetError):
                         continue
                     message, why = b"", str(error)
@@ -217,18 +217,18 @@ class Links:
                     self._lost(other, why)
 
     def close_in_child(self) -> None:
-        """Close this process's copies: the others have to notice the end of the parent, not of its child."""
+        """Close the child's copies of the connections, so that the others notice when the parent ends."""
         for each in self._sockets.values():
             each.close()
 
     def hang_up(self) -> None:
-        """Close all connections for both sides: the others notice at once. Idempotent."""
+        """Shut down all connections, for both sides: the others notice at once. Idempotent."""
         for each in self._sockets.values():
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Hang up, and end the thread. Not called by it. Idempotent."""
+        """Hang up, and end the thread, which must not call this. Idempotent."""
         self.hang_up()
         if self._thread is not None:
             self._thread.join()

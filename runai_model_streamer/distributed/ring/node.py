@@ -1,4 +1,4 @@
-"""How the ranks of a node come to share memory, and what they do where they cannot."""
+"""Makes the ranks of a node share memory, or use sockets if they cannot."""
 
 import contextlib
 import logging
@@ -18,28 +18,28 @@ from runai_model_streamer.errors import DistributedError
 _log = logging.getLogger(__name__)
 
 CONNECTING: Final = timedelta(seconds=30)
-"""Most time for the ranks of a node to connect, once all of them are ready to."""
+"""Maximum time for the ranks of a node to connect, once all of them are ready."""
 
 
 class NodeMemory(NamedTuple):
-    """What this rank shares memory with, and through what."""
+    """The memory that this rank shares, and the ranks that it shares it with."""
 
     domains: tuple[int, ...]
-    """Of each rank of the load: ranks of one domain share memory."""
+    """The domain of each rank of the load. Ranks of one domain share memory."""
     slots: dict[int, Slots]
     """Index of each rank of this one's domain -> its slots, this one's among them."""
     sockets: Mapping[int, socket.socket]
     """Index of each other rank of the domain -> the connection to it."""
 
     def close(self) -> None:
-        """Close the connections, and let go of the memory."""
+        """Close the connections, and release the memory."""
         for each in self.sockets.values():
             each.close()
         self.slots.clear()
 
 
 def network() -> str:
-    """What ranks have in common that can connect with each other: a network namespace."""
+    """Return the number of this process's network namespace. Ranks of one namespace can connect."""
     with contextlib.suppress(OSError):
         return str(os.stat("/proc/self/ns/net").st_ino)
     return str(os.getpid())
@@ -54,18 +54,18 @@ def share_memory(
     required: bool,
     make: Callable[[int, int], int] = create,
 ) -> NodeMemory:
-    """Give the ranks that can share memory slots that all of them map. All ranks of the load have to call this.
+    """Make slots that all ranks of a domain map. All ranks of the load must call this.
 
     Args:
         peers: the ranks of the load.
-        candidates: for each rank, the same number for those that may share memory with each other.
-        count: of slots for each rank.
-        size: bytes of a slot, whole pages.
-        required: ranks that cannot share memory end the load; else their bytes go through sockets.
+        candidates: for each rank, the same number for ranks that may share memory.
+        count: number of slots of each rank.
+        size: bytes of a slot; whole pages.
+        required: ranks that cannot share memory end the load. Otherwise their bytes go through sockets.
         make: makes the memory.
 
     Raises:
-        DistributedError: on all ranks, where memory is required and cannot be shared; or a rank has failed.
+        DistributedError: on all ranks: memory is required and cannot be shared, or a rank has failed.
     """
     me = peers.index
     mine = [index for index, its in enumerate(candidates) if its == candidates[me]]
@@ -110,7 +110,7 @@ def share_memory(
             link.close()
         sockets, slots = {}, {}
         rank, reason = next((peers.ranks[index], reasons[index]) for index in mine if reasons[index])
-        tell_once(rank, reason)
+        warn_once(rank, reason)
     if failed and required:
         rank, reason = next((peers.ranks[index], each) for index, each in enumerate(reasons) if each)
         raise cannot_share(rank, reason)
@@ -124,7 +124,7 @@ def share_memory(
 
 
 def cannot_share(rank: int, reason: str) -> DistributedError:
-    """The error of ranks that have to share memory."""
+    """Make the error for ranks that must share memory and cannot."""
     return DistributedError(
         f"RUNAI_STREAMER_DIST_FANOUT=memory, but rank {rank} cannot share memory with the others of its node: {reason}",
         (rank,),
@@ -132,15 +132,15 @@ def cannot_share(rank: int, reason: str) -> DistributedError:
     )
 
 
-_told: set[str] = set()
+_warned: set[str] = set()
 
 
-def tell_once(rank: int, reason: str) -> None:
-    """Warn that ranks of this node use sockets, once in a process for each reason."""
-    if reason not in _told:
-        _told.add(reason)
+def warn_once(rank: int, reason: str) -> None:
+    """Warn that ranks of this node use sockets. Once in a process for each reason."""
+    if reason not in _warned:
+        _warned.add(reason)
         _log.warning(
-            "The ranks of this node cannot share memory (rank %d: %s): they send each other what they read through "
+            "The ranks of this node cannot share memory (rank %d: %s). They send each other what they read through "
             "sockets, which is slower",
             rank,
             reason,

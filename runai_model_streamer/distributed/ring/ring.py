@@ -1,4 +1,4 @@
-"""The ring: memory through which the ranks of a node pass each other what one of them has read; see the package."""
+"""The ring: shared memory through which a rank passes the bytes that it has read to the others; see the package."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from runai_model_streamer.distributed.ring.slots import Slots
 from runai_model_streamer.errors import StreamerError
 
 _Blamed: TypeAlias = Callable[[], int | None]
-"""The rank whose turn it is; None: this one's, which may take its time."""
+"""Returns the rank that must act next; None for this rank, whose caller has no time limit."""
 
 
 class Ring:
@@ -23,10 +23,10 @@ class Ring:
 
     Args:
         peers: the ranks of the load.
-        blocks: of the load.
-        fillers: of each block; see `blocks.deal_out`.
-        slots: of each rank of this one's domain, by its index, this one among them. Emptied by `close`.
-        needed: number of each block that this rank takes -> bytes that it is going to copy of it.
+        blocks: all blocks of the load.
+        fillers: the fillers of each block; see `blocks.deal_out`.
+        slots: index of each rank of this one's domain -> its slots, this one's among them. Emptied by `close`.
+        needed: number of each block that this rank takes -> bytes that it will copy of it.
     """
 
     def __init__(
@@ -74,12 +74,12 @@ class Ring:
         self._error: StreamerError | None = None
         self._lost: tuple[int, str] | None = None
         self.waited: dict[int, float] = {}
-        """Rank -> thread-seconds that this one has waited for it: to fill a block, or as the last to take one."""
+        """Rank -> thread-seconds that this rank has waited for it: to fill a block, or as the last to take one."""
         self.taken = 0
-        """Bytes copied of blocks that others have filled."""
+        """Bytes copied from blocks that others have filled."""
 
     def connect(self, links: Links | None) -> None:
-        """Begin: `links` leads to the other ranks of the domain, and calls `received` and `lost`."""
+        """Begin. `links` connects to the other ranks of the domain, and calls `received` and `lost`."""
         self._links = links
         if links is not None:
             links.start()
@@ -94,11 +94,11 @@ class Ring:
 
     @property
     def tasks(self) -> int:
-        """Blocks that this rank fills."""
+        """Number of blocks that this rank fills."""
         return len(self._tasks)
 
     def claim(self) -> int | None:
-        """The number of the next block for this rank to fill, as soon as its slot is free; None when there are no more.
+        """Wait for the slot of the next block to fill. Return the block's number; None if there are no more.
 
         Raises as `copy` does.
         """
@@ -115,23 +115,23 @@ class Ring:
         return self._tasks[place]
 
     def _holder(self, number: int) -> int | None:
-        """The first rank whose turn it is to take a block; None for this one, whose caller may take its time."""
+        """Return the first other rank that must still take a block; None if only this one must."""
         ranks = [self._peers.ranks[each] for each in bits(self._untaken[number]) if each != self._me]
         return ranks[0] if ranks else None
 
     def slot(self, number: int) -> memoryview:
-        """Where a block that has been claimed is to be filled in."""
+        """Return the memory to fill with a claimed block."""
         filler, slot = self._place[number]
         return self._slots[filler].slot(slot, self._blocks[number].length)
 
     def publish(self, number: int) -> None:
-        """The block is filled: tell the others of the domain. Raises as `copy` does."""
+        """Tell the others of the domain that the block is filled. Raises as `copy` does."""
         for other in bits(self._untaken[number]):
             if other != self._me:
                 self._send(other, READY, number)
 
     def finish(self, number: int) -> None:
-        """The block is filled, and sent to all that it has to be sent to: this rank may take it, too."""
+        """Let this rank take the block, too. Call it once the block is filled, and sent to all other domains."""
         with self._lock:
             self._unfilled -= 1
             self._ready.add(number)
@@ -139,11 +139,11 @@ class Ring:
         self._say_goodbye_if_done()
 
     def copy(self, number: int, start: int, buffer: memoryview) -> bool:
-        """Wait for a block, and copy the bytes from `start` on; each once. Whether this rank has filled it.
+        """Wait for a block, and copy its bytes from `start` on; each byte once. Return whether this rank has filled it.
 
         Raises:
             DistributedError: another rank has died, failed, left, or taken no part for longer than the timeout.
-            StreamerError: what this rank's own reads for the others ended in.
+            StreamerError: this rank's own read for the others failed.
             Stopped: this rank has ended the load itself.
         """
         filler, slot = self._place[number]
@@ -194,7 +194,7 @@ class Ring:
             raise self._peers.failure(self._peers.ranks[other], TimeoutError(TIMED_OUT))
 
     def received(self, sender: int, kind: int, number: int) -> None:
-        """A message has come."""
+        """Handle a message from another rank."""
         if kind == READY:
             with self._lock:
                 if number in self._left:
@@ -204,19 +204,19 @@ class Ring:
             self._release(number, sender)
 
     def lost(self, other: int, why: str) -> None:
-        """The connection to a rank of the domain has closed without a goodbye."""
+        """Note that the connection to a rank of the domain has closed without a goodbye, and end."""
         with self._lock:
             if self._running and not self.complete:
                 self._lost = (self._peers.ranks[other], why)
                 self._stop()
 
     def fail(self, error: StreamerError) -> None:
-        """What this rank reads for the others has failed: whoever waits here raises that, once `stop` is called."""
+        """Note that this rank's read for the others has failed. After `stop`, all waits here raise this error."""
         with self._lock:
             self._error = self._error or error
 
     def stop(self) -> None:
-        """Wake all that wait, here and, by hanging up, on the other ranks of the domain. Idempotent."""
+        """Wake all waits: here, and by closed connections on the domain's other ranks. Idempotent."""
         with self._lock:
             self._stop()
         with self._leaving:
@@ -229,9 +229,9 @@ class Ring:
         self._freed.notify_all()
 
     def close(self) -> None:
-        """Stop, close the connections, and let go of the memory: it goes with the last that reads from it. Idempotent.
+        """Stop, close the connections, and release the memory, which goes with its last reader. Idempotent.
 
-        No block is claimed or copied any more.
+        Claim or copy no block afterwards.
         """
         self.stop()
         if self._links is not None:
@@ -239,7 +239,7 @@ class Ring:
         self._slots.clear()
 
     def drain(self) -> None:
-        """Wait until this rank has filled its last blocks, if it has all that it needs itself; until the load ends."""
+        """If this rank has all that it needs itself, wait until it has filled its last block, or the load has ended."""
         with self._lock:
             while self._running and not self._left and self._unfilled:
                 self._arrived.wait()
@@ -247,7 +247,7 @@ class Ring:
     def _wait(
         self, condition: threading.Condition, done: Callable[[], bool], blamed: Callable[[], int | None]
     ) -> float:
-        """Wait until `done`; for the rank that is `blamed`, no longer than the timeout. Returns the seconds."""
+        """Wait until `done`, for the rank that is `blamed` no longer than the timeout. Return the seconds waited."""
         late, began = None, 0.0
         with self._lock:
             if self._running and not done():
@@ -266,7 +266,7 @@ class Ring:
         return time.monotonic() - began if began else 0.0
 
     def _wait_for(self, rank: int, condition: threading.Condition, done: Callable[[], bool], blamed: _Blamed) -> bool:
-        """Wait until something has changed for whom this rank waits; whether that was in time."""
+        """Wait until `done`, or until another rank is to blame. Return whether that was in time."""
         deadline = time.monotonic() + self._peers.timeout.total_seconds()
         with self._peers.waiting_for(rank):
             while self._running and not done() and blamed() == rank:
@@ -277,7 +277,7 @@ class Ring:
         return True
 
     def count_wait(self, index: int, seconds: float) -> None:
-        """This rank has waited for that one, by its index."""
+        """Count seconds that this rank has waited for another, by its index."""
         if seconds and index != self._me:
             rank = self._peers.ranks[index]
             with self._lock:

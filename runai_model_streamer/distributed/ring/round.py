@@ -1,4 +1,4 @@
-"""This rank's part in one load whose bytes it shares: ring, threads that fill it, sources that take from it."""
+"""Runs this rank's part in a shared load: the ring, the threads that fill it, the sources that copy from it."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -16,19 +16,19 @@ from runai_model_streamer.pipeline.plan.groups import PlannedFile
 from runai_model_streamer.pipeline.tally.shared import SharedCounts
 
 JOIN_SECONDS: Final = 0.5
-"""Most seconds that closing waits for threads that read for others. One that hangs longer keeps its file open."""
+"""Maximum seconds that closing waits for threads that read for others. One that hangs longer keeps its file open."""
 
 
 class Round:
-    """What runs from the division of a load until its end.
+    """Ring, filler threads and connections, from the division of a load until its end.
 
     Args:
-        peers: the ranks of the load. They wake this when it ends.
-        division: of the load; with memory.
-        files: what this rank wants.
-        sources: of the files.
-        beginnings: of each file, the first bytes that this rank has.
-        needed: number of each block that this rank takes -> bytes that it is going to copy of it.
+        peers: the ranks of the load. They call `Ring.stop` when the load ends.
+        division: the division of the load; it has memory.
+        files: the tensors that this rank wants.
+        sources: the sources of the files.
+        beginnings: index of a file -> its first bytes, if this rank has them.
+        needed: number of each block that this rank takes -> bytes that it will copy of it.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Round:
         self._own = 0
 
     def source(self, source: Source, spans: Sequence[Span]) -> SharedSource:
-        """The source as this rank reads it."""
+        """Wrap a source so that this rank takes shared bytes from the ring."""
         return SharedSource(source, spans, self._copy, self._fillers.start, self._count, self._idle)
 
     def _copy(self, number: int, start: int, buffer: memoryview) -> Origin:
@@ -67,16 +67,16 @@ class Round:
         return self._fillers.join(0)
 
     def drain(self) -> None:
-        """See `Ring.drain`."""
+        """If this rank has all that it needs itself, wait until it has filled its last block, or the load has ended."""
         self._ring.drain()
 
     @property
     def complete(self) -> bool:
-        """Whether this rank has all that it needs of others, and they have all that they need of it."""
+        """Whether this rank has all that it needs of others, and has filled all that they need of it."""
         return self._ring.complete
 
     def counts(self) -> SharedCounts:
-        """What this rank has read, taken and waited for, so far."""
+        """Return what this rank has read, taken and waited for so far."""
         ranks = self._peers.ranks
         return SharedCounts(
             rank=self._peers.rank,
@@ -91,7 +91,7 @@ class Round:
         )
 
     def join(self) -> None:
-        """Wait a moment for the threads that fill, once the load has ended."""
+        """Stop, and wait a moment for the filler threads."""
         self._ring.stop()
         self._fillers.join(JOIN_SECONDS)
 

@@ -1,4 +1,4 @@
-"""Memory that the processes of a node share: anonymous, named nowhere, and gone with the last of them."""
+"""Makes memory that the processes of a node share. It has no name, and goes with the last process that maps it."""
 
 import contextlib
 import ctypes
@@ -13,29 +13,29 @@ from runai_model_streamer.io.libc import libc
 from runai_model_streamer.ranges import PAGE
 from runai_model_streamer.threads.forks import keep_in_children
 
-# Numbers of the kernel's own: Python has names for them only if it was built with a newer C library than conda's is.
+# The kernel's numbers: Python has names for them only if it was built with a newer C library than conda's.
 _CLOSE_ON_EXEC, _ALLOW_SEALING = 1, 2
 _ADD_SEALS, _GET_SEALS = 1033, 1034
 _SEALS: Final = 1 | 2 | 4
-"""No more seals, no shrinking, no growing. A file that cannot shrink cannot kill a process that has it mapped."""
+"""No more seals, no shrinking, no growing. If a file shrinks, the processes that map it may be killed (SIGBUS)."""
 
 MEMFD_CREATE: Final = {"x86_64": 319, "aarch64": 279}
-"""The system call, by machine."""
+"""Machine -> number of the system call."""
 
 
 class Slots:
     """Slots of equal size in one mapping.
 
-    The mapping goes when nothing made from it is alive, and its memory with the last process that maps it. Forked
+    The mapping goes when nothing made from it is alive, and the memory with the last process that maps it. Forked
     children do not have it.
 
     Args:
-        count: of slots.
-        size: bytes of a slot, whole pages.
-        file: descriptor of the shared memory, which stays the caller's; None for memory of this process.
+        count: number of slots.
+        size: bytes of a slot; whole pages.
+        file: descriptor of the shared memory; it stays the caller's. None for memory of this process only.
 
     Raises:
-        OSError: it cannot be mapped, or is not the memory that it should be.
+        OSError: it cannot be mapped, or has another size, or lacks the seals.
     """
 
     def __init__(self, count: int, size: int, file: int | None = None) -> None:
@@ -54,25 +54,25 @@ class Slots:
         keep_in_children(self)
 
     def missing_in_children(self) -> Iterable[object]:
-        """See `Holder`."""
+        """Return the mapping, which a forked child does not have; see `threads.forks.Holder`."""
         return (self._mapping,)
 
     def slot(self, index: int, length: int) -> memoryview:
-        """The first `length` bytes of a slot."""
+        """Return the first `length` bytes of a slot."""
         start = index * self.size
         return memoryview(self._mapping)[start : start + length]
 
 
 def create(count: int, size: int, calls: Mapping[str, int] = MEMFD_CREATE) -> int:
-    """Descriptor of new shared memory for so many slots. All of it is allocated: later there may be none left.
+    """Make shared memory for the slots, and return its descriptor. All of it is allocated now, while there is some.
 
     Args:
-        count: of slots.
-        size: bytes of a slot, whole pages.
-        calls: number of the system call, by machine, for a Python that does not have it.
+        count: number of slots.
+        size: bytes of a slot; whole pages.
+        calls: machine -> number of the system call, for a Python without `os.memfd_create`.
 
     Raises:
-        OSError: there is no such memory here, or not enough.
+        OSError: this machine has no such memory, or not enough.
     """
     file = _anonymous_file(calls)
     try:

@@ -1,4 +1,4 @@
-"""A source of which some bytes come through the ring, and others are read by this rank for itself."""
+"""A source that takes shared bytes from the ring, and reads the others itself."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -8,30 +8,30 @@ from runai_model_streamer.io.source import Source, SourceWrapper
 from runai_model_streamer.origins import Origin, SourceKind
 
 _WAITED_FOR: Final = {SourceKind.FILE: Origin.DISK, SourceKind.OBJECT: Origin.OBJECT}
-"""What reads of shared bytes are said to be: all readers take part, since most wait for other ranks, not for a CPU."""
+"""The origin expected of shared bytes. All readers take part, since most wait for other ranks, not for a CPU."""
 
 _FARTHEST: Final = (Origin.RANK, Origin.OBJECT, Origin.DISK, Origin.BUFFERED, Origin.PAGE_CACHE)
 
 
 class Span(NamedTuple):
-    """Consecutive bytes of a file that come in the same way."""
+    """Consecutive bytes of a file that come to this rank in the same way."""
 
     offset: int
     end: int
     block: int | None
-    """Number of the block of the ring; None: this rank reads them for itself."""
+    """Number of the block of the ring; None if this rank reads the bytes itself."""
 
 
 class SharedSource(SourceWrapper):
-    """One file or object of a shared load; see `Source`. What is read has been planned (`division.Division`).
+    """One file or object of a shared load, as a `Source`. Only planned ranges are read (`division.Division`).
 
     Args:
-        source: this rank's own way to the file.
-        spans: of all that this rank is going to read of it, in file order.
-        copy: copies bytes of a block, from a place in it on, and says where they came from. It waits for them.
+        source: opened by this rank.
+        spans: all that this rank will read of it, in file order.
+        copy: waits for a block, copies its bytes from an offset on, and returns where they came from.
         start: called before each read.
-        count: called with the bytes that this rank has read for itself.
-        idle: whether nothing reads from `source` but its reader threads: else it is not closed.
+        count: called with the number of bytes that this rank has read itself.
+        idle: whether only this load's reader threads read from `source`. If not, it is not closed.
     """
 
     def __init__(
@@ -51,17 +51,20 @@ class SharedSource(SourceWrapper):
         self._copy, self._start, self._count, self._idle = copy, start, count, idle
 
     def origin(self, offset: int, length: int) -> Origin:
-        """As if bytes that come through the ring were this rank's own reads."""
+        """Return where the bytes will come from. Shared bytes count as reads from storage."""
         if self._spans[self._index(offset)].block is None:
             return self._source.origin(offset, length)
         return _WAITED_FOR[self.kind]
 
     def read_into(self, offset: int, buffer: memoryview) -> Origin:
-        """Fill the buffer: out of the ring, and from storage what this rank reads for itself.
+        """Fill the buffer, from the ring and from storage.
+
+        Returns:
+            The origin of the bytes; of several, the most distant.
 
         Raises:
-            DistributedError: another rank failed, died, ended early, or stands still.
-            StreamerError: what `Source.read_into` raises, here or in a read for the others.
+            DistributedError: another rank failed, died, ended early, or hangs.
+            StreamerError: raised by `Source.read_into`, here or in a read for the others.
         """
         self._start()
         end, position = offset + len(buffer), offset
@@ -83,6 +86,6 @@ class SharedSource(SourceWrapper):
         return max(bisect_right(self._offsets, offset) - 1, 0)
 
     def close(self) -> None:
-        """Close the inner source, unless a read for other ranks hangs in it: it goes when that ends."""
+        """Close the inner source, unless a read for other ranks hangs in it. Then it goes when that ends."""
         if self._idle():
             super().close()
