@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any, Final
 
 from runai_model_streamer.errors import ConfigError
-from runai_model_streamer.io.secret import Url
+from runai_model_streamer.io.secret import Secret, Url
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.ranges import PAGE, round_up
 from runai_model_streamer.settings.table import SETTINGS
@@ -116,6 +116,16 @@ class S3Config:
 
 
 @dataclass(frozen=True, slots=True)
+class WebConfig:
+    """How to reach web servers, `https://` and `http://`."""
+
+    tokens: tuple[tuple[str, Secret], ...] = ()
+    """Hosts, or hosts with a port, and the bearer token for each."""
+    netrc: str | None = None
+    """File of users and passwords by host; None: ~/.netrc."""
+
+
+@dataclass(frozen=True, slots=True)
 class StreamerConfig:
     """Settings of one load."""
 
@@ -142,6 +152,8 @@ class StreamerConfig:
     fan_out: FanOut = FanOut.AUTO
     """How bytes that one rank has read reach the others of its node."""
     s3: S3Config = S3Config()
+    """Its retries, timeout and `ca_bundle` hold for all object stores."""
+    web: WebConfig = WebConfig()
     vllm: bool = False
     """The plugin for vLLM takes the place of vLLM's own loader. Read when vLLM starts, not by a load."""
     trace: str | None = None
@@ -193,11 +205,10 @@ class StreamerConfig:
             ConfigError: a value cannot be used. The message names the variable, the value and what it may be.
         """
         env = _environment() if environ is None else environ
-        found: dict[str, Any] = {}
-        s3: dict[str, Any] = {}
+        groups: dict[str, dict[str, Any]] = {name: {} for name in ("", *_GROUPS)}
         for setting in SETTINGS:
             group, _, field = setting.field.rpartition(".")
-            values, defaults = (s3, _S3_DEFAULTS) if group else (found, _DEFAULTS)
+            values, defaults = groups[group], _DEFAULTS[group]
             value = setting.read(env)
             if value is None:
                 continue
@@ -206,16 +217,25 @@ class StreamerConfig:
                 values[field] = max(value, values.get(field, default))
             else:  # of two variables, the first one of the table
                 values.setdefault(field, type(default)(value) if isinstance(default, Enum) else value)
-        return cls(**found, s3=S3Config(**s3))
+        found = groups.pop("")
+        return cls(**found, **{name: _GROUPS[name](**values) for name, values in groups.items()})
 
 
-_DEFAULTS: Final[Mapping[str, Any]] = {field.name: field.default for field in fields(StreamerConfig)}
-_S3_DEFAULTS: Final[Mapping[str, Any]] = {field.name: field.default for field in fields(S3Config)}
+_GROUPS: Final[Mapping[str, Any]] = {"s3": S3Config, "web": WebConfig}
+"""The fields of `StreamerConfig` that are groups of settings, and their classes."""
+_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    name: {field.name: field.default for field in fields(group)}
+    for name, group in {"": StreamerConfig, **_GROUPS}.items()
+}
 
 
-def _environment() -> dict[str, Url]:
+def _environment() -> dict[str, str]:
     """Copy the settings out of the environment, whose other variables may be secrets.
 
     Error reporters print the variables of a frame.
     """
-    return {setting.name: Url(os.environ[setting.name]) for setting in SETTINGS if setting.name in os.environ}
+    return {
+        setting.name: (Secret if setting.secret else Url)(os.environ[setting.name])
+        for setting in SETTINGS
+        if setting.name in os.environ
+    }

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from errno import EACCES, EISDIR, ENOENT, ENOTDIR, ETIMEDOUT
 from typing import Any, ClassVar, NamedTuple
 
+from runai_model_streamer.io.secret import without_secrets
 from runai_model_streamer.ranges import ByteRange
 
 
@@ -66,7 +67,9 @@ class StreamerError(Exception):
         errno: int | None = None,
     ) -> None:
         self.problem = str(problem)
-        self.where = where if where is None or isinstance(where, Where) else Where(os.fspath(where))
+        if where is not None and not isinstance(where, Where):
+            where = Where(os.fspath(where))
+        self.where = None if where is None else where._replace(path=without_secrets(where.path))
         self.remedy = remedy
         self.tensor = tensor
         self._lead = lead

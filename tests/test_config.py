@@ -14,6 +14,7 @@ from runai_model_streamer.config import (
     S3Config,
     S3Transport,
     StreamerConfig,
+    WebConfig,
 )
 from runai_model_streamer.errors import ConfigError
 from runai_model_streamer.origins import SourceKind
@@ -47,6 +48,8 @@ FIELDS = {
     "RUNAI_STREAMER_S3_TRANSPORT": "s3.transport",
     "REQUESTS_CA_BUNDLE": "s3.ca_bundle",
     "RUNAI_STREAMER_VLLM": "vllm",
+    "RUNAI_STREAMER_HTTP_TOKEN": "web.tokens",
+    "NETRC": "web.netrc",
     "RUNAI_STREAMER_TRACE": "trace",
     "RUNAI_STREAMER_LOG_LEVEL": "log_level",
     "RUNAI_STREAMER_LOG_TO_STDERR": "log_to_stderr",
@@ -79,6 +82,8 @@ DEFAULTS: dict[str, object] = {
     "RUNAI_STREAMER_S3_TRANSPORT": S3Transport.AUTO,
     "REQUESTS_CA_BUNDLE": None,
     "RUNAI_STREAMER_VLLM": False,
+    "RUNAI_STREAMER_HTTP_TOKEN": (),
+    "NETRC": None,
     "RUNAI_STREAMER_TRACE": None,
     "RUNAI_STREAMER_LOG_LEVEL": None,
     "RUNAI_STREAMER_LOG_TO_STDERR": False,
@@ -279,8 +284,9 @@ def test_more_digits_than_python_reads_are_a_bad_value(name: str) -> None:
 
 
 def test_every_setting_has_a_variable() -> None:
-    settings = {field.name for field in dataclasses.fields(StreamerConfig)} - {"s3"}
-    settings |= {f"s3.{field.name}" for field in dataclasses.fields(S3Config)}
+    settings = {field.name for field in dataclasses.fields(StreamerConfig)} - {"s3", "web"}
+    groups = {"s3": S3Config, "web": WebConfig}
+    settings |= {f"{name}.{field.name}" for name, group in groups.items() for field in dataclasses.fields(group)}
     assert settings == set(FIELDS.values())
 
 
@@ -366,6 +372,7 @@ def test_a_chunk_size_is_rounded_up_to_whole_pages(kind: SourceKind, size: int, 
 def test_messages_name_every_variable_there_is() -> None:
     # Else a new variable would go without a bad value above.
     without = {"RUNAI_STREAMER_DIRECTIO", "RUNAI_STREAMER_S3_ENDPOINT", "REQUESTS_CA_BUNDLE"}
+    without |= {"RUNAI_STREAMER_HTTP_TOKEN", "NETRC"}  # a value that is a secret is not shown; tests/io/web
     without |= {"SLURM_STEP_TASKS_PER_NODE"}  # the user does not set it
     assert REMEDIES.keys() == FIELDS.keys() - without
     assert all(re.fullmatch(r"[A-Z0-9_]+", name) for name in FIELDS)

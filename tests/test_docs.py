@@ -149,7 +149,7 @@ def test_only_what_needs_a_gpu_or_an_engine_is_left_out() -> None:
     skipped = {
         example.skip for text in TEXTS.values() for example in examples(text) if example.language in ("python", "bash")
     }
-    assert skipped == {"", "needs a GPU", "starts an engine"}
+    assert skipped == {"", "needs a GPU", "needs a web server", "starts an engine"}
     cuda = [
         example
         for text in TEXTS.values()
@@ -316,7 +316,8 @@ def test_a_setting_shows_the_default_that_it_has(setting: Setting) -> None:
     elif match := re.match(r"`([^`]+)`", setting.default):
         assert StreamerConfig.from_environment({setting.name: match[1]}) == plain
     else:
-        assert setting.field in ("s3.endpoint", "s3.connections", "s3.ca_bundle", "log_level", "trace")
+        texts = ("s3.endpoint", "s3.connections", "s3.ca_bundle", "web.tokens", "web.netrc", "log_level", "trace")
+        assert setting.field in texts
         assert setting.default.startswith(("none", "INFO"))
 
 

@@ -34,13 +34,15 @@ CHOSEN_APART = {
     "WriteError": "mirror/target.py",
     "WriteDeniedError": "mirror/target.py",
     "StorageUnreachableError": "io/s3/errors/provenance.py",
-    "StorageTimeoutError": "io/s3/errors/network.py",
+    "StorageTimeoutError": "io/objects/errors/network.py",
 }
 """Class -> module in which the text stands on its own."""
 
 COMPLETE = (
     "io/s3/errors/store.py",
     "io/s3/errors/network.py",
+    "io/objects/errors/network.py",
+    "io/web/errors.py",
     "io/http/answers.py",
     "io/s3/access.py",
     "io/files/failures.py",

@@ -29,7 +29,7 @@ from runai_model_streamer.errors import (
     WriteDeniedError,
     WriteError,
 )
-from runai_model_streamer.io.s3.source import PREFIX_BYTES
+from runai_model_streamer.io.objects.source import PREFIX_BYTES
 from tests.checkpoints import PATIENCE, encode, our_threads, stored
 from tests.servers import Exchange, Fault, FaultServer, Request, change, drip, refuse, stall_after
 

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 import orjson
 
 _SUFFIX: Final = ".safetensors.index.json"
-_USUAL: Final = f"model{_SUFFIX}"
+USUAL_INDEX: Final = f"model{_SUFFIX}"
 
 
 class Shards(NamedTuple):
@@ -27,8 +27,8 @@ def is_index(name: str) -> bool:
 
 def choose_index(names: Collection[str]) -> str | None:
     """Return the usual index, else the only one. None if there is none, or several with other names."""
-    if _USUAL in names:
-        return _USUAL
+    if USUAL_INDEX in names:
+        return USUAL_INDEX
     return next(iter(names)) if len(names) == 1 else None
 
 

@@ -135,7 +135,7 @@ def add_paths(parser: argparse.ArgumentParser) -> None:
         "paths",
         nargs="+",
         metavar="PATH",
-        help="a file, a folder or its index.json, s3://bucket/key or s3://bucket/prefix",
+        help="a file, a folder or its index.json, or a URL: s3://bucket/prefix, https://host/file ...",
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 from runai_model_streamer.errors import StreamerError
+from runai_model_streamer.io.secret import without_queries
 from runai_model_streamer.logs import size_text
 
 if TYPE_CHECKING:
@@ -47,7 +48,11 @@ def prepare_stdout() -> None:
 
 
 def shown(text: str) -> str:
-    """Return `text` with control characters escaped. Names come from files, and could control the terminal."""
+    """Return `text` with control characters escaped, and without the queries of web URLs, which may sign them.
+
+    Names come from files, and could control the terminal.
+    """
+    text = without_queries(text)
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
@@ -75,7 +80,7 @@ def counted(count: int, thing: str) -> str:
 def write_json(document: Mapping[str, Any]) -> None:
     """Print the document of a call with --json."""
     # ASCII, since file names may not be valid Unicode.
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    sys.stdout.write(without_queries(json.dumps(document, indent=2)) + "\n")
 
 
 def described(error: StreamerError) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def add(commands: Subcommands) -> None:
         "--allow '*.json' --ignore 'original/*'.\n"
         "After an interruption, pull again: complete files are kept.",
     )
-    parser.add_argument("url", metavar="URL", help="s3://bucket/prefix, or a local folder")
+    parser.add_argument("url", metavar="URL", help="s3://bucket/prefix, https://host/folder, or a local folder")
     parser.add_argument("destination", metavar="DST", help="the folder to copy to; created if missing")
     parser.add_argument("--allow", action="append", metavar="PATTERN", help="only files that match; may be repeated")
     parser.add_argument("--ignore", action="append", metavar="PATTERN", help="no files that match; may be repeated")

@@ -9,8 +9,7 @@ from typing import NamedTuple
 from runai_model_streamer.checkpoint.index import is_index
 from runai_model_streamer.errors import NotFoundError
 from runai_model_streamer.files import find_model, open_storage
-from runai_model_streamer.io.paths import as_path, is_object
-from runai_model_streamer.io.s3.location import Location
+from runai_model_streamer.io.paths import as_path, is_object, without_query
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ def _targets_of(path: str) -> Targets:
     if not is_object(path):
         if not os.path.isdir(path):
             return Targets([path], [])
-    elif path.endswith(_SUFFIX):
+    elif without_query(path).endswith(_SUFFIX):
         return Targets([path], [])
     try:
         model = find_model(path, index=index)
@@ -79,10 +78,10 @@ def _targets_of(path: str) -> Targets:
 
 def _is_there(url: str) -> bool:
     """Return whether an object of this name exists, with any content."""
-    if not Location.of_prefix(url).key:
-        return False
     with open_storage(None) as (storage, _):
         try:
+            if not storage.key_of(url):
+                return False
             storage.open(url).close()
         except NotFoundError:
             return False

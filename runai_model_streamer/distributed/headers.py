@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from runai_model_streamer.errors import TruncatedError
-from runai_model_streamer.io.s3.source import PREFIX_BYTES
+from runai_model_streamer.io.objects.source import PREFIX_BYTES
 from runai_model_streamer.io.source import Source, SourceWrapper
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import Origin, SourceKind

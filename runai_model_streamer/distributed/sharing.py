@@ -17,8 +17,8 @@ from runai_model_streamer.distributed.ring.blocks import Beginning
 from runai_model_streamer.distributed.ring.division import Division, divide, log_party, spans_of
 from runai_model_streamer.distributed.ring.round import Round
 from runai_model_streamer.io.cgroups import usable_cpus
+from runai_model_streamer.io.objects.source import PREFIX_BYTES
 from runai_model_streamer.io.s3.credentials import S3Credentials
-from runai_model_streamer.io.s3.source import PREFIX_BYTES
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import SourceKind

@@ -1,8 +1,9 @@
 """Entries of a folder or key prefix, and patterns that choose among them."""
 
+import hashlib
 from collections.abc import Callable, Collection
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from runai_model_streamer.errors import (
     ArgumentTypeError,
@@ -21,6 +22,20 @@ class Entry(NamedTuple):
     """Size in bytes."""
     modified_ns: int
     """Nanoseconds since 1970, the same for the same content. An object's microseconds come from its ETag."""
+
+
+_SECOND: Final = 10**9
+_MICROSECOND: Final = 1000
+
+
+def modified_ns(seconds: int, etag: str) -> int:
+    """Return an object's `Entry.modified_ns`.
+
+    Stores give whole seconds, and an object can be written twice in one. So the microseconds, which nearly all file
+    systems keep, come from the ETag.
+    """
+    digest = hashlib.sha256(etag.encode()).digest()
+    return seconds * _SECOND + int.from_bytes(digest[:8]) % (_SECOND // _MICROSECOND) * _MICROSECOND
 
 
 Wanted = Callable[[str], bool]

@@ -4,10 +4,11 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 from urllib.parse import unquote
 
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError, UnsupportedError
+from runai_model_streamer.io.secret import Link, without_secrets
 from runai_model_streamer.origins import SourceKind
 
 _log = logging.getLogger(__name__)
@@ -15,7 +16,14 @@ _log = logging.getLogger(__name__)
 _T_co = TypeVar("_T_co", covariant=True)
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
-_NOT_YET = {"gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
+_NOT_YET: Final = {"gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
+_EXAMPLES: Final = {
+    "s3": "s3://bucket/key",
+    "https": "https://host/path",
+    "http": "http://host/path",
+}
+"""Schemes of the URLs that `Storage` opens as objects, each with what such a URL is like."""
+_KNOWN: Final = f"{', '.join((*_EXAMPLES.values(), 'file:///path'))}"
 
 
 class Several(Protocol[_T_co]):
@@ -54,21 +62,22 @@ def as_path(path: str | os.PathLike[str]) -> str:
     if not isinstance(text, str):
         raise ArgumentTypeError(f"a path is a str or os.PathLike, not {type(path).__name__}: {path!r}")
     if not text:
-        raise ArgumentError("a path is empty", remedy="give a file's path or an s3://bucket/key URL")
+        raise ArgumentError("a path is empty", remedy=f"give a file's path or a URL ({_KNOWN})")
     if "\0" in text or not _is_encodable(text):
-        raise ArgumentError(f"a path has a character that no path can have: {text!r}")
-    if text.startswith("s3:/") and not text.startswith("s3://"):
+        raise ArgumentError(f"a path has a character that no path can have: {without_secrets(text)!r}")
+    name, separator, _ = text.partition(":/")
+    if separator and name in _EXAMPLES and not text.startswith(f"{name}://"):
         raise ArgumentError(
-            "a URL has two slashes, s3://bucket/key", where=text, remedy="pathlib drops one, so pass it as a str"
+            f"a URL has two slashes, {_EXAMPLES[name]}", where=text, remedy="pathlib drops one, so pass it as a str"
         )
     scheme = _SCHEME.match(text)
     if scheme and scheme[1].lower() == "file":
         return _path_of(text)
-    if scheme and scheme[1] != "s3":
+    if scheme and scheme[1] not in _EXAMPLES:
         service = _NOT_YET.get(scheme[1].lower())
         what = f"{service} is not supported yet" if service else f"{scheme[1]}:// URLs are not supported"
-        raise UnsupportedError(what, where=text, remedy="give a local path or an s3://bucket/key URL")
-    return text
+        raise UnsupportedError(what, where=text, remedy=f"give a local path or a URL: {_KNOWN}")
+    return Link(text) if scheme and scheme[1].startswith("http") else text
 
 
 def _path_of(url: str) -> str:
@@ -97,7 +106,18 @@ def as_unicode(text: str) -> str:
 
 def is_object(path: str) -> bool:
     """Return whether a path is an object's URL rather than a local path."""
-    return path.startswith("s3://")
+    return scheme_of(path) in _EXAMPLES
+
+
+def scheme_of(path: str) -> str:
+    """Return the scheme of a URL; "" for a local path."""
+    match = _SCHEME.match(path)
+    return match[1] if match else ""
+
+
+def without_query(path: str) -> str:
+    """Return a web URL without its query; any other path as it is. The end of it names the file."""
+    return path.partition("?")[0] if path.startswith(("https://", "http://")) else path
 
 
 def kind_of(path: str) -> SourceKind:

@@ -1,7 +1,9 @@
 """Opens and lists one load's files and objects, in any kind of storage."""
 
 import logging
+from collections.abc import Mapping
 from copy import copy
+from typing import Any, TypeAlias
 
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.io.bandwidth import Bandwidth, PacedSource
@@ -9,16 +11,19 @@ from runai_model_streamer.io.checksums import VerifiedSource
 from runai_model_streamer.io.files.listing import list_folder
 from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.io.listing import Entry, Wanted
-from runai_model_streamer.io.paths import is_object
+from runai_model_streamer.io.objects.source import PREFIX_BYTES
+from runai_model_streamer.io.objects.store import ObjectStore
+from runai_model_streamer.io.paths import is_object, scheme_of
 from runai_model_streamer.io.s3.credentials import S3Credentials
-from runai_model_streamer.io.s3.listing import list_objects
-from runai_model_streamer.io.s3.source import PREFIX_BYTES
 from runai_model_streamer.io.s3.store import S3Store
 from runai_model_streamer.io.setup_time import SetupClock
 from runai_model_streamer.io.source import Source
+from runai_model_streamer.io.web.store import WebStore
 from runai_model_streamer.origins import SourceKind
 
 _log = logging.getLogger(__name__)
+
+_Store: TypeAlias = ObjectStore[Any]
 
 
 class Storage:
@@ -35,7 +40,10 @@ class Storage:
         self.setup = SetupClock()
         """Times the load's set-up."""
         connections = config.max_concurrency_for(SourceKind.OBJECT)
-        self._store = S3Store(config.s3, copy(credentials), connections, self.setup)
+        self._stores: Mapping[str, _Store] = {
+            "s3": S3Store(config.s3, copy(credentials), connections, self.setup),
+            "https": WebStore(config, self.setup),
+        }
         self._bandwidth = Bandwidth(config.max_bandwidth) if config.max_bandwidth else None
 
     def open(self, path: str) -> Source:
@@ -50,7 +58,8 @@ class Storage:
         """
         if not is_object(path):
             return self._paced(FileSource(path, self._config.direct_io, shared=self._shared), 0)
-        source = self._store.open(path)
+        store = self._store_of(path)
+        source = store.open(path)
         if not self._config.verify:
             return self._paced(source, PREFIX_BYTES)
         try:
@@ -60,12 +69,20 @@ class Storage:
         except BaseException:
             source.close()
             raise
-        _log.warning(
-            "%s: not verified: the store has no checksum of the whole object (upload it with "
-            "--checksum-algorithm CRC64NVME, or in one part)",
-            path,
-        )
+        _log.warning("%s: not verified: the store has no checksum of the whole object%s", source.path, store.upload)
         return self._paced(source, PREFIX_BYTES)
+
+    def key_of(self, path: str) -> str:
+        """Return the full name of a prefix of objects, which patterns see too; "" for a local folder.
+
+        Raises:
+            ArgumentError: the URL does not name a folder.
+        """
+        return self._store_of(path).key_of(path) if is_object(path) else ""
+
+    def _store_of(self, path: str) -> _Store:
+        scheme = scheme_of(path)
+        return self._stores["https" if scheme == "http" else scheme]
 
     def _paced(self, source: Source, ahead: int) -> Source:
         return source if self._bandwidth is None else PacedSource(source, self._bandwidth, ahead)
@@ -78,7 +95,7 @@ class Storage:
             ReadError: it is not readable, or not a folder.
         """
         if is_object(path):
-            return list_objects(self._store, path, wanted, recursive=recursive)
+            return self._store_of(path).entries(path, wanted, recursive=recursive)
         return list_folder(path, wanted, recursive=recursive)
 
     def open_known(self, path: str, size: int, version: str | None) -> Source:
@@ -86,32 +103,36 @@ class Storage:
 
         A read of an object that has changed since then fails.
         """
-        return self._paced(self._store.open(path, (size, version)), 0) if is_object(path) else self.open(path)
+        if not is_object(path):
+            return self.open(path)
+        return self._paced(self._store_of(path).open(path, (size, version)), 0)
 
     @property
     def retries(self) -> int:
         """Number of requests to object storage that were repeated."""
-        return self._store.retries
+        return sum(store.retries for store in self._stores.values())
 
     @property
     def refusals(self) -> int:
         """Number of requests that object storage refused for their number, or did not answer in time."""
-        return self._store.refusals
+        return sum(store.refusals for store in self._stores.values())
 
     @property
     def transport(self) -> str | None:
         """The library that reads objects; None if no object was read."""
-        return self._store.transport
+        return next(filter(None, (store.transport for store in self._stores.values())), None)
 
     def interrupt(self) -> None:
         """Make current and later requests end soon. Idempotent. Any thread may call it."""
         if self._bandwidth is not None:
             self._bandwidth.stop()
-        self._store.interrupt()
+        for store in self._stores.values():
+            store.interrupt()
 
     def reader_left(self, error: BaseException | None) -> None:
         """Note that a reader thread ends early, because of an error or because the load has ended."""
 
     def close(self) -> None:
         """Close the connections. Idempotent."""
-        self._store.close()
+        for store in self._stores.values():
+            store.close()

@@ -10,7 +10,6 @@ from runai_model_streamer.config import UNLIMITED, StreamerConfig
 from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.io.listing import Entry, Patterns
 from runai_model_streamer.io.paths import is_object, kind_of
-from runai_model_streamer.io.s3.location import Location
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.logs import size_text
 from runai_model_streamer.mirror.fetch import fetch
@@ -99,7 +98,7 @@ def missing_files(
 
 def _wanted(storage: Storage, source: str, target: str, patterns: Patterns) -> list[Entry]:
     _check_target(source, target)
-    before = _before(source)
+    before = storage.key_of(source)
 
     def chosen(name: str) -> bool:
         return file_name(name) != COMPLETE and patterns.chooses(name, before)
@@ -117,11 +116,6 @@ def none_chosen(patterns: Patterns) -> str:
     if patterns.allow == ():
         said.append("allow nothing")
     return f"no file is chosen by the patterns: {'; '.join(said)}" if said else "has no files"
-
-
-def _before(source: str) -> str:
-    """Return the prefix of objects' keys, which patterns see too. For a local file they see only its name."""
-    return Location.of_prefix(source).key if is_object(source) else ""
 
 
 def _check_target(source: str, target: str) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Final, NamedTuple
 
+from runai_model_streamer.io.secret import Secret
+
 _FLAGS: Final = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
@@ -17,6 +19,8 @@ _MIN_BANDWIDTH: Final = 64 << 10
 
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?B?)|B)?", re.IGNORECASE)
 _SLURM_TASKS: Final = re.compile(r"(\d+)(?:\(x\d+\))?")
+_HOST: Final = re.compile(r"[A-Za-z0-9_.-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
+_TOKEN: Final = re.compile(r"[!-~]+")
 _PLACEHOLDER: Final = re.compile(r"\{[^{}]*\}")
 
 
@@ -168,6 +172,26 @@ def trace() -> Parser:
 
     expected = "a file's path; {pid} and {rank} in it are replaced by the process id and the rank"
     return Parser(read, expected, "a file's path")
+
+
+def tokens() -> Parser:
+    """Secrets by host: HOST=TOKEN, or HOST:PORT=TOKEN, with commas between several."""
+
+    def read(text: str) -> tuple[tuple[str, Secret], ...]:
+        found = _parse(text)
+        if found is None:
+            raise ValueError
+        return found
+
+    return Parser(read, "HOST=TOKEN, such as models.example.com=TOKEN", "`HOST=TOKEN`, with commas between several")
+
+
+def _parse(text: str) -> tuple[tuple[str, Secret], ...] | None:
+    """Hosts and tokens; None for what has another form. Raises nothing: tokens would be shown with the traceback."""
+    parts = [(host.strip(), token.strip()) for host, _, token in (each.partition("=") for each in text.split(","))]
+    if not all(_HOST.fullmatch(host) and _TOKEN.fullmatch(token) for host, token in parts):
+        return None
+    return tuple((host.lower(), Secret(token)) for host, token in parts)
 
 
 def text(kind: str) -> Parser:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from runai_model_streamer.errors import ConfigError
-from runai_model_streamer.io.secret import Url
+from runai_model_streamer.io.secret import Secret, Url
 from runai_model_streamer.settings import parsers
 from runai_model_streamer.settings.parsers import Parser
 
@@ -18,12 +18,14 @@ class Setting:
 
     name: str
     field: str
-    """Field of `StreamerConfig`, or of `S3Config` after `s3.`. Two variables may set one field."""
+    """Field of `StreamerConfig`, or of `S3Config` after `s3.`, and so on. Two variables may set one field."""
     parser: Parser
     default: str
     """The default, for the documentation. `StreamerConfig` has the value."""
     sentence: str
     """When to change it; Markdown."""
+    secret: bool = False
+    """Nothing may show the value."""
 
     def read(self, environ: Mapping[str, str]) -> object:
         """Return the value; None if the variable is unset or empty.
@@ -31,7 +33,7 @@ class Setting:
         Raises:
             ConfigError: the variable's value is invalid.
         """
-        text = Url(environ.get(self.name, "").strip())
+        text = (Secret if self.secret else Url)(environ.get(self.name, "").strip())
         if not text:
             return None
         try:
@@ -186,11 +188,21 @@ SECTIONS: Final[Mapping[str, tuple[Setting, ...]]] = {
             "You want libcurl or an error that says what is missing (`curl`), or boto3 alone.",
         ),
         Setting(
+            "RUNAI_STREAMER_HTTP_TOKEN",
+            "web.tokens",
+            parsers.tokens(),
+            "none",
+            "A web server (`https://`, `http://`) asks for a bearer token: `HOST=TOKEN`, several with commas between "
+            "them. It goes to that host alone, never along with a redirect: [web servers](stores.md#web-servers).",
+            secret=True,
+        ),
+        Setting(
             "RUNAI_STREAMER_VERIFY",
             "verify",
             parsers.flag(),
             "`0`",
-            "You want objects compared with their store's checksums: [S3](s3.md#checksums).",
+            "You want objects compared with their store's checksums: [S3](s3.md#checksums), "
+            "[others](stores.md#checksums).",
         ),
     ),
     "Several processes": (
@@ -265,4 +277,7 @@ SECTIONS: Final[Mapping[str, tuple[Setting, ...]]] = {
 CA_BUNDLE: Final = Setting("REQUESTS_CA_BUNDLE", "s3.ca_bundle", parsers.text("a file's path"), "none", "")
 """A variable of other programs. The page lists it with boto3's."""
 
-SETTINGS: Final = (*(setting for section in SECTIONS.values() for setting in section), CA_BUNDLE)
+NETRC: Final = Setting("NETRC", "web.netrc", parsers.text("a file's path"), "none", "")
+"""A variable of curl and other programs."""
+
+SETTINGS: Final = (*(setting for section in SECTIONS.values() for setting in section), CA_BUNDLE, NETRC)

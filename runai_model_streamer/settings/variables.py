@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from typing import Final
 
-from runai_model_streamer.io.secret import Url
+from runai_model_streamer.io.secret import Secret, Url
 from runai_model_streamer.settings.table import PREFIX, SETTINGS
 
 _log = logging.getLogger(__name__)
@@ -15,14 +15,16 @@ _log = logging.getLogger(__name__)
 _NAMES: Final = frozenset(setting.name.removeprefix(PREFIX) for setting in SETTINGS if setting.name.startswith(PREFIX))
 """Names of all settings, without the prefix."""
 
+_SECRET: Final = frozenset(setting.name for setting in SETTINGS if setting.secret)
+
 _SIMILARITY: Final = 0.8
 """From 0 to 1, as difflib computes it. MEMORY_LIMT and CHUNK_SIZE are this similar to a setting."""
 
 
-def settings_in_environment() -> dict[str, Url]:
-    """Return the settings of this package that are set, with their values; some are URLs."""
+def settings_in_environment() -> dict[str, str]:
+    """Return the settings of this package that are set, with their values, as `Url` or as `Secret`."""
     names = (PREFIX + name for name in sorted(_NAMES))
-    return {name: Url(os.environ[name]) for name in names if name in os.environ}
+    return {name: (Secret if name in _SECRET else Url)(os.environ[name]) for name in names if name in os.environ}
 
 
 def unknown_in_environment() -> dict[str, str | None]:

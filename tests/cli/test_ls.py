@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runai_model_streamer.io.s3.source import PREFIX_BYTES
+from runai_model_streamer.io.objects.source import PREFIX_BYTES
 from tests.checkpoints import encode, numbered, stored, write
 from tests.cli.conftest import Command
 from tests.servers import FaultServer, refuse

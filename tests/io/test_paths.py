@@ -90,12 +90,13 @@ def test_storage_that_is_to_come_is_refused_by_name(path: str, service: str) -> 
     assert str(caught.value).startswith(f"{path}: {service} is not supported yet")
 
 
-@pytest.mark.parametrize("path", ["https://host/m", "S3://bucket/key", "hf://org/m", "a+b.c-1://x"])
-def test_other_urls_are_refused_with_what_to_give_instead(path: str) -> None:
+@pytest.mark.parametrize("path", ["ftp://host/m", "S3://bucket/key", "a+b.c-1://x"])
+def test_a_scheme_that_is_not_known_lists_those_that_are(path: str) -> None:
     with pytest.raises(UnsupportedError) as caught:
         as_path(path)
     assert str(caught.value).startswith(f"{path}: ")
-    assert str(caught.value).endswith("give a local path or an s3://bucket/key URL")
+    known = "s3://bucket/key, https://host/path, http://host/path, file:///path"
+    assert str(caught.value).endswith(f"give a local path or a URL: {known}")
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from runai_model_streamer.config import DirectIO, S3Transport
+from runai_model_streamer.config import DirectIO, S3Transport, StreamerConfig
 from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.io.s3.store import S3Store
 from runai_model_streamer.io.source import Source
+from runai_model_streamer.io.web.store import WebStore
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.ranges import PAGE
 from tests.io import transports
@@ -118,4 +119,27 @@ class TestS3ObjectOfMoto(S3Contract):
     @pytest.fixture
     def source(self, store_of_moto: S3Store, path: str) -> Iterator[Source]:
         with closing(store_of_moto.open(path)) as source:
+            yield source
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[tuple[WebStore, str]]:
+    if why := transports.missing(S3Transport.CURL):
+        pytest.skip(why)
+    with FaultServer() as server, closing(WebStore(StreamerConfig())) as store:
+        server.put(BUCKET, KEY, DATA)
+        yield store, f"{server.endpoint}/{BUCKET}/{KEY}"
+
+
+class TestWebFile(SourceContract):
+    kind = SourceKind.OBJECT
+
+    @pytest.fixture
+    def path(self, web: tuple[WebStore, str]) -> str:
+        return web[1]
+
+    @pytest.fixture
+    def source(self, web: tuple[WebStore, str]) -> Iterator[Source]:
+        store, url = web
+        with closing(store.open(url)) as source:
             yield source

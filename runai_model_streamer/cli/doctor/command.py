@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Iterable, Iterator
 
 from runai_model_streamer.cli.arguments import Subcommands, add_command
-from runai_model_streamer.cli.doctor import machine, storage
+from runai_model_streamer.cli.doctor import machine, storage, stores
 from runai_model_streamer.cli.doctor.machine import Check
 from runai_model_streamer.cli.output import Column, counted, write_json, write_line, write_table
-from runai_model_streamer.io.paths import as_path, is_object
+from runai_model_streamer.io.paths import as_path, is_object, scheme_of
 
 
 def add(commands: Subcommands) -> None:
@@ -19,13 +19,15 @@ def add(commands: Subcommands) -> None:
         "check this machine, its packages and settings, and say what to fix",
         "Exit code 1 if there is an error; warnings do not count. Secrets are never shown.",
     )
-    parser.add_argument("urls", nargs="*", type=_url, metavar="s3://BUCKET", help="a bucket, prefix or object")
+    parser.add_argument(
+        "urls", nargs="*", type=_url, metavar="URL", help="a bucket, prefix or object, such as s3://BUCKET"
+    )
     parser.add_argument("--path", metavar="DIR", help="a folder of files: check how they are read")
 
 
 def _url(text: str) -> str:
     if not is_object(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not an s3:// URL; for a folder, use --path {text}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a URL of object storage; for a folder, use --path {text}")
     return text
 
 
@@ -53,7 +55,8 @@ def _checks(path: str | None, urls: list[str]) -> Iterator[Check]:
     yield from machine.kernel()
     if path is not None:
         yield from storage.folder(path, on_gpu=machine.has_gpu())
-    yield from storage.s3(urls)
+    yield from storage.s3([url for url in urls if scheme_of(url) == "s3"])
+    yield from stores.answers([url for url in urls if scheme_of(url) != "s3"])
 
 
 def _rows(found: Iterable[Check]) -> Iterator[tuple[str, str, str]]:

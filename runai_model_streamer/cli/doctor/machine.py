@@ -20,6 +20,7 @@ from runai_model_streamer.installation import NAME, clash, install_command
 from runai_model_streamer.io.cgroups import usable_cpus
 from runai_model_streamer.io.files import gds
 from runai_model_streamer.io.files.page_cache import PageCache
+from runai_model_streamer.io.secret import Secret
 from runai_model_streamer.settings.variables import (
     clamped_in_environment,
     settings_in_environment,
@@ -70,13 +71,18 @@ def settings() -> Iterator[Check]:
     except ConfigError as error:
         yield Check("settings", "error", error.summary, error.remedy)
         return
-    told = " ".join(f"{name}={_without_user(value)}" for name, value in settings_in_environment().items())
+    told = " ".join(f"{name}={_shown(value)}" for name, value in settings_in_environment().items())
     yield Check("settings", "ok", told or "all at their defaults")
     for name, meant in unknown_in_environment().items():
         remedy = f"unset {name}" if meant is None else f"rename it to {meant}, or unset it"
         yield Check("settings", "warning", f"{name} is not a setting of this version, and is ignored", remedy)
     for name, maximum in clamped_in_environment().items():
         yield Check("settings", "warning", f"{name} is above its maximum", f"set it to {maximum} or less")
+
+
+def _shown(value: str) -> str:
+    """Return a setting's value, with `***` for a secret."""
+    return "***" if isinstance(value, Secret) else _without_user(value)
 
 
 def _without_user(value: str) -> str:

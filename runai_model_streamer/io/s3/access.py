@@ -1,14 +1,13 @@
 """Makes the botocore client that signs requests, with the credentials and settings in force."""
 
 import logging
-import threading
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from runai_model_streamer.config import S3Config
-from runai_model_streamer.errors import CredentialsError, InterruptedReadError, MissingDependencyError
+from runai_model_streamer.errors import CredentialsError, MissingDependencyError
 from runai_model_streamer.installation import install_command
 from runai_model_streamer.io.http.transport import Transport
 from runai_model_streamer.io.s3.bodies import bound_listings
@@ -187,80 +186,6 @@ def make_session(config: S3Config, explicit: S3Credentials | None = None) -> Any
     named = session.get_config_variable("ca_bundle"), session.get_scoped_config().get("ca_bundle"), config.ca_bundle
     session.set_config_variable("ca_bundle", next((path for path in named if path and path.strip()), True))
     return session
-
-
-class CurrentAccess:
-    """The access in use: made at the first `get`, and made again after the store refused it. Thread safe.
-
-    Args:
-        make: calls `make_access`. It may wait for a credential provider.
-        setup: times it.
-    """
-
-    def __init__(self, make: Callable[[], Access], setup: SetupClock) -> None:
-        self._make = make
-        self._setup = setup
-        self._making = threading.Lock()
-        self._lock = threading.Lock()
-        """Held only briefly, so that `close` never waits for a credential provider."""
-        self._access: Access | None = None
-        self._made: list[Access] = []
-        self._closed = False
-
-    def get(self) -> Access:
-        """Return the access; make one if there is none.
-
-        Raises:
-            InterruptedReadError: `stop` or `close` was called, before or meanwhile.
-            Exception: raised by `make_access`.
-        """
-        access = self._ready()
-        if access is not None:
-            return access
-        with self._making:
-            access = self._ready()
-            if access is not None:
-                return access
-            with self._setup.during("imports"):
-                access = self._make()
-            with self._lock:
-                if not self._closed:
-                    self._access = access
-                    self._made.append(access)
-                    return access
-            access.close()
-            return self.get()  # raises
-
-    def _ready(self) -> Access | None:
-        with self._lock:
-            if self._closed:
-                raise InterruptedReadError("no request made: the streamer is closing")
-            return self._access
-
-    def renew(self, refused: Access) -> None:
-        """Drop a refused access, so that the next `get` reads the credentials again. Once for all threads."""
-        with self._lock:
-            if self._access is refused:
-                self._access = None
-
-    @property
-    def transport(self) -> str | None:
-        """Name of the transport; None before the first `get`."""
-        access = self._access
-        return None if access is None else access.transport.name
-
-    def stop(self) -> None:
-        """Make `get` raise from now on. Never blocks."""
-        with self._lock:
-            self._closed = True
-
-    def close(self) -> None:
-        """Stop, and close all connections. Idempotent."""
-        self.stop()
-        with self._lock:
-            made, self._made, self._access = self._made, [], None
-        for access in made:
-            access.close()
 
 
 @cache

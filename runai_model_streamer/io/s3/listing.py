@@ -1,25 +1,21 @@
 """Lists the objects under a prefix."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from runai_model_streamer.errors import NotFoundError, ReadError
 from runai_model_streamer.io.http.flights import Flights
-from runai_model_streamer.io.listing import Entry, Wanted
+from runai_model_streamer.io.listing import Entry, Wanted, modified_ns
+from runai_model_streamer.io.objects.store import ObjectStore
 from runai_model_streamer.io.s3.access import Access
 from runai_model_streamer.io.s3.errors.store import answer_in
 from runai_model_streamer.io.s3.location import Location
-from runai_model_streamer.io.s3.store import S3Store
 
 _MOST_PAGES: Final = 10_000
 """Maximum pages of a listing, most of them of 1000 keys. No model has that many, and a faulty store may never end."""
 
-_SECOND: Final = 10**9
-_MICROSECOND: Final = 1000
 
-
-def list_objects(store: S3Store, path: str, wanted: Wanted, *, recursive: bool) -> list[Entry]:
+def list_objects(store: ObjectStore[Access], path: str, wanted: Wanted, *, recursive: bool) -> list[Entry]:
     """List the objects under s3://bucket/prefix, sorted by name. Each 1000 or so cost one request, one after another.
 
     The prefix is a folder's name, with or without a final slash: `model` does not list `model2/config.json`. Keys that
@@ -28,7 +24,7 @@ def list_objects(store: S3Store, path: str, wanted: Wanted, *, recursive: bool) 
     Raises:
         ArgumentError: not a URL of this form.
         NotFoundError: there is no such bucket, or no key under the prefix.
-        StreamerError: what `S3Source.read_into` raises, and errors of settings and credentials.
+        StreamerError: what `ObjectSource.read_into` raises, and errors of settings and credentials.
     """
     bucket, prefix = Location.of_prefix(path)
     flights = Flights()
@@ -44,7 +40,7 @@ def list_objects(store: S3Store, path: str, wanted: Wanted, *, recursive: bool) 
         pages.append(access.client.list_objects_v2(**request))
 
     while True:
-        store.retry(flights, path, bucket, None, fetch_page)
+        store.retry(flights, path, None, fetch_page)
         page = pages.pop()
         found = found or bool(page.get("Contents") or page.get("CommonPrefixes"))
         entries += _entries(page, path, bucket, prefix, wanted, recursive)
@@ -66,7 +62,7 @@ def list_objects(store: S3Store, path: str, wanted: Wanted, *, recursive: bool) 
     return sorted(entries, key=lambda entry: entry.name)
 
 
-def has_keys(store: S3Store, path: str) -> bool:
+def has_keys(store: ObjectStore[Access], path: str) -> bool:
     """Whether s3://bucket/prefix has any key. It makes one request.
 
     Raises:
@@ -80,7 +76,7 @@ def has_keys(store: S3Store, path: str) -> bool:
     def fetch_page(access: Access, _: object) -> None:
         pages.append(access.client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1))
 
-    store.retry(Flights(), path, bucket, None, fetch_page)
+    store.retry(Flights(), path, None, fetch_page)
     return bool(pages[-1].get("Contents"))
 
 
@@ -101,11 +97,9 @@ def _entries(
 
 
 def _modified_ns(item: Mapping[str, Any]) -> int:
-    # Stores give whole seconds, and an object can be written twice in one. So the microseconds, which nearly all file
-    # systems keep, come from the ETag. A few stores omit the time.
+    # A few stores omit the time.
     seconds = int(item["LastModified"].timestamp()) if "LastModified" in item else 0
-    etag = hashlib.sha256(str(item.get("ETag", "")).encode()).digest()
-    return seconds * _SECOND + int.from_bytes(etag[:8]) % (_SECOND // _MICROSECOND) * _MICROSECOND
+    return modified_ns(seconds, str(item.get("ETag", "")))
 
 
 def _unfit(page: Mapping[str, Any], path: str, what: str) -> ReadError:

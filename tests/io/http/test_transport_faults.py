@@ -17,7 +17,7 @@ from runai_model_streamer.errors import (
     StorageUnreachableError,
     StreamerError,
 )
-from runai_model_streamer.io.s3.source import PREFIX_BYTES
+from runai_model_streamer.io.objects.source import PREFIX_BYTES
 from tests.checkpoints import PATIENCE
 from tests.io.transports import URL, store_of
 from tests.servers import (

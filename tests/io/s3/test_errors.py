@@ -14,13 +14,13 @@ from botocore.exceptions import ProxyConnectionError
 
 from runai_model_streamer import errors
 from runai_model_streamer.config import S3Config
+from runai_model_streamer.io.objects.source import PREFIX_BYTES
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.s3.diagnosis import identify
 from runai_model_streamer.io.s3.errors.explanation import RequestContext
 from runai_model_streamer.io.s3.errors.provenance import Provenance
 from runai_model_streamer.io.s3.errors.translation import translated
 from runai_model_streamer.io.s3.listing import has_keys
-from runai_model_streamer.io.s3.source import PREFIX_BYTES
 from runai_model_streamer.io.s3.store import S3Store
 from tests.io.transports import URL, s3_config, store_of
 from tests.servers import (

@@ -26,9 +26,9 @@ from runai_model_streamer.errors import (
     StorageUnreachableError,
     StreamerError,
 )
+from runai_model_streamer.io.objects.source import PREFIX_BYTES
 from runai_model_streamer.io.s3 import store as s3
 from runai_model_streamer.io.s3.access import Access, make_access
-from runai_model_streamer.io.s3.source import PREFIX_BYTES
 from tests.checkpoints import PATIENCE
 from tests.io.transports import TIMEOUT, URL, store_of
 from tests.servers import (

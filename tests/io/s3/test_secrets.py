@@ -51,7 +51,7 @@ PLANTED: Final = (SECRET, TOKEN, PASSWORD)
 DEEPEST: Final = 4
 """Attributes of attributes that are looked at."""
 
-MAKE_SECRET: Final = {"readable", "_text", "_parse", "without_user", "<dictcomp>", "<genexpr>", "errors"}
+MAKE_SECRET: Final = {"readable", "_text", "_parse", "without_user", "<dictcomp>", "<genexpr>", "<listcomp>", "errors"}
 """Functions in which text becomes what does not show itself, and the folder that takes secrets out of what others
 raise. They do nothing else, and end in no exception."""
 

@@ -20,8 +20,9 @@ from runai_model_streamer.errors import (
     MissingDependencyError,
     TruncatedError,
 )
+from runai_model_streamer.io.objects.source import PREFIX_BYTES, ObjectSource
+from runai_model_streamer.io.s3.access import Access
 from runai_model_streamer.io.s3.credentials import S3Credentials
-from runai_model_streamer.io.s3.source import PREFIX_BYTES, S3Source
 from runai_model_streamer.origins import Origin, SourceKind
 from tests.io.contract import read_at
 from tests.io.transports import KEYS, URL, store_of
@@ -463,7 +464,7 @@ def test_an_empty_object_on_motos_server_has_no_bytes() -> None:
 def test_opening_from_many_threads_makes_one_client(server: FaultServer) -> None:
     together = threading.Barrier(8)
 
-    def open_one(_: int) -> S3Source:
+    def open_one(_: int) -> ObjectSource[Access]:
         together.wait()
         return store.open(URL)
 

@@ -7,11 +7,10 @@ import errno
 import http.client
 import socket
 import ssl
-from collections.abc import Iterator
 from typing import Any
 
-from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.io.http.failures import Failure, TransportError
+from runai_model_streamer.io.objects.errors.frames import chain_of
 
 
 def failure_of(error: Exception) -> TransportError | None:
@@ -72,12 +71,3 @@ def root_of(error: BaseException) -> BaseException:
     """Return the last exception of the chain: the one that started it."""
     *_, root = chain_of(error)
     return root
-
-
-def chain_of(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exception, its cause, the cause of that, and so on."""
-    yield error
-    deeper = error.__cause__ or error.__context__
-    # Stop at one of ours: the caller was handling it when it called.
-    if deeper is not None and not isinstance(deeper, StreamerError):
-        yield from chain_of(deeper)

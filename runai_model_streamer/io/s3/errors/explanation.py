@@ -2,10 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from runai_model_streamer.errors import StreamerError
-from runai_model_streamer.io.http.answers import Answer
 from runai_model_streamer.io.s3.errors.provenance import UNKNOWN, Provenance
 from runai_model_streamer.ranges import ByteRange
 
@@ -31,18 +28,3 @@ class RequestContext:
     provenance: Provenance = UNKNOWN
     secrets: Collection[str] = field(default=(), repr=False)
     """Texts to redact."""
-
-
-class Explanation(NamedTuple):
-    """What a failure means to the user: our error class, what happened, what to do."""
-
-    kind: type[StreamerError]
-    summary: str
-    remedy: str
-    answer: Answer | None = None
-    quote: str = ""
-    """The store's own words."""
-    hide_cause: bool = False
-    """The original error's text may hold a secret, so it must not be the cause of ours."""
-    local: bool = False
-    """No request was made."""

@@ -7,8 +7,10 @@ from runai_model_streamer.errors import ConfigError, ReadError, StorageUnreachab
 from runai_model_streamer.io.http.answers import Answer
 from runai_model_streamer.io.http.failures import RETRIED_STATUSES
 from runai_model_streamer.io.http.proxies import proxy_for
-from runai_model_streamer.io.s3.errors.explanation import Explanation, RequestContext
-from runai_model_streamer.io.s3.errors.network import EASE, wants_tls
+from runai_model_streamer.io.objects.errors.explanation import Explanation
+from runai_model_streamer.io.objects.errors.network import EASE
+from runai_model_streamer.io.s3.errors.explanation import RequestContext
+from runai_model_streamer.io.s3.errors.network import wants_tls
 
 _EXPLAINED: Final = ("GetObject", "ListObjectsV2")
 """Operations that stores refuse with an error document. An answer to HEAD has none."""

@@ -18,9 +18,11 @@ from runai_model_streamer.errors import (
 )
 from runai_model_streamer.io.http.answers import RELOAD, Answer, AnswerError
 from runai_model_streamer.io.http.failures import RETRIED_STATUSES
-from runai_model_streamer.io.s3.errors.explanation import Explanation, RequestContext
+from runai_model_streamer.io.objects.errors.explanation import Explanation
+from runai_model_streamer.io.objects.errors.network import CHECK_PROXY, EASE
+from runai_model_streamer.io.s3.errors.explanation import RequestContext
 from runai_model_streamer.io.s3.errors.intermediaries import explain_intermediary
-from runai_model_streamer.io.s3.errors.network import CHECK_PROXY, EASE, explain_network
+from runai_model_streamer.io.s3.errors.network import explain_network
 from runai_model_streamer.io.secret import Url
 
 _GIVE_KEYS: Final = (

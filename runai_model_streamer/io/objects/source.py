@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol
 
 from runai_model_streamer.errors import TruncatedError, Where
 from runai_model_streamer.io.checksums import Checksum
@@ -10,11 +10,7 @@ from runai_model_streamer.io.http.answers import Version, total_size, verify
 from runai_model_streamer.io.http.failures import wrong_length
 from runai_model_streamer.io.http.flights import Flight, Flights
 from runai_model_streamer.io.http.transport import Reply
-from runai_model_streamer.io.s3 import checksums
-from runai_model_streamer.io.s3.access import Access
-from runai_model_streamer.io.s3.errors import translation
-from runai_model_streamer.io.s3.location import Location
-from runai_model_streamer.io.s3.requests import ObjectRequests
+from runai_model_streamer.io.objects.requests import A, A_co, ObjectRequests, Remote
 from runai_model_streamer.origins import Origin, SourceKind
 from runai_model_streamer.ranges import ByteRange
 
@@ -25,16 +21,11 @@ PREFIX_BYTES: Final = 256 << 10
 size, the ETag and the header. A refused GET has a body with the reason; a refused HEAD has none."""
 
 
-class Store(Protocol):
-    """What a source needs of its store; see `S3Store`."""
+class Store(Protocol[A_co]):
+    """What a source needs of its store; see `ObjectStore`."""
 
     def retry(
-        self,
-        flights: Flights,
-        path: str,
-        bucket: str,
-        span: ByteRange | None,
-        attempt: Callable[[Access, Flight], None],
+        self, flights: Flights, path: str, span: ByteRange | None, attempt: Callable[[A_co, Flight], None]
     ) -> None:
         """Make attempts until one succeeds."""
         ...
@@ -44,8 +35,8 @@ class Store(Protocol):
         ...
 
 
-class S3Source:
-    """An object of a store, as a `Source`. Made by `S3Store.open`."""
+class ObjectSource(Generic[A]):
+    """An object of a store, as a `Source`. Made by `ObjectStore.open`."""
 
     kind = SourceKind.OBJECT
     alignment = 1
@@ -54,15 +45,15 @@ class S3Source:
     streams: int | None = None
 
     def __init__(
-        self, store: Store, path: str, location: Location, flights: Flights, version: tuple[int, str | None] | None
+        self, store: Store[A], path: str, remote: Remote[A], flights: Flights, version: tuple[int, str | None] | None
     ) -> None:
         self._store = store
         self._path = path
-        self._location = location
+        self._remote = remote
         self._flights = flights
         self._size, etag = version or (0, None)
         self._prefix: bytearray | None = None
-        self._requests = ObjectRequests(path, location, Version(etag))
+        self._requests = ObjectRequests(path, remote, Version(etag))
         if version is None:
             self._retry(ByteRange(0, PREFIX_BYTES), self._fetch_prefix)
         _log.debug("%s: %d bytes, ETag %s", path, self._size, self.version)
@@ -136,12 +127,12 @@ class S3Source:
         found: list[Checksum | None] = []
         self._retry(
             ByteRange(0, self._size),
-            lambda access, _: found.append(checksums.ask(access.client, self._location, self.version)),
+            lambda access, flight: found.append(self._remote.checksum(access, flight, self._requests.version)),
         )
         return found[-1]
 
     def interrupt(self) -> None:
-        """Make current and later reads raise `InterruptedReadError`. From any thread; see `S3Store.interrupt`."""
+        """Make current and later reads raise `InterruptedReadError`. From any thread; see `ObjectStore.interrupt`."""
         self._flights.stop()
 
     def close(self) -> None:
@@ -150,14 +141,14 @@ class S3Source:
         self._store.forget(self._flights)
         self._prefix = None
 
-    def _fetch_prefix(self, access: Access, flight: Flight) -> None:
+    def _fetch_prefix(self, access: A, flight: Flight) -> None:
         prefix = bytearray(PREFIX_BYTES)
         asked = ByteRange(0, PREFIX_BYTES)
         try:
             reply = self._requests.ask(access, flight, asked, memoryview(prefix))
         except Exception as error:
             # An empty object has no range: most stores refuse it with 416, and a few answer 200 without a body.
-            if translation.is_beyond_end(error):
+            if self._remote.is_beyond_end(error):
                 return
             raise
         total = total_size(reply, asked)
@@ -173,7 +164,7 @@ class S3Source:
     def _fetch(self, span: ByteRange, view: memoryview) -> None:
         landed = 0
 
-        def fetch_rest(access: Access, flight: Flight) -> None:
+        def fetch_rest(access: A, flight: Flight) -> None:
             nonlocal landed
             rest = ByteRange(span.start + landed, span.end)
             reply = self._requests.ask(access, flight, rest, view[landed:])
@@ -183,8 +174,8 @@ class S3Source:
 
         self._retry(span, fetch_rest)
 
-    def _retry(self, span: ByteRange, attempt: Callable[[Access, Flight], None]) -> None:
-        self._store.retry(self._flights, self._path, self._location.bucket, span, attempt)
+    def _retry(self, span: ByteRange, attempt: Callable[[A, Flight], None]) -> None:
+        self._store.retry(self._flights, self._path, span, attempt)
 
 
 def _check_complete(reply: Reply, span: ByteRange) -> None:

@@ -1,0 +1,1 @@
+"""What failures of object stores mean to users, whichever store it is."""

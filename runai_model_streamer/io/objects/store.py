@@ -1,0 +1,198 @@
+"""What all object stores share: their connections, what is asked again, and what ends requests in flight.
+
+Who signs, who lists and what an error means differs: each store derives from `ObjectStore`.
+"""
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Generic
+
+from runai_model_streamer.io.http.flights import Flight, Flights
+from runai_model_streamer.io.http.retries import Attempts, Judgement, retry
+from runai_model_streamer.io.listing import Entry, Wanted
+from runai_model_streamer.io.objects.access import CurrentAccess
+from runai_model_streamer.io.objects.requests import A, Remote
+from runai_model_streamer.io.objects.source import ObjectSource
+from runai_model_streamer.io.setup_time import SetupClock
+from runai_model_streamer.ranges import ByteRange
+
+
+class ObjectStore(ABC, Generic[A]):
+    """One way of access to object storage, which all its sources share. Thread-safe.
+
+    The access is made with the first request; `close` gives its connections back.
+
+    Args:
+        make: makes the access; see `CurrentAccess`.
+        max_retries: attempts after the first.
+        setup: times imports, the search for credentials, and connecting.
+    """
+
+    upload = ""
+    """What a log line adds about objects without a checksum: how to upload them with one."""
+
+    def __init__(self, make: Callable[[], A], max_retries: int, setup: SetupClock) -> None:
+        self._lock = threading.Lock()
+        self._setup = setup
+        self._access = CurrentAccess(make, setup)
+        self._flights: set[Flights] = set()
+        self._stopped = False
+        self._max_retries = max_retries
+        self.retries = 0
+        """Number of retries so far."""
+        self.refusals = 0
+        """Number of requests refused for their number, or not answered in time."""
+        self.answered = False
+        """The store has answered a request, for any of its objects."""
+
+    def open(self, path: str, version: tuple[int, str | None] | None = None) -> ObjectSource[A]:
+        """Open an object, in one request; in none if its size and ETag are known.
+
+        Raises:
+            ArgumentError: the URL does not name an object.
+            IsDirectoryError: the URL ends in a slash.
+            MissingDependencyError: a package for this store is not installed.
+            InterruptedReadError: `interrupt` was called.
+            StreamerError: what `ObjectSource.read_into` raises, and errors of settings and credentials.
+        """
+        remote = self.remote(path)
+        flights = self.flights()
+        try:
+            return ObjectSource(self, self.shown(path), remote, flights, version)
+        except BaseException:
+            self.forget(flights)
+            raise
+
+    @abstractmethod
+    def remote(self, path: str) -> Remote[A]:
+        """Return the object that a URL names.
+
+        Raises:
+            ArgumentError: the URL does not name an object.
+            IsDirectoryError: the URL ends in a slash.
+        """
+
+    @abstractmethod
+    def entries(self, path: str, wanted: Wanted, *, recursive: bool) -> list[Entry]:
+        """List the wanted objects under a prefix, sorted by name.
+
+        Raises:
+            ArgumentError: the URL does not name a folder.
+            NotFoundError: nothing has the prefix.
+            StreamerError: as `open`.
+        """
+
+    @abstractmethod
+    def key_of(self, path: str) -> str:
+        """Return the full name that patterns see before the names of a listing; "" for a whole store.
+
+        Raises:
+            ArgumentError: the URL does not name a folder.
+        """
+
+    def shown(self, path: str) -> str:
+        """Return the URL as messages show it."""
+        return path
+
+    def flights(self) -> Flights:
+        """Return new flights, which `interrupt` ends. Hand them to `forget` when they are over."""
+        flights = Flights()
+        with self._lock:
+            self._flights.add(flights)
+            if self._stopped:
+                flights.stop()
+        return flights
+
+    def retry(self, flights: Flights, path: str, span: ByteRange | None, attempt: Callable[[A, Flight], None]) -> None:
+        """Call `attempt` until it succeeds; see `retries.retry`. `path` and `span` are for messages.
+
+        Args:
+            flights: its `stop` ends the retries.
+            path: the object or prefix that is read or listed.
+            span: the range that is read; None for a listing.
+            attempt: makes one request.
+
+        Raises:
+            InterruptedReadError: `flights` was stopped.
+            StreamerError: the failure of the last attempt.
+        """
+
+        def translated(error: Exception, attempts: Attempts, access: A | None) -> Exception:
+            return self.translated(error, path, span, attempts, access, opening=not self.answered)
+
+        def timed(access: A, flight: Flight) -> None:
+            try:
+                attempt(access, flight)
+            finally:
+                self._setup.connected(flight.connect_seconds)
+
+        retry(self, flights, path, span, timed, translated)
+
+    @abstractmethod
+    def judge(self, error: Exception) -> Judgement:
+        """Return whether to go on after this. The error no longer holds the caller's buffer."""
+
+    @abstractmethod
+    def translated(
+        self,
+        error: Exception,
+        path: str,
+        span: ByteRange | None,
+        attempts: Attempts,
+        access: A | None,
+        *,
+        opening: bool,
+    ) -> Exception:
+        """Return the package's error for the failure of the last attempt; `opening`: nothing has come so far."""
+
+    @property
+    def max_retries(self) -> int:
+        """Attempts after the first. This and the next methods are for `retry`."""
+        return self._max_retries
+
+    def access(self) -> A:
+        """Return the access in use."""
+        return self._access.get()
+
+    def renew(self, refused: A) -> None:
+        """Read the credentials again before the next request. Once for all threads."""
+        self._access.renew(refused)
+
+    def count_retry(self) -> None:
+        """Count one retry."""
+        with self._lock:
+            self.retries += 1
+
+    def count_refusal(self) -> None:
+        """A request was refused for the number of requests, or not answered in time."""
+        with self._lock:
+            self.refusals += 1
+
+    @property
+    def transport(self) -> str | None:
+        """Name of the transport; None before the first request."""
+        return self._access.transport
+
+    def forget(self, flights: Flights) -> None:
+        """Drop a source that has closed. Called by sources."""
+        with self._lock:
+            self._flights.discard(flights)
+
+    def interrupt(self) -> None:
+        """Make all current and later reads and openings raise `InterruptedReadError` soon. From any thread.
+
+        That takes milliseconds, even while a request connects or waits for an answer. Only reads that wait for name
+        resolution or for a credential provider last until the timeouts of those.
+        """
+        with self._lock:
+            self._stopped = True
+            flights = list(self._flights)
+        self._access.stop()
+        for each in flights:
+            each.stop()
+
+    def close(self) -> None:
+        """Close all connections. Sources opened here can no longer be read. Idempotent."""
+        self.interrupt()
+        self._access.close()

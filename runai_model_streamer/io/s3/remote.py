@@ -1,0 +1,37 @@
+"""An object of S3, as its store knows it: botocore signs for it, and reads what a refusal says."""
+
+from collections.abc import Sequence
+
+from runai_model_streamer.io.checksums import Checksum
+from runai_model_streamer.io.http.answers import Version
+from runai_model_streamer.io.http.flights import Flight
+from runai_model_streamer.io.http.transport import SignedRequest
+from runai_model_streamer.io.objects.requests import Refusal
+from runai_model_streamer.io.s3 import checksums
+from runai_model_streamer.io.s3.access import Access
+from runai_model_streamer.io.s3.errors import translation
+from runai_model_streamer.io.s3.location import Location
+from runai_model_streamer.io.s3.signing import sign
+
+
+class S3Object:
+    """See `Remote`.
+
+    Args:
+        location: its bucket and key.
+    """
+
+    def __init__(self, location: Location) -> None:
+        self._location = location
+
+    def sign(self, access: Access, refusals: Sequence[Refusal]) -> SignedRequest:
+        """Sign a request: for another region, where a refusal names one; see `Remote.sign`."""
+        return sign(access.client, *self._location, [refusal.reply for refusal in refusals])
+
+    def is_beyond_end(self, error: Exception) -> bool:
+        """See `Remote.is_beyond_end`."""
+        return translation.is_beyond_end(error)
+
+    def checksum(self, access: Access, _: Flight, version: Version) -> Checksum | None:
+        """Ask with HEAD; see `Remote.checksum`."""
+        return checksums.ask(access.client, self._location, version.etag)

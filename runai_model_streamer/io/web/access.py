@@ -1,0 +1,90 @@
+"""What requests to web servers are made with: libcurl, the authorities to trust, and credentials."""
+
+import os
+import ssl
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Final
+
+from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.errors import MissingDependencyError
+from runai_model_streamer.io.http import libcurl
+from runai_model_streamer.io.http.curl import make_curl_transport
+from runai_model_streamer.io.http.transport import Transport
+from runai_model_streamer.io.secret import Secret
+from runai_model_streamer.io.setup_time import SetupClock
+from runai_model_streamer.io.web.credentials import WebCredentials
+
+_AUTHORITIES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+)
+"""Where Debian, Fedora and SUSE keep them."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebAccess:
+    """A transport, and who asks; see `Access`."""
+
+    transport: Transport
+    authorization: Callable[[str], Secret | None] = field(repr=False)
+    """URL -> the value of the header `Authorization`; None: an anonymous request."""
+    secrets: Collection[str] = field(repr=False)
+    """Texts that no message may show."""
+    setup: SetupClock
+    """See `Access.setup`."""
+
+    def headers(self, url: str) -> Mapping[str, str]:
+        """Return the headers of a request to the host that the user named."""
+        authorization = self.authorization(url)
+        return {} if authorization is None else {"Authorization": authorization}
+
+    def close(self) -> None:
+        """See `Access.close`."""
+        self.transport.close()
+
+
+def make_web_access(config: StreamerConfig, setup: SetupClock) -> WebAccess:
+    """Make the access to web servers.
+
+    Raises:
+        MissingDependencyError: there is no libcurl.
+        ConfigError: the netrc file cannot be read.
+    """
+    credentials = WebCredentials(config.web)
+    return WebAccess(make_transport(config, "https://"), credentials.authorization, credentials.secrets, setup)
+
+
+def make_transport(config: StreamerConfig, urls: str) -> Transport:
+    """Make the transport.
+
+    Args:
+        config: its timeout, and the file of certificates.
+        urls: what needs it; for the error.
+
+    Raises:
+        MissingDependencyError: there is no libcurl.
+    """
+    try:
+        return make_curl_transport(config.s3.timeout, authorities(config.s3.ca_bundle))
+    except libcurl.UnusableError as error:
+        raise MissingDependencyError(
+            f"{urls} URLs are read through libcurl, which cannot be used: {error}",
+            remedy="Install it: conda install -c conda-forge libcurl, or the system's libcurl4",
+            sep=". ",
+        ) from error
+
+
+def authorities(named: str | None) -> str:
+    """Return the file of certificates to trust: the named one, that of SSL_CERT_FILE, the system's, or certifi's."""
+    usual = ssl.get_default_verify_paths().cafile
+    found = next((path for path in (named, usual, *_AUTHORITIES) if path and os.path.exists(path)), None)
+    if named or found:
+        return named or found or ""
+    if find_spec("certifi") is not None:
+        import certifi
+
+        return certifi.where()
+    return _AUTHORITIES[0]

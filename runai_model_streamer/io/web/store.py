@@ -1,0 +1,73 @@
+"""Files of web servers; see `ObjectStore`."""
+
+from urllib.parse import unquote, urlsplit
+
+from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.io.http.retries import Attempts, Judgement
+from runai_model_streamer.io.listing import Entry, Wanted
+from runai_model_streamer.io.objects.errors.explanation import Explanation
+from runai_model_streamer.io.objects.store import ObjectStore
+from runai_model_streamer.io.secret import without_secrets
+from runai_model_streamer.io.setup_time import SetupClock
+from runai_model_streamer.io.web import errors
+from runai_model_streamer.io.web.access import WebAccess, make_web_access
+from runai_model_streamer.io.web.errors import RequestContext
+from runai_model_streamer.io.web.listing import list_usual
+from runai_model_streamer.io.web.location import file_url, folder_url
+from runai_model_streamer.io.web.refusal import RefusedError
+from runai_model_streamer.io.web.remote import WebObject
+from runai_model_streamer.ranges import ByteRange
+
+
+class WebStore(ObjectStore[WebAccess]):
+    """Files of any server that serves ranges, named https://host/path; messages leave out the query of a signed URL.
+
+    Args:
+        config: the settings.
+        setup: times imports and connecting.
+    """
+
+    def __init__(self, config: StreamerConfig, setup: SetupClock | None = None) -> None:
+        clock = setup or SetupClock()
+        super().__init__(lambda: make_web_access(config, clock), config.s3.max_retries, clock)
+        self._timeout = config.s3.timeout
+
+    def remote(self, path: str) -> WebObject:
+        """Return the file of a URL; see `ObjectStore.remote`."""
+        return WebObject(file_url(path))
+
+    def entries(self, path: str, wanted: Wanted, *, recursive: bool) -> list[Entry]:  # noqa: ARG002 - names have no /
+        """List the wanted files of a model by their usual names; see `list_usual`."""
+        return list_usual(self, path, wanted)
+
+    def key_of(self, path: str) -> str:
+        """Return the path of a folder's URL; see `ObjectStore.key_of`."""
+        return unquote(urlsplit(folder_url(path)).path).lstrip("/")
+
+    def shown(self, path: str) -> str:
+        """Return the URL without its query."""
+        return without_secrets(path)
+
+    def judge(self, error: Exception) -> Judgement:
+        """See `ObjectStore.judge`."""
+        return errors.judge(error)
+
+    def translated(
+        self,
+        error: Exception,
+        path: str,
+        span: ByteRange | None,
+        attempts: Attempts,
+        access: WebAccess | None,
+        *,
+        opening: bool,
+    ) -> Exception:
+        """See `ObjectStore.translated`."""
+        plain = path.startswith("http://")
+        secrets = () if access is None else access.secrets
+        at = RequestContext(path, span, attempts, self._timeout, opening, plain, secrets)
+        return errors.translated(error, at, _nothing_more)
+
+
+def _nothing_more(_: RefusedError) -> Explanation | None:
+    return None
