@@ -78,7 +78,7 @@ class Load:
         self.device = destination.device
         """Where the tensors are."""
         self._groups = destination.groups
-        self._landing: Landing[Any] = destination.make_landing(self._lifecycle)
+        self._landing: Landing[Any] = destination.make_landing(self._lifecycle, self._groups)
         first = next((step for group in self._groups for step in steps_of(group, files)), None)
         origin = Origin.BUFFERED if first is None else sources[first.file].origin(first.offset, first.length)
         streams = max((source.streams or concurrency for source in sources), default=concurrency)

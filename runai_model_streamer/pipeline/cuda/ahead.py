@@ -5,8 +5,6 @@ from typing import Final, TypeVar
 
 from runai_model_streamer.errors import OutOfMemoryError
 from runai_model_streamer.lifecycle import Lifecycle
-from runai_model_streamer.pipeline.tally.nvtx import nvtx_range
-from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
 
 GROUPS_AHEAD: Final = 2
 """Maximum groups on the device that the caller has not taken: one that completes, and one that readers fill."""
@@ -17,19 +15,17 @@ T = TypeVar("T")
 class Ahead:
     """Counts the groups of one load that have device memory, and those that the caller has taken.
 
-    When the device is full, readers wait until the caller has dropped older groups. From then on only one group is
+    When the device is full, allocation waits until the caller has dropped older groups. From then on only one group is
     ahead of the caller. The load fails if the caller waits for the very group that gets no memory.
 
     Args:
         lifecycle: the load's; its end ends all waits.
-        waits: counts the time that readers wait here.
     """
 
-    def __init__(self, lifecycle: Lifecycle, waits: WaitClock) -> None:
+    def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
-        self._waits = waits
         self._max = GROUPS_AHEAD
-        self._given = 0  # changed by readers, one at a time
+        self._given = 0  # changed by the thread that allocates
         self._taken = 0  # changed by the consumer
         self._awaited = -1
 
@@ -40,7 +36,7 @@ class Ahead:
             Stopped: the load has ended meanwhile.
             OutOfMemoryError: the device is full, and the caller has no older group of this load left to drop.
         """
-        self._wait(lambda: self._given - self._taken < self._max)
+        self._lifecycle.wait_for(lambda: self._given - self._taken < self._max)
         while True:
             taken, last = self._taken, self._awaited >= index
             try:
@@ -52,7 +48,7 @@ class Ahead:
                 self._given += 1
                 return memory
             self._max = 1
-            self._wait(lambda: self._taken > taken or self._awaited >= index)  # noqa: B023 - called before the next turn
+            self._lifecycle.wait_for(lambda: self._taken > taken or self._awaited >= index)  # noqa: B023 - called before the next turn
 
     def take(self) -> None:
         """Note that the caller takes the next group."""
@@ -63,7 +59,3 @@ class Ahead:
         """Note that the caller waits for this group, and has taken all before it."""
         self._awaited = index
         self._lifecycle.notify()
-
-    def _wait(self, condition: Callable[[], bool]) -> None:
-        with nvtx_range("wait for the caller"), self._waits.waiting():
-            self._lifecycle.wait_for(condition)

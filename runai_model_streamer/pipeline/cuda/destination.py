@@ -19,12 +19,13 @@ from runai_model_streamer.lifecycle import Lifecycle
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.cuda.arena import ARENAS
 from runai_model_streamer.pipeline.cuda.cast import DeviceCast, device_cast
+from runai_model_streamer.pipeline.cuda.direct import DeviceFile
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver, driver_api
-from runai_model_streamer.pipeline.cuda.landing import CudaLanding, DeviceFile
+from runai_model_streamer.pipeline.cuda.landing import CudaLanding
 from runai_model_streamer.pipeline.cuda.memory import TorchMemory
 from runai_model_streamer.pipeline.cuda.staging import Staging, staging_for
 from runai_model_streamer.pipeline.landing.destination import Destination, LoadSpec
-from runai_model_streamer.pipeline.plan.groups import GROUP_BYTES, Grouping
+from runai_model_streamer.pipeline.plan.groups import GROUP_BYTES, Group, Grouping
 from runai_model_streamer.ranges import PAGE
 
 _log = logging.getLogger(__name__)
@@ -146,6 +147,7 @@ def _landing(
     staging: Staging,
     shared: bool,
     lifecycle: Lifecycle,
+    groups: Sequence[Group],
 ) -> CudaLanding:
     direct = _direct_files(sources, tools.gds, shared)
     try:
@@ -154,7 +156,7 @@ def _landing(
     except BaseException:
         _close(direct)
         raise
-    return CudaLanding(driver, memory, staging, lifecycle, ARENAS, direct, tools.cast)
+    return CudaLanding(driver, memory, staging, lifecycle, groups, ARENAS, direct, tools.cast)
 
 
 def _direct_files(sources: Sequence[Source], gds: GdsMode, shared: bool) -> dict[int, DeviceFile]:

@@ -41,9 +41,9 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 import torch
 
@@ -56,9 +56,10 @@ from runai_model_streamer.pipeline.cuda.ahead import Ahead
 from runai_model_streamer.pipeline.cuda.arena import Arenas
 from runai_model_streamer.pipeline.cuda.cast import DeviceCast
 from runai_model_streamer.pipeline.cuda.copy_stream import CopyStream
+from runai_model_streamer.pipeline.cuda.direct import MIN_DIRECT, DeviceFile
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
 from runai_model_streamer.pipeline.cuda.image import Image, Piece, needs_of, tensors_of
-from runai_model_streamer.pipeline.cuda.lease import CudaLease
+from runai_model_streamer.pipeline.cuda.lease import CudaLease, LeasesAhead
 from runai_model_streamer.pipeline.cuda.memory import DeviceMemory
 from runai_model_streamer.pipeline.cuda.slots import Slot, SlotRing
 from runai_model_streamer.pipeline.cuda.staging import Staging
@@ -72,20 +73,8 @@ from runai_model_streamer.threads.forks import OwnProcess
 
 _log = logging.getLogger(__name__)
 
-MIN_DIRECT: Final = 256 << 10
-"""Minimum average bytes of a read's tensors for GPUDirect, which needs a separate read for each tensor."""
-
-
-class DeviceFile(Protocol):
-    """A file that can be read straight into device memory; see `io.files.gds.GdsFile`."""
-
-    def read_into_device(self, offset: int, pointer: int, length: int) -> None:
-        """Read into device memory, which no work may use, and return when all bytes are there."""
-        ...
-
-    def close(self) -> None:
-        """Close the file. No read may be in flight. Idempotent."""
-        ...
+_JOIN_SECONDS: Final = 1.0
+"""Seconds that closing waits at most for an allocation in flight. A later one frees its memory itself."""
 
 
 class CudaLanding:
@@ -96,6 +85,7 @@ class CudaLanding:
         memory: for the tensors, made in the caller's thread.
         staging: the slots.
         lifecycle: of the load.
+        groups: of its plan.
         arenas: where the slots' memory is from.
         files: those that GPUDirect reads, by their index in the plan.
         cast: what casts tensors as they land; None to leave them as they are.
@@ -112,6 +102,7 @@ class CudaLanding:
         memory: DeviceMemory,
         staging: Staging,
         lifecycle: Lifecycle,
+        groups: Sequence[Group],
         arenas: Arenas,
         files: Mapping[int, DeviceFile] | None = None,
         cast: DeviceCast | None = None,
@@ -127,7 +118,8 @@ class CudaLanding:
         self.waits = WaitClock()
         self._process = OwnProcess()
         self._leases: dict[int, CudaLease] = {}
-        self._ahead = Ahead(lifecycle, self.waits)
+        self._ahead = Ahead(lifecycle)
+        self._leases_ahead = LeasesAhead(groups, lifecycle, self.waits)
         self._counting = threading.Lock()
         self._direct_reads = 0
         try:
@@ -143,7 +135,10 @@ class CudaLanding:
         return self._peak
 
     def lease(self, group: Group, storage_bound: bool) -> CudaLease:  # noqa: ARG002 - makes no difference here
-        """Allocate device memory, once the caller has taken all but `GROUPS_AHEAD` of the groups before."""
+        """Return device memory, once the caller has taken all but `GROUPS_AHEAD` of the groups before."""
+        return self._leases_ahead.take(group, self._allocate)
+
+    def _allocate(self, group: Group) -> CudaLease:
         self._driver.relax_capture()
         allocate = partial(self._memory.allocate, needs_of(group, self._target).sizes)
         # Outside the driver's context: torch would replace it with another device's.
@@ -266,6 +261,7 @@ class CudaLanding:
         A slot that a reader still fills is freed when its read ends. So is the memory of a GPUDirect read.
         """
         if self._stream.stop():
+            self._leases_ahead.close(_JOIN_SECONDS)
             self._driver.release(self._ending(self._stream))
 
     def _ending(self, stream: CopyStream | None) -> Iterator[Callable[[], object]]:

@@ -228,7 +228,7 @@ def cast_in_host_memory(
         setup: times the import of numba, and compiling.
     """
 
-    def landing(lifecycle: Lifecycle) -> CastingLanding:
+    def landing(lifecycle: Lifecycle, _: Sequence[Group]) -> CastingLanding:
         return CastingLanding(SlabPool(plan.slab_limit, lifecycle, memory), plan, lifecycle, setup)
 
     grouping = Grouping(plan.group_limit, group_target(plan.group_limit), plan.scratch_count)

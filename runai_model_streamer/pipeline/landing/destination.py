@@ -54,8 +54,8 @@ class Destination:
     """What to read, in reads that suit this destination."""
     grouping: Grouping
     """How large its groups are, and how many reads may wait for each other."""
-    make_landing: Callable[[Lifecycle], Landing[Any]]
-    """Makes the landing, once, in the thread that prepares the load. The load closes it.
+    make_landing: Callable[[Lifecycle, Sequence[Group]], Landing[Any]]
+    """Makes the landing of these groups, once, in the thread that prepares the load. The load closes it.
 
     Raises `StreamerError` if the destination cannot be used."""
     limit: int | None = None

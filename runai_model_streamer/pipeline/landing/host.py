@@ -107,7 +107,7 @@ def in_host_memory(files: Sequence[PlannedFile], limit: int | None, memory: Othe
         memory: other host memory than slabs, for the groups that it takes.
     """
 
-    def landing(lifecycle: Lifecycle) -> HostLanding:
+    def landing(lifecycle: Lifecycle, _: Sequence[Group]) -> HostLanding:
         return HostLanding(SlabPool(limit, lifecycle, memory))
 
     return Destination(HOST, files, Grouping(limit), landing, limit)

@@ -7,7 +7,6 @@ import pytest
 from runai_model_streamer.errors import OutOfMemoryError
 from runai_model_streamer.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.pipeline.cuda.ahead import GROUPS_AHEAD, Ahead
-from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
 from tests.checkpoints import PATIENCE
 
 
@@ -31,7 +30,7 @@ class Load:
 
     def __init__(self, room: int) -> None:
         self.lifecycle = Lifecycle()
-        self.ahead = Ahead(self.lifecycle, WaitClock())
+        self.ahead = Ahead(self.lifecycle)
         self.device = Device(room)
         self.given: list[int] = []
         self.error: Exception | None = None

@@ -29,13 +29,14 @@ from runai_model_streamer.origins import Origin, SourceKind
 from runai_model_streamer.pipeline.cuda import destination
 from runai_model_streamer.pipeline.cuda.arena import Arenas
 from runai_model_streamer.pipeline.cuda.cast import DeviceCast
+from runai_model_streamer.pipeline.cuda.direct import DeviceFile
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
-from runai_model_streamer.pipeline.cuda.landing import CudaLanding, DeviceFile
+from runai_model_streamer.pipeline.cuda.landing import CudaLanding
 from runai_model_streamer.pipeline.cuda.memory import Allocated
 from runai_model_streamer.pipeline.cuda.staging import staging_for
 from runai_model_streamer.pipeline.landing.destination import Destination
 from runai_model_streamer.pipeline.load import Load
-from runai_model_streamer.pipeline.plan.groups import Grouping, PlannedFile
+from runai_model_streamer.pipeline.plan.groups import Group, Grouping, PlannedFile
 from runai_model_streamer.ranges import round_up
 from tests.checkpoints import Stored, encode
 from tests.cuda_emulator import Emulator
@@ -269,6 +270,7 @@ class World:
     def landing(
         self,
         lifecycle: Lifecycle,
+        groups: Sequence[Group],
         *,
         limit: int | None = None,
         chunk: int = 4096,
@@ -277,7 +279,9 @@ class World:
         cast: DeviceCast | None = None,
     ) -> CudaLanding:
         staging = staging_for(limit, chunk, concurrency)
-        return CudaLanding(CudaDriver(0, self.faulty), self.memory, staging, lifecycle, self.arenas, files, cast)
+        return CudaLanding(
+            CudaDriver(0, self.faulty), self.memory, staging, lifecycle, groups, self.arenas, files, cast
+        )
 
     def cast(self, target: str) -> DeviceCast:
         """As numba-cuda's kernels are queued, without numba-cuda."""
@@ -312,8 +316,10 @@ class World:
             planned.append(PlannedFile(opened.size, SourceKind.OBJECT, alignment, min(chunk, staging.size), tensors))
             sources.append(opened)
 
-        def landing(lifecycle: Lifecycle) -> CudaLanding:
-            return self.landing(lifecycle, limit=limit, chunk=chunk, concurrency=concurrency, files=direct, cast=cast)
+        def landing(lifecycle: Lifecycle, groups: Sequence[Group]) -> CudaLanding:
+            return self.landing(
+                lifecycle, groups, limit=limit, chunk=chunk, concurrency=concurrency, files=direct, cast=cast
+            )
 
         storage = Storage(StreamerConfig(), None, shared=False)
         destination = Destination(DEVICE, planned, Grouping(None, group_bytes), landing)
