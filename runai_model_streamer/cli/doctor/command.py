@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterable, Iterator
 
 from runai_model_streamer.cli.arguments import Subcommands, add_command
-from runai_model_streamer.cli.doctor import machine, storage, stores
+from runai_model_streamer.cli.doctor import limits, machine, storage, stores
 from runai_model_streamer.cli.doctor.machine import Check
 from runai_model_streamer.cli.output import Column, counted, write_json, write_line, write_table
 from runai_model_streamer.io.paths import as_path, is_object, scheme_of
@@ -53,6 +53,7 @@ def _checks(path: str | None, urls: list[str]) -> Iterator[Check]:
     yield from machine.gpu()
     yield from machine.packages()
     yield from machine.kernel()
+    yield from limits.limits()
     if path is not None:
         yield from storage.folder(path, on_gpu=machine.has_gpu())
     yield from storage.s3([url for url in urls if scheme_of(url) == "s3"])

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from runai_model_streamer.cli.doctor.machine import Check, Status
+from runai_model_streamer.cli.doctor.mounts import mounted
 from runai_model_streamer.cli.output import counted, size
 from runai_model_streamer.config import DirectIO, GdsMode, S3Config, S3Transport, StreamerConfig
 from runai_model_streamer.errors import ConfigError, GdsUnavailableError, MissingDependencyError, StreamerError
@@ -61,6 +62,8 @@ def _file(file: str, path: str, *, on_gpu: bool) -> Iterator[Check]:
         origin = source.read_into(0, memoryview(mmap.mmap(-1, PAGE))[:length]) if length == PAGE else None
         cached = PageCache(fd, os.fstat(fd)).cached_bytes(0, source.size)
         yield _direct(path, kind, origin, answers=cached is not None)
+        if (mount := mounted(file)) is not None:
+            yield mount
         if origin is Origin.DISK and kind in file_systems.DIRECT:
             yield _device(fd, path)
         if cached is not None and kind in file_systems.DIRECT:
