@@ -64,7 +64,7 @@ test-oldest: $(OLDEST_VENV)/.oldest ## kernels, casts and S3 with the oldest num
 	@$(OLDEST_VENV)/bin/python -m pytest $(OLDEST_TESTS) $(ARGS)
 
 test-releases: $(VENV)/.releases ## functions of 16 releases of vLLM and SGLang, cut out of their wheels (1.3 GB fetched, little kept)
-	@ENGINE_SOURCES=$(VENV)/releases $(BIN)/python -m pytest tests/engines/test_releases.py tests/engines/test_vllm_plugin.py $(ARGS)
+	@ENGINE_SOURCES=$(VENV)/releases $(BIN)/python -m pytest $(addprefix tests/engines/test_,releases.py sglang_plugin.py vllm_plugin.py) $(ARGS)
 
 test-engines: $(ENGINES_VENV)/.engines ## a real vLLM on the CPU (3.6 GB installed) loads and serves from disk and S3
 	@$(ENGINES_VENV)/bin/python -m pytest -o faulthandler_timeout=900 tests/engines/test_vllm.py $(ARGS)

@@ -156,6 +156,8 @@ class StreamerConfig:
     web: WebConfig = WebConfig()
     vllm: bool = False
     """The plugin for vLLM takes the place of vLLM's own loader. Read when vLLM starts, not by a load."""
+    sglang: bool = False
+    """The same for SGLang."""
     trace: str | None = None
     """Path for an event trace of each load. `{pid}` and `{rank}` in it are replaced by process id and rank."""
     log_level: str | None = None

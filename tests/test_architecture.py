@@ -283,7 +283,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     ),
     "__main__": ("cli.main",),
     "engines.vllm": ("config", "engines.vllm_loader", "errors"),
-    "engines": ("pipeline.plan.selection", "report.load_report", "streamer"),
+    "engines": ("config", "pipeline.plan.selection", "report.load_report", "streamer"),
     # Where the original has its names.
     "s3_utils": ("files", "io.listing", "io.paths", "io.s3.credentials"),
     "distributed_streamer": ("range_streamer",),
@@ -339,6 +339,7 @@ ONLY_IN = {
     "kvikio": ("io.files.gds",),
     "llvmlite": ("kernels",),
     "numba": ("kernels",),
+    "sglang": ("engines",),
     "vllm": ("engines",),
 }
 # Those of them that cost too much, or may be missing, to be imported before they are needed.

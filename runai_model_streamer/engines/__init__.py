@@ -1,1 +1,1 @@
-"""What runs inside engines: a plugin for vLLM. Nothing here is imported before the engine asks for it."""
+"""What runs inside engines: plugins for vLLM and SGLang. Each is imported when its engine asks for it."""

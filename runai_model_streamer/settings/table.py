@@ -246,6 +246,13 @@ SECTIONS: Final[Mapping[str, tuple[Setting, ...]]] = {
             "`0`",
             "vLLM should load `runai_streamer` onto its device, without a copy of each tensor: [engines](engines.md).",
         ),
+        Setting(
+            "RUNAI_STREAMER_SGLANG",
+            "sglang",
+            parsers.flag(),
+            "`0`",
+            "SGLang should do so: [engines](engines.md#sglang).",
+        ),
     ),
     "Logs and traces": (
         Setting(

@@ -1,8 +1,9 @@
 """A real vLLM on the CPU, for `test_vllm.py`: `python -m tests.engines.vllm_program WHAT ARGUMENT...`.
 
-    models FOLDER                    make a tiny Llama, in three shards
+    models FOLDER                    make a tiny Llama, in three shards, and a tiny mixture of experts
     parameters JSON                  load models in a worker; print the digest of every parameter of each
-    tokens MODEL FORMAT EXTRA        serve; print greedy tokens
+    tokens JSON                      serve with these options of `LLM`; print greedy tokens, and those after a reload
+    measure JSON                     load a model in a worker; print seconds, and the peak of the memory
 
 The last line of the output is JSON.
 """
@@ -25,20 +26,34 @@ SETTINGS: Final = {
 PROMPTS: Final = ["Hello, my name is", "The capital"]
 
 
-def make_models(folder: Path) -> int:
-    """A Llama with random weights, and a tokenizer of bytes. Returns the number of shards."""
+def make_models(folder: Path) -> list[int]:
+    """Models with random weights, and a tokenizer of bytes. Returns the number of shards of each."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
     torch.manual_seed(0)
     shape = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
-    config = LlamaConfig(vocab_size=512, num_key_value_heads=2, max_position_embeddings=512, **shape)
-    model = LlamaForCausalLM(config).to(torch.bfloat16)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.08)
-    model.save_pretrained(folder, max_shard_size="2MB")
+    shape |= {"vocab_size": 512, "num_key_value_heads": 2, "max_position_embeddings": 512}
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    made = {
+        "llama": LlamaForCausalLM(LlamaConfig(**shape)),
+        "moe": MixtralForCausalLM(MixtralConfig(**shape, **experts)),
+    }
+    for name, model in made.items():
+        model.to(torch.bfloat16)
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=0.08)
+        model.save_pretrained(folder / name, max_shard_size="2MB" if name == "llama" else "8MB")
+        save_tokenizer(folder / name)
+    return [len(list((folder / name).glob("*.safetensors"))) for name in made]
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A token for each byte."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {word: index for index, word in enumerate(["<s>", "</s>", "<unk>", *letters])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
@@ -46,7 +61,6 @@ def make_models(folder: Path) -> int:
     tokenizer.decoder = decoders.ByteLevel()
     words = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **words).save_pretrained(folder)
-    return len(list(folder.glob("*.safetensors")))
 
 
 def parameters(loads: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -84,25 +98,34 @@ def parameters(loads: list[dict[str, Any]]) -> list[dict[str, str]]:
     return found
 
 
-def tokens(model: str, load_format: str, extra: dict[str, Any]) -> list[list[int]]:
-    """Greedy tokens of an engine."""
+def tokens(options: dict[str, Any]) -> dict[str, list[list[int]]]:
+    """Greedy tokens of an engine, and with the option `reload` those after its weights were spoilt and loaded again."""
     from vllm import LLM, SamplingParams
 
-    engine = LLM(
-        model=model,
-        load_format=load_format,
-        model_loader_extra_config=extra,
-        enforce_eager=True,
-        dtype="bfloat16",
-        max_model_len=256,
-        max_num_seqs=4,
-        seed=0,
-    )
+    reload = options.pop("reload", False)
+    engine = LLM(enforce_eager=True, dtype="bfloat16", max_model_len=256, max_num_seqs=4, seed=0, **options)
     greedy = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
-    found = [list(each.outputs[0].token_ids) for each in engine.generate(PROMPTS, greedy, use_tqdm=False)]
+
+    def generate() -> list[list[int]]:
+        return [list(each.outputs[0].token_ids) for each in engine.generate(PROMPTS, greedy, use_tqdm=False)]
+
+    found = {"tokens": generate()}
+    if reload:
+        engine.collective_rpc(spoil)
+        engine.reset_prefix_cache()
+        found["spoilt"] = generate()
+        engine.collective_rpc("reload_weights")
+        engine.reset_prefix_cache()
+        found["reloaded"] = generate()
     # Else it waits for its own processes as the interpreter ends, for ever.
     engine.llm_engine.engine_core.shutdown()
     return found
+
+
+def spoil(worker: Any) -> None:
+    """Set every parameter of a worker's model to zero."""
+    for parameter in worker.get_model().parameters():
+        parameter.data.zero_()
 
 
 def main() -> None:
@@ -116,7 +139,7 @@ def main() -> None:
         elif what == "parameters":
             result = parameters(json.loads(arguments[0]))
         else:
-            result = tokens(arguments[0], arguments[1], json.loads(arguments[2]))
+            result = tokens(json.loads(arguments[0]))
         print(f"\n{json.dumps(result)}", flush=True)
 
 
