@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 import torch
 
@@ -17,6 +17,7 @@ from runai_model_streamer.installation import warn_of_original
 from runai_model_streamer.logs import configure_logging, size_text
 from runai_model_streamer.pipeline.landing.tensors import Tensors
 from runai_model_streamer.pipeline.load import Load
+from runai_model_streamer.pipeline.parts import PARTS, Parts
 from runai_model_streamer.pipeline.prepare import in_process_group
 from runai_model_streamer.pipeline.tally.load import Tally
 from runai_model_streamer.pipeline.tally.trace import Trace, trace_path
@@ -41,6 +42,9 @@ class Streamer:
     A streamer belongs to the process that made it. One thread at a time may call its methods. One load runs at a time;
     a new one ends the one before.
     """
+
+    _parts: ClassVar[Parts] = PARTS
+    """What its loads are made of."""
 
     def __init__(self) -> None:
         self._load: Load | None = None

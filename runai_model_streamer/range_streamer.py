@@ -10,7 +10,6 @@ import torch
 
 from runai_model_streamer.base_streamer import Streamer
 from runai_model_streamer.config import UNLIMITED, StreamerConfig
-from runai_model_streamer.device import resolve_device
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError
 from runai_model_streamer.files import open_storage
 from runai_model_streamer.io.listing import Patterns
@@ -53,8 +52,8 @@ class RangeStreamer(Streamer):
                 if not isinstance(each, FileChunks):
                     raise ArgumentTypeError(f"stream_files takes a list of FileChunks; one is {each!r}")
             config, limit_name = _limited(settings, memory_limit)
-            self._device = resolve_device(device)
-            load = prepare_ranges(requests, config, credentials, self._device, limit_name, sharing, tally)
+            self._device = self._parts.resolve_device(device)
+            load = prepare_ranges(requests, config, credentials, self._device, limit_name, sharing, tally, self._parts)
             self._places = [(each.id, index) for each in requests for index in range(len(each.sizes))]
             self._follow(
                 load,

@@ -10,7 +10,6 @@ import torch
 
 from runai_model_streamer.base_streamer import Streamer
 from runai_model_streamer.checkpoint.tensor_info import TensorInfo
-from runai_model_streamer.device import resolve_device
 from runai_model_streamer.errors import ArgumentTypeError
 from runai_model_streamer.io.paths import Ordered, Several, as_path
 from runai_model_streamer.io.s3.credentials import S3Credentials
@@ -124,14 +123,23 @@ class SafetensorsStreamer(Streamer):
                 raise ArgumentTypeError(
                     "stream_files takes a list of paths", remedy=f"for one, call stream_file({paths!r})"
                 )
-            self._device = resolve_device(device)
+            self._device = self._parts.resolve_device(device)
             if self._device.type == "cpu" and torch.cuda.is_initialized():
                 _tell_of_the_gpu()
             checked = [as_path(path) for path in paths]
             if not checked:  # The folder may have none; then a model would keep its initial weights.
                 _log.warning("[RunAI Streamer] stream_files was given no file: no tensor will come")
             prepared = prepare_load(
-                checked, config, s3_credentials, tensor_names, self._device, dtype, select, sharing, tally
+                checked,
+                config,
+                s3_credentials,
+                tensor_names,
+                self._device,
+                dtype,
+                select,
+                sharing,
+                tally,
+                self._parts,
             )
             self.files_to_tensors_metadata = prepared.metadata
             self._follow(

@@ -20,7 +20,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
 import torch
 import torch.distributed as dist
 
@@ -71,9 +70,15 @@ class Ranks:
         """Of a file of the folder, or of an object."""
         return name if "://" in name or name.startswith("./") else str(self.folder / name)
 
-    def stream(self, *names: str, each: Callable[[int], None] = lambda _: None, **arguments: Any) -> Outcome:
+    def stream(
+        self,
+        *names: str,
+        each: Callable[[int], None] = lambda _: None,
+        make: Callable[[], SafetensorsStreamer] = SafetensorsStreamer,
+        **arguments: Any,
+    ) -> Outcome:
         """Stream files of the folder, or objects; what came, or the error."""
-        with self.watched() as outcome, SafetensorsStreamer() as streamer:
+        with self.watched() as outcome, make() as streamer:
             streamer.stream_files(**{"paths": list(map(self.path, names)), "is_distributed": True, **arguments})
             outcome["files"] = len(streamer.files_to_tensors_metadata)
             for index, (name, tensor) in enumerate(streamer.get_tensors()):
@@ -234,9 +239,8 @@ def without_gloo(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     if library is None:
         return
     world = World(emulator := Emulator(ctypes.CDLL(library)), CtypesApi(emulator))
-    world.stand_in(pytest.MonkeyPatch())  # for the rest of the process
     for name, limit in (("device", "-1"), ("least memory", "0")):
-        with setting(RUNAI_STREAMER_MEMORY_LIMIT=limit), SafetensorsStreamer() as opened:
+        with setting(RUNAI_STREAMER_MEMORY_LIMIT=limit), world.streamer() as opened:
             opened.stream_files([me.path("large.safetensors")], device="cuda:0", is_distributed=True)
             for each, tensor in opened.get_tensors():
                 world.work_on(each, tensor)
@@ -244,7 +248,7 @@ def without_gloo(me: Ranks) -> Iterator[tuple[str, Outcome]]:
         found = [[each, "", [], hashlib.sha256(data).hexdigest()] for each, data in world.results()]
         yield name, {"tensors": found, "threads": _threads_left()}
     with setting(RUNAI_STREAMER_GDS="1"):
-        yield "gpudirect", me.stream("large.safetensors", device="cuda:0")
+        yield "gpudirect", me.stream("large.safetensors", device="cuda:0", make=world.streamer)
     yield "closed", {"wrong": world.close()}
 
 

@@ -164,6 +164,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "pipeline": (
         "checkpoint",
         "config",
+        "device",
         "errors",
         "io",
         "lifecycle",
@@ -224,8 +225,8 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "settings",
         "threads.forks",
     ),
-    "streamer": ("base_streamer", "checkpoint.tensor_info", "device", "errors", "io", "pipeline", "report"),
-    "range_streamer": ("base_streamer", "config", "device", "errors", "files", "io", "pipeline", "report"),
+    "streamer": ("base_streamer", "checkpoint.tensor_info", "errors", "io", "pipeline", "report"),
+    "range_streamer": ("base_streamer", "config", "errors", "files", "io", "pipeline", "report"),
     "access": ("checkpoint", "config", "device", "errors", "io", "logs", "pipeline", "streamer", "threads.forks"),
     "testing": ("files", "io", "streamer"),
     "profiling": ("errors", "io", "report.load_report", "settings", "streamer"),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from runai_model_streamer.device import resolve_device
+from runai_model_streamer.device import Gpus, resolve_device
 from runai_model_streamer.errors import ArgumentError, DeviceError
 
 CPU = torch.device("cpu")
@@ -50,10 +50,9 @@ def test_an_error_of_torchs_is_told_in_a_line() -> None:
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
-def test_without_cuda_in_torch_the_error_says_so(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+def test_without_cuda_in_torch_the_error_says_so(device: str) -> None:
     with pytest.raises(DeviceError) as caught:
-        resolve_device(device)
+        resolve_device(device, Gpus(is_built=lambda: False))
     assert str(caught.value) == (
         f'device "{device}": the installed torch {torch.__version__} is built without CUDA; '
         'install one with it, or stream to "cpu"'
@@ -61,45 +60,34 @@ def test_without_cuda_in_torch_the_error_says_so(device: str, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
-def test_without_a_gpu_the_error_says_so(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_without_a_gpu_the_error_says_so(device: str) -> None:
     with pytest.raises(DeviceError, match=f'^device "{device}": no GPU or no driver is found'):
-        resolve_device(device)
+        resolve_device(device, Gpus(is_built=lambda: True, is_available=lambda: False))
 
 
-@pytest.fixture
-def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A torch that sees four GPUs, of which number 2 is the current one."""
-    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+FOUR_GPUS = Gpus(is_built=lambda: True, is_available=lambda: True, device_count=lambda: 4, current_device=lambda: 2)
+"""A torch that sees four GPUs, of which number 2 is the current one."""
 
 
-@pytest.mark.usefixtures("four_gpus")
 @pytest.mark.parametrize(
     ("device", "index"), [("cuda", 2), (torch.device("cuda"), 2), ("cuda:0", 0), ("cuda:3", 3)], ids=repr
 )
 def test_bare_cuda_is_the_current_device_and_a_number_is_that_one(device: str | torch.device, index: int) -> None:
-    assert resolve_device(device) == torch.device("cuda", index)
+    assert resolve_device(device, FOUR_GPUS) == torch.device("cuda", index)
 
 
-@pytest.mark.usefixtures("four_gpus")
 @pytest.mark.parametrize("device", ["cuda:4", "cuda:100"])
 def test_a_number_beyond_the_last_gpu_is_a_device_error_with_their_count(device: str) -> None:
     with pytest.raises(DeviceError, match=f'^device "{device}": this process sees 4 GPUs, numbered from 0'):
-        resolve_device(device)
+        resolve_device(device, FOUR_GPUS)
 
 
-@pytest.mark.usefixtures("four_gpus")
-def test_a_gpu_that_cannot_be_initialised_is_a_device_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_cannot_be_initialised_is_a_device_error() -> None:
     def fail() -> int:
         raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
 
-    monkeypatch.setattr(torch.cuda, "current_device", fail)
     with pytest.raises(DeviceError, match=r'^device "cuda" cannot be used: Cannot re-initialize CUDA') as caught:
-        resolve_device("cuda")
+        resolve_device("cuda", FOUR_GPUS._replace(current_device=fail))
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 

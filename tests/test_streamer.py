@@ -23,8 +23,8 @@ from runai_model_streamer import (
     S3Credentials,
     SafetensorsStreamer,
     StreamerError,
-    streamer,
 )
+from runai_model_streamer.device import Gpus
 from runai_model_streamer.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -38,7 +38,9 @@ from runai_model_streamer.errors import (
     TruncatedError,
     UnsupportedError,
 )
+from runai_model_streamer.pipeline.parts import Parts
 from tests.checkpoints import Stored, encode, join_ours, numbered, our_threads, raw, stored, write
+from tests.streamers import streamer_of
 
 LOGGER = "runai_model_streamer.streamer"
 
@@ -536,17 +538,20 @@ def test_one_bad_file_of_many_stops_them_all_before_a_read(tmp_path: Path, file:
     ("device", "error"), [("nonsense", ArgumentError), ("meta", ArgumentError), ("cuda", DeviceError)]
 )
 def test_a_device_that_cannot_be_used_is_an_error_before_a_file_is_opened(
-    tmp_path: Path, device: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, device: str, error: type[Exception]
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with SafetensorsStreamer() as opened, pytest.raises(error, match=device):
+    no_gpu = Parts(Gpus(is_available=lambda: False))
+    with streamer_of(SafetensorsStreamer, no_gpu) as opened, pytest.raises(error, match=device):
         opened.stream_file(tmp_path / "missing", device=device)
 
 
-def test_tensors_for_another_device_are_put_there_as_they_come(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensors_for_another_device_are_put_there_as_they_come(file: Path) -> None:
+    class AnyDevice(Parts):
+        def resolve_device(self, device: str | torch.device | None) -> torch.device:
+            return torch.device("cpu" if device is None else device)
+
     # "meta" stands for a device that this machine has not.
-    monkeypatch.setattr(streamer, "resolve_device", torch.device)
-    with SafetensorsStreamer() as opened:
+    with streamer_of(SafetensorsStreamer, AnyDevice()) as opened:
         opened.stream_file(file, device="meta")
         assert [(name, tensor.device.type) for name, tensor in opened.get_tensors()] == [
             ("t0", "meta"),

@@ -7,25 +7,26 @@ import torch
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.io.paths import is_object
 from runai_model_streamer.origins import SourceKind
+from runai_model_streamer.pipeline.cuda.destination import CUDA, CudaParts, begin_staging, cuda_destination, cuda_tools
 from runai_model_streamer.pipeline.landing.destination import Destination, LoadSpec
 from runai_model_streamer.pipeline.landing.host import host_destination
 
 
-def begin_landing(device: torch.device, config: StreamerConfig, paths: Iterable[str]) -> None:
+def begin_landing(device: torch.device, config: StreamerConfig, paths: Iterable[str], cuda: CudaParts = CUDA) -> None:
     """Begin what takes time and needs no header, while headers are read. What is wrong, `destination_for` raises.
 
     Args:
         device: of the load.
         config: of the load.
         paths: the files and objects.
+        cuda: what the load is made of.
     """
     if device.type == "cuda":
-        from runai_model_streamer.pipeline.cuda.destination import begin_staging
+        kinds = {SourceKind.OBJECT if is_object(path) else SourceKind.FILE for path in paths}
+        begin_staging(device, config, kinds, cuda)
 
-        begin_staging(device, config, {SourceKind.OBJECT if is_object(path) else SourceKind.FILE for path in paths})
 
-
-def destination_for(device: torch.device, spec: LoadSpec) -> Destination:
+def destination_for(device: torch.device, spec: LoadSpec, cuda: CudaParts = CUDA) -> Destination:
     """Plan how the tensors of `spec` land.
 
     They land on a CUDA `device` if its packages are installed, else in host memory; `Destination.device` says where.
@@ -35,11 +36,9 @@ def destination_for(device: torch.device, spec: LoadSpec) -> Destination:
         StreamerError: the device or a setting cannot be used, or the memory limit is too low.
     """
     if device.type == "cuda":
-        from runai_model_streamer.pipeline.cuda.destination import cuda_destination, cuda_tools
-
-        tools = cuda_tools(device, spec)
+        tools = cuda_tools(device, spec, cuda)
         if tools is not None:
-            return cuda_destination(device, spec, tools)
+            return cuda_destination(device, spec, tools, cuda)
     if spec.casting is not None:
         from runai_model_streamer.pipeline.landing.casting import cast_destination
 

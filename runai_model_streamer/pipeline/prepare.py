@@ -25,6 +25,7 @@ from runai_model_streamer.pipeline.landing.destination import HOST, LoadSpec
 from runai_model_streamer.pipeline.landing.tensors import check_dtypes
 from runai_model_streamer.pipeline.load import Load
 from runai_model_streamer.pipeline.opening import open_each
+from runai_model_streamer.pipeline.parts import PARTS, Parts
 from runai_model_streamer.pipeline.plan.casts import casting_of, target_name
 from runai_model_streamer.pipeline.plan.groups import PlannedFile
 from runai_model_streamer.pipeline.plan.limit import LIMIT, MemoryLimit
@@ -60,6 +61,7 @@ def prepare_load(
     select: Select | None = None,
     sharing: Sharing | None = None,
     tally: Tally | None = None,
+    made_of: Parts = PARTS,
 ) -> PreparedLoad:
     """Open all files, validate their headers and the request, and plan what to read.
 
@@ -73,7 +75,7 @@ def prepare_load(
     target = None if dtype is None else target_name(dtype)
     asked = {"tensor_names": sorted(names or ()), "device": [device.type], "dtype": [str(target)]}
     if sharing is None:  # else the ranks of the node divide the limit
-        begin_landing(device, config, paths)
+        begin_landing(device, config, paths, made_of.cuda)
     with opening(config, credentials, sharing) as (storage, close_with):
         opened = open_all(storage, paths, config, read_header, sharing, asked)
         sources = [source for source, _ in opened]
@@ -82,7 +84,15 @@ def prepare_load(
         _skip_verification(opened, chosen.read)
         reads = list(map(FileReads, paths, sources, chosen.read))
         load = make_load(
-            storage, reads, config, device, target=target, parts=chosen.parts, sharing=sharing, tally=tally
+            storage,
+            reads,
+            config,
+            device,
+            target=target,
+            parts=chosen.parts,
+            sharing=sharing,
+            tally=tally,
+            made_of=made_of,
         )
     return PreparedLoad(load, dict(enumerate(chosen.tensors)))
 
@@ -178,6 +188,7 @@ def make_load(
     limit_name: str = LIMIT,
     sharing: Sharing | None = None,
     tally: Tally | None = None,
+    made_of: Parts = PARTS,
 ) -> Load:
     """Plan what to read, and where it lands.
 
@@ -191,6 +202,7 @@ def make_load(
         limit_name: what messages call the memory limit.
         sharing: other processes that read the same; None: this one reads all.
         tally: where the load is counted and timed; None: in one of its own.
+        made_of: what the load is made of.
 
     Raises:
         StreamerError: the destination cannot be used, or the memory limit is too low. The sources are not closed.
@@ -225,7 +237,7 @@ def make_load(
         waits_for_ranks=waits_for_ranks,
         setup=storage.setup,
     )
-    destination = destination_for(device, spec)
+    destination = destination_for(device, spec, made_of.cuda)
     grouping = destination.grouping
     if sharing is not None:
         sources = sharing.divide(destination.files, destination.groups, sources)

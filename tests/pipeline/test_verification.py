@@ -165,9 +165,8 @@ def test_readers_that_wait_to_hash_leave_others_slots_to_stage_in(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(emulator, CtypesApi(emulator))
-    world.stand_in(monkeypatch)
     monkeypatch.setenv("RUNAI_STREAMER_MEMORY_LIMIT", str(MIB // 4))
-    with Store(crc=False) as server, SafetensorsStreamer() as streamer:
+    with Store(crc=False) as server, world.streamer() as streamer:
         monkeypatch.setenv("RUNAI_STREAMER_S3_ENDPOINT", server.endpoint)
         streamer.stream_file(URL, device="cuda:0")
         for name, tensor in within_patience(streamer):

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from runai_model_streamer.errors import CudaError
 from runai_model_streamer.installation import install_command
@@ -40,14 +40,31 @@ class DeviceCast:
                 raise CudaError(f"a cast from {cast.dtype} to {self.target} failed on the GPU: {error}") from error
 
 
-def device_cast(driver: CudaDriver, target: str, sources: Iterable[str]) -> DeviceCast | None:
+Compiler: TypeAlias = Callable[[CudaDriver, str, Iterable[str]], Mapping[str, Kernel]]
+"""Compiles the kernels that cast to a dtype, by the dtype to cast from."""
+
+
+def compile_casts(driver: CudaDriver, target: str, sources: Iterable[str]) -> Mapping[str, Kernel]:
+    """Compile the kernels with numba-cuda, for the device of the driver."""
+    from runai_model_streamer.kernels import device
+
+    with driver.current():
+        return {source: device.cast(source, target) for source in sorted(sources)}
+
+
+def device_cast(
+    driver: CudaDriver, target: str, sources: Iterable[str], compiler: Compiler = compile_casts
+) -> DeviceCast | None:
     """Compile what casts `sources` to `target`; None where that cannot be done, for which the log has the reason.
 
     Args:
         driver: of the device, for the time of this call.
+        target: the format's name of the dtype to cast to.
+        sources: those of the dtypes to cast from.
+        compiler: makes the kernels.
     """
     try:
-        kernels = _compiled(driver, target, sources)
+        kernels = compiler(driver, target, sources)
     except ImportError as error:
         _log.info(
             "Tensors are cast on the host: numba-cuda cannot be imported (%s): %s (or [cuda12])",
@@ -61,10 +78,3 @@ def device_cast(driver: CudaDriver, target: str, sources: Iterable[str]) -> Devi
     else:
         return DeviceCast(target, kernels)
     return None
-
-
-def _compiled(driver: CudaDriver, target: str, sources: Iterable[str]) -> dict[str, Any]:
-    from runai_model_streamer.kernels import device
-
-    with driver.current():
-        return {source: device.cast(source, target) for source in sorted(sources)}

@@ -1,9 +1,9 @@
 """Makes the `Destination` of a load onto a GPU: reads that fit the slots, files for GPUDirect, and the landing."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import torch
 
@@ -17,18 +17,43 @@ from runai_model_streamer.io.files.gds import open_gds
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.lifecycle import Lifecycle
 from runai_model_streamer.origins import SourceKind
-from runai_model_streamer.pipeline.cuda.arena import ARENAS
-from runai_model_streamer.pipeline.cuda.cast import DeviceCast, device_cast
+from runai_model_streamer.pipeline.cuda.arena import ARENAS, Arenas
+from runai_model_streamer.pipeline.cuda.cast import Compiler, DeviceCast, compile_casts, device_cast
 from runai_model_streamer.pipeline.cuda.direct import DeviceFile
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver, driver_api
 from runai_model_streamer.pipeline.cuda.landing import CudaLanding
-from runai_model_streamer.pipeline.cuda.memory import TorchMemory
-from runai_model_streamer.pipeline.cuda.staging import Staging, staging_for
+from runai_model_streamer.pipeline.cuda.memory import DeviceMemory, TorchMemory
+from runai_model_streamer.pipeline.cuda.staging import MAX_BYTES, Staging, staging_for
 from runai_model_streamer.pipeline.landing.destination import Destination, LoadSpec
 from runai_model_streamer.pipeline.plan.groups import GROUP_BYTES, Group, Grouping
 from runai_model_streamer.ranges import PAGE
 
 _log = logging.getLogger(__name__)
+
+
+class OpenGds(Protocol):
+    """What `open_gds` does."""
+
+    def __call__(self, source: Source, mode: GdsMode, *, shared: bool) -> DeviceFile | None:
+        """Return the file for reads into device memory, or None."""
+        ...
+
+
+class CudaParts(NamedTuple):
+    """What loads onto GPUs are made of."""
+
+    torch_version: str | None = torch.version.cuda
+    """The CUDA that torch is built for; None for ROCm, which calls its devices "cuda" too."""
+    driver_api: Callable[[], Any] = driver_api
+    memory: Callable[[torch.device], DeviceMemory] = TorchMemory
+    compiler: Compiler = compile_casts
+    open_gds: OpenGds = open_gds
+    arenas: Arenas = ARENAS
+    max_pinned: int = MAX_BYTES
+    """Bytes of the slots, without a memory limit."""
+
+
+CUDA: Final = CudaParts()
 
 
 class CudaTools(NamedTuple):
@@ -41,25 +66,26 @@ class CudaTools(NamedTuple):
     gds: GdsMode
 
 
-def cuda_tools(device: torch.device, spec: LoadSpec) -> CudaTools | None:
+def cuda_tools(device: torch.device, spec: LoadSpec, parts: CudaParts = CUDA) -> CudaTools | None:
     """Find what `cuda_destination` needs; None where packages are missing, which a line of the log says.
 
     Args:
         device: with its index.
         spec: what is loaded.
+        parts: what the load is made of.
 
     Raises:
         GdsUnavailableError: RUNAI_STREAMER_GDS=1, and this load cannot use it.
     """
     gds = _gds_mode(spec)
     with spec.setup.during("imports"):
-        api = _api(device, gds)
+        api = _api(device, gds, parts)
     if api is None:
         return None
     cast = None
     if spec.casting is not None:
         with spec.setup.during("compiling"):
-            cast = _device_cast(device, api, *spec.casting)
+            cast = _device_cast(device, api, *spec.casting, parts.compiler)
         if cast is None and gds is GdsMode.ALWAYS:
             raise GdsUnavailableError(
                 f"RUNAI_STREAMER_GDS=1: no GPUDirect onto {device}: tensors are to be cast, which numba-cuda cannot "
@@ -71,7 +97,9 @@ def cuda_tools(device: torch.device, spec: LoadSpec) -> CudaTools | None:
     return CudaTools(api, cast, gds)
 
 
-def begin_staging(device: torch.device, config: StreamerConfig, kinds: Collection[SourceKind]) -> None:
+def begin_staging(
+    device: torch.device, config: StreamerConfig, kinds: Collection[SourceKind], parts: CudaParts = CUDA
+) -> None:
     """Begin to page-lock what a load will stage bytes in, before anything is known of its files.
 
     With limit 0 nothing is begun, since a load that then fails would leave it page-locked.
@@ -80,13 +108,15 @@ def begin_staging(device: torch.device, config: StreamerConfig, kinds: Collectio
         device: with its index.
         config: of the load.
         kinds: where the files are.
+        parts: what the load is made of.
     """
-    if torch.version.cuda is None or not config.memory_limit or not kinds:
+    if parts.torch_version is None or not config.memory_limit or not kinds:
         return
     limit = None if config.memory_limit == UNLIMITED else config.memory_limit
     chunk, concurrency = max(map(config.chunk_for, kinds)), max(map(config.max_concurrency_for, kinds))
     try:
-        ARENAS.begin(device.index, driver_api(), staging_for(limit, chunk, concurrency))
+        staging = staging_for(limit, chunk, concurrency, parts.max_pinned)
+        parts.arenas.begin(device.index, parts.driver_api(), staging)
     except (MissingDependencyError, RunaiStreamerMemoryLimitException):
         return  # what comes next tells
 
@@ -102,27 +132,28 @@ def _gds_mode(spec: LoadSpec) -> GdsMode:
     return GdsMode.NEVER if spec.waits_for_ranks else gds
 
 
-def cuda_destination(device: torch.device, spec: LoadSpec, tools: CudaTools) -> Destination:
+def cuda_destination(device: torch.device, spec: LoadSpec, tools: CudaTools, parts: CudaParts = CUDA) -> Destination:
     """Make the destination on a CUDA device. Reads go through pinned memory, or by GPUDirect if the file supports it.
 
     Raises:
         RunaiStreamerMemoryLimitException: the limit is too small for two slots.
     """
     limit = None if spec.limit.part == UNLIMITED else spec.limit.part
-    staging = staging_for(limit, max((file.chunk for file in spec.files), default=PAGE), spec.concurrency)
+    chunk = max((file.chunk for file in spec.files), default=PAGE)
+    staging = staging_for(limit, chunk, spec.concurrency, parts.max_pinned)
     # Two groups are ahead of the caller. Each must have work for all readers.
     group_bytes = max(GROUP_BYTES, min(spec.concurrency, staging.slots) * staging.size)
     files = [file._replace(chunk=min(file.chunk, staging.size)) for file in spec.files]
-    landing = partial(_landing, device, spec.sources, tools, staging, spec.shared)
+    landing = partial(_landing, device, spec, tools, parts, staging)
     return Destination(device, files, Grouping(None, group_bytes, staging.slots), landing)
 
 
-def _api(device: torch.device, gds: GdsMode) -> Any:
+def _api(device: torch.device, gds: GdsMode, parts: CudaParts) -> Any:
     """Return the driver's interface, or None."""
-    if torch.version.cuda is None:  # ROCm calls its devices "cuda" too
+    if parts.torch_version is None:
         return None
     try:
-        return driver_api()
+        return parts.driver_api()
     except MissingDependencyError as error:
         if gds is GdsMode.ALWAYS:
             raise GdsUnavailableError(
@@ -132,34 +163,36 @@ def _api(device: torch.device, gds: GdsMode) -> Any:
         return None
 
 
-def _device_cast(device: torch.device, api: Any, target: str, to_cast: Collection[str]) -> DeviceCast | None:
+def _device_cast(
+    device: torch.device, api: Any, target: str, to_cast: Collection[str], compiler: Compiler
+) -> DeviceCast | None:
     driver = CudaDriver(device.index, api)
     try:
-        return device_cast(driver, target, to_cast)
+        return device_cast(driver, target, to_cast, compiler)
     finally:
         driver.close()
 
 
 def _landing(
     device: torch.device,
-    sources: Sequence[Source],
+    spec: LoadSpec,
     tools: CudaTools,
+    parts: CudaParts,
     staging: Staging,
-    shared: bool,
     lifecycle: Lifecycle,
     groups: Sequence[Group],
 ) -> CudaLanding:
-    direct = _direct_files(sources, tools.gds, shared)
+    direct = _direct_files(spec.sources, tools.gds, spec.shared, parts.open_gds)
     try:
-        memory = TorchMemory(device)
+        memory = parts.memory(device)
         driver = CudaDriver(device.index, tools.api)
     except BaseException:
         _close(direct)
         raise
-    return CudaLanding(driver, memory, staging, lifecycle, groups, ARENAS, direct, tools.cast)
+    return CudaLanding(driver, memory, staging, lifecycle, groups, parts.arenas, direct, tools.cast)
 
 
-def _direct_files(sources: Sequence[Source], gds: GdsMode, shared: bool) -> dict[int, DeviceFile]:
+def _direct_files(sources: Sequence[Source], gds: GdsMode, shared: bool, open_gds: OpenGds) -> dict[int, DeviceFile]:
     """Open the files that GPUDirect reads. Return them by their index in the plan."""
     direct: dict[int, DeviceFile] = {}
     looked_at: dict[int, DeviceFile | None] = {}  # several files of the plan may have one source

@@ -32,25 +32,26 @@ class Staging(NamedTuple):
         return self.bytes <= size <= max(self.kept, self.bytes)
 
 
-def staging_for(limit: int | None, chunk: int, concurrency: int) -> Staging:
+def staging_for(limit: int | None, chunk: int, concurrency: int, max_bytes: int = MAX_BYTES) -> Staging:
     """Return the slots of a load: one for each read in flight and two being copied, if the limit allows that.
 
     More slots would not help, since a copy over PCIe usually takes less time than the read before it.
 
     Args:
-        limit: bytes of all slots together; None for `MAX_BYTES`, 0 for the minimum that double-buffers.
+        limit: bytes of all slots together; None for `max_bytes`, 0 for the minimum that double-buffers.
         chunk: bytes of the largest read, whole pages. If two chunks exceed the limit, reads are smaller.
         concurrency: reads in flight at once.
+        max_bytes: bytes of all slots, where `limit` does not bound them.
 
     Raises:
         RunaiStreamerMemoryLimitException: the limit is less than two pages.
     """
     wanted = max(concurrency, 1) + 2
-    kept = MAX_BYTES if limit is None else limit
+    kept = max_bytes if limit is None else limit
     if limit is None:
-        limit = MAX_BYTES
+        limit = max_bytes
     elif limit == 0:
-        limit, wanted = MAX_BYTES, LEAST
+        limit, wanted = max_bytes, LEAST
     elif limit < LEAST * PAGE:
         raise RunaiStreamerMemoryLimitException(
             f"RUNAI_STREAMER_MEMORY_LIMIT={limit} is too small to stage anything for the GPU in",

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from runai_model_streamer import SafetensorsStreamer, streamer
 from runai_model_streamer.config import GdsMode
 from runai_model_streamer.io.bandwidth import Bandwidth
-from runai_model_streamer.io.files.gds import GdsFile
+from runai_model_streamer.io.files.gds import GdsFile, open_gds
 from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.io.source import Source
-from runai_model_streamer.pipeline.cuda import destination
+from runai_model_streamer.pipeline.cuda.destination import OpenGds
 from tests.casts import expected, finite
 from tests.checkpoints import Stored, raw, stored, write
 from tests.cuda_emulator import Emulator
@@ -39,16 +38,17 @@ def load(
     monkeypatch: pytest.MonkeyPatch,
     dtype: torch.dtype | None = None,
     kvikio_keeps: Sequence[str] = (),
+    opener: OpenGds = open_gds,
 ) -> list[tuple[str, bytes]]:
     """The tensors' bytes as a kernel of the caller sees them. All is given back but what `kvikio_keeps` names."""
-    world = World(emulator, importlib.import_module("cuda.bindings.driver"))
-    monkeypatch.setattr(streamer, "resolve_device", lambda _: torch.device("cuda", 0))
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(destination, "TorchMemory", lambda _: world.memory)
-    monkeypatch.setattr(destination, "ARENAS", world.arenas)
-    monkeypatch.setattr(destination, "device_cast", lambda _, target, __: world.cast(target))
+    api = importlib.import_module("cuda.bindings.driver")
+    world = World(emulator, api)
     monkeypatch.setenv("RUNAI_STREAMER_GDS", "1")
-    with SafetensorsStreamer() as opened:
+    with world.streamer(
+        driver_api=lambda: api,
+        compiler=lambda _, target, sources: world.kernels(target, sources),
+        open_gds=opener,
+    ) as opened:
         opened.stream_file(path, device="cuda:0", dtype=dtype)
         for name, tensor in opened.get_tensors():
             world.work_on(name, tensor)
@@ -101,10 +101,9 @@ def test_kvikios_own_path_lands_a_load(emulator: Emulator, tmp_path: Path, monke
         assert isinstance(source, FileSource)
         return Counted(source)
 
-    monkeypatch.setattr(destination, "open_gds", by_kvikio)
     # For as long as the process lives: a stream for each thread that has read, and the buffers. Not so by GPUDirect.
     kept = ("pinned", "streams", "context")
-    found = load(emulator, write(tmp_path / "m", TENSORS), monkeypatch, kvikio_keeps=kept)
+    found = load(emulator, write(tmp_path / "m", TENSORS), monkeypatch, kvikio_keeps=kept, opener=by_kvikio)
     assert found == [(name, each.data) for name, each in TENSORS.items()]
     buffers = emulator.live("pinned") * importlib.import_module("kvikio.defaults").get("bounce_buffer_size")
     assert emulator.live("pinned_bytes") == buffers

@@ -159,28 +159,26 @@ def test_a_forked_child_has_none_and_frees_none_of_the_parents(world: World) -> 
 # Loads.
 
 
-class Watching(Tender):
-    """Remembers what had been page-locked when the first byte was read."""
-
-    seen: list[int]
-
-    def read_into(self, offset: int, buffer: memoryview) -> Any:
-        self.seen.append(self._emulator.live("registered"))
-        return super().read_into(offset, buffer)
-
-
 def test_all_is_page_locked_before_the_first_byte_is_read_and_until_the_last_tensor(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World,
 ) -> None:
-    monkeypatch.setattr(Watching, "seen", [], raising=False)
+    seen: list[int] = []
+
+    class Watching(Tender):
+        """Remembers what had been page-locked when it was read."""
+
+        def read_into(self, offset: int, buffer: memoryview) -> Any:
+            seen.append(self._emulator.live("registered"))
+            return super().read_into(offset, buffer)
+
     load = world.load([FILE], source=Watching)
-    Watching.seen.clear()  # what was read of the header
+    seen.clear()  # what was read of the header
     calls: list[tuple[int, int]] = []
     for _, tensor in load.tensors():
         del tensor
         calls.append((registered(world), world.faulty.calls["cuMemHostUnregister"]))
     assert set(calls) == {(1, 0)}
-    assert set(Watching.seen) == {1}
+    assert set(seen) == {1}
 
 
 def test_the_second_load_of_a_process_makes_no_call_that_page_locks_or_unlocks(world: World) -> None:

@@ -3,22 +3,21 @@
 import ctypes
 import logging
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from runai_model_streamer import SafetensorsStreamer
 from runai_model_streamer.errors import CudaError, GdsUnavailableError
-from runai_model_streamer.pipeline.cuda import destination
-from runai_model_streamer.pipeline.cuda.cast import DeviceCast, device_cast
+from runai_model_streamer.pipeline.cuda.cast import DeviceCast, Kernel, device_cast
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
 from runai_model_streamer.pipeline.cuda.image import Cast
 from tests.casts import expected, finite
 from tests.checkpoints import Stored, raw, stored, write
 from tests.kernels import oracle, samples
-from tests.pipeline.cuda.test_destination import world
+from tests.pipeline.cuda.test_destination import Moves, world
 from tests.pipeline.cuda.world import GPU, World
 
 __all__ = ["world"]  # a fixture
@@ -44,20 +43,17 @@ def no_numba_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("runai_model_streamer.kernels.device", raising=False)
 
 
-def test_tensors_are_cast_on_the_device(
-    world: World, tensors: dict[str, Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tensors_are_cast_on_the_device(world: World, tensors: dict[str, Stored], tmp_path: Path) -> None:
     asked: list[list[str]] = []
 
-    def compiled(driver: CudaDriver, target: str, sources: frozenset[str]) -> DeviceCast:
+    def compiler(driver: CudaDriver, target: str, sources: Iterable[str]) -> dict[str, Kernel]:
         with driver.current():
             asked.append(sorted(sources))
-        return world.cast(target)
+        return world.kernels(target, sources)
 
-    monkeypatch.setattr(destination, "device_cast", compiled)
     path = write(tmp_path / "m", tensors)
     found = {}
-    with SafetensorsStreamer() as opened:
+    with world.streamer(compiler=compiler) as opened:
         opened.stream_file(path, device="cuda:0", dtype=torch.bfloat16)
         for name, tensor in opened.get_tensors():
             found[name] = (tensor.dtype, tensor.shape)
@@ -71,12 +67,9 @@ def test_tensors_are_cast_on_the_device(
     assert world.close() == []
 
 
-def test_a_ranks_parts_are_cut_from_what_was_cast(
-    world: World, tensors: dict[str, Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(destination, "device_cast", lambda _, target, __: world.cast(target))
+def test_a_ranks_parts_are_cut_from_what_was_cast(world: World, tensors: dict[str, Stored], tmp_path: Path) -> None:
     found = {}
-    with SafetensorsStreamer() as opened:
+    with world.streamer(compiler=lambda _, target, sources: world.kernels(target, sources)) as opened:
         opened.stream_file(
             write(tmp_path / "m", tensors), device="cuda:0", dtype=torch.bfloat16, select={"wide": (0, 5, 600)}
         )
@@ -91,13 +84,15 @@ def test_a_ranks_parts_are_cut_from_what_was_cast(
 
 
 def test_nothing_is_compiled_where_nothing_is_to_be_cast(
-    world: World, tensors: dict[str, Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, tensors: dict[str, Stored], tmp_path: Path
 ) -> None:
-    def refuse(*_: object) -> DeviceCast:
-        raise AssertionError
+    asked: list[str] = []
 
-    monkeypatch.setattr(destination, "device_cast", refuse)
-    with SafetensorsStreamer() as opened:
+    def compiler(_: CudaDriver, target: str, __: Iterable[str]) -> dict[str, Kernel]:
+        asked.append(target)
+        return {}
+
+    with world.streamer(compiler=compiler) as opened:
         opened.stream_file(
             write(tmp_path / "m", tensors), device="cuda:0", dtype=torch.bfloat16, tensor_names=["ids", "kept"]
         )
@@ -105,6 +100,7 @@ def test_nothing_is_compiled_where_nothing_is_to_be_cast(
         assert {name: raw(tensor) for name, tensor in kept.items()} == {
             name: tensors[name].data for name in ("ids", "kept")
         }
+    assert asked == []
     kept.clear()
     assert world.close() == []
 
@@ -114,22 +110,14 @@ def test_without_numba_cuda_tensors_are_cast_on_the_host_and_a_line_says_so(
     world: World,
     tensors: dict[str, Stored],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     pytest.importorskip("numba", reason="numba is not installed")
-    moved: list[torch.device] = []
-
-    def to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-        moved.append(device)
-        return tensor
-
     wanted = {name: raw(expected(each, torch.bfloat16)) for name, each in tensors.items()}
-    with SafetensorsStreamer() as opened, caplog.at_level(logging.INFO):
+    with world.streamer() as opened, caplog.at_level(logging.INFO), Moves() as moves:
         opened.stream_file(write(tmp_path / "m", tensors), device="cuda:0", dtype=torch.bfloat16)
-        monkeypatch.setattr(torch.Tensor, "to", to)
         assert {name: raw(tensor) for name, tensor in opened.get_tensors()} == wanted
-    assert moved == [GPU] * len(tensors)
+    assert moves.devices == [GPU] * len(tensors)
     (line,) = [record.message for record in caplog.records if "cast on the host" in record.message]
     assert "cuda13" in line
     assert world.close() == []
@@ -140,20 +128,17 @@ def test_gpudirect_that_is_asked_for_is_an_error_where_the_device_cannot_cast(
     world: World, tensors: dict[str, Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RUNAI_STREAMER_GDS", "1")
-    with SafetensorsStreamer() as opened, pytest.raises(GdsUnavailableError, match="leave out dtype="):
+    with world.streamer() as opened, pytest.raises(GdsUnavailableError, match="leave out dtype="):
         opened.stream_file(write(tmp_path / "m", tensors), device="cuda:0", dtype=torch.bfloat16)
     assert world.close() == []
 
 
-def test_a_gpu_that_kernels_cannot_be_compiled_for_is_told_of(
-    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(*_: object) -> dict[str, object]:
+def test_a_gpu_that_kernels_cannot_be_compiled_for_is_told_of(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(*_: object) -> dict[str, Kernel]:
         raise RuntimeError("no such architecture: sm_42")
 
-    monkeypatch.setattr("runai_model_streamer.pipeline.cuda.cast._compiled", refuse)
     driver = CudaDriver(0, world.api)
-    assert device_cast(driver, "F16", ["F32"]) is None
+    assert device_cast(driver, "F16", ["F32"], refuse) is None
     driver.close()
     assert "sm_42" in caplog.text
     assert world.close() == []

@@ -1,39 +1,81 @@
 """From the public face to the device: what `device="cuda:0"` does, with and without CUDA's packages."""
 
 import logging
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
-from runai_model_streamer import (
-    FileChunks,
-    FileStreamer,
-    RunaiStreamerMemoryLimitException,
-    SafetensorsStreamer,
-    streamer,
-)
-from runai_model_streamer import (
-    range_streamer as chunk_streamer,
-)
+from runai_model_streamer import FileChunks, FileStreamer, RunaiStreamerMemoryLimitException, SafetensorsStreamer
 from runai_model_streamer.errors import GdsUnavailableError, MissingDependencyError, NotFoundError
 from runai_model_streamer.installation import install_command
 from runai_model_streamer.origins import SourceKind
-from runai_model_streamer.pipeline.cuda import destination, driver, staging
-from runai_model_streamer.pipeline.landing import assembly
+from runai_model_streamer.pipeline.cuda.destination import CudaParts
+from runai_model_streamer.pipeline.cuda.driver import driver_api
+from runai_model_streamer.pipeline.parts import Parts
 from runai_model_streamer.pipeline.plan import groups
-from runai_model_streamer.pipeline.plan.selection import Rows
 from tests.checkpoints import Stored, join_ours, numbered, raw, stored, write
 from tests.cuda_emulator import Emulator
-from tests.pipeline.cuda.world import GPU, CtypesApi, World
+from tests.pipeline.cuda.world import GPU, ONE_GPU, CtypesApi, World
+from tests.streamers import streamer_of
 
 
 @pytest.fixture
-def world(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(emulator: Emulator) -> World:
     """A machine with a GPU, of whose tensors torch says that they are on the CPU."""
-    world = World(emulator, CtypesApi(emulator))
-    world.stand_in(monkeypatch)
-    return world
+    return World(emulator, CtypesApi(emulator))
+
+
+def without_packages() -> SafetensorsStreamer:
+    """A streamer on a machine with a GPU and without CUDA's packages."""
+
+    def missing() -> None:
+        raise MissingDependencyError(install_command("cuda13"))
+
+    return streamer_of(SafetensorsStreamer, Parts(ONE_GPU, CudaParts("13.0", missing)))
+
+
+class Moves(TorchFunctionMode):
+    """Tensors are not moved to a device: where to is noted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.devices: list[torch.device] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
+        if func is torch.Tensor.to:
+            self.devices.append(args[1])
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+class AtOnce:
+    """The driver's interface, but what a caller's stream waits for is done when the call returns.
+
+    Torch's own work would be queued on that stream; here the CPU does it, without waiting.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._world.faulty, name)
+
+    def cuStreamWaitEvent(self, stream: int, event: int, flags: int) -> Any:  # noqa: N802 - the driver's name
+        answer = self._world.faulty.cuStreamWaitEvent(stream, event, flags)
+        if stream in (self._world.stream, self._world.other):
+            self._world.call("cuStreamSynchronize", stream)
+        return answer
 
 
 @pytest.fixture
@@ -43,7 +85,7 @@ def tensors() -> dict[str, Stored]:
 
 def test_tensors_are_staged_and_copied(world: World, tensors: dict[str, Stored], tmp_path: Path) -> None:
     path = write(tmp_path / "m", tensors)
-    with SafetensorsStreamer() as opened:
+    with world.streamer() as opened:
         opened.stream_file(path, device="cuda:0")
         for name, tensor in opened.get_tensors():
             world.work_on(name, tensor)
@@ -63,7 +105,7 @@ def test_a_limit_below_the_largest_tensor_is_enough(
 ) -> None:
     monkeypatch.setenv("RUNAI_STREAMER_MEMORY_LIMIT", limit)
     path = write(tmp_path / "m", tensors)
-    with SafetensorsStreamer() as opened:
+    with world.streamer() as opened:
         opened.stream_file(path, device="cuda:0")
         kept = list(opened.get_tensors())
     assert [raw(tensor) for _, tensor in kept] == [each.data for each in tensors.values()]
@@ -76,9 +118,8 @@ def test_a_limit_below_the_largest_tensor_is_enough(
 def test_without_a_limit_a_chunk_that_is_too_large_for_two_slots_is_cut(
     limit: str, world: World, tensors: dict[str, Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staging, "MAX_BYTES", 1 << 20)
     monkeypatch.setenv("RUNAI_STREAMER_MEMORY_LIMIT", limit)
-    with SafetensorsStreamer() as opened:
+    with world.streamer(max_pinned=1 << 20) as opened:
         opened.stream_file(write(tmp_path / "m", tensors), device="cuda:0")
         kept = list(opened.get_tensors())
     assert [raw(tensor) for _, tensor in kept] == [each.data for each in tensors.values()]
@@ -91,79 +132,44 @@ def test_a_limit_of_less_than_two_pages_is_an_error(
     world: World, tensors: dict[str, Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RUNAI_STREAMER_MEMORY_LIMIT", "8191")
-    with SafetensorsStreamer() as opened, pytest.raises(RunaiStreamerMemoryLimitException, match="8192 or more"):
+    with world.streamer() as opened, pytest.raises(RunaiStreamerMemoryLimitException, match="8192 or more"):
         opened.stream_file(write(tmp_path / "m", tensors), device="cuda:0")
     assert world.close() == []
 
 
 def test_without_cudas_packages_tensors_are_moved_one_by_one_and_a_line_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def missing() -> None:
-        raise MissingDependencyError(install_command("cuda13"))
-
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(destination, "driver_api", missing)
-    monkeypatch.setattr(streamer, "resolve_device", lambda _: GPU)
-    moved: list[torch.device] = []
-
-    def to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-        moved.append(device)
-        return tensor
-
-    monkeypatch.setattr(torch.Tensor, "to", to)
-    with SafetensorsStreamer() as opened, caplog.at_level(logging.INFO):
+    with without_packages() as opened, caplog.at_level(logging.INFO), Moves() as moves:
         opened.stream_file(write(tmp_path / "m", numbered([10, 20])), device="cuda:0")
         assert len(list(opened.get_tensors())) == 2
-    assert moved == [GPU, GPU]
+    assert moves.devices == [GPU, GPU]
     assert sum("cuda13" in record.message for record in caplog.records) == 1
 
 
 def test_gpudirect_that_is_asked_for_is_an_error_without_cudas_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing() -> None:
-        raise MissingDependencyError(install_command("cuda13"))
-
-    monkeypatch.setattr(destination, "driver_api", missing)
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(streamer, "resolve_device", lambda _: GPU)
     monkeypatch.setenv("RUNAI_STREAMER_GDS", "1")
-    with SafetensorsStreamer() as opened, pytest.raises(GdsUnavailableError, match=r"RUNAI_STREAMER_GDS=1: .*cuda13"):
+    with without_packages() as opened, pytest.raises(GdsUnavailableError, match=r"RUNAI_STREAMER_GDS=1: .*cuda13"):
         opened.stream_file(write(tmp_path / "m", numbered([10, 20])), device="cuda:0")
 
 
 def test_missing_packages_are_named_with_the_extras(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(name: str) -> None:
-        raise ImportError(name)
-
-    monkeypatch.setattr("importlib.import_module", refuse)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)  # what Python has for a module that is not there
     with pytest.raises(MissingDependencyError, match=r"\[cuda13\].*\[cuda12\]"):
-        driver.driver_api()
+        driver_api()
 
 
 @pytest.mark.parametrize("gap", [0, 64 << 10])
 def test_a_ranks_parts_are_put_together_on_the_device(
     gap: int, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cut, add = assembly.cut, assembly.add
-
-    # Torch's own work would be queued on the caller's stream; here it is done by the CPU, at once.
-    def cut_later(piece: torch.Tensor, rows: Rows) -> torch.Tensor:
-        world.call("cuStreamSynchronize", world.using)
-        return cut(piece, rows)
-
-    def add_later(piece: torch.Tensor, made: torch.Tensor, row: int) -> None:
-        world.call("cuStreamSynchronize", world.using)
-        add(piece, made, row)
-
-    monkeypatch.setattr(assembly, "cut", cut_later)
-    monkeypatch.setattr(assembly, "add", add_later)
     monkeypatch.setitem(groups.MAX_GAP, SourceKind.FILE, gap)
     whole = stored("U8", (30, 100_000))
     path = write(tmp_path / "m", {"rows": whole, "columns": whole, "none": whole, "whole": whole})
     found = []
-    with SafetensorsStreamer() as opened:
+    with world.streamer(driver_api=lambda: AtOnce(world)) as opened:
         opened.stream_file(
             path, device="cuda:0", select={"rows": (0, 7, 9), "columns": (1, 5, 20_000), "none": (1, 3, 3)}
         )
@@ -181,15 +187,12 @@ def test_a_ranks_parts_are_put_together_on_the_device(
     assert world.close() == []
 
 
-def test_raw_ranges_that_overlap_or_go_back_land_on_the_device(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(chunk_streamer, "resolve_device", lambda _: GPU)
+def test_raw_ranges_that_overlap_or_go_back_land_on_the_device(world: World, tmp_path: Path) -> None:
     data = stored("U8", (3_000_000,)).data
     (tmp_path / "data.bin").write_bytes(data)
     offsets, sizes = [1_000_000, 0, 5, 900_000, 2_999_999], [500_000, 10, 0, 200_000, 1]
     found = []
-    with FileStreamer() as opened:
+    with streamer_of(FileStreamer, world.parts()) as opened:
         opened.stream_files([FileChunks(1, str(tmp_path / "data.bin"), offsets, sizes)], device="cuda:0")
         for _, index, tensor in opened.get_chunks():
             world.call("cuStreamSynchronize", world.using)
@@ -204,7 +207,7 @@ def test_memory_is_page_locked_once_while_headers_are_read_and_serves_the_next_l
 ) -> None:
     path = write(tmp_path / "m", tensors)
     for _ in range(2):
-        with SafetensorsStreamer() as opened:
+        with world.streamer() as opened:
             opened.stream_file(path, device="cuda:0")
             list(opened.get_tensors())
     assert world.faulty.calls["cuMemHostRegister"] == 1
@@ -213,7 +216,7 @@ def test_memory_is_page_locked_once_while_headers_are_read_and_serves_the_next_l
 
 
 def test_it_is_begun_before_a_header_is_read(world: World, tmp_path: Path) -> None:
-    with SafetensorsStreamer() as opened, pytest.raises(NotFoundError):
+    with world.streamer() as opened, pytest.raises(NotFoundError):
         opened.stream_file(tmp_path / "missing", device="cuda:0")
     join_ours()
     assert world.faulty.calls["cuMemHostRegister"] == 1

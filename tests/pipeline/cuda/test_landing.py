@@ -4,7 +4,7 @@ import ctypes
 import gc
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -13,27 +13,26 @@ from hypothesis import strategies as st
 
 from runai_model_streamer.errors import CudaError, ReadError, StateError, StreamerError
 from runai_model_streamer.origins import Origin
-from runai_model_streamer.pipeline.cuda import landing as cuda
 from runai_model_streamer.pipeline.cuda.ahead import GROUPS_AHEAD
-from runai_model_streamer.pipeline.cuda.cast import DeviceCast
 from runai_model_streamer.pipeline.cuda.copy_stream import CopyStream
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
-from runai_model_streamer.pipeline.cuda.image import Cast, Image
+from runai_model_streamer.pipeline.cuda.image import Piece
+from runai_model_streamer.pipeline.cuda.landing import CudaLanding
 from runai_model_streamer.pipeline.cuda.lease import CudaLease
 from runai_model_streamer.pipeline.cuda.memory import Allocated
-from runai_model_streamer.pipeline.cuda.slots import Slot, SlotRing
+from runai_model_streamer.pipeline.cuda.slots import Slot
 from runai_model_streamer.pipeline.plan.groups import Group
 from runai_model_streamer.ranges import PAGE
 from tests.casts import FLOATS, TARGETS, expected, finite
 from tests.checkpoints import Stored, encode, join_ours, numbered, raw, stored
 from tests.cuda_emulator import MODES, Emulator, Mode
-from tests.pipeline.cuda.world import Caching, CtypesApi, Tender, World
+from tests.pipeline.cuda.world import Caching, Classes, CtypesApi, Tender, World
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
-def world_of(emulator: Emulator) -> World:
-    return World(emulator, CtypesApi(emulator))
+def world_of(emulator: Emulator, **classes: Any) -> World:
+    return World(emulator, CtypesApi(emulator), Classes(**classes))
 
 
 class Case(NamedTuple):
@@ -166,10 +165,10 @@ CASTING = SWITCHING._replace(files=_CAST, target="BF16")
 CASTING_AHEAD = AHEAD._replace(files=_CAST, target="BF16")
 
 
-def lazily(emulator: Emulator, case: Case, taken: int | None = None) -> list[str]:
-    """What goes wrong where everything is as late as it may be."""
+def lazily(emulator: Emulator, case: Case, taken: int | None = None, **classes: Any) -> list[str]:
+    """What goes wrong where everything is as late as it may be, and the load is made of these `Classes`."""
     emulator.set_mode("lazy")
-    world = world_of(emulator)
+    world = world_of(emulator, **classes)
     try:
         wrong = problems(world, case, taken)
     finally:
@@ -195,210 +194,183 @@ def test_as_it_is_nothing_goes_wrong(emulator: Emulator, case: Case, taken: int 
 # Faults, planted one by one, each of which has to be found.
 
 
-def test_a_slot_that_is_used_again_before_its_event_is_found(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(CudaDriver, "synchronize_event", lambda *_: None)
-    assert is_found(("source-changed", "host-access"), lambda: lazily(emulator, PLAIN))
+def test_a_slot_that_is_used_again_before_its_event_is_found(emulator: Emulator) -> None:
+    class Hasty(CudaDriver):
+        def synchronize_event(self, event: int) -> None:
+            """Do not wait."""
+
+    assert is_found(("source-changed", "host-access"), lambda: lazily(emulator, PLAIN, driver=Hasty))
 
 
-def test_a_slots_event_that_is_recorded_before_its_copy_is_found(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copy = CudaDriver.copy_to_device
-    slots: list[Slot] = []
-    acquire = SlotRing.acquire
+def test_a_slots_event_that_is_recorded_before_its_copy_is_found(emulator: Emulator) -> None:
+    class TooEarly(CudaLanding):
+        def _copy(self, slot: Slot, pieces: list[Piece]) -> None:
+            with self._stream.queue() as stream:
+                if slot.event is None:
+                    slot.event = self._stream.event()
+                self._driver.record(slot.event, stream)
+                for piece in pieces:
+                    self._driver.copy_to_device(piece.pointer, slot.address + piece.start, piece.length, stream)
+            self._ring.copying(slot)
 
-    def remembered(ring: SlotRing) -> Slot:
-        slots.append(acquire(ring))
-        return slots[-1]
-
-    def too_late(driver: CudaDriver, pointer: int, address: int, size: int, stream: int) -> None:
-        for slot in slots:
-            if slot.event is not None and slot.address <= address < slot.address + PAGE:
-                record(driver, slot.event, stream)
-        copy(driver, pointer, address, size, stream)
-
-    record = CudaDriver.record
-    events = {}
-
-    def not_a_slots(driver: CudaDriver, event: int, stream: int) -> None:
-        if all(slot.event != event for slot in slots):
-            record(driver, event, stream)
-        events[event] = stream
-
-    monkeypatch.setattr(SlotRing, "acquire", remembered)
-    monkeypatch.setattr(CudaDriver, "copy_to_device", too_late)
-    monkeypatch.setattr(CudaDriver, "record", not_a_slots)
-    assert is_found(("source-changed", "host-access"), lambda: lazily(emulator, PLAIN))
+    assert is_found(("source-changed", "host-access"), lambda: lazily(emulator, PLAIN, landing=TooEarly))
 
 
-def test_a_groups_event_that_is_recorded_before_its_copies_is_found(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # What is left is the event that was recorded when the memory was allocated.
-    monkeypatch.setattr(cuda.CudaLanding, "ready", lambda *_: None)
-    assert is_found(("race",), lambda: lazily(emulator, PLAIN))
+def test_a_groups_event_that_is_recorded_before_its_copies_is_found(emulator: Emulator) -> None:
+    class NeverReady(CudaLanding):
+        def ready(self, lease: CudaLease) -> None:
+            """What is left is the event that was recorded when the memory was allocated."""
+
+    assert is_found(("race",), lambda: lazily(emulator, PLAIN, landing=NeverReady))
 
 
-def _without_waits(monkeypatch: pytest.MonkeyPatch, emulator: Emulator, *, callers: bool) -> list[str]:
-    wait = CudaDriver.wait
-    emulator.set_mode("lazy")
-    world = world_of(emulator)
+class KnowsItsStreams(CudaDriver):
+    """A driver that can tell its own streams from the caller's."""
 
-    def some(driver: CudaDriver, stream: int, event: int) -> None:
-        if (stream in (world.stream, world.other)) is not callers:
-            wait(driver, stream, event)
+    def __init__(self, device: int, api: object) -> None:
+        super().__init__(device, api)
+        self.own: set[int] = set()
 
-    monkeypatch.setattr(CudaDriver, "wait", some)
-    wrong = problems(world, PLAIN)
-    return wrong + world.close()
-
-
-def test_a_caller_that_does_not_wait_for_the_copies_is_found(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert is_found(("race",), lambda: _without_waits(monkeypatch, emulator, callers=True))
+    def create_stream(self) -> int:
+        stream = super().create_stream()
+        self.own.add(stream)
+        return stream
 
 
-def test_copies_that_do_not_wait_for_what_was_in_the_memory_before_are_found(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert is_found(("race",), lambda: _without_waits(monkeypatch, emulator, callers=False))
+def test_a_caller_that_does_not_wait_for_the_copies_is_found(emulator: Emulator) -> None:
+    class OnlyCopiesWait(KnowsItsStreams):
+        def wait(self, stream: int, event: int) -> None:
+            if stream in self.own:
+                super().wait(stream, event)
+
+    assert is_found(("race",), lambda: lazily(emulator, PLAIN, driver=OnlyCopiesWait))
 
 
-def test_memory_that_is_not_recorded_on_the_callers_other_stream_is_found(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tests.pipeline.cuda.world.Caching.record", lambda *_: None)
-    assert is_found(("race",), lambda: lazily(emulator, SWITCHING))
+def test_copies_that_do_not_wait_for_what_was_in_the_memory_before_are_found(emulator: Emulator) -> None:
+    class OnlyCallersWait(KnowsItsStreams):
+        def wait(self, stream: int, event: int) -> None:
+            if stream not in self.own:
+                super().wait(stream, event)
+
+    assert is_found(("race",), lambda: lazily(emulator, PLAIN, driver=OnlyCallersWait))
 
 
-def test_a_stream_that_came_in_later_and_does_not_wait_is_found(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # As if the caller's stream were looked at once for a group, not for each tensor.
-    class First(set[int]):
-        def __contains__(self, stream: object) -> bool:
-            return len(self) > 0
+def test_memory_that_is_not_recorded_on_the_callers_other_stream_is_found(emulator: Emulator) -> None:
+    class Unrecorded(Caching):
+        def record(self, tensor: torch.Tensor) -> None:
+            """Forget it."""
 
-    monkeypatch.setattr(cuda, "set", First, raising=False)
-    assert is_found(("race",), lambda: lazily(emulator, AHEAD))
+    assert is_found(("race",), lambda: lazily(emulator, SWITCHING, memory=Unrecorded))
 
 
-def test_memory_that_is_freed_while_copies_into_it_are_pending_is_found(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Forgetful(dict[int, object]):
-        def __setitem__(self, index: int, lease: object) -> None:
-            """The landing keeps nothing, so that an iterator which is dropped takes its memory with it."""
+def test_a_stream_that_came_in_later_and_does_not_wait_is_found(emulator: Emulator) -> None:
+    class FirstOnly(CudaDriver):
+        """As if the caller's stream were looked at once for a group, not for each tensor."""
 
-    begin = cuda.CudaLanding.__init__
+        def __init__(self, device: int, api: object) -> None:
+            super().__init__(device, api)
+            self.waited: set[int] = set()
 
-    def forgetful(landing: cuda.CudaLanding, *arguments: object) -> None:
-        begin(landing, *arguments)  # type: ignore[arg-type]
-        vars(landing)["_leases"] = Forgetful()
+        def record(self, event: int, stream: int) -> None:
+            self.waited.discard(event)
+            super().record(event, stream)
 
-    monkeypatch.setattr(cuda.CudaLanding, "__init__", forgetful)
-    assert is_found(("race",), lambda: lazily(emulator, AHEAD, taken=1))
+        def make_caller_wait(self, stream: int, event: int) -> None:
+            if event not in self.waited:
+                self.waited.add(event)
+                super().make_caller_wait(stream, event)
+
+    assert is_found(("race",), lambda: lazily(emulator, AHEAD, driver=FirstOnly))
 
 
-def test_a_close_that_does_not_wait_for_the_copies_is_found(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(CopyStream, "drain", lambda *_: None)
-    assert is_found(("freed-in-use",), lambda: lazily(emulator, PLAIN, taken=1))
+def test_memory_that_is_freed_while_copies_into_it_are_pending_is_found(emulator: Emulator) -> None:
+    class Forgetful(CudaLanding):
+        """Keeps no lease, so that an iterator which is dropped takes its memory with it."""
+
+        def _allocate(self, group: Group) -> CudaLease:
+            lease = super()._allocate(group)
+            self._leases.clear()
+            return lease
+
+    assert is_found(("race",), lambda: lazily(emulator, AHEAD, taken=1, landing=Forgetful))
+
+
+def test_a_close_that_does_not_wait_for_the_copies_is_found(emulator: Emulator) -> None:
+    class Impatient(CudaLanding):
+        def _ending(self, stream: CopyStream | None) -> Iterator[Callable[[], object]]:
+            ending = super()._ending(stream)
+            next(ending)  # the wait
+            return ending
+
+    assert is_found(("freed-in-use",), lambda: lazily(emulator, PLAIN, taken=1, landing=Impatient))
 
 
 # Scratch memory, which tensors are cast from.
 
 
-def test_casts_that_are_queued_behind_the_groups_event_are_found(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    queue, record = DeviceCast.queue, CudaDriver.record
-    held_back: list[tuple[DeviceCast, list[Cast], int]] = []
+def test_casts_that_are_queued_behind_the_groups_event_are_found(emulator: Emulator) -> None:
+    class Late(CudaLanding):
+        def ready(self, lease: CudaLease) -> None:
+            assert self._cast is not None
+            with self._stream.queue() as stream:
+                self._driver.record(lease.event, stream)
+                self._cast.queue(lease.image.casts, stream)
 
-    def record_first(driver: CudaDriver, event: int, stream: int) -> None:
-        record(driver, event, stream)
-        while held_back:
-            queue(*held_back.pop())
-
-    monkeypatch.setattr(DeviceCast, "queue", lambda *arguments: held_back.append(arguments))
-    monkeypatch.setattr(CudaDriver, "record", record_first)
-    assert is_found(("race",), lambda: lazily(emulator, CASTING))
+    assert is_found(("race",), lambda: lazily(emulator, CASTING, landing=Late))
 
 
-def test_scratch_memory_that_is_freed_when_the_casts_are_queued_is_found(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ready = cuda.CudaLanding.ready
-
-    def too_soon(landing: cuda.CudaLanding, lease: CudaLease) -> None:
-        ready(landing, lease)
-        lease.image.pop_scratch()
-
-    monkeypatch.setattr(cuda.CudaLanding, "ready", too_soon)
-    assert is_found(("race",), lambda: lazily(emulator, CASTING))
-
-
-def test_scratch_memory_that_is_freed_before_the_callers_stream_waits_is_found(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    take = cuda.CudaLanding.take
-
-    def too_soon(
-        landing: cuda.CudaLanding, group: Group, lease: CudaLease | None
-    ) -> Iterator[list[tuple[str, torch.Tensor]]]:
-        if lease is not None:
+def test_scratch_memory_that_is_freed_when_the_casts_are_queued_is_found(emulator: Emulator) -> None:
+    class TooSoon(CudaLanding):
+        def ready(self, lease: CudaLease) -> None:
+            super().ready(lease)
             lease.image.pop_scratch()
-        return take(landing, group, lease)
 
-    monkeypatch.setattr(cuda.CudaLanding, "take", too_soon)
-    assert is_found(("race",), lambda: lazily(emulator, CASTING))
+    assert is_found(("race",), lambda: lazily(emulator, CASTING, landing=TooSoon))
 
 
-def test_scratch_memory_that_is_not_recorded_on_the_callers_other_stream_is_found(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pop, record = Image.pop_scratch, Caching.record
-    scratches: list[int] = []
+def test_scratch_memory_that_is_freed_before_the_callers_stream_waits_is_found(emulator: Emulator) -> None:
+    class TooSoon(CudaLanding):
+        def take(self, group: Group, lease: CudaLease | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
+            if lease is not None:
+                lease.image.pop_scratch()
+            return super().take(group, lease)
 
-    def remembered(image: Image) -> torch.Tensor | None:
-        scratch = pop(image)
-        scratches.extend([] if scratch is None else [scratch.data_ptr()])
-        return scratch
-
-    def only_others(memory: Caching, tensor: torch.Tensor) -> None:
-        if tensor.data_ptr() not in scratches:
-            record(memory, tensor)
-
-    monkeypatch.setattr(Image, "pop_scratch", remembered)
-    monkeypatch.setattr(Caching, "record", only_others)
-    assert is_found(("race",), lambda: lazily(emulator, CASTING._replace(streams=1)))
+    assert is_found(("race",), lambda: lazily(emulator, CASTING, landing=TooSoon))
 
 
-def test_scratch_memory_of_three_groups_at_most_is_there_at_once(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    allocate = Caching.allocate
-    alive: list[weakref.ref[torch.Tensor]] = []
-    maximum = 0
+class Scratch(Caching):
+    """Knows the scratch memory: the last piece of a group of which every tensor is cast."""
 
-    def counted(memory: Caching, sizes: Sequence[int]) -> Allocated:
-        nonlocal maximum
-        made = allocate(memory, sizes)
-        alive.append(weakref.ref(made.tensors[-1]))  # the scratch memory: every tensor is cast
-        maximum = max(maximum, sum(each() is not None for each in alive))
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.scratches: list[weakref.ref[torch.Tensor]] = []
+        self.max_alive = 0
+
+    def allocate(self, sizes: Sequence[int]) -> Allocated:
+        made = super().allocate(sizes)
+        self.scratches.append(weakref.ref(made.tensors[-1]))
+        self.max_alive = max(self.max_alive, sum(each() is not None for each in self.scratches))
         return made
 
-    monkeypatch.setattr(Caching, "allocate", counted)
-    world = world_of(emulator)
+
+def test_scratch_memory_that_is_not_recorded_on_the_callers_other_stream_is_found(emulator: Emulator) -> None:
+    class OnlyOthers(Scratch):
+        def record(self, tensor: torch.Tensor) -> None:
+            if all(each() is not tensor for each in self.scratches):
+                super().record(tensor)
+
+    assert is_found(("race",), lambda: lazily(emulator, CASTING._replace(streams=1), memory=OnlyOthers))
+
+
+def test_scratch_memory_of_three_groups_at_most_is_there_at_once(emulator: Emulator) -> None:
+    world = world_of(emulator, memory=Scratch)
+    memory = world.memory
+    assert isinstance(memory, Scratch)
     file = {f"t{n}": finite("F32", [1500], n) for n in range(20)}
     load = world.load([file], group_bytes=PAGE, cast=world.cast("F16"))
     for _, tensor in load.tensors():
         del tensor
-    assert 1 <= maximum <= GROUPS_AHEAD + 1
+    assert 1 <= memory.max_alive <= GROUPS_AHEAD + 1
     assert world.close() == []
 
 
@@ -627,12 +599,13 @@ def test_large_reads_go_straight_to_the_device_and_small_tensors_by_slots(
     assert world.close() == []
 
 
-def test_a_direct_read_that_does_not_wait_for_the_memory_is_found(
-    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world = world_of(emulator)
+def test_a_direct_read_that_does_not_wait_for_the_memory_is_found(emulator: Emulator) -> None:
+    class Impatient(CudaDriver):
+        def synchronize_event(self, event: int) -> None:
+            """Do not wait."""
+
+    world = world_of(emulator, driver=Impatient)
     file = numbered([1 << 20])
-    monkeypatch.setattr(CudaDriver, "synchronize_event", lambda *_: None)
     load = world.load([file], chunk=1 << 19, direct={0: Direct(encode(file), emulator)})
     assert len(list(load.tensors())) == 1
     assert any("host-access" in each for each in world.close())

@@ -13,22 +13,22 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
-import pytest
 import torch
 
-from runai_model_streamer import streamer
+from runai_model_streamer import SafetensorsStreamer
 from runai_model_streamer.checkpoint.header import read_header
 from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.device import Gpus
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.kernels.bits import ITEM_SIZES
 from runai_model_streamer.lifecycle import Lifecycle
 from runai_model_streamer.origins import Origin, SourceKind
-from runai_model_streamer.pipeline.cuda import destination
 from runai_model_streamer.pipeline.cuda.arena import Arenas
-from runai_model_streamer.pipeline.cuda.cast import DeviceCast
+from runai_model_streamer.pipeline.cuda.cast import DeviceCast, Kernel
+from runai_model_streamer.pipeline.cuda.destination import CudaParts
 from runai_model_streamer.pipeline.cuda.direct import DeviceFile
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
 from runai_model_streamer.pipeline.cuda.landing import CudaLanding
@@ -36,17 +36,21 @@ from runai_model_streamer.pipeline.cuda.memory import Allocated
 from runai_model_streamer.pipeline.cuda.staging import staging_for
 from runai_model_streamer.pipeline.landing.destination import Destination
 from runai_model_streamer.pipeline.load import Load
+from runai_model_streamer.pipeline.parts import Parts
 from runai_model_streamer.pipeline.plan.groups import Group, Grouping, PlannedFile
 from runai_model_streamer.ranges import round_up
-from tests.checkpoints import Stored, encode
+from tests.checkpoints import Stored, encode, join_ours
 from tests.cuda_emulator import Emulator
 from tests.sources import MemorySource
+from tests.streamers import streamer_of
 
 NON_BLOCKING: Final = 1
 OLD_WORK: Final = 0xDD
 """What kernels of the caller write into memory that it has freed before they ran."""
 
 GPU: Final = torch.device("cuda", 0)
+
+ONE_GPU: Final = Gpus(lambda: True, lambda: True, lambda: 1, lambda: 0)
 
 DEVICE: Final = torch.device("cpu")
 """What torch calls the emulator's device: its memory is host memory."""
@@ -221,10 +225,19 @@ class Tender(MemorySource):
         return super().read_into(offset, buffer)
 
 
+class Classes(NamedTuple):
+    """What a load is made of; a test that plants a fault hands in a subclass."""
+
+    driver: type[CudaDriver] = CudaDriver
+    landing: type[CudaLanding] = CudaLanding
+    memory: type[Caching] = Caching
+
+
 class World:
     """The driver, the caller's two streams, and its memory."""
 
-    def __init__(self, emulator: Emulator, api: Any) -> None:
+    def __init__(self, emulator: Emulator, api: Any, classes: Classes = Classes()) -> None:  # noqa: B008 - immutable
+        self._classes = classes
         self.emulator = emulator
         self.api = api
         self.call("cuInit", 0)
@@ -239,7 +252,7 @@ class World:
         """The one that is current."""
         self.lost = False
         """The device fails in this test: nothing more can be asked of it."""
-        self.memory = Caching(self)
+        self.memory = classes.memory(self)
         self.arenas = Arenas()
         self.faulty = Faulty(api)
         """What the landing calls the driver through."""
@@ -251,13 +264,14 @@ class World:
             raise RuntimeError(f"{name}: {error}")
         return values[0] if values else None
 
-    def stand_in(self, patch: pytest.MonkeyPatch) -> None:
-        """Be "cuda:0" to `SafetensorsStreamer`."""
-        patch.setattr(streamer, "resolve_device", lambda _: GPU)
-        patch.setattr(torch.version, "cuda", "13.0")
-        patch.setattr(destination, "driver_api", lambda: self.faulty)
-        patch.setattr(destination, "TorchMemory", lambda _: self.memory)
-        patch.setattr(destination, "ARENAS", self.arenas)
+    def parts(self, **cuda: Any) -> Parts:
+        """What a streamer's loads are made of, so that "cuda:0" is this device; `cuda` replaces fields of its parts."""
+        made_of = CudaParts("13.0", lambda: self.faulty, lambda _: self.memory, arenas=self.arenas)
+        return Parts(ONE_GPU, made_of._replace(**cuda))
+
+    def streamer(self, **cuda: Any) -> SafetensorsStreamer:
+        """Return a streamer to which "cuda:0" is this device; see `parts`."""
+        return streamer_of(SafetensorsStreamer, self.parts(**cuda))
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -279,13 +293,16 @@ class World:
         cast: DeviceCast | None = None,
     ) -> CudaLanding:
         staging = staging_for(limit, chunk, concurrency)
-        return CudaLanding(
-            CudaDriver(0, self.faulty), self.memory, staging, lifecycle, groups, self.arenas, files, cast
-        )
+        driver = self._classes.driver(0, self.faulty)
+        return self._classes.landing(driver, self.memory, staging, lifecycle, groups, self.arenas, files, cast)
 
     def cast(self, target: str) -> DeviceCast:
         """As numba-cuda's kernels are queued, without numba-cuda."""
-        return DeviceCast(target, {dtype: partial(self._queue_cast, (dtype, target)) for dtype in ITEM_SIZES})
+        return DeviceCast(target, self.kernels(target, ITEM_SIZES))
+
+    def kernels(self, target: str, sources: Iterable[str]) -> dict[str, Kernel]:
+        """What numba-cuda's compiler would make."""
+        return {dtype: partial(self._queue_cast, (dtype, target)) for dtype in sources}
 
     def _queue_cast(self, formats: tuple[str, str], source: int, target: int, count: int, stream: int) -> None:
         error = self.faulty.count("cuLaunchKernelEx")
@@ -353,6 +370,7 @@ class World:
         self.call("cuCtxSynchronize")
         self.results()
         self.arenas.release()
+        join_ours()  # an arena that is still being page-locked is freed when it is
         wrong = [f"{self.memory.lent} pieces of memory are left"] if self.memory.lent else []
         self.memory.close()
         self.call("cuStreamDestroy", self.stream)
