@@ -1,7 +1,8 @@
 """Prints the constraints for an environment with the oldest releases that pyproject.toml allows: `make test-oldest`.
 
-Of what the package itself needs, each lower bound; of what its tests need, the pins of constraints.txt. PyTorch keeps
-its pin: its older wheels bring GBs of CUDA libraries.
+Of what the package itself needs, each lower bound; of what its tests need, the pins of constraints.txt. Two packages
+keep their pins: PyTorch, since its older wheels bring GBs of CUDA libraries, and typing-extensions, since moto needs a
+newer one.
 """
 
 import tomllib
@@ -13,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 ROOT: Final = Path(__file__).parents[1]
 EXTRAS: Final = ("cast", "cli", "s3", "verify")
-AS_PINNED: Final = ("torch", "runai-model-streamer-cuda")
+AS_PINNED: Final = ("torch", "typing-extensions", "runai-model-streamer-cuda")
 
 
 def constraints() -> list[str]:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from typing_extensions import override
+
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.distributed.headers import HeadSource, OpenedFile, TapingStorage, pack, unpack
 from runai_model_streamer.distributed.ranks.agreement import agree, listed
@@ -239,16 +241,19 @@ class _SharedStorage(Storage):
         super().__init__(replace(config, verify=False), credentials, shared=False)
         self._sharing = sharing
 
+    @override
     def interrupt(self) -> None:
         """Interrupt reads, and waits for other ranks."""
         self._sharing.leave()
         super().interrupt()
         self._sharing.join()
 
+    @override
     def reader_left(self, error: BaseException | None) -> None:
-        """Tell the other ranks, unless the load ends by itself at once."""
+        """End the load for the other ranks, unless it ends by itself at once."""
         self._sharing.reader_left(error)
 
+    @override
     def close(self) -> None:
         """Close the storage, and leave the other ranks."""
         super().close()

@@ -9,9 +9,11 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from typing_extensions import override
+
 from runai_model_streamer.io.libc import libc
 from runai_model_streamer.ranges import PAGE
-from runai_model_streamer.threads.forks import keep_in_children
+from runai_model_streamer.threads.forks import Holder, keep_in_children
 
 # The kernel's numbers: Python has names for them only if it was built with a newer C library than conda's.
 _CLOSE_ON_EXEC, _ALLOW_SEALING = 1, 2
@@ -23,7 +25,7 @@ MEMFD_CREATE: Final = {"x86_64": 319, "aarch64": 279}
 """Machine -> number of the system call."""
 
 
-class Slots:
+class Slots(Holder):
     """Slots of equal size in one mapping.
 
     The mapping goes when nothing made from it is alive, and the memory with the last process that maps it. Forked
@@ -53,8 +55,8 @@ class Slots:
                 self._mapping.madvise(advice)
         keep_in_children(self)
 
+    @override
     def missing_in_children(self) -> Iterable[object]:
-        """Return the mapping, which a forked child does not have; see `threads.forks.Holder`."""
         return (self._mapping,)
 
     def slot(self, index: int, length: int) -> memoryview:

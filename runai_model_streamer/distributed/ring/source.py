@@ -4,6 +4,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+from typing_extensions import override
+
 from runai_model_streamer.io.source import Source, SourceWrapper
 from runai_model_streamer.origins import Origin, SourceKind
 
@@ -50,6 +52,7 @@ class SharedSource(SourceWrapper):
         self._offsets = [span.offset for span in spans]
         self._copy, self._start, self._count, self._idle = copy, start, count, idle
 
+    @override
     def origin(self, offset: int, length: int) -> Origin:
         """Return where the bytes will come from. Shared bytes count as reads from storage."""
         if self._spans[self._index(offset)].block is None:
@@ -85,6 +88,7 @@ class SharedSource(SourceWrapper):
     def _index(self, offset: int) -> int:
         return max(bisect_right(self._offsets, offset) - 1, 0)
 
+    @override
     def close(self) -> None:
         """Close the inner source, unless a read for other ranks hangs in it. Then it goes when that ends."""
         if self._idle():

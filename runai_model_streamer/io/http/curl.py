@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
+from typing_extensions import override
+
 from runai_model_streamer.io.http import libcurl
 from runai_model_streamer.io.http.curl_failures import failure_of
 from runai_model_streamer.io.http.curl_request import CurlRequest, last_answer
@@ -27,6 +29,7 @@ from runai_model_streamer.io.http.transport import (
     Cancellation,
     Reply,
     SignedRequest,
+    Transport,
     header_lines,
     headers_of,
     is_wanted,
@@ -54,7 +57,7 @@ def make_curl_transport(timeout: float, certificates: str) -> "CurlTransport":
     return CurlTransport(libcurl.load(), timeout, certificates, proxy_for)
 
 
-class CurlTransport:
+class CurlTransport(Transport):
     """A `Transport` over libcurl. Threads share the idle connections; the one used last is taken first.
 
     Raises:
@@ -74,10 +77,10 @@ class CurlTransport:
         self._watcher = Watcher(timeout)
         self._idle = [self._connect()]
 
+    @override
     def get(
         self, request: SignedRequest, span: ByteRange, etag: str | None, view: memoryview, cancellation: Cancellation
     ) -> Reply:
-        """See `Transport.get`."""
         with self._lock:
             connection = self._idle.pop() if self._idle else None
         connection = connection or self._connect()
@@ -92,8 +95,8 @@ class CurlTransport:
             if connection is not None:
                 connection.close()
 
+    @override
     def close(self) -> None:
-        """See `Transport.close`."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []

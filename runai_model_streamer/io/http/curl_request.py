@@ -5,16 +5,18 @@ import re
 import threading
 from typing import Any, Final
 
+from typing_extensions import override
+
 from runai_model_streamer.io.http.failures import Failure
 from runai_model_streamer.io.http.memory_stream import MemoryStream
-from runai_model_streamer.io.http.progress import Progress
+from runai_model_streamer.io.http.progress import Progress, Watched
 from runai_model_streamer.io.http.transport import Cancellation
 
 _BLANK_LINE: Final = re.compile(r"\r?\n\r?\n")
 _STATUS: Final = re.compile(r"HTTP/[\d.]+ (\d{3})")
 
 
-class CurlRequest:
+class CurlRequest(Watched):
     """A request in flight, from before it is sent until `end`.
 
     Args:
@@ -46,8 +48,8 @@ class CurlRequest:
             self._connected = True
             self._progress.connecting()
 
+    @override
     def check(self) -> None:
-        """See `Watched.check`."""
         with self._lock:
             if self._window is None or self.failure is not None:
                 return

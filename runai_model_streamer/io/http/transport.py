@@ -105,10 +105,8 @@ class Cancellation(Protocol):
 class Transport(Protocol):
     """Sends signed requests, and keeps connections open between them. Thread safe."""
 
-    @property
-    def name(self) -> str:
-        """For logs: the library that moves the bytes, with its version."""
-        ...
+    name: str
+    """For logs: the library that moves the bytes, with its version."""
 
     def get(
         self, request: SignedRequest, span: ByteRange, etag: str | None, view: memoryview, cancellation: Cancellation

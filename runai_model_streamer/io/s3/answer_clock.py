@@ -10,6 +10,8 @@ import socket
 import time
 from typing import Any
 
+from typing_extensions import override
+
 from runai_model_streamer.io.http.transport import Window
 
 
@@ -21,8 +23,8 @@ class ClockedResponse(http.client.HTTPResponse):
         self._clock = _Clocked(self.fp.detach(), sock)
         self.fp = _Lines(self._clock)
 
+    @override
     def begin(self) -> None:
-        """Read the head."""
         super().begin()
         self._clock.begin_body()
 
@@ -56,10 +58,11 @@ class _Clocked(io.RawIOBase):
             self._count = 0
             self._sock.settimeout(self._timeout)
 
+    @override
     def readable(self) -> bool:
-        """True."""
         return True
 
+    @override
     def readinto(self, buffer: Any) -> int | None:
         """Read once.
 
@@ -78,8 +81,8 @@ class _Clocked(io.RawIOBase):
             self._window.check(self._count)
         return count
 
+    @override
     def close(self) -> None:
-        """Close the socket's file."""
         if not self.closed:
             self._inner.close()
             super().close()
@@ -88,6 +91,7 @@ class _Clocked(io.RawIOBase):
 class _Lines(io.BufferedReader):
     """Lines that end at a line feed only. Python's header parser would also end one at a carriage return."""
 
+    @override
     def readline(self, size: int | None = -1, /) -> bytes:
         """Read a line, and replace carriage returns within it by blanks."""
         line = super().readline(size)

@@ -5,12 +5,15 @@ import io
 import socket
 from typing import Any, Final
 
+from typing_extensions import override
+
 from runai_model_streamer.io.http.failures import TransportError, wrong_length
 from runai_model_streamer.io.http.transport import (
     TEXT_LIMIT,
     Cancellation,
     Reply,
     SignedRequest,
+    Transport,
     Window,
     headers_of,
     is_wanted,
@@ -23,7 +26,7 @@ _BLOCK: Final = 256 << 10
 """Bytes of one copy, where the socket cannot be read directly."""
 
 
-class Boto3Transport:
+class Boto3Transport(Transport):
     """A `Transport` over the connections of a botocore client, which closes them."""
 
     def __init__(self, client: Any, timeout: float) -> None:
@@ -33,12 +36,13 @@ class Boto3Transport:
         self._timeout = timeout
         self.name = f"boto3 (botocore {botocore.__version__})"
 
+    @override
     def get(
-        self, request: SignedRequest, span: ByteRange, etag: str | None, view: memoryview, _: Cancellation
+        self, request: SignedRequest, span: ByteRange, etag: str | None, view: memoryview, cancellation: Cancellation
     ) -> Reply:
-        """See `Transport.get`. The connection finds its cancellation by itself: see `flights`."""
         from botocore.awsrequest import AWSPreparedRequest
 
+        # `cancellation` is the thread's current flight, which the connection finds itself (`connections`).
         headers: Any = {**request.headers, **range_headers(span, etag)}
         try:
             # Do not put botocore's request into a variable: its repr shows a user in the URL.
@@ -57,6 +61,7 @@ class Boto3Transport:
             raw.close()
         return reply
 
+    @override
     def close(self) -> None:
         """Do nothing: the client's owner closes it."""
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
+from typing_extensions import override
 
 from runai_model_streamer.errors import CudaError, OutOfMemoryError
 from runai_model_streamer.pipeline.memory.process_end import allocating
@@ -56,7 +57,7 @@ class DeviceMemory(Protocol):
         ...
 
 
-class TorchMemory:
+class TorchMemory(DeviceMemory):
     """Allocates from torch's caching allocator, as `DeviceMemory`.
 
     CuPy arrays on that allocator, handed over by DLPack, would not do. The allocator does not know such a tensor, and
@@ -74,16 +75,17 @@ class TorchMemory:
             self._stream = torch.cuda.current_stream(device)
 
     @property
+    @override
     def device(self) -> torch.device:
-        """The device."""
         return self._device
 
+    @override
     def follow(self) -> None:
-        """Allocate for the calling thread's current stream from now on."""
         self._stream = torch.cuda.current_stream(self._device)
 
+    @override
     def allocate(self, sizes: Sequence[int]) -> Allocated:
-        """Return tensors, each with its own storage."""
+        """Allocate tensors, each with its own storage."""
         stream = self._stream  # `follow` may change it meanwhile
         try:
             with allocating(), torch.cuda.device(self._device), torch.cuda.stream(stream):
@@ -96,10 +98,10 @@ class TorchMemory:
         except RuntimeError as error:
             raise CudaError(f"torch.empty failed on {self._device}: {error}") from error
 
+    @override
     def current_stream(self) -> int:
-        """Return the calling thread's current stream."""
         return torch.cuda.current_stream(self._device).cuda_stream
 
+    @override
     def record(self, tensor: torch.Tensor) -> None:
-        """Call `torch.Tensor.record_stream` for the calling thread's current stream."""
         tensor.record_stream(torch.cuda.current_stream(self._device))
