@@ -17,6 +17,9 @@ from benchmarks.worker_process import SPARE, Worker
 
 IDLE_S = 5.0
 
+LOGGED_S = 0.2
+"""Until the server has written about its last answers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -24,6 +27,7 @@ class Sample:
 
     `peak_mib` is the resident set's high-water mark above the size before. `held_ms` is the longest that the
     heartbeat was held up, `median_ms` its median; `elsewhere_ms` the longest in a process that did nothing meanwhile.
+    `fetched` counts bytes of bodies that the server sent, `refused` is the part of its answers that were 503.
     """
 
     nbytes: int
@@ -34,6 +38,8 @@ class Sample:
     held_ms: float | None = None
     median_ms: float | None = None
     elsewhere_ms: float | None = None
+    fetched: int | None = None
+    refused: float | None = None
 
     @property
     def gb_per_s(self) -> float:
@@ -83,10 +89,11 @@ def variables(scenario: Scenario, environment: Environment, endpoints: Endpoints
         "SSL_CERT_FILE": authority,
         "RUNAI_STREAMER_S3_ENDPOINT": url,
         "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0",
-        "RUNAI_STREAMER_CONCURRENCY": str(scenario.connections),
         "RUNAI_STREAMER_CHUNK_BYTESIZE": str(CHUNK),
         "RUNAI_STREAMER_VERIFY": str(int(scenario.verify)),
     }
+    if not scenario.own:
+        kept |= dict.fromkeys(("RUNAI_STREAMER_CONCURRENCY", "RUNAI_STREAMER_CONNECTIONS"), str(scenario.connections))
     if scenario.limit is not None:
         kept["RUNAI_STREAMER_MEMORY_LIMIT"] = str(scenario.limit)
     return kept
@@ -136,6 +143,7 @@ def run(
         caches.settle()
         for other in beside:
             other.go()
+        before = endpoints.answers.stat().st_size
         worker.go()
         if loader == "idle":
             sleep(IDLE_S)
@@ -145,6 +153,8 @@ def run(
         for other in beside:
             other.go()
             elsewhere = other.answer()["held_ms"]
+    sleep(LOGGED_S)
+    statuses, sent = _answers(endpoints.answers, before)
     # The kernel's own mark: anonymous memory is nearly all that a process that reads from a socket has.
     return Sample(
         nbytes=objects.nbytes,
@@ -155,4 +165,14 @@ def run(
         held_ms=found.get("held_ms"),
         median_ms=found.get("median_ms"),
         elsewhere_ms=elsewhere,
+        fetched=sum(sent) if sent else None,
+        refused=statuses.count(503) / len(statuses) if statuses else None,
     )
+
+
+def _answers(log: Path, begin: int) -> tuple[list[int], list[int]]:
+    """The status of each answer that the log has from this byte on, and the bytes sent with it."""
+    with log.open() as file:
+        file.seek(begin)
+        lines = [list(map(int, line.split())) for line in file]
+    return [status for _, status, _ in lines], [sent for _, status, sent in lines if status != 503]

@@ -8,7 +8,7 @@ from benchmarks.objects.peers import PEERS
 from benchmarks.objects.scenarios import Scenario
 from benchmarks.tables import cpu_s_per_gb, number
 
-_VARIANTS = {"steady": "no faults", "verify": "verified"}
+_VARIANTS = {"8": "8 connections", "steady": "no faults", "verify": "verified"}
 
 Row = tables.Row[Scenario, Sample]
 Results = tables.Results[Scenario, Sample]
@@ -30,6 +30,8 @@ HEADINGS = (
     "held up ms",
     "median ms",
     "elsewhere ms",
+    "fetched / wanted",
+    "refused %",
 )
 
 
@@ -48,6 +50,8 @@ def _cells(results: Results, row: Row) -> list[str]:
         number(row.largest(lambda sample: sample.held_ms), 1),
         number(row.median(lambda sample: sample.median_ms), 3),
         number(row.largest(lambda sample: sample.elsewhere_ms), 1),
+        number(row.largest(lambda sample: sample.fetched and sample.fetched / sample.nbytes), 3),
+        number(row.median(lambda sample: sample.refused and 100 * sample.refused), 1),
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 MIB = 1 << 20
 
-Endpoint = Literal["http", "tls", "flaky"]
+Endpoint = Literal["http", "tls", "flaky", "slow30", "slow90", "far", "stragglers", "throttled"]
 
 CHUNK = 8 * MIB
 
@@ -25,6 +25,7 @@ class Scenario:
         heartbeat: a thread beside the load wakes every millisecond and notes how late it was, and so does one of a
             process that does nothing.
         verify: RUNAI_STREAMER_VERIFY.
+        own: loaders choose the number of their connections by themselves; `connections` is that of the programs.
     """
 
     name: str
@@ -34,11 +35,15 @@ class Scenario:
     limit: int | None = None
     heartbeat: bool = False
     verify: bool = False
+    own: bool = False
 
 
 OURS = ("ours-curl", "ours-boto3")
 PROGRAMS = ("curl", "curl-each")
 EVERYONE = (*OURS, "runai", "obstore", *PROGRAMS)
+
+FOUND = ("ours-curl", "ours-curl@8", "runai", "curl")
+"""How many connections are found: by ours, 8 of them, by the original, and the best that there is."""
 
 SCENARIOS = (
     Scenario("http", "http", EVERYONE),
@@ -48,6 +53,13 @@ SCENARIOS = (
     Scenario("tls-256M", "tls", (*OURS, "runai"), limit=256 * MIB),
     Scenario("http-faults", "flaky", ("ours-curl", "ours-curl@steady", "ours-boto3", "ours-boto3@steady")),
     Scenario("http-verify", "http", ("ours-curl@verify", "ours-curl", "ours-boto3@verify", "ours-boto3")),
+    Scenario("slow30", "slow30", FOUND, connections=64, own=True),
+    Scenario("slow90", "slow90", FOUND, connections=64, own=True),
+    Scenario("far", "far", FOUND, connections=64, own=True),
+    Scenario("stragglers", "stragglers", FOUND, connections=64, own=True),
+    Scenario("throttled", "throttled", ("ours-curl", "ours-curl@8", "runai"), own=True),
+    Scenario("loopback", "http", (*FOUND, "ours-boto3"), own=True),
+    Scenario("loopback-tls", "tls", (*FOUND, "ours-boto3"), own=True),
 )
 
 
@@ -64,6 +76,8 @@ def variant(scenario: Scenario, entry: str) -> tuple[str, Scenario]:
     loader, _, change = entry.partition("@")
     if change == "steady":
         return loader, replace(scenario, endpoint="http")
+    if change == "8":
+        return loader, replace(scenario, connections=8, own=False)
     if change == "verify":
         return loader, replace(scenario, verify=True)
     return loader, scenario

@@ -1,4 +1,8 @@
-"""nginx on loopback, serving a folder as S3 objects: over HTTP, over TLS, and over HTTP with requests that fail.
+"""nginx on loopback, serving a folder as S3 objects: over HTTP and TLS, with requests that fail, and as a slow store.
+
+`slow30` and `slow90` give each connection 30 and 90 MB/s, `stragglers` 30 MB/s but 3 to one request in 50, and
+`throttled` refuses requests above 200 a second with 503 SlowDown. `far` is the first of these behind a proxy that holds
+every request back by 20 ms, as if the store were that far away (far.py).
 
 Its configuration, certificate and logs are in a folder of its own, its ports are free ones, and it ends with the
 `with` block. Objects are at /bucket/key; nginx answers ranges and If-Match as a store does. It looks at no signature.
@@ -19,7 +23,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.objects import far
+
 BUCKET = "bench"
+ANSWERS = "answers.log"
 REFUSED = "30%"
 
 _CONFIGURATION = """
@@ -28,9 +35,11 @@ daemon off;
 worker_processes {workers};
 pid {folder}/nginx.pid;
 error_log {folder}/error.log warn;
-events {{ worker_connections 1024; }}
+worker_rlimit_nofile 16384;
+events {{ worker_connections 4096; }}
 http {{
-    access_log off;
+    log_format answers '$server_port $status $body_bytes_sent';
+    access_log {folder}/{answers} answers;
     default_type binary/octet-stream;
     client_body_temp_path {folder}/temp;
     proxy_temp_path {folder}/temp;
@@ -43,6 +52,8 @@ http {{
     ssl_certificate {folder}/certificate.pem;
     ssl_certificate_key {folder}/key.pem;
     split_clients $request_id $refused {{ {refused} 1; * ""; }}
+    split_clients $request_id $rate {{ 2% 3m; * 30m; }}
+    limit_req_zone $server_port zone=all:1m rate=200r/s;
     map $uri $checksum {{ default ""; {checksums} }}
     map $uri $checksum_type {{ default ""; {checksum_types} }}
     server {{
@@ -66,6 +77,19 @@ http {{
             alias {objects}/;
         }}
     }}
+    server {{
+        listen 127.0.0.1:{throttled};
+        error_page 503 @slow_down;
+        limit_req zone=all burst=100 nodelay;
+        location @slow_down {{
+            default_type application/xml;
+            return 503 "<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>";
+        }}
+        location /{bucket}/ {{ alias {objects}/; }}
+    }}
+    server {{ listen 127.0.0.1:{slow30}; location /{bucket}/ {{ alias {objects}/; limit_rate 30m; }} }}
+    server {{ listen 127.0.0.1:{slow90}; location /{bucket}/ {{ alias {objects}/; limit_rate 90m; }} }}
+    server {{ listen 127.0.0.1:{stragglers}; location /{bucket}/ {{ alias {objects}/; limit_rate $rate; }} }}
 }}
 """
 
@@ -76,16 +100,16 @@ class NoServerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where the objects are: three URLs, and the file that vouches for the second."""
+    """Where the objects are: a port for each name, and the file that vouches for TLS."""
 
-    http: str
-    tls: str
-    flaky: str
+    ports: Mapping[str, int]
     authority: Path
+    answers: Path
+    """A line for each answer: the server's port, the status, bytes of the body."""
 
     def url(self, name: str) -> str:
         """The endpoint of this name."""
-        return {"http": self.http, "tls": self.tls, "flaky": self.flaky}[name]
+        return f"{'https' if name == 'tls' else 'http'}://127.0.0.1:{self.ports[name]}"
 
 
 @contextlib.contextmanager
@@ -102,7 +126,8 @@ def nginx(objects: Path, checksums: Mapping[str, str]) -> Iterator[Endpoints]:
         folder = Path(name)
         (folder / "temp").mkdir()
         _certify(folder)
-        http, tls, flaky = _free_ports(3)
+        names = ("http", "tls", "flaky", "throttled", "slow30", "slow90", "stragglers", "far")
+        ports = dict(zip(names, _free_ports(len(names)), strict=True))
         uris = {f"/{BUCKET}/{key}": value for key, value in checksums.items()}
         text = _CONFIGURATION.format(
             # Only root may name a user, and root's files are for root's worker to read.
@@ -111,9 +136,8 @@ def nginx(objects: Path, checksums: Mapping[str, str]) -> Iterator[Endpoints]:
             folder=folder,
             objects=objects,
             bucket=BUCKET,
-            http=http,
-            tls=tls,
-            flaky=flaky,
+            answers=ANSWERS,
+            **ports,
             refused=REFUSED,
             checksums=" ".join(f'"{uri}" "{value}";' for uri, value in uris.items()),
             checksum_types=" ".join(f'"{uri}" FULL_OBJECT;' for uri in uris),
@@ -124,13 +148,9 @@ def nginx(objects: Path, checksums: Mapping[str, str]) -> Iterator[Endpoints]:
             stdin=subprocess.DEVNULL,
         )
         try:
-            _wait_until_up(process, http, folder)
-            yield Endpoints(
-                f"http://127.0.0.1:{http}",
-                f"https://127.0.0.1:{tls}",
-                f"http://127.0.0.1:{flaky}",
-                folder / "authority.pem",
-            )
+            _wait_until_up(process, ports["http"], folder)
+            with far.proxy(ports["far"], ports["slow30"]):
+                yield Endpoints(ports, folder / "authority.pem", folder / ANSWERS)
         finally:
             process.terminate()
             process.wait()
