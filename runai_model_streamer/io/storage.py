@@ -115,7 +115,7 @@ class Storage:
     @property
     def refusals(self) -> int:
         """Number of requests that object storage refused for their number, or did not answer in time."""
-        return sum(store.refusals for store in self._stores.values())
+        return sum(store.rate.refusals for store in self._stores.values())
 
     @property
     def transport(self) -> str | None:

@@ -9,6 +9,7 @@ from typing import Final, Protocol, TypeVar
 
 from runai_model_streamer.errors import InterruptedReadError, StreamerError, Where
 from runai_model_streamer.io.http.flights import Flight, Flights
+from runai_model_streamer.io.http.request_rate import RequestRate
 from runai_model_streamer.ranges import ByteRange
 
 _log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ class Store(Protocol[Access]):
 
     answered: bool
     """The store has answered a request, for any of its objects."""
+    rate: RequestRate
+    """Paces requests, and counts those that were refused."""
 
     @property
     def max_retries(self) -> int:
@@ -73,10 +76,6 @@ class Store(Protocol[Access]):
 
     def count_retry(self) -> None:
         """Count one retry."""
-        ...
-
-    def count_refusal(self) -> None:
-        """A request was refused: see `Judgement.refused`."""
         ...
 
     def judge(self, error: Exception) -> Judgement:
@@ -113,12 +112,15 @@ def retry(
     access: Access | None = None
     failure: Exception | None = None
     while not flights.stopped():
+        if (turn := store.rate.reserve()) and flights.wait(turn):
+            break
         count += 1
         try:
             access = store.access()
             with flights.flight() as flight:
                 attempt(access, flight)
             store.answered = True
+            store.rate.answered()
             return
         except StreamerError:
             raise
@@ -128,7 +130,7 @@ def retry(
                 break
             store.answered = store.answered or judgement.answered
             if judgement.refused:
-                store.count_refusal()
+                store.rate.refused(answered=judgement.answered)
             if judgement.renew and access is not None and not renewed:
                 renewed = True
                 store.renew(access)

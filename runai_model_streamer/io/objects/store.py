@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Generic
 
 from runai_model_streamer.io.http.flights import Flight, Flights
+from runai_model_streamer.io.http.request_rate import RequestRate
 from runai_model_streamer.io.http.retries import Attempts, Judgement, retry
 from runai_model_streamer.io.listing import Entry, Wanted
 from runai_model_streamer.io.objects.access import CurrentAccess
@@ -41,8 +42,8 @@ class ObjectStore(ABC, Generic[A]):
         self._max_retries = max_retries
         self.retries = 0
         """Number of retries so far."""
-        self.refusals = 0
-        """Number of requests refused for their number, or not answered in time."""
+        self.rate = RequestRate()
+        """Paces requests where the store refuses more, and counts those that were refused."""
         self.answered = False
         """The store has answered a request, for any of its objects."""
 
@@ -163,11 +164,6 @@ class ObjectStore(ABC, Generic[A]):
         """Count one retry."""
         with self._lock:
             self.retries += 1
-
-    def count_refusal(self) -> None:
-        """A request was refused for the number of requests, or not answered in time."""
-        with self._lock:
-            self.refusals += 1
 
     @property
     def transport(self) -> str | None:

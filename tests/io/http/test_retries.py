@@ -6,6 +6,7 @@ import pytest
 
 from runai_model_streamer.errors import InterruptedReadError
 from runai_model_streamer.io.http.flights import Flight, Flights
+from runai_model_streamer.io.http.request_rate import RequestRate
 from runai_model_streamer.io.http.retries import Attempts, Judgement, retry
 from runai_model_streamer.ranges import ByteRange
 
@@ -39,7 +40,8 @@ class Failing:
         self.lasts = lasts
         self.attempts = 0
         self.renewed: list[int] = []
-        self.retries = self.refusals = 0
+        self.retries = 0
+        self.rate = RequestRate(lambda: 0.0)
         self._judgements = judgements
 
     def access(self) -> int:
@@ -50,9 +52,6 @@ class Failing:
 
     def count_retry(self) -> None:
         self.retries += 1
-
-    def count_refusal(self) -> None:
-        self.refusals += 1
 
     def judge(self, error: Exception) -> Judgement:
         return self._judgements[min(self.attempts, len(self._judgements)) - 1]
@@ -113,6 +112,22 @@ def test_a_refusal_is_an_answer(clock: Clock) -> None:
         run(store)
     assert store.answered
     assert store.attempts == 9
+
+
+def test_refusals_and_answers_are_counted_for_the_rate_of_requests(clock: Clock) -> None:
+    store = Failing(Judgement("HTTP 503", again=True, answered=True, refused=True))
+    run(store, succeeds=3)
+    assert store.rate.refusals == 2
+
+
+def test_a_request_waits_for_its_turn(clock: Clock) -> None:
+    store = Failing(BUSY)
+    store.rate.limit = 1e9
+    flights = Flights()
+    flights.stop()
+    with pytest.raises(InterruptedReadError):
+        run(store, flights=flights)
+    assert store.attempts == 0
 
 
 def test_a_success_is_an_answer(clock: Clock) -> None:
