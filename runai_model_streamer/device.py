@@ -57,10 +57,11 @@ def _resolve_cuda(device: torch.device, gpus: Gpus) -> torch.device:
             f'device "{device}": no GPU or no driver is found (nvidia-smi tells)', remedy='stream to "cpu"', sep="; or "
         )
     try:
-        index = gpus.current_device() if device.index is None else device.index
+        current = gpus.current_device()
     except RuntimeError as error:
-        # CUDA fails in a forked child, and on a GPU in exclusive use.
+        # CUDA fails in a forked child, whichever device is meant, and on a GPU in exclusive use.
         raise DeviceError(f'device "{device}" cannot be used: {error}') from error
+    index = current if device.index is None else device.index
     count = gpus.device_count()
     if index >= count:
         raise DeviceError(

@@ -82,12 +82,13 @@ def test_a_number_beyond_the_last_gpu_is_a_device_error_with_their_count(device:
         resolve_device(device, FOUR_GPUS)
 
 
-def test_a_gpu_that_cannot_be_initialised_is_a_device_error() -> None:
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_a_gpu_that_cannot_be_initialised_is_a_device_error(device: str) -> None:
     def fail() -> int:
         raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
 
-    with pytest.raises(DeviceError, match=r'^device "cuda" cannot be used: Cannot re-initialize CUDA') as caught:
-        resolve_device("cuda", FOUR_GPUS._replace(current_device=fail))
+    with pytest.raises(DeviceError, match=rf'^device "{device}" cannot be used: Cannot re-initialize CUDA') as caught:
+        resolve_device(device, FOUR_GPUS._replace(current_device=fail))
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 

@@ -194,13 +194,14 @@ def test_tensors_handed_over_by_dlpack_outlive_ours(emulator: Emulator, checkpoi
     del other
 
 
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
 @emulated_torch(modes=("lazy",))
-def test_a_forked_child_gets_an_error_that_says_why(emulator: Emulator, checkpoint: Path) -> None:
+def test_a_forked_child_gets_an_error_that_says_why(emulator: Emulator, checkpoint: Path, device: str) -> None:
     assert wrong(load(checkpoint)) == []
     child = os.fork()
     if not child:
         try:
-            load(checkpoint, "cuda")
+            load(checkpoint, device)
         except DeviceError as error:
             os._exit(0 if "fork" in str(error) else 3)
         os._exit(4)

@@ -23,8 +23,11 @@ _log = logging.getLogger(__name__)
 PIECE: Final = 1 << 20
 """Granularity, in bytes, of the check for cached bytes in a partly cached range."""
 
-_REFUSED: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
-"""Errors of direct reads that the file system does not support. Some network mounts fail only on the first read."""
+_REFUSED: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.EFAULT})
+"""Errors of direct reads that the file system does not support. Some network mounts fail only on the first read.
+
+EFAULT: a driver has mapped the memory so that the kernel cannot pin it, as CUDA's may where it allocates host memory.
+"""
 
 
 class _Run(NamedTuple):

@@ -21,6 +21,10 @@ _BLOCKING_SYNC: Final = 1
 _NO_TIMING: Final = 2
 """CU_EVENT_DISABLE_TIMING: makes an event cheap."""
 
+_LEGACY: Final = 1
+"""CU_STREAM_LEGACY: the default stream. The handle 0 means another one where cuda-bindings is told to use per-thread
+default streams (CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM)."""
+
 _RELAXED: Final = 2
 """CU_STREAM_CAPTURE_MODE_RELAXED: the thread may make calls that a graph capture in another thread would forbid."""
 
@@ -156,13 +160,13 @@ class CudaDriver:
 
     def record_for_caller(self, event: int, stream: int) -> None:
         """Like `record`, on a stream of the caller's. Raise `StateError` if a graph is being captured on it."""
-        self._refuse_capture(stream)
-        self.record(event, stream)
+        self._refuse_capture(stream or _LEGACY)
+        self.record(event, stream or _LEGACY)
 
     def make_caller_wait(self, stream: int, event: int) -> None:
         """Like `wait`, on a stream of the caller's. Raise `StateError` if a graph is being captured on it."""
-        self._refuse_capture(stream)
-        self.wait(stream, event)
+        self._refuse_capture(stream or _LEGACY)
+        self.wait(stream or _LEGACY, event)
 
     def wait(self, stream: int, event: int) -> None:
         """Make later work in the stream wait for the event's last recording."""

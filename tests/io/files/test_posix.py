@@ -326,10 +326,11 @@ def refuse_when_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return refuse
 
 
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EOPNOTSUPP, errno.EFAULT])
 def test_direct_reads_that_are_refused_late_are_made_buffered(
-    odd_file: Path, refuse_when_read: Callable[[int], None]
+    odd_file: Path, refuse_when_read: Callable[[int], None], code: int
 ) -> None:
-    refuse_when_read(errno.EINVAL)
+    refuse_when_read(code)
     assert read_file(odd_file) == (odd_file.read_bytes(), Origin.BUFFERED)
 
 
