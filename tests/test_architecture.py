@@ -229,7 +229,9 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "range_streamer": ("base_streamer", "config", "errors", "files", "io", "pipeline", "report"),
     "access": ("checkpoint", "config", "device", "errors", "io", "logs", "pipeline", "streamer", "threads.forks"),
     "testing": ("files", "io", "streamer"),
-    "profiling": ("errors", "io", "report.load_report", "settings", "streamer"),
+    # In another environment, where the name is the original's.
+    "profiling.foreign_loader": ("__init__",),
+    "profiling": ("errors", "io", "profiling.foreign_loader", "report.load_report", "settings", "streamer"),
     "plots": ("errors", "installation", "origins", "profiling", "report.load_report"),
     "cli.doctor": (
         "__init__",

@@ -8,7 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
+
+_SHOWN: Final = 0.005
+"""Seconds from which a stage is named: what two decimals show."""
 
 SetupStage: TypeAlias = Literal["imports", "compiling", "credentials", "connecting"]
 """A field of `SetupSeconds`."""
@@ -31,6 +34,11 @@ class SetupSeconds:
     def all(self) -> float:
         """The sum of all stages."""
         return sum((getattr(self, each.name) for each in fields(self)), 0.0)
+
+    def __str__(self) -> str:
+        """Return the stages that took time, with their seconds."""
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        return ", ".join(f"{name} {seconds:.2f} s" for name, seconds in found.items() if seconds >= _SHOWN)
 
 
 class SetupClock:

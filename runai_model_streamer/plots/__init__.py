@@ -8,6 +8,7 @@ from runai_model_streamer.installation import install_command
 
 try:
     from runai_model_streamer.plots.figure import Plot
+    from runai_model_streamer.plots.latencies import latencies
     from runai_model_streamer.plots.shares import time_shares
     from runai_model_streamer.plots.throughput import comparison, memory, throughput
     from runai_model_streamer.plots.timeline import timeline
@@ -16,4 +17,4 @@ except ModuleNotFoundError as error:
         raise
     raise MissingDependencyError("plots need matplotlib", remedy=install_command("notebook"), sep=": ") from error
 
-__all__ = ["Plot", "comparison", "memory", "throughput", "time_shares", "timeline"]
+__all__ = ["Plot", "comparison", "latencies", "memory", "throughput", "time_shares", "timeline"]

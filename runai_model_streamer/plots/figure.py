@@ -25,6 +25,12 @@ MARKERS: Final = ("o", "s", "^", "D", "v", "P")
 LINES: Final = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 """One style for each colour, so that a print in grey is readable too."""
 
+_LETTER: Final = 0.072
+"""Mean width of a letter in a legend, in inches."""
+
+_SYMBOL: Final = 0.55
+"""Width of a legend's symbol and of the space around it, in inches."""
+
 FAINT: Final = "#DDDDDD"
 TEXT: Final = "#222222"
 QUIET: Final = "#555555"
@@ -73,6 +79,14 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.spines["left"].set_visible(False)
 
 
+def _width(labels: Sequence[str], columns: int) -> float:
+    """Estimate the inches of a legend. Its columns are filled one after the other."""
+    rows = -(-len(labels) // columns)
+    longest = [max(map(len, labels[first : first + rows])) for first in range(0, len(labels), rows)]
+    return sum(_SYMBOL + _LETTER * letters for letters in longest)
+
+
 def legend_below(plot: Plot, handles: Sequence[Any], labels: Sequence[str], columns: int) -> None:
-    """Add a legend below the axes, where it covers no data."""
+    """Add a legend below the axes, where it covers no data, in as many as `columns` if they fit into the width."""
+    columns = next((count for count in range(min(columns, len(labels)), 1, -1) if _width(labels, count) <= WIDTH), 1)
     plot.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=9)

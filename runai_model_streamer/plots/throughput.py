@@ -1,7 +1,8 @@
 """Plots of measured loads: throughput and memory against a setting, and a comparison of throughputs."""
 
+import itertools
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from matplotlib.axes import Axes
@@ -38,20 +39,29 @@ _SHORT: Final = {
     "source": "{}",
     "cache": "{}",
     "device": "{}",
+    "loader": "{}",
 }
 
 
-def throughput(measured: Sequence[Measurement], title: str = "Throughput") -> Plot:
+def throughput(
+    measured: Sequence[Measurement], title: str = "Throughput", limits: Mapping[str, float] | None = None
+) -> Plot:
     """Plot GB/s against the setting that varies: concurrency, chunk size or memory limit.
 
     There is one line for each combination of the other settings that vary. Points are medians, and whiskers reach from
     the slowest load to the fastest. Values are in order and evenly spaced.
+
+    Args:
+        measured: the loads.
+        title: the title above the plot.
+        limits: what is drawn as a line, by name, in GB/s; see `profiling.measure_limit`.
 
     Raises:
         ArgumentError: none of the three settings varies, or several do.
     """
     note = f"{_runs(measured)}; whiskers from the slowest to the fastest"
     plot, axes, maximum = _curves(measured, title, note, lambda each: each.rates)
+    maximum = max(maximum, _draw_limits(limits or {}, axes.axhline))
     from_zero(axes, "y", "GB/s", maximum)
     _legend(plot)
     return plot
@@ -79,8 +89,21 @@ def memory(measured: Sequence[Measurement], title: str = "Peak memory held") -> 
     return plot
 
 
-def comparison(measured: Sequence[Measurement], title: str = "Throughput") -> Plot:
-    """Plot GB/s as a bar for each measurement, named by the settings that vary. Dots are single loads."""
+def comparison(
+    measured: Sequence[Measurement], title: str = "Throughput", limits: Mapping[str, float] | None = None
+) -> Plot:
+    """Plot GB/s as a bar for each measurement, named by the settings that vary. Dots are single loads.
+
+    The median is next to its bar, with the CPU seconds for each GB.
+
+    Args:
+        measured: the loads.
+        title: the title above the plot.
+        limits: what is drawn as a line, by name, in GB/s; see `profiling.measure_limit`.
+
+    Raises:
+        ArgumentError: there is nothing to plot.
+    """
     note = f"{_runs(measured)}; dots are single loads"
     varying = _varying(measured)
     names = [_name(each, varying) for each in measured]
@@ -94,11 +117,23 @@ def comparison(measured: Sequence[Measurement], title: str = "Throughput") -> Pl
             each.rates, [row] * len(each.rates), s=14, color="white", edgecolors=TEXT, linewidths=0.8, zorder=3
         )
         end = max(each.rates)
+        cost = "" if each.cpu_per_gb is None else f", {each.cpu_per_gb:.2f} CPU s/GB"
         axes.annotate(
-            f"{each.rate:.2f}", (end, row), xytext=(8, 0), textcoords="offset points", va="center", color=TEXT
+            f"{each.rate:.2f} GB/s{cost}",
+            (end, row),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            color=TEXT,
+            fontsize=9,
+            # Over a limit's line.
+            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"},
         )
     name_rows(axes, names)
-    from_zero(axes, "x", "GB/s", max(max(each.rates) for each in measured))
+    fastest = max(max(each.rates) for each in measured)
+    # Room for the text on the right of the longest bar.
+    from_zero(axes, "x", "GB/s", max(fastest * 1.3, _draw_limits(limits or {}, axes.axvline)))
+    _legend(plot, always=bool(limits))
     return plot
 
 
@@ -146,12 +181,21 @@ def _curves(
     return plot, axes, maximum
 
 
-def _legend(plot: Plot) -> None:
-    entries = zip(*plot.axes[0].get_legend_handles_labels(), strict=True)
+def _draw_limits(limits: Mapping[str, float], line: Callable[..., object]) -> float:
+    """Draw each limit with `line`, one of the axes' own methods. Return the highest; 0.0 without limits."""
+    for (name, rate), style in zip(limits.items(), itertools.cycle(("--", ":", "-.")), strict=False):
+        line(rate, color=TEXT, linestyle=style, linewidth=1.2, zorder=1.5, label=f"{name}: {rate:.2f} GB/s")
+    return max(limits.values(), default=0.0)
+
+
+def _legend(plot: Plot, *, always: bool = False) -> None:
+    entries = list(zip(*plot.axes[0].get_legend_handles_labels(), strict=True))
+    if not entries:
+        return
     # matplotlib lists entries that are not curves first.
     handles, labels = zip(*sorted(entries, key=lambda entry: entry[1] == _LIMIT), strict=True)
-    if len(labels) > 1:
-        legend_below(plot, handles, labels, columns=min(len(labels), 4))
+    if always or len(labels) > 1:
+        legend_below(plot, handles, labels, columns=4)
 
 
 def _varying(measured: Sequence[Measurement]) -> list[str]:
@@ -201,4 +245,4 @@ def _runs(measured: Sequence[Measurement]) -> str:
     if not measured:
         raise ArgumentError("there is nothing to plot", remedy="measure something first", sep=": ")
     counts = sorted({len(each.seconds) for each in measured})
-    return f"medians of {' to '.join(map(str, counts))} loads"
+    return "one load each" if counts == [1] else f"medians of {' to '.join(map(str, counts))} loads"

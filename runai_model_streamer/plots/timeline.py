@@ -1,15 +1,14 @@
 """A Gantt chart of a load's trace."""
 
 import os
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import orjson
 from matplotlib.patches import Patch
 
 from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.plots.figure import QUIET, Plot, from_zero, legend_below, name_rows, new_plot
 from runai_model_streamer.plots.kinds import ACTS, OTHER, READS, REST, Kind
+from runai_model_streamer.plots.traces import parse_trace
 
 _WIDE: Final = 0.004
 """Fraction of the chart's width: about three pixels."""
@@ -36,14 +35,7 @@ def timeline(trace: str | os.PathLike[str], title: str = "What each thread did")
         ArgumentError: the file is not a trace, or has no events.
         OSError: the file cannot be read.
     """
-    try:
-        entries = orjson.loads(Path(trace).read_bytes())["traceEvents"]
-        names = {entry["tid"]: str(entry["args"]["name"]) for entry in entries if entry["name"] == "thread_name"}
-        events = _events([entry for entry in entries if entry["ph"] == "X"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArgumentError(
-            f"is not a trace ({error})", where=os.fspath(trace), remedy="RUNAI_STREAMER_TRACE writes one"
-        ) from error
+    names, events = parse_trace(trace, _threads)
     if not events:
         raise ArgumentError("has no event in it: nothing was loaded", where=os.fspath(trace))
     rows = _rows(events, names)
@@ -86,6 +78,11 @@ def _rows(events: list[_Event], names: dict[int, str]) -> dict[str, list[int]]:
             rows[names.get(thread, f"thread {thread}").removeprefix("runai-")] = [thread]
     ordered = {name: rows[name] for name in sorted(rows, key=lambda name: (name != "caller", len(name), name))}
     return ordered | ({f"{len(resting)} others": resting} if resting else {})
+
+
+def _threads(entries: list[dict[str, Any]]) -> tuple[dict[int, str], list[_Event]]:
+    names = {entry["tid"]: str(entry["args"]["name"]) for entry in entries if entry["name"] == "thread_name"}
+    return names, _events([entry for entry in entries if entry["ph"] == "X"])
 
 
 def _events(entries: list[dict[str, Any]]) -> list[_Event]:

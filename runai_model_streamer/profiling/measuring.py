@@ -43,7 +43,9 @@ class Measurement:
     """Seconds of each load, from the call that starts it until all tensors have arrived (on a GPU: all copies are done)
     and the streamer is closed."""
     reports: tuple[LoadReport, ...]
-    """The report of each load."""
+    """The report of each load; none for other loaders."""
+    cpu_seconds: tuple[float, ...] = ()
+    """CPU seconds of the whole process during each load; empty if they were not measured."""
 
     @property
     def rates(self) -> tuple[float, ...]:
@@ -56,9 +58,14 @@ class Measurement:
         return statistics.median(self.rates)
 
     @property
+    def cpu_per_gb(self) -> float | None:
+        """The median of the CPU seconds for each GB of tensors; None if they were not measured."""
+        return statistics.median(self.cpu_seconds) / self.size * 1e9 if self.cpu_seconds and self.size else None
+
+    @property
     def peak_memory(self) -> int:
-        """The most bytes that any of the loads held; see `LoadReport.peak_memory`."""
-        return max(report.peak_memory for report in self.reports)
+        """The most bytes that any of the loads held; see `LoadReport.peak_memory`. 0 without reports."""
+        return max((report.peak_memory for report in self.reports), default=0)
 
 
 def measure(
@@ -98,13 +105,13 @@ def measure(
     sources = dict(source) if isinstance(source, Mapping) else {"": source}
     dimensions: dict[str, Sequence[Any]] = {
         "source": list(sources),
-        "cache": _several(cache),
-        "concurrency": _several(concurrency),
-        "chunk_bytesize": _several(chunk_bytesize),
-        "memory_limit": _several(memory_limit),
-        "direct_io": _several(direct_io),
-        "gds": _several(gds),
-        "device": _several(device),
+        "cache": several(cache),
+        "concurrency": several(concurrency),
+        "chunk_bytesize": several(chunk_bytesize),
+        "memory_limit": several(memory_limit),
+        "direct_io": several(direct_io),
+        "gds": several(gds),
+        "device": several(device),
     }
     variants: list[_Variant] = []
     for values in itertools.product(*dimensions.values()):
@@ -128,6 +135,7 @@ def measure(
             done[0].size,
             tuple(load.seconds for load in done),
             tuple(load.report for load in done),
+            tuple(load.cpu_seconds for load in done),
         )
         for variant, done in zip(variants, loads, strict=True)
     ]
@@ -137,6 +145,7 @@ class _Done(NamedTuple):
     size: int
     seconds: float
     report: LoadReport
+    cpu_seconds: float
 
 
 @dataclass(frozen=True)
@@ -150,10 +159,14 @@ class _Variant:
     device: str
 
     def load(self, tensors: int | None = None, pause: float = 0.0) -> _Done:
-        """Load all tensors, or the first `tensors`, and pause after each."""
+        """Load all tensors, or the first `tensors`, and pause after each. Warm or evict the files first."""
         (evict if self.cache == "cold" else warm)(self.local)
+        return self.stream(tensors, pause)
+
+    def stream(self, tensors: int | None = None, pause: float = 0.0) -> _Done:
+        """As `load`, with the files as they are."""
         with environment(self.environment):
-            started = time.perf_counter()
+            started, cpu = time.perf_counter(), time.process_time()
             with SafetensorsStreamer() as streamer:
                 streamer.stream_files(self.paths, device=self.device)
                 for _ in itertools.islice(streamer.get_tensors(), tensors):
@@ -162,8 +175,8 @@ class _Variant:
                 size = streamer.total_size
             if self.device.startswith("cuda"):
                 torch.cuda.synchronize(self.device)
-            seconds = time.perf_counter() - started
-        return _Done(size, seconds, streamer.report)
+            seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        return _Done(size, seconds, streamer.report, cpu)
 
 
 def _variant(chosen: dict[str, Any], sources: Mapping[str, Files]) -> _Variant:
@@ -172,19 +185,30 @@ def _variant(chosen: dict[str, Any], sources: Mapping[str, Files]) -> _Variant:
     if chosen["device"] == "cpu":
         settings.pop("gds", None)
     environment = {f"RUNAI_STREAMER_{name.upper()}": str(settings[name]) for name in _VARIABLES if name in settings}
+    paths, local = paths_of(files)
     if isinstance(files, S3Server):
-        paths: tuple[Path, ...] = files.urls
-        local: tuple[Path, ...] = files.files
         environment |= files.environment
-    else:
-        paths = (files,) if isinstance(files, str | os.PathLike) else tuple(files)
-        local = tuple(path for path in paths if "://" not in os.fspath(path))
     if not local:
         settings.pop("cache")
     return _Variant(settings, paths, local, environment, chosen["cache"], chosen["device"])
 
 
-def _several(value: OneOrMore[Any] | None) -> Sequence[Any]:
+def paths_of(files: Files) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Return what to load, and which local files its bytes lie in."""
+    if isinstance(files, S3Server):
+        return files.urls, files.files
+    paths = (files,) if isinstance(files, str | os.PathLike) else tuple(files)
+    return paths, tuple(path for path in paths if "://" not in os.fspath(path))
+
+
+def load_once(paths: Sequence[Path]) -> tuple[int, float, float]:
+    """Load these files onto the host, with the environment's settings. Return bytes, seconds and CPU seconds."""
+    done = _variant({"source": "", "device": "cpu", "cache": "warm"}, {"": tuple(paths)}).stream()
+    return done.size, done.seconds, done.cpu_seconds
+
+
+def several(value: OneOrMore[Any] | None) -> Sequence[Any]:
+    """Return the values of an argument that may be one value; `None` is a value."""
     return value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
 
 

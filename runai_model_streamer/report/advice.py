@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from runai_model_streamer.report.load_report import Bound, LoadReport, stages_of
+from runai_model_streamer.report.load_report import Bound, LoadReport
 
 SETUP: Final[tuple[Bound, ...]] = ("imports", "compiling", "credentials", "connecting")
 """The stages of `SetupSeconds`."""
@@ -166,7 +166,7 @@ def _connecting(report: LoadReport) -> tuple[str, str]:
 
 
 def _before_reading(report: LoadReport) -> str:
-    return f"went by before bytes could come ({stages_of(report.setup) or 'connecting'})"
+    return f"went by before bytes could come ({str(report.setup) or 'connecting'})"
 
 
 def _rate(report: LoadReport) -> str:

@@ -13,9 +13,6 @@ from runai_model_streamer.origins import Origin
 _WORTH_A_ROW: Final = 0.02
 """Share of a load's seconds from which the summary has a row for its set-up."""
 
-_WORTH_A_WORD: Final = 0.005
-"""Seconds from which a stage of the set-up is named: what two decimals show."""
-
 Outcome: TypeAlias = Literal["not started", "running", "complete", "failed", "abandoned"]
 """State of a load. "complete": all tensors were yielded; "abandoned": the caller ended it before that."""
 
@@ -258,7 +255,11 @@ class LoadReport:
 
     def _repr_html_(self) -> str:
         """Return the same summary as an HTML table, for notebooks."""
-        cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows(self))
+        # Notebooks align cells to the right.
+        left = 'style="text-align: left"'
+        cells = "".join(
+            f"<tr><th {left}>{escape(name)}</th><td {left}>{escape(value)}</td></tr>" for name, value in rows(self)
+        )
         return f"<table>{cells}</table>"
 
     def as_dict(self) -> dict[str, Any]:
@@ -284,15 +285,9 @@ def rows(report: LoadReport) -> Iterator[tuple[str, str]]:
     yield "read from", read or "nothing"
     setup = report.setup
     if setup.all >= _WORTH_A_ROW * report.seconds > 0.0:
-        yield "set-up", stages_of(setup)
+        yield "set-up", str(setup)
     yield "memory", f"{_gb(report.peak_memory)} held at most"
     yield "verdict", report.verdict
-
-
-def stages_of(setup: SetupSeconds) -> str:
-    """Return the stages that took time, with their seconds."""
-    found = {each.name: getattr(setup, each.name) for each in dataclasses.fields(setup)}
-    return ", ".join(f"{name} {seconds:.2f} s" for name, seconds in found.items() if seconds >= _WORTH_A_WORD)
 
 
 def _gb(count: float) -> str:

@@ -1,7 +1,9 @@
 """Measurements as they were given: in curves, in bars, and with the memory that loads held."""
 
+import io
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
 
@@ -12,6 +14,7 @@ from runai_model_streamer.report.load_report import LoadReport
 from tests.plots import figures
 
 MIB = 1 << 20
+TEXT = "plain reads of this machine past its page cache, 30 ms and 80 MB/s for each one of them"
 
 
 def measured(*rates: float, peak: int = 0, **settings: str | int) -> Measurement:
@@ -84,7 +87,7 @@ def test_bars_have_the_medians_and_dots_each_load() -> None:
     plot = plots.comparison(loads)
     assert [(row, length) for row, _, length, _ in figures.bars(plot)] == [(0, pytest.approx(5)), (1, 1)]
     assert figures.ticks(plot, "y") == ["disk", "S3"]
-    assert figures.notes(plot) == ["5.00", "1.00"]
+    assert figures.notes(plot) == ["5.00 GB/s", "1.00 GB/s"]
     dots = [collection.get_offsets().tolist() for collection in plot.axes[0].collections]  # type: ignore[union-attr]
     assert dots == [
         [pytest.approx([4, 0]), pytest.approx([6, 0]), pytest.approx([5, 0])],
@@ -105,9 +108,38 @@ def test_bars_that_differ_in_what_was_given_first_differ_in_colour() -> None:
     ]
 
 
+def test_the_cpu_seconds_of_a_gb_are_next_to_the_bar() -> None:
+    load = Measurement({}, 2 * 10**9, (1.0, 2.0), (), (0.5, 1.0))
+    assert figures.notes(plots.comparison([load])) == ["1.50 GB/s, 0.38 CPU s/GB"]
+
+
+@pytest.mark.parametrize("draw", [plots.throughput, plots.comparison])
+def test_limits_are_lines_within_the_plot_that_the_legend_names(draw: Callable[..., plots.Plot]) -> None:
+    limits = {"plain reads": 12.5, "a request": 3.0}
+    plot = draw([measured(1, 2, concurrency=1), measured(3, concurrency=2)], limits=limits)
+    axes = plot.axes[0]
+    lines = {str(line.get_label()): line for line in axes.lines if "GB/s" in str(line.get_label())}
+    assert list(lines) == ["plain reads: 12.50 GB/s", "a request: 3.00 GB/s"]
+    assert set(lines) <= set(figures.legend(plot))
+    assert max(axes.get_xlim()[1], axes.get_ylim()[1]) > 12.5
+    values = [sorted({*np.ravel(line.get_xdata()), *np.ravel(line.get_ydata())}) for line in lines.values()]
+    assert values == [[0, 1, 12.5], [0, 1, 3.0]]
+
+
+@pytest.mark.parametrize("letters", [1, 10, 30, 45, 90])
+def test_a_legend_of_any_names_is_within_the_plot(letters: int) -> None:
+    loads = [measured(1, source=name + TEXT[:letters], concurrency=count) for name in "abc" for count in (1, 2)]
+    plot = plots.throughput(loads)
+    plot.savefig(io.BytesIO(), format="png")
+    (legend,) = plot.legends
+    assert legend.get_window_extent().x1 <= plot.bbox.x1
+
+
 def test_the_number_of_loads_is_said() -> None:
     plot = plots.comparison([measured(1, 2, 3, cache="warm"), measured(1, 2, 3, cache="cold")])
     assert plot.axes[0].get_title(loc="left") == "medians of 3 loads; dots are single loads"
+    single = plots.comparison([measured(1, cache="warm")])
+    assert single.axes[0].get_title(loc="left") == "one load each; dots are single loads"
 
 
 @pytest.mark.parametrize("draw", [plots.throughput, plots.memory, plots.comparison])

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from typing import Literal
 
 from runai_model_streamer import errors
 from runai_model_streamer.ranges import ByteRange
@@ -21,15 +22,23 @@ def dangling(path: str) -> errors.NotFoundError | None:
     return errors.NotFoundError(broken_link, where=path)
 
 
-def translated(error: OSError, path: str, span: ByteRange | None = None) -> errors.StreamerError:
-    """Turn what the system says of a file into an error of this package."""
+def translated(
+    error: OSError, path: str, span: ByteRange | None = None, kind: Literal["file", "folder"] = "file"
+) -> errors.StreamerError:
+    """Turn what the system says of a file or folder into an error of this package."""
     where = errors.Where(path, span)
     match error.errno:
+        case errno.ENOENT if kind == "folder":
+            return dangling(path) or errors.NotFoundError("no such folder", where=where)
+        case errno.ENOTDIR if kind == "folder":
+            return errors.NotDirectoryError(
+                "is a file, not a folder", where=where, remedy="stream_file takes it as it is"
+            )
         case errno.ENOENT | errno.ENOTDIR:
             return dangling(path) or errors.NotFoundError("no such file", where=where)
         case errno.EACCES | errno.EPERM:
             return errors.AccessDeniedError(
-                "this user may not read it", where=where, remedy="check the file's permissions"
+                "this user may not read it", where=where, remedy=f"check the {kind}'s permissions"
             )
         case errno.EMFILE | errno.ENFILE:
             return errors.ReadError(

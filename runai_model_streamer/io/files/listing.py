@@ -1,17 +1,10 @@
 """Lists local folders."""
 
-import errno
 import os
 from collections.abc import Iterator
 
-from runai_model_streamer.errors import (
-    AccessDeniedError,
-    NotDirectoryError,
-    NotFoundError,
-    ReadError,
-    StreamerError,
-)
-from runai_model_streamer.io.files.failures import dangling
+from runai_model_streamer.errors import ReadError, StreamerError
+from runai_model_streamer.io.files.failures import translated
 from runai_model_streamer.io.listing import Entry, Wanted
 
 
@@ -39,7 +32,7 @@ def _walk(
     except OSError as error:
         if isinstance(error, StreamerError):
             raise
-        raise _translated(error, folder) from error
+        raise translated(error, folder, kind="folder") from error
     for child in children:
         # Join the name to the path as the user wrote it.
         path, name = os.path.join(folder, child.name), prefix + child.name
@@ -50,17 +43,5 @@ def _walk(
             try:
                 status = os.stat(path)
             except OSError as error:
-                raise _translated(error, path) from error
+                raise translated(error, path) from error
             yield Entry(path, name, status.st_size, status.st_mtime_ns)
-
-
-def _translated(error: OSError, path: str) -> StreamerError:
-    match error.errno:
-        case errno.ENOENT:
-            return dangling(path) or NotFoundError("no such folder", where=path)
-        case errno.ENOTDIR:
-            return NotDirectoryError("is a file, not a folder", where=path, remedy="stream_file takes it as it is")
-        case errno.EACCES | errno.EPERM:
-            return AccessDeniedError("this user may not read it", where=path, remedy="check its permissions")
-        case _:
-            return ReadError(f"cannot be read: {error.strerror or error}", where=path, errno=error.errno)
