@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from runai_model_streamer.config import S3Config, S3Transport, StreamerConfig
 from runai_model_streamer.io.http import libcurl
+from runai_model_streamer.io.s3.access import MakeAccess, make_access
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.s3.store import S3Store
 from tests.servers import FaultServer, MotoServer
@@ -45,11 +46,12 @@ def store_of(
     *,
     retries: int = 2,
     connections: int = 4,
+    make: MakeAccess = make_access,
     **settings: Any,
 ) -> Iterator[S3Store]:
-    """A store at a server, at an endpoint, or where the environment says (None)."""
+    """A store at a server, at an endpoint, or where the environment says (None), whose access `make` makes."""
     endpoint = server if isinstance(server, str) or server is None else server.endpoint
     settings = {"virtual_addressing": False, "timeout": TIMEOUT} | settings
     config = s3_config(endpoint, max_retries=retries, **settings)
-    with contextlib.closing(S3Store(config, credentials, connections)) as store:
+    with contextlib.closing(S3Store(config, credentials, connections, make=make)) as store:
         yield store

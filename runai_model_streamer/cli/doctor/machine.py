@@ -32,7 +32,7 @@ Status: TypeAlias = Literal["ok", "warning", "error"]
 _FEW_FILES: Final = 1024
 """Limit of descriptors that earns a warning. A file of a load takes up to two, a read of an object one."""
 
-HUGE_PAGES: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_HUGE_PAGES: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _DRIVERS: Final = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
 """With NVIDIA's driver, one of these exists; under WSL it is the last."""
 
@@ -188,7 +188,7 @@ def _version(distribution: str) -> str:
 
 def kernel() -> Iterator[Check]:
     """Check huge pages, the page cache and the process's limits."""
-    yield _huge_pages()
+    yield huge_pages()
     descriptor = os.memfd_create("runai-streamer")
     try:
         call = PageCache(descriptor, os.fstat(descriptor)).call
@@ -201,21 +201,25 @@ def kernel() -> Iterator[Check]:
     else:
         what = "the kernel does not report cached bytes of files: all reads go through the page cache"
         yield Check("page cache", "warning", what, "allow cachestat or mincore in the container's seccomp profile")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield open_files(*resource.getrlimit(resource.RLIMIT_NOFILE))
+
+
+def open_files(soft: int, hard: int) -> Check:
+    """Check the limits of descriptors."""
     if soft < _FEW_FILES:
         what = f"at most {soft} at once, and each file of a load takes two"
-        yield Check("open files", "warning", what, f"ulimit -n {min(max(hard, soft), 65536)}")
-    else:
-        yield Check("open files", "ok", f"at most {soft} at once")
+        return Check("open files", "warning", what, f"ulimit -n {min(max(hard, soft), 65536)}")
+    return Check("open files", "ok", f"at most {soft} at once")
 
 
-def _huge_pages() -> Check:
+def huge_pages(setting: Path = _HUGE_PAGES) -> Check:
+    """Check the kernel's setting of transparent huge pages."""
     try:
-        text = HUGE_PAGES.read_text()
+        text = setting.read_text()
     except OSError:
         return Check("huge pages", "ok", "the kernel does not report whether it has them")
     mode = text.partition("[")[2].partition("]")[0]
     if mode in ("always", "madvise"):
         return Check("huge pages", "ok", f"{mode}: fresh memory costs few page faults")
-    remedy = f"as root: echo madvise > {HUGE_PAGES}"
+    remedy = f"as root: echo madvise > {setting}"
     return Check("huge pages", "warning", f"{mode}: fresh memory costs a page fault for every 4 KiB", remedy)

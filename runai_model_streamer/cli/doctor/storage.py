@@ -3,7 +3,7 @@
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -111,16 +111,16 @@ def _gpudirect(source: FileSource, path: str) -> Check:
     return Check("gpudirect path", "ok", f"{path}: kvikio reads its files straight into the GPU's memory")
 
 
-def s3(urls: list[str]) -> Iterator[Check]:
+def s3(urls: list[str], load_curl: Callable[[], libcurl.Library] = libcurl.load) -> Iterator[Check]:
     """Check the transport, the credentials, and whether each bucket answers."""
     try:
         config = StreamerConfig.from_environment().s3
     except ConfigError as error:
         yield Check("s3", "error", error.summary, error.remedy)
         return
-    yield _libcurl(config)
+    yield _libcurl(config, load_curl)
     try:
-        found = diagnosis.identify(config)
+        found = diagnosis.identify(config, load_curl)
     except MissingDependencyError as error:
         yield Check("s3", "error" if urls else "ok", f"{error.summary}, which is not installed", error.remedy)
         return
@@ -134,9 +134,9 @@ def s3(urls: list[str]) -> Iterator[Check]:
         yield _bucket(config, url)
 
 
-def _libcurl(config: S3Config) -> Check:
+def _libcurl(config: S3Config, load: Callable[[], libcurl.Library]) -> Check:
     try:
-        library = libcurl.load()
+        library = load()
     except libcurl.UnusableError as error:
         status: Status = "error" if config.transport is S3Transport.CURL else "warning"
         remedy = "conda install -c conda-forge libcurl, or the system's package libcurl4"

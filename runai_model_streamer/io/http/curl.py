@@ -48,13 +48,15 @@ _LOOK: Final = 0.25
 """Seconds between two checks for a signal: one that arrives just before a thread waits for a lock does not wake it."""
 
 
-def make_curl_transport(timeout: float, certificates: str) -> "CurlTransport":
-    """Make a `CurlTransport` with the libcurl of this environment or system.
+def make_curl_transport(
+    timeout: float, certificates: str, load: Callable[[], Library] = libcurl.load
+) -> "CurlTransport":
+    """Make a `CurlTransport` with the libcurl that `load` finds.
 
     Raises:
         UnusableError: there is no libcurl, or it lacks something.
     """
-    return CurlTransport(libcurl.load(), timeout, certificates, proxy_for)
+    return CurlTransport(load(), timeout, certificates, proxy_for)
 
 
 class CurlTransport(Transport):

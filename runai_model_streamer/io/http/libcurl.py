@@ -9,7 +9,7 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -240,10 +240,9 @@ def load() -> Library:
         return _load()
 
 
-def candidates() -> list[str]:
+def candidates(prefixes: Iterable[str] = (sys.prefix, sys.base_prefix)) -> list[str]:
     """Return where libcurl may be, best fit for this Python first. The last one is left to the dynamic loader."""
-    prefixes = dict.fromkeys((sys.prefix, sys.base_prefix))
-    own = [path for prefix in prefixes if (path := Path(prefix, "lib", _SONAME)).exists()]
+    own = [path for prefix in dict.fromkeys(prefixes) if (path := Path(prefix, "lib", _SONAME)).exists()]
     return [*map(str, own), _SONAME]
 
 

@@ -19,11 +19,13 @@ class Progress:
 
     Args:
         timeout: seconds until the answer must begin, and later the longest pause between two pieces of it.
+        clock: returns seconds that never run backwards.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._timeout = timeout
-        self._answer_due = time.monotonic() + timeout
+        self._clock = clock
+        self._answer_due = clock() + timeout
         self._moved = 0
         self._moved_at = 0.0
         self._window_end: float | None = None
@@ -35,7 +37,7 @@ class Progress:
 
     def check(self, *, answered: bool, landed: int) -> Failure | None:
         """Return why the request must end now; None if it may go on. `landed` counts bytes of the body."""
-        now = time.monotonic()
+        now = self._clock()
         if not answered:
             return Failure.STALLED if now >= self._answer_due else None
         if self._window_end is None or landed != self._moved:

@@ -14,17 +14,36 @@ from runai_model_streamer.ranges import ByteRange
 
 _log = logging.getLogger(__name__)
 
-_BACKOFF_BASE: Final = 0.1
-_BACKOFF_CAP: Final = 5.0
-"""Seconds. Retry n waits between half and all of min(cap, base * 2**(n-1)). The random part spreads readers that failed
-together. The lower half gives a server a known time to restart: 8 s with 8 retries."""
-
 _FIRST_RETRIES: Final = 2
 _FIRST_SECONDS: Final = 3.0
 """A store that has never answered counts as unreachable after this many retries, once this many seconds have passed. A
 mistyped endpoint is likelier than a passing fault, and its user should not wait."""
 
 Access = TypeVar("Access")
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long to wait before a retry.
+
+    Retry n waits between half and all of min(cap, base * 2**(n-1)). The random part spreads readers that failed
+    together. The lower half gives a server a known time to restart: 8 s with 8 retries.
+    """
+
+    base: float = 0.1
+    """Seconds."""
+    cap: float = 5.0
+    """Seconds."""
+    clock: Callable[[], float] = time.monotonic
+    """Returns seconds that never run backwards."""
+
+    def pause(self, attempt: int) -> float:
+        """Return the seconds to wait after attempt number `attempt`, counted from 1."""
+        longest = min(self.cap, self.base * 2 ** (attempt - 1))
+        return random.uniform(longest / 2, longest)
+
+
+BACKOFF: Final = Backoff()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +109,7 @@ def retry(
     span: ByteRange | None,
     attempt: Callable[[Access, Flight], None],
     translated: Callable[[Exception, Attempts, Access | None], Exception],
+    backoff: Backoff = BACKOFF,
 ) -> None:
     """Call `attempt` until it succeeds, fails for good, or has used up the retries.
 
@@ -100,13 +120,14 @@ def retry(
         span: the range that is read; None for a listing.
         attempt: makes one request.
         translated: turns the last failure into an error of this package.
+        backoff: how long to wait between attempts.
 
     Raises:
         InterruptedReadError: `flights` was stopped.
         StreamerError: raised by `attempt`.
         Exception: made by `translated`.
     """
-    began = time.monotonic()
+    began = backoff.clock()
     count = 0
     renewed = False
     access: Access | None = None
@@ -136,12 +157,11 @@ def retry(
                 store.renew(access)
                 store.count_retry()
                 continue
-            attempts = Attempts(count, time.monotonic() - began)
+            attempts = Attempts(count, backoff.clock() - began)
             if _is_hopeless(store, judgement, attempts):
                 failure = translated(error, attempts, access)
                 break
-        longest = min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** (count - 1))
-        pause = random.uniform(longest / 2, longest)
+        pause = backoff.pause(count)
         _log.info(
             "%s: %s: attempt %d failed: %s; retrying in %.1f s",
             path, span or "listing", count, judgement.words, pause,

@@ -6,7 +6,7 @@ but the range out of the caller's buffer. The caller decides what the answer mea
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -135,14 +135,15 @@ class Transport(Protocol):
 class Window:
     """Checks that a body arrives at `MIN_SPEED` or faster, in each period of `seconds`."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
-        self._end = time.monotonic() + seconds
+        self._clock = clock
+        self._end = clock() + seconds
         self._at_start = 0
 
     def check(self, landed: int) -> None:
         """Raise `Failure.SLOW` after a period in which too little arrived. `landed` counts all bytes so far."""
-        now = time.monotonic()
+        now = self._clock()
         if now < self._end:
             return
         if landed - self._at_start < MIN_SPEED * self._seconds:

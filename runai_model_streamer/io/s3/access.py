@@ -1,14 +1,15 @@
 """Makes the botocore client that signs requests, with the credentials and settings in force."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from runai_model_streamer.config import S3Config
 from runai_model_streamer.errors import CredentialsError, MissingDependencyError
 from runai_model_streamer.installation import install_command
+from runai_model_streamer.io.http import libcurl
 from runai_model_streamer.io.http.transport import Transport
 from runai_model_streamer.io.s3.bodies import bound_listings
 from runai_model_streamer.io.s3.boto3_transport import Boto3Transport
@@ -74,8 +75,16 @@ class Access:
         self.client.close()
 
 
+MakeAccess: TypeAlias = Callable[[S3Config, S3Credentials | None, int, SetupClock | None], Access]
+"""What `make_access` does."""
+
+
 def make_access(
-    config: S3Config, credentials: S3Credentials | None, connections: int, setup: SetupClock | None = None
+    config: S3Config,
+    credentials: S3Credentials | None,
+    connections: int,
+    setup: SetupClock | None = None,
+    load_curl: Callable[[], libcurl.Library] = libcurl.load,
 ) -> Access:
     """Make a client and its transport. The client has its own session: boto3's default session stays as it is.
 
@@ -131,7 +140,9 @@ def make_access(
         _log.debug("this botocore's connections cannot be watched: an interrupt waits for their timeouts")
     endpoint = client.meta.endpoint_url
     certificates = str(get_cert_path(bundle))
-    transport = make_transport(config, endpoint, certificates, lambda: Boto3Transport(client, config.timeout))
+    transport = make_transport(
+        config, endpoint, certificates, lambda: Boto3Transport(client, config.timeout), load_curl
+    )
     found = None if unsigned else session.get_credentials()
     key_in_use, token = _held(found)
     secrets = frozenset(

@@ -19,7 +19,13 @@ _REMEDY: Final = (
 )
 
 
-def make_transport(config: S3Config, endpoint: str, certificates: str, other: Callable[[], Transport]) -> Transport:
+def make_transport(
+    config: S3Config,
+    endpoint: str,
+    certificates: str,
+    other: Callable[[], Transport],
+    load_curl: Callable[[], libcurl.Library] = libcurl.load,
+) -> Transport:
     """Make the transport that the setting asks for.
 
     Args:
@@ -27,6 +33,7 @@ def make_transport(config: S3Config, endpoint: str, certificates: str, other: Ca
         endpoint: URL of the store.
         certificates: path of the CA file.
         other: makes the store's own transport, used without libcurl.
+        load_curl: finds libcurl.
 
     Raises:
         MissingDependencyError: the setting asks for libcurl, and there is no usable one.
@@ -36,7 +43,7 @@ def make_transport(config: S3Config, endpoint: str, certificates: str, other: Ca
     transport: Transport | None = None
     if config.transport is not S3Transport.BOTO3:
         try:
-            transport = make_curl_transport(config.timeout, certificates)
+            transport = make_curl_transport(config.timeout, certificates, load_curl)
         except libcurl.UnusableError as error:
             if config.transport is S3Transport.CURL:
                 raise MissingDependencyError(

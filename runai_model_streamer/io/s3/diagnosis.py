@@ -2,11 +2,14 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from runai_model_streamer.config import S3Config
 from runai_model_streamer.errors import StreamerError
+from runai_model_streamer.io.http import libcurl
+from runai_model_streamer.io.http.libcurl import Library
 from runai_model_streamer.io.s3.access import make_access, make_session
 from runai_model_streamer.io.s3.errors import translation
 from runai_model_streamer.io.s3.errors.explanation import RequestContext
@@ -37,7 +40,7 @@ class Identity:
     """Name of the transport: "curl 8.14.1 (/usr/lib/...)"."""
 
 
-def identify(config: S3Config) -> Identity:
+def identify(config: S3Config, load_curl: Callable[[], Library] = libcurl.load) -> Identity:
     """Find credentials and endpoint as a load would. Some kinds of credentials need the network.
 
     Raises:
@@ -46,7 +49,7 @@ def identify(config: S3Config) -> Identity:
     """
     started = time.monotonic()
     try:
-        return _identify(config)
+        return _identify(config, load_curl)
     except Exception as error:
         if isinstance(error, StreamerError):
             raise
@@ -55,8 +58,8 @@ def identify(config: S3Config) -> Identity:
     raise failure
 
 
-def _identify(config: S3Config) -> Identity:
-    access = make_access(config, None, 1)
+def _identify(config: S3Config, load_curl: Callable[[], Library]) -> Identity:
+    access = make_access(config, None, 1, load_curl=load_curl)
     try:
         session = make_session(config)
         origin = key_id = None

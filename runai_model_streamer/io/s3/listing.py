@@ -11,11 +11,13 @@ from runai_model_streamer.io.s3.access import Access
 from runai_model_streamer.io.s3.errors.store import answer_in
 from runai_model_streamer.io.s3.location import Location
 
-_MOST_PAGES: Final = 10_000
+_MAX_PAGES: Final = 10_000
 """Maximum pages of a listing, most of them of 1000 keys. No model has that many, and a faulty store may never end."""
 
 
-def list_objects(store: ObjectStore[Access], path: str, wanted: Wanted, *, recursive: bool) -> list[Entry]:
+def list_objects(
+    store: ObjectStore[Access], path: str, wanted: Wanted, *, recursive: bool, max_pages: int = _MAX_PAGES
+) -> list[Entry]:
     """List the objects under s3://bucket/prefix, sorted by name. Each 1000 or so cost one request, one after another.
 
     The prefix is a folder's name, with or without a final slash: `model` does not list `model2/config.json`. Keys that
@@ -47,7 +49,7 @@ def list_objects(store: ObjectStore[Access], path: str, wanted: Wanted, *, recur
         token = page.get("NextContinuationToken")
         if not page.get("IsTruncated", token):
             break
-        if not token or token in tokens or len(tokens) == _MOST_PAGES:
+        if not token or token in tokens or len(tokens) == max_pages:
             raise _unfit(page, path, f"its listing does not end (page {len(tokens) + 1})")
         tokens.add(token)
         request["ContinuationToken"] = token

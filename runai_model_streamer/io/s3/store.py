@@ -11,7 +11,7 @@ from runai_model_streamer.io.http.retries import Attempts, Judgement
 from runai_model_streamer.io.listing import Entry, Wanted
 from runai_model_streamer.io.objects.errors.frames import release_frames
 from runai_model_streamer.io.objects.store import ObjectStore
-from runai_model_streamer.io.s3.access import Access, make_access
+from runai_model_streamer.io.s3.access import Access, MakeAccess, make_access
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.s3.errors import translation
 from runai_model_streamer.io.s3.errors.explanation import RequestContext
@@ -28,14 +28,19 @@ class S3Store(ObjectStore[Access]):
     upload = " (upload it with --checksum-algorithm CRC64NVME, or in one part)"
 
     def __init__(
-        self, config: S3Config, credentials: S3Credentials | None, connections: int, setup: SetupClock | None = None
+        self,
+        config: S3Config,
+        credentials: S3Credentials | None,
+        connections: int,
+        setup: SetupClock | None = None,
+        make: MakeAccess = make_access,
     ) -> None:
         """`connections` is the maximum number of concurrent reads: one connection is kept for each.
 
-        `setup` times imports, the search for credentials, and connecting.
+        `make` connects. `setup` times imports, the search for credentials, and connecting.
         """
         clock = setup or SetupClock()
-        super().__init__(lambda: make_access(config, credentials, connections, clock), config.max_retries, clock)
+        super().__init__(lambda: make(config, credentials, connections, clock), config.max_retries, clock)
         self.config = config
 
     def remote(self, path: str) -> S3Object:

@@ -1,7 +1,6 @@
 """`runai-streamer doctor`."""
 
 import importlib.metadata
-import resource
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from runai_model_streamer.cli.doctor import machine
 from runai_model_streamer.cli.doctor.machine import Check
+from runai_model_streamer.cli.doctor.storage import s3
 from runai_model_streamer.installation import install_command
 from runai_model_streamer.io.files.device import device_of
 from runai_model_streamer.io.http import libcurl
@@ -173,14 +173,13 @@ class TestObjectStorage:
             assert (check.status, check.remedy) == (status, install_command("s3"))
 
     @pytest.mark.usefixtures("aws_files")
-    def test_without_libcurl_boto3_is_said_to_read(self, streamer: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_libcurl_boto3_is_said_to_read(self) -> None:
         def missing() -> libcurl.Library:
             raise libcurl.UnusableError("libcurl.so.4: not found")
 
-        monkeypatch.setattr(libcurl, "load", missing)
-        names = found(streamer("doctor", "--json"))
-        assert names["libcurl"][0].status == "warning"
-        assert names["s3 transport"][0].detail.startswith("boto3")
+        checks = {check.name: check for check in s3([], missing)}
+        assert checks["libcurl"].status == "warning"
+        assert checks["s3 transport"].detail.startswith("boto3")
 
 
 class TestPath:
@@ -228,19 +227,12 @@ class TestMachine:
             ("always madvise [never]\n", "warning"),
         ],
     )
-    def test_huge_pages_that_are_off_are_a_warning(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, status: str
-    ) -> None:
+    def test_huge_pages_that_are_off_are_a_warning(self, tmp_path: Path, text: str, status: str) -> None:
         (tmp_path / "enabled").write_text(text)
-        monkeypatch.setattr(machine, "HUGE_PAGES", tmp_path / "enabled")
-        (check,) = (each for each in machine.kernel() if each.name == "huge pages")
-        assert check.status == status
+        assert machine.huge_pages(tmp_path / "enabled").status == status
 
-    def test_few_descriptors_are_a_warning_with_the_line_that_raises_them(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
-        (check,) = (each for each in machine.kernel() if each.name == "open files")
+    def test_few_descriptors_are_a_warning_with_the_line_that_raises_them(self) -> None:
+        check = machine.open_files(256, 4096)
         assert (check.status, check.remedy) == ("warning", "ulimit -n 4096")
 
     def test_a_package_that_does_not_import_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

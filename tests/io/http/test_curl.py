@@ -2,7 +2,6 @@
 
 import ctypes
 import threading
-from collections.abc import Callable
 
 import pytest
 
@@ -73,50 +72,44 @@ def test_the_answer_is_the_one_that_does_not_only_announce_it(head: str, answer:
 
 
 class TestProgress:
-    @pytest.fixture
-    def at(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-        """Set the clock."""
-        now = [0.0]
-        monkeypatch.setattr("time.monotonic", lambda: now[0])
+    now = 0.0
 
-        def set_clock(seconds: float) -> None:
-            now[0] = seconds
+    def clock(self) -> float:
+        return self.now
 
-        return set_clock
-
-    def test_an_answer_has_to_begin_within_the_timeout(self, at: Callable[[float], None]) -> None:
-        progress = Progress(10.0)
-        at(9.9)
+    def test_an_answer_has_to_begin_within_the_timeout(self) -> None:
+        progress = Progress(10.0, self.clock)
+        self.now = 9.9
         assert progress.check(answered=False, landed=0) is None
-        at(10.0)
+        self.now = 10.0
         assert progress.check(answered=False, landed=0) is Failure.STALLED
 
-    def test_connecting_has_a_limit_of_its_own(self, at: Callable[[float], None]) -> None:
-        progress = Progress(10.0)
+    def test_connecting_has_a_limit_of_its_own(self) -> None:
+        progress = Progress(10.0, self.clock)
         progress.connecting()
-        at(19.9)
+        self.now = 19.9
         assert progress.check(answered=False, landed=0) is None
-        at(20.0)
+        self.now = 20.0
         assert progress.check(answered=False, landed=0) is Failure.STALLED
 
-    def test_bytes_have_to_come_within_the_timeout(self, at: Callable[[float], None]) -> None:
-        progress = Progress(10.0)
+    def test_bytes_have_to_come_within_the_timeout(self) -> None:
+        progress = Progress(10.0, self.clock)
         for second in (1, 9, 18, 27):
-            at(second)
+            self.now = second
             assert progress.check(answered=True, landed=second * 1_000_000) is None
-        at(36.9)
+        self.now = 36.9
         assert progress.check(answered=True, landed=27_000_000) is None
-        at(37.0)
+        self.now = 37.0
         assert progress.check(answered=True, landed=27_000_000) is Failure.STALLED
 
-    def test_bytes_have_to_have_the_least_speed(self, at: Callable[[float], None]) -> None:
-        progress = Progress(10.0)
+    def test_bytes_have_to_have_the_least_speed(self) -> None:
+        progress = Progress(10.0, self.clock)
         for second in range(100):
-            at(second)
+            self.now = second
             assert progress.check(answered=True, landed=second * 1024) is None
         found = None
         for second in range(100, 121):
-            at(second)
+            self.now = second
             found = found or progress.check(answered=True, landed=99 * 1024 + second)
         assert found is Failure.SLOW
 

@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 import weakref
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from runai_model_streamer.errors import MissingDependencyError, StorageUnreachab
 from runai_model_streamer.io.http import libcurl
 from runai_model_streamer.io.http.failures import Failure, TransportError
 from runai_model_streamer.io.http.flights import Flights
-from runai_model_streamer.io.http.libcurl import Easy
 from runai_model_streamer.io.http.transport import SignedRequest, Window
+from runai_model_streamer.io.s3.access import MakeAccess, make_access
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.s3.signing import sign
 from runai_model_streamer.io.s3.store import S3Store
@@ -45,6 +46,26 @@ DATA = random.Random(9).randbytes(1_000_000)
 needs_curl = pytest.mark.skipif(
     bool(transports.missing(S3Transport.CURL)), reason=transports.missing(S3Transport.CURL) or "-"
 )
+
+
+def loaded() -> libcurl.Library:
+    """A libcurl of which a test may replace functions."""
+    try:
+        return copy.copy(libcurl.load())
+    except libcurl.UnusableError as error:
+        pytest.skip(str(error))
+
+
+def over(library: libcurl.Library) -> MakeAccess:
+    """Access by this libcurl."""
+    return partial(make_access, load_curl=lambda: library)
+
+
+def _no_libcurl() -> libcurl.Library:
+    raise libcurl.UnusableError("libcurl.so.4: cannot open shared object file")
+
+
+WITHOUT_CURL: MakeAccess = partial(make_access, load_curl=_no_libcurl)
 
 
 def name_of(store: S3Store) -> str:
@@ -77,14 +98,12 @@ class TestChoice:
     def test_without_it_boto3_serves_and_the_log_says_why(
         self,
         server: FaultServer,
-        monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        take_away(monkeypatch)
         buffer = bytearray(len(DATA))
         with (
             caplog.at_level(logging.DEBUG, "runai_model_streamer"),
-            store_of(server, transport=S3Transport.AUTO) as store,
+            store_of(server, transport=S3Transport.AUTO, make=WITHOUT_CURL) as store,
         ):
             store.open(URL).read_into(0, memoryview(buffer))
             assert name_of(store).startswith("boto3 ")
@@ -92,11 +111,9 @@ class TestChoice:
         assert "not read through curl: " in caplog.text
         assert "libcurl" in caplog.text
 
-    def test_without_it_asking_for_curl_is_an_error_with_the_remedy(
-        self, server: FaultServer, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        take_away(monkeypatch)
-        with store_of(server, transport=S3Transport.CURL) as store, pytest.raises(MissingDependencyError) as caught:
+    def test_without_it_asking_for_curl_is_an_error_with_the_remedy(self, server: FaultServer) -> None:
+        curl_only = store_of(server, transport=S3Transport.CURL, make=WITHOUT_CURL)
+        with curl_only as store, pytest.raises(MissingDependencyError) as caught:
             store.open(URL)
         for part in ("RUNAI_STREAMER_S3_TRANSPORT=curl", "libcurl4", "=auto"):
             assert part in str(caught.value)
@@ -113,14 +130,12 @@ class TestChoice:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.splitlines() == ["[]", f"{len(DATA)} False"]
 
-    def test_the_environments_own_libcurl_comes_before_the_systems(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
+    def test_the_environments_own_libcurl_comes_before_the_systems(self, tmp_path: Path) -> None:
         (tmp_path / "lib").mkdir()
         (tmp_path / "lib" / "libcurl.so.4").write_bytes(b"not a library")
-        monkeypatch.setattr(sys, "prefix", str(tmp_path))
-        assert libcurl.candidates()[0] == str(tmp_path / "lib" / "libcurl.so.4")
-        assert libcurl.candidates()[-1] == "libcurl.so.4"
+        found = libcurl.candidates([str(tmp_path), sys.base_prefix])
+        assert found[0] == str(tmp_path / "lib" / "libcurl.so.4")
+        assert found[-1] == "libcurl.so.4"
 
 
 @needs_curl
@@ -139,7 +154,7 @@ class TestTrust:
     def test_a_bundle_takes_the_place_of_the_folder_that_libcurl_was_built_with(
         self, certificate: Certificate, monkeypatch: pytest.MonkeyPatch, folder: Path
     ) -> None:
-        library = copy.copy(libcurl.load())
+        library = loaded()
         make = library.init
 
         def init() -> int:
@@ -149,11 +164,10 @@ class TestTrust:
             return handle
 
         library.init = init
-        monkeypatch.setattr(libcurl, "load", lambda: library)
         monkeypatch.setenv("AWS_CA_BUNDLE", str(get_cert_path(True)))
         with (
             FaultServer(certificate) as server,
-            store_of(server, transport=S3Transport.CURL, retries=0) as store,
+            store_of(server, transport=S3Transport.CURL, retries=0, make=over(library)) as store,
             pytest.raises(StorageUnreachableError, match="is not trusted"),
         ):
             store.open(URL)
@@ -170,10 +184,8 @@ class TestTrust:
             monkeypatch.setenv("HTTP_PROXY", server.endpoint)
             assert store.open(URL).size == len(DATA)
 
-    def test_a_libcurl_without_such_options_serves_all_the_same(
-        self, server: FaultServer, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        library = copy.copy(libcurl.load())
+    def test_a_libcurl_without_such_options_serves_all_the_same(self, server: FaultServer) -> None:
+        library = loaded()
         setter = library.set_pointer
         lacking = (libcurl.CAPATH, libcurl.PROXY_CAINFO, libcurl.PROXY_CAPATH)
 
@@ -182,8 +194,7 @@ class TestTrust:
             return code
 
         library.set_pointer = set_pointer
-        monkeypatch.setattr(libcurl, "load", lambda: library)
-        with store_of(server, transport=S3Transport.CURL) as store:
+        with store_of(server, transport=S3Transport.CURL, make=over(library)) as store:
             assert store.open(URL).size == len(DATA)
 
 
@@ -234,13 +245,6 @@ store.close()
         assert done.stderr == ""
 
 
-def take_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none() -> libcurl.Library:
-        raise libcurl.UnusableError("libcurl.so.4: cannot open shared object file")
-
-    monkeypatch.setattr(libcurl, "load", none)
-
-
 @pytest.mark.usefixtures("transport")
 class TestSigning:
     def test_an_object_is_signed_once_for_its_opening_and_all_its_ranges(self, server: FaultServer) -> None:
@@ -258,10 +262,9 @@ class TestSigning:
             store.open(URL)
         assert {request.target for request in server.requests} == {"/bucket/model.safetensors"}
 
-    @pytest.mark.parametrize(("age", "fresh"), [(0, True), (299, True), (301, False), (-301, False)])
-    def test_a_signature_serves_for_five_minutes(self, monkeypatch: pytest.MonkeyPatch, age: int, fresh: bool) -> None:
-        monkeypatch.setattr("time.time", lambda: 1_000_000.0)
-        assert SignedRequest("http://store/key", {}, 1_000_000.0 - age).fresh is fresh
+    @pytest.mark.parametrize(("age", "fresh"), [(0, True), (250, True), (301, False), (-350, False)])
+    def test_a_signature_serves_for_five_minutes(self, age: int, fresh: bool) -> None:
+        assert SignedRequest("http://store/key", {}, time.time() - age).fresh is fresh
 
 
 @pytest.mark.usefixtures("transport")
@@ -284,20 +287,16 @@ class TestSecrets:
 
 
 class TestWindow:
-    def test_bytes_at_the_least_speed_or_above_are_let_pass(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_bytes_at_the_least_speed_or_above_are_let_pass(self) -> None:
         now = 0.0
-        monkeypatch.setattr("time.monotonic", lambda: now)
-        window = Window(10.0)
+        window = Window(10.0, lambda: now)
         for second in range(100):
             now = float(second)
             window.check(second * 1024)
 
-    def test_fewer_over_a_whole_span_are_an_error_however_many_there_were_before(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_fewer_over_a_whole_span_are_an_error_however_many_there_were_before(self) -> None:
         now = 0.0
-        monkeypatch.setattr("time.monotonic", lambda: now)
-        window = Window(10.0)
+        window = Window(10.0, lambda: now)
         window.check(5_000_000)
         now = 10.0
         window.check(8_000_000)
@@ -339,19 +338,24 @@ class TestEnding:
                 source.read_into(500_000, memoryview(bytearray(100_000)))
             finger.join()
 
-    def test_ctrl_c_pressed_twice_leaves_libcurl_nothing_at_work(
-        self, server: FaultServer, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        perform, entered, pressed = Easy.perform, threading.Event(), threading.Event()
-        working: list[Easy] = []
+    def test_ctrl_c_pressed_twice_leaves_libcurl_nothing_at_work(self, server: FaultServer) -> None:
+        entered, pressed = threading.Event(), threading.Event()
+        working: list[int] = []
+        library = loaded()
+        perform = library.perform
 
-        def slow(easy: Easy) -> int:
-            working.append(easy)
+        def slow(handle: int) -> int:
+            if not opened:
+                return int(perform(handle))
+            working.append(handle)
             entered.set()
             assert pressed.wait(PATIENCE)
-            code = perform(easy)
-            working.remove(easy)
+            code = int(perform(handle))
+            working.remove(handle)
             return code
+
+        library.perform = slow
+        opened: list[str] = []
 
         def press() -> None:
             main = threading.main_thread().ident or 0
@@ -363,11 +367,11 @@ class TestEnding:
             time.sleep(0.1)  # in which whoever does not wait is gone
             pressed.set()
 
-        with store_of(server) as store:
+        with store_of(server, make=over(library)) as store:
             store.open(URL).close()
             if not store.transport or not store.transport.startswith("curl"):
                 pytest.skip("of libcurl's transport")
-            monkeypatch.setattr(Easy, "perform", slow)
+            opened.append(URL)
             with Flights().flight() as flight:
                 finger = threading.Thread(target=press)
                 finger.start()

@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from runai_model_streamer.errors import (
     StorageUnreachableError,
     StreamerError,
 )
+from runai_model_streamer.io.http.transport import Transport
 from runai_model_streamer.io.objects.source import PREFIX_BYTES
-from runai_model_streamer.io.s3 import store as s3
 from runai_model_streamer.io.s3.access import Access, make_access
 from tests.checkpoints import PATIENCE
 from tests.io.transports import TIMEOUT, URL, store_of
@@ -64,6 +65,18 @@ FAR = 10 * PATIENCE
 """Seconds; a wait of such a length has been ended by something else."""
 
 pytestmark = pytest.mark.usefixtures("aws_files", "transport", "waits")
+
+
+class Closing:
+    """A transport that notes that it is closed."""
+
+    def __init__(self, inner: Transport, closed: list[str]) -> None:
+        self.name = inner.name
+        self.get = inner.get
+        self._closed = closed
+
+    def close(self) -> None:
+        self._closed.append("transport")
 
 
 def read_after(server: FaultServer, *faults: Fault, retries: int = 3, timeout: float = TIMEOUT) -> bytes:
@@ -514,17 +527,15 @@ class TestInterrupted:
 
             self.interrupted(f"http://127.0.0.1:{port}", until_it_asks, opening=True)
 
-    def test_while_a_provider_of_credentials_takes_its_time(
-        self, server: FaultServer, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_while_a_provider_of_credentials_takes_its_time(self, server: FaultServer) -> None:
         asked, answer = threading.Event(), threading.Event()
         made: list[Access] = []
 
         def slow(*arguments: Any) -> Access:
             asked.set()
             assert answer.wait(PATIENCE)
-            made.append(make_access(*arguments))
-            monkeypatch.setattr(made[0].transport, "close", lambda: closed.append("transport"))
+            access = make_access(*arguments)
+            made.append(replace(access, transport=Closing(access.transport, closed)))
             return made[0]
 
         closed: list[str] = []
@@ -536,8 +547,7 @@ class TestInterrupted:
             except BaseException as error:
                 ended.append(error)
 
-        monkeypatch.setattr(s3, "make_access", slow)
-        with store_of(server) as store:
+        with store_of(server, make=slow) as store:
             opener = threading.Thread(target=open_it, daemon=True)
             opener.start()
             assert asked.wait(PATIENCE)

@@ -17,7 +17,6 @@ from runai_model_streamer.errors import (
     StorageUnreachableError,
 )
 from runai_model_streamer.io.listing import Entry
-from runai_model_streamer.io.s3 import listing
 from runai_model_streamer.io.s3.listing import list_objects
 from tests.io.transports import store_of
 from tests.servers import Exchange, Fault, FaultServer, moto_server, refuse, reset_at_once
@@ -177,13 +176,15 @@ def test_a_listing_whose_tokens_go_round_is_an_error(server: FaultServer, tokens
     assert len(server.requests) <= len(tokens) + 1
 
 
-def test_a_listing_of_ever_more_pages_is_an_error(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "_MOST_PAGES", 5)
+def test_a_listing_of_ever_more_pages_is_an_error(server: FaultServer) -> None:
     numbers = itertools.count()
     server.page_size = 1
     server.choose = lambda request: lambda exchange: exchange.listing(NextContinuationToken=f"T{next(numbers)}")
-    with pytest.raises(ReadError, match=r"its listing does not end \(page 6\)"):
-        names(server, "s3://bucket")
+    with (
+        store_of(server.endpoint) as store,
+        pytest.raises(ReadError, match=r"its listing does not end \(page 6\)"),
+    ):
+        list_objects(store, "s3://bucket", lambda _: True, recursive=True, max_pages=5)
     assert len(server.requests) == 6
 
 
