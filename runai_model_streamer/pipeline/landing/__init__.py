@@ -1,1 +1,1 @@
-"""Where bytes land, and the tensors made of them."""
+"""Lands bytes in memory, and makes tensors of them."""

@@ -12,7 +12,7 @@ from runai_model_streamer.pipeline.plan.selection import Rows, Selected
 from runai_model_streamer.pipeline.tally.load import Tally
 
 _CARRIERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Bytes of an element -> a dtype of that width that torch can copy; some dtypes it cannot."""
+"""Bytes of an element -> a dtype of that width that torch can copy. It cannot copy all dtypes."""
 
 
 def largest_assembled(parts: Sequence[Selected], target: str | None) -> int:
@@ -29,13 +29,13 @@ def largest_assembled(parts: Sequence[Selected], target: str | None) -> int:
 def assembled(landed: Tensors, parts: Sequence[Selected], tally: Tally) -> Tensors:
     """Yield what the caller selected, made from what was read.
 
-    A part is contiguous, in memory of its own, with the device and dtype of its pieces. The pieces are released before
+    A part is contiguous, in separate memory, with the device and dtype of its pieces. The pieces are released before
     the part is yielded.
 
     Args:
         landed: the tensors of all `reads` of `parts`; closed when this iterator is.
-        parts: in the order in which their reads land.
-        tally: where the time is counted.
+        parts: the selected parts, in the order in which their reads land.
+        tally: counts the time.
     """
     try:
         for part in parts:
@@ -58,7 +58,7 @@ def _assemble(landed: Tensors, part: Selected, rows: Rows, tally: Tally) -> torc
     else:
         made = _first(piece, rows)
         for row in range(1, rows.outer):
-            # Released now: the next piece may need its memory.
+            # Release the piece now: the next one may need its memory.
             del piece
             tally.seconds.place += time.perf_counter() - began
             piece = next(landed)[1]
@@ -70,7 +70,7 @@ def _assemble(landed: Tensors, part: Selected, rows: Rows, tally: Tally) -> torc
 
 def cut(piece: torch.Tensor, rows: Rows) -> torch.Tensor:
     """Cut a part out of all bytes from its first piece to its last."""
-    # Made in the caller's inference mode, it could never be trained.
+    # A tensor made in the caller's inference mode could never be trained.
     with torch.inference_mode(False), torch.no_grad():
         strided = piece.view(_CARRIERS[piece.itemsize]).as_strided((rows.outer, rows.inner), (rows.stride, 1))
         return strided.clone(memory_format=torch.contiguous_format).view(piece.dtype)

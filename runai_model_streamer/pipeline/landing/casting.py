@@ -1,7 +1,7 @@
-"""Casts on the host while bytes land: a reader casts each piece that it has read while it is in its CPU's cache.
+"""Casts on the host while bytes land: a reader casts each piece while it is in the CPU's cache.
 
-A checkpoint in another dtype then needs no second copy, and the file's bytes never go to memory. Groups with nothing to
-cast land in place.
+A checkpoint in another dtype then needs no second copy, and its file's bytes never reach main memory. Groups without
+tensors to cast land in place.
 """
 
 import threading
@@ -47,11 +47,11 @@ class CastLease:
     """As planned, before casts."""
     slab: Lease
     layout: CastLayout | None
-    """None: nothing in the group is cast."""
+    """None if nothing in the group is cast."""
     starts: list[int]
-    """Where each run of the layout starts."""
+    """Start of each run of the layout."""
     cut: dict[int, "_Cut"] = field(default_factory=dict)
-    """Elements cut by the end of a piece: position in the group's planned memory -> the bytes that have landed."""
+    """Elements cut by the end of a piece: position in the group's planned memory -> the bytes landed so far."""
 
 
 class _Cut:
@@ -70,9 +70,9 @@ class CastingLanding:
     It compiles its kernels when it is made.
 
     Args:
-        pool: where tensors live. Its limit is the plan's `slab_limit`.
-        plan: what to cast. Groups have been planned with its `group_limit`.
-        lifecycle: of the load.
+        pool: has the slabs that tensors live in. Its limit is the plan's `slab_limit`.
+        plan: what to cast. Its `group_limit` was used to plan the groups.
+        lifecycle: the load's.
         setup: times the import of numba, and compiling.
 
     Raises:
@@ -92,7 +92,7 @@ class CastingLanding:
 
     @property
     def peak(self) -> int:
-        """Most bytes of slabs held at once. Scratch memory is not counted."""
+        """Maximum bytes of slabs held at once. Scratch memory is not counted."""
         return self._pool.peak
 
     def lease(self, group: Group, storage_bound: bool) -> CastLease:
@@ -110,7 +110,7 @@ class CastingLanding:
             return self._plain.read(lease.slab, step, source)
         with self._scratch.lend() as scratch:
             landed, seconds = 0, 0.0
-            # Through the lease's memoryview: a reader that hangs may keep it, and tensors do not depend on it.
+            # Through the lease's memoryview, which tensors do not depend on: a reader that hangs may keep it.
             slab = np.frombuffer(lease.slab.memory, np.uint8)
             while True:
                 size = min(step.length - landed, len(scratch))

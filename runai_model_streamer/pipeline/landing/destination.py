@@ -1,4 +1,4 @@
-"""Where a load's tensors land: what a destination is made from, and what it is."""
+"""Describes where a load's tensors land (`Destination`), and what that is made from (`LoadSpec`)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,22 +20,22 @@ HOST: Final = torch.device("cpu")
 
 @dataclass(frozen=True, slots=True)
 class LoadSpec:
-    """What a load reads, and within which bounds: what every destination is made from."""
+    """What a load reads, and its limits. Every destination is made from this."""
 
     config: StreamerConfig
     paths: Sequence[str]
-    """For messages, one for each file."""
+    """Path of each file, for messages."""
     sources: Sequence[Source]
-    """One for each file; the same source may be behind several."""
+    """Source of each file. Several files may have the same source."""
     files: Sequence[PlannedFile]
     limit: MemoryLimit
-    """Of this process."""
+    """Memory limit of this process."""
     concurrency: int
     """Reads in flight at once."""
     casting: Casting | None = None
-    """What is cast on the way; None: nothing."""
+    """What is cast on the way; None for nothing."""
     assembled: int = 0
-    """Bytes of the largest tensor that is put together from what has landed, in memory of its own."""
+    """Bytes of the largest tensor that is assembled from pieces, in separate memory; 0 for none."""
     shared: bool = False
     """Other processes of this node load the same files."""
     waits_for_ranks: bool = False
@@ -46,20 +46,20 @@ class LoadSpec:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where a load's tensors land, and the groups in which they do, planned when this is made."""
+    """Where a load's tensors land, with its groups, which are planned when this is made."""
 
     device: torch.device
-    """Where the tensors are."""
+    """Device of the tensors."""
     files: Sequence[PlannedFile]
-    """What to read, in reads that suit this destination."""
+    """What to read, in reads of a size that suits this destination."""
     grouping: Grouping
-    """How large its groups are, and how many reads may wait for each other."""
+    """Size of the groups, and how many reads may wait for each other."""
     make_landing: Callable[[Lifecycle, Sequence[Group]], Landing[Any]]
     """Makes the landing of these groups, once, in the thread that prepares the load. The load closes it.
 
     Raises `StreamerError` if the destination cannot be used."""
     limit: int | None = None
-    """Bytes of host memory that tensors are held in at most; None: no limit, or none that counts tensors."""
+    """Maximum bytes of host memory that hold tensors; None if there is no limit, or it does not count tensors."""
     groups: tuple[Group, ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Host memory: reads land where the tensors then live."""
+"""Lands reads in host memory, where the tensors then live."""
 
 from collections.abc import Iterator, Sequence
 
@@ -35,7 +35,7 @@ class HostLanding:
 
     @property
     def peak(self) -> int:
-        """Most bytes held at once."""
+        """Maximum bytes held at once."""
         return self._pool.peak
 
     def lease(self, group: Group, storage_bound: bool) -> Lease:
@@ -47,16 +47,7 @@ class HostLanding:
 
     def read(self, lease: Lease, step: Step, source: Source) -> Reading:
         """Read into the slab."""
-        reading = timed_read(source, step.offset, self.buffer(lease, step))
-        self.landed(lease, step)
-        return reading
-
-    def buffer(self, lease: Lease, step: Step) -> memoryview:
-        """Return the piece of the slab that the step's bytes belong in."""
-        return lease.memory[step.position : step.position + step.length]
-
-    def landed(self, lease: Lease, step: Step) -> None:
-        """Do nothing: the step's bytes are where they belong."""
+        return timed_read(source, step.offset, lease.memory[step.position : step.position + step.length])
 
     def ready(self, lease: Lease) -> None:
         """Let forked children see the slab again."""
@@ -91,8 +82,8 @@ def host_destination(spec: LoadSpec) -> Destination:
     """
     limit = spec.limit.bytes_for(spec.paths, spec.files, spec.assembled)
     files = with_last_reads(spec)
-    # Reads land in place, of any size, if none is asked for. But within a limit the reader that has no more of a group
-    # often waits for the next one's memory until another is done with this one.
+    # Without a chunk size from the user, reads may have any size. But within a memory limit large reads would be
+    # slower: a reader that has finished its part of a group often waits for memory until another has finished, too.
     if limit is None and spec.config.chunk_bytesize is None and not spec.waits_for_ranks:
         files = [file._replace(large=LARGE_BYTES if file.kind is SourceKind.FILE else 0) for file in files]
     return in_host_memory(files, limit, other_memory(spec.config.pinned, limit))
@@ -103,7 +94,7 @@ def in_host_memory(files: Sequence[PlannedFile], limit: int | None, memory: Othe
 
     Args:
         files: what to read of each.
-        limit: bytes held at most, at least the largest tensor; None for no limit.
+        limit: maximum bytes held, at least the largest tensor; None for no limit.
         memory: other host memory than slabs, for the groups that it takes.
     """
 
@@ -114,15 +105,15 @@ def in_host_memory(files: Sequence[PlannedFile], limit: int | None, memory: Othe
 
 
 def with_last_reads(spec: LoadSpec) -> list[PlannedFile]:
-    """Let the last read of a part be a little longer, unless ranks share the reads, which have to be even."""
+    """Let the last read of a part be a little longer, unless ranks share the reads, which then must be even."""
     return [file if spec.waits_for_ranks else file._replace(rest=REST_BYTES) for file in spec.files]
 
 
 def other_memory(pinned: PinnedMode, limit: int | None) -> OtherMemory | None:
-    """Page-locked memory, where it is wanted; None: slabs only.
+    """Return page-locked memory if it is wanted; None for slabs only.
 
     Raises:
-        PinnedUnavailableError: it is required, and cannot be had.
+        PinnedUnavailableError: it is required, and not available.
     """
     if pinned is PinnedMode.NEVER or (pinned is PinnedMode.AUTO and not torch.cuda.is_initialized()):
         return None

@@ -32,28 +32,28 @@ class Landing(Protocol[LeaseT]):
 
     @property
     def extra_stage(self) -> str | None:
-        """The stage of `reader.STAGES` that `read` spends time on besides the source's read; None: no other."""
+        """The stage of `tally.reader.STAGES` that `read` spends time on after the source's read; None for none."""
         ...
 
     @property
     def waits(self) -> WaitClock:
-        """Time that `lease` has waited for memory, or for the caller."""
+        """Time that `lease` waited for memory, or for the caller."""
         ...
 
     @property
     def peak(self) -> int:
-        """Most bytes of host memory held at once, as counted against the limit. From any thread."""
+        """Maximum bytes of host memory held at once, as counted against the limit. From any thread."""
         ...
 
     def lease(self, group: Group, storage_bound: bool) -> LeaseT:
-        """Lease memory for the group, when there is some. Raises `Stopped` when the load ends meanwhile.
+        """Wait for memory for the group, and lease it. Raise `Stopped` if the load ends meanwhile.
 
-        `storage_bound`: reads wait for storage, which has nothing to do while readers wait here.
+        `storage_bound`: storage is the bottleneck, and idles while readers wait here.
         """
         ...
 
     def read(self, lease: LeaseT, step: Step, source: Source) -> Reading:
-        """Read the step's bytes to where they belong, or to where the landing moves them on from."""
+        """Read the step's bytes to their place, or to memory that the landing copies them from."""
         ...
 
     def ready(self, lease: LeaseT) -> None:
@@ -72,11 +72,11 @@ class Landing(Protocol[LeaseT]):
         ...
 
     def release(self, index: int) -> None:
-        """Say that the caller got a tensor of group `index`: earlier groups it has dropped by now, or it keeps them."""
+        """Say that the caller got a tensor of group `index`. It has dropped earlier groups by now, or keeps them."""
         ...
 
     def close(self) -> None:
-        """Release what the caller does not use. No reader is running, except one that hangs in a read.
+        """Release what the caller does not use. No reader may run, except one that hangs in a read.
 
         Raises:
             StreamerError: something could not be released, or had failed. Everything else is released.

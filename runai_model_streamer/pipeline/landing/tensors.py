@@ -29,7 +29,7 @@ class _Layout(NamedTuple):
     """A NumPy dtype of the same width."""
     dtype: torch.dtype
     viewed: bool
-    """Whether NumPy lacks the dtype, so that torch has to view the carrier as it."""
+    """Whether NumPy lacks the dtype, so that torch must view the carrier as it."""
     per_element: int = 1
     """Numbers of the format in one element of torch's dtype: 2 for packed 4-bit floats."""
     width: int = 1
@@ -95,9 +95,9 @@ def _check_unusual(path: str, tensor: TensorInfo) -> None:
 
 
 def tensor_of(info: TensorInfo, landed: torch.Tensor) -> torch.Tensor:
-    """Return the tensor over all bytes of `landed`, which are its own and aligned for its dtype.
+    """Return a tensor over all bytes of `landed`, which hold nothing else and are aligned for its dtype.
 
-    It is no view of `landed`: autograd would not let a view be changed in place by what needs a gradient.
+    The tensor is not a view of `landed`: autograd forbids to change a view in place with values that need a gradient.
     """
     layout, shape = _LAYOUTS[info.dtype], torch_shape(info)
     # The caller may be in inference mode; see `make_tensors`.
@@ -130,7 +130,7 @@ def make_tensors(group: Group, root: Root | None) -> Iterator[list[tuple[str, to
     for part in group.parts:
         shift = part.position - part.offset
         for first in range(0, len(part.tensors), BATCH):
-            # Made in the caller's inference mode, they could never be trained.
+            # Tensors made in the caller's inference mode could never be trained.
             with torch.inference_mode(False), torch.no_grad():
                 tensors = part.tensors[first : first + BATCH]
                 if isinstance(root, torch.Tensor):
@@ -174,7 +174,7 @@ def _make_sharing(tensors: Iterable[TensorInfo], shift: int, root: torch.Tensor)
         elif position % layout.width:
             tensor = root[position : info.end + shift].clone().view(layout.dtype).view(shape)
         else:
-            # Not a view of root: autograd would not let it be changed in place.
+            # Not a view of root: autograd would forbid to change it in place.
             tensor.set_(storage, position // layout.width, shape)  # type: ignore[call-overload]  # strides may be left out
         made.append((info.name, tensor))
     return made

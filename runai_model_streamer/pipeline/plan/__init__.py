@@ -1,1 +1,1 @@
-"""What to read, in which order and pieces: pure functions, without I/O and threads."""
+"""Plans what to read, in which order and pieces: pure functions, without I/O and threads."""

@@ -1,4 +1,4 @@
-"""What casting changes in a plan: dtypes, sizes, positions in memory, limits. Pure: no I/O, threads or compiler."""
+"""Plans casts: dtypes, sizes, positions in memory, limits. Pure: no I/O, threads or compiler."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -47,10 +47,10 @@ class CastRun(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CastLayout:
-    """What a group becomes."""
+    """Where a group's tensors go when they are cast."""
 
     output: Group
-    """The tensors as they are in memory, their `start` and `end` counted from its beginning."""
+    """The tensors after the cast. Their `start` and `end` count from the beginning of the group's memory."""
     runs: tuple[CastRun, ...]
     """In order. Bytes between two runs are not wanted."""
 
@@ -71,9 +71,9 @@ class CastPlan(NamedTuple):
     scratch_bytes: int
     """Size of one piece of scratch memory: reads land there, and are cast from there."""
     scratch_count: int
-    """Number of pieces of scratch memory, at most."""
+    """Maximum number of pieces of scratch memory."""
     slab_limit: int | None
-    """The limit of the slabs that tensors live in: what scratch memory leaves of the load's limit."""
+    """The limit of the slabs that tensors live in: the load's limit without scratch memory."""
     group_limit: int | None
     """`slab_limit` in bytes of the files, for `plan_groups`."""
 
@@ -145,7 +145,7 @@ def plan_cast(files: Sequence[PlannedFile], casting: Casting, limit: int | None,
 
 
 def cast_layout(group: Group, target: str) -> CastLayout | None:
-    """Plan where each tensor of a group goes when it is cast. Returns None when no tensor is cast.
+    """Plan where each tensor of a group goes when it is cast. Return None if no tensor is cast.
 
     Tensors of one dtype that are neighbours in the file are neighbours in memory, so that many small ones are cast in
     one call. Each starts at a multiple of its element's size.

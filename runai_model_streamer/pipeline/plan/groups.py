@@ -19,7 +19,7 @@ object storage costs about as much as 1 MiB on a connection of 100 MB/s.
 """
 
 REST_BYTES: Final = 64 << 10
-"""Where reads may differ in size, a last read of at most this size is joined to the one before it.
+"""A last read of at most this size is joined to the one before it, if reads may differ in size.
 
 A tensor of a whole number of chunks is a page longer once it is widened to whole pages.
 """
@@ -30,7 +30,7 @@ LARGE_BYTES: Final = 32 << 20
 Against reads of 8 MiB it takes 2% less CPU time (benchmarks/RUNS.md).
 """
 
-_KEPT: Final = {SourceKind.FILE: PAGE, SourceKind.OBJECT: 8}
+_MODULUS: Final = {SourceKind.FILE: PAGE, SourceKind.OBJECT: 8}
 """A part's position in memory equals its offset in the file, modulo this. Direct reads need whole pages; any dtype
 needs 8 bytes.
 
@@ -51,13 +51,13 @@ class PlannedFile(NamedTuple):
     alignment: int
     """Reads that start and end on multiples of this are fastest; divides `PAGE`."""
     chunk: int
-    """Largest read, without `rest`; a multiple of `PAGE`."""
+    """Maximum size of a read, before `rest` is added; a multiple of `PAGE`."""
     tensors: Sequence[TensorInfo]
     """The wanted tensors, in file order."""
     rest: int = 0
     """A last read of at most this size is joined to the one before it."""
     large: int = 0
-    """Largest read where larger reads than `chunk` pay."""
+    """Maximum size of a read where reads larger than `chunk` are faster; 0 if they never are."""
 
 
 class Part(NamedTuple):
@@ -70,7 +70,7 @@ class Part(NamedTuple):
     length: int
     """Bytes of the range; 0 when all tensors are empty."""
     position: int
-    """Where the range begins in the group's memory: on or after a multiple of `PAGE`, aligned as `offset` is."""
+    """Where the range begins in the group's memory: a multiple of `PAGE`, plus `offset` modulo `_MODULUS`."""
     tensors: Sequence[TensorInfo]
 
 
@@ -120,7 +120,8 @@ class Grouping(NamedTuple):
     target: int | None = None
     """As for `plan_groups`."""
     readers: int | None = None
-    """Reads that may wait at once for what others read; None for any number."""
+    """Maximum reads in flight if a read may wait for another's bytes, since each holds a slot or scratch memory.
+    None for any number."""
 
 
 def group_target(limit: int | None) -> int:
@@ -147,8 +148,8 @@ def plan_groups(files: Sequence[PlannedFile], limit: int | None = None, target: 
     Args:
         files: what to read of each.
         limit: bytes that may be held at once, at least the largest tensor; None for no limit.
-        target: size of a group; None for `group_target(limit)`. Given where groups take no host memory, so that the
-            limit does not bound them.
+        target: size of a group; None for `group_target(limit)`. For groups that take no host memory, which the limit
+            does not bound.
     """
     builder = _Builder(limit, target)
     for index, file in enumerate(files):
@@ -161,9 +162,9 @@ def steps_of(group: Group, files: Sequence[PlannedFile], large: int = 0) -> Iter
 
     Args:
         group: the group.
-        files: of the plan.
-        large: size of a read that pays. Reads grow from the chunk to this size, if `PlannedFile.large` allows it; then
-            there may be fewer reads than `Group.steps`.
+        files: the files of the plan.
+        large: size of a read that is fast now. Reads grow from the chunk to this size, if `PlannedFile.large` allows
+            it. Then there may be fewer reads than `Group.steps`.
     """
     for part in group.parts:
         file = files[part.file]
@@ -246,7 +247,7 @@ class _Builder:
 
     def _add(self, index: int, file: PlannedFile, span: ByteRange, tensors: Sequence[TensorInfo]) -> None:
         read = widen(span, file.alignment, file.size) if span.size else ByteRange(span.start, span.start)
-        position = round_up(self._footprint, PAGE) + read.start % _KEPT[file.kind]
+        position = round_up(self._footprint, PAGE) + read.start % _MODULUS[file.kind]
         part = Part(index, read.start, read.size, position, tensors)
         self._parts.append(part)
         self._payload += span.size

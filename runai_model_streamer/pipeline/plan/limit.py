@@ -1,4 +1,4 @@
-"""How much host memory a load may hold."""
+"""Computes how much host memory a load may hold."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -14,15 +14,15 @@ class MemoryLimit(NamedTuple):
     """The limit of one load."""
 
     setting: int
-    """Bytes; -1 for no limit; 0 for what the largest tensor needs."""
+    """Bytes; -1 for no limit; 0 for as much as the largest tensor needs."""
     name: str
-    """Its name in messages."""
+    """The setting's name, for messages."""
     processes: int = 1
-    """Processes of this node that share the limit."""
+    """Number of processes of this node that share the limit."""
     minimum: int | None = None
-    """Without a limit, bytes that may be held if twice the largest tensor is less; None for any number."""
+    """Without a limit, hold at most twice the largest tensor, or these bytes if they are more; None for any number."""
     buffers: int = 0
-    """Bytes that these processes have in common. They count once."""
+    """Bytes of buffers that these processes share. They count once."""
 
     @property
     def part(self) -> int:
@@ -36,8 +36,8 @@ class MemoryLimit(NamedTuple):
         """Return the bytes that this process may hold at once, without tensors that it assembles from what was read.
 
         Args:
-            paths: for messages.
-            files: what is read, with the sizes that tensors have in memory.
+            paths: the files' paths, for messages.
+            files: the tensors to read, with their sizes in memory.
             made: bytes of the largest tensor that is assembled from what was read.
             scratch: bytes that one reader needs to cast.
 
@@ -54,7 +54,7 @@ class MemoryLimit(NamedTuple):
             return self.part
         if self.setting == 0:
             return needed - made
-        # The least buffers come on top, where the limit is just enough for the tensors.
+        # If the limit is just enough for the tensors, the shared buffers (then at their minimum) come on top.
         part = max(self.part, min(self._part(0), needed))
         if part < needed:
             index, tensor = largest

@@ -1,4 +1,4 @@
-"""The ranges of files that a caller asks for, checked."""
+"""Checks the ranges of files that a caller asks for."""
 
 import operator
 from collections.abc import Sequence
@@ -39,7 +39,8 @@ class FileChunks:
             object.__setattr__(self, field, _numbers(self.path, field, getattr(self, field)))
         if len(self.offsets) != len(self.sizes):
             raise ArgumentError(
-                f"{len(self.offsets)} offsets and {len(self.sizes)} sizes: one for each", where=self.path
+                f"{len(self.offsets)} offsets and {len(self.sizes)} sizes: give one size for each offset",
+                where=self.path,
             )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Which tensors a request names."""
+"""Finds the tensors that a request names."""
 
 from collections.abc import Collection, Sequence
 

@@ -1,4 +1,4 @@
-"""The parts of tensors that a caller selects, and their bytes in the file. Pure: no I/O, no threads, no torch."""
+"""Finds the parts of tensors that a caller selects, and their bytes in the file. Pure: no I/O, no threads, no torch."""
 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +27,7 @@ class TensorSlice(NamedTuple):
 class TensorShard:
     """One rank's part of a tensor that is cut along one dimension, as by `torch.chunk`.
 
-    All ranks get the same size, rounded up. Where the size is not a multiple of the ranks, the last ones get less, or
+    All ranks get the same size, rounded up. If the size is not a multiple of the ranks, the last ones get less, or
     nothing.
     """
 
@@ -40,7 +40,7 @@ class TensorShard:
 
 
 Selection: TypeAlias = TensorSlice | TensorShard | tuple[int, int, int] | bool | None
-"""What is wanted of a tensor: a part; True for all of it; False or None for nothing. A tuple has the fields of a
+"""The wanted part of a tensor; True for all of it; False or None for nothing. A tuple has the fields of a
 `TensorSlice`."""
 
 Select: TypeAlias = Callable[[str], Selection] | Mapping[str, Selection]
@@ -66,11 +66,11 @@ class Selected(NamedTuple):
     """A tensor, or a part of one, and what is read for it."""
 
     info: TensorInfo
-    """What the caller gets. For pieces, `start` is where the first one starts, and `end - start` their bytes."""
+    """The tensor that the caller gets. If it has pieces, `start` is the first one's, and `end - start` their bytes."""
     reads: tuple[TensorInfo, ...]
-    """What is read: the tensor itself; or each piece; or all bytes from the first piece to the last."""
+    """The reads: the tensor itself; or each piece; or all bytes from the first piece to the last."""
     rows: Rows | None = None
-    """Where the pieces are; None if the tensor itself is read."""
+    """Places of the pieces; None if the tensor itself is read."""
 
 
 def select_parts(
@@ -80,7 +80,7 @@ def select_parts(
     select: object,
     check: Callable[[str, Iterable[TensorInfo]], None],
 ) -> list[list[Selected]]:
-    """Find what is wanted of each file's tensors, in file order.
+    """Find the wanted parts of each file's tensors, in file order.
 
     Args:
         paths: for messages.
@@ -169,7 +169,7 @@ def _bounds(path: str, tensor: TensorInfo, wanted: object) -> TensorSlice:
         rank, ranks = numbers[1:]
         if not 0 <= rank < ranks:
             raise ArgumentError(
-                f"{_told(tensor)}: select gives {wanted}: rank is not from 0 to world_size - 1",
+                f"{_described(tensor)}: select gives {wanted}: rank is not from 0 to world_size - 1",
                 where=path,
                 tensor=tensor.name,
             )
@@ -181,18 +181,18 @@ def _bounds(path: str, tensor: TensorInfo, wanted: object) -> TensorSlice:
         found = TensorSlice(_dimension(path, tensor, wanted, numbers[0]), *numbers[1:])
         if not 0 <= found.start <= found.stop <= tensor.shape[found.dim]:
             size = tensor.shape[found.dim]
-            fault = f"is not within the {size} of dimension {found.dim}: 0 <= start <= stop <= {size} has to hold"
+            fault = f"is not within the {size} of dimension {found.dim}: 0 <= start <= stop <= {size} must hold"
             raise ArgumentError(
-                f"{_told(tensor)}: select gives {wanted}, which {fault}", where=path, tensor=tensor.name
+                f"{_described(tensor)}: select gives {wanted}, which {fault}", where=path, tensor=tensor.name
             )
     else:
         raise ArgumentTypeError(
-            f"{_told(tensor)}: select gives {wanted!r}, which is none of {_FORMS}", where=path, tensor=tensor.name
+            f"{_described(tensor)}: select gives {wanted!r}, which is none of {_FORMS}", where=path, tensor=tensor.name
         )
-    packed = 8 // DTYPE_BITS[tensor.dtype]  # numbers in a byte; 0 for those of more than a byte
+    packed = 8 // DTYPE_BITS[tensor.dtype]  # numbers in a byte; 0 if one takes more than a byte
     if packed > 1 and found.dim == len(tensor.shape) - 1 and (found.start % packed or found.stop % packed):
         raise ArgumentError(
-            f"{_told(tensor)}: select gives {wanted}, but torch packs {packed} numbers of {tensor.dtype} in an "
+            f"{_described(tensor)}: select gives {wanted}, but torch packs {packed} numbers of {tensor.dtype} in an "
             f"element: along the last dimension start and stop ({found.start} and {found.stop}) must be multiples of "
             "that",
             where=path,
@@ -201,7 +201,7 @@ def _bounds(path: str, tensor: TensorInfo, wanted: object) -> TensorSlice:
     return found
 
 
-def _told(tensor: TensorInfo) -> str:
+def _described(tensor: TensorInfo) -> str:
     return f"tensor {tensor.name!r} of shape {list(tensor.shape)}"
 
 
@@ -212,7 +212,9 @@ def _whole(path: str, tensor: TensorInfo, wanted: object, numbers: Sequence[Supp
         first, second, third = map(operator.index, numbers)
     except TypeError as error:
         raise ArgumentTypeError(
-            f"{_told(tensor)}: select gives {wanted!r}, which is not of whole numbers", where=path, tensor=tensor.name
+            f"{_described(tensor)}: select gives {wanted!r}, which is not of whole numbers",
+            where=path,
+            tensor=tensor.name,
         ) from error
     return first, second, third
 
@@ -221,7 +223,7 @@ def _dimension(path: str, tensor: TensorInfo, wanted: object, dim: int) -> int:
     count = len(tensor.shape)
     if not -count <= dim < count:
         raise ArgumentError(
-            f"{_told(tensor)}: select gives {wanted}, but the tensor has {count} dimensions",
+            f"{_described(tensor)}: select gives {wanted}, but the tensor has {count} dimensions",
             where=path,
             tensor=tensor.name,
         )
