@@ -1,10 +1,10 @@
 """Page-locked host memory that loads stage bytes in. The process keeps it between loads.
 
-Page-locking memory takes longer than reading as many bytes from the page cache, and CUDA may make it, and its end, wait
-for all work on the device. So a load has one arena for all its slots. The arena is page-locked in a thread of its own
-while headers are read, before the first byte is staged, and the next load uses it again. Nothing is page-locked or
-unlocked between the first tensor of a load and its last: a caller that runs a collective for each tensor would wait for
-other ranks there, and they for its tensors.
+Page-locking memory takes longer than reading as many bytes from the page cache. To page-lock or unlock it, CUDA may
+wait for all work on the device. So a load has one arena for all its slots. A thread page-locks it while headers are
+read, before the first byte is staged, and the next load uses it again. Nothing is page-locked or unlocked between a
+load's first tensor and its last. A caller that runs a collective for each tensor would wait there for other ranks,
+while they wait for its tensors.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _PIECE: Final = 16 << 20
 """Bytes that one thread makes resident at a time."""
 
 _MAX_TOUCHING: Final = 4
-"""The most threads that make an arena resident. The kernel clears memory at a few GB/s for each."""
+"""Maximum threads that make an arena resident. The kernel clears a few GB/s for each."""
 
 
 class Arena:
@@ -41,16 +41,16 @@ class Arena:
     Args:
         device: the device's number.
         api: `cuda.bindings.driver`, or a replacement.
-        size: in bytes.
+        size: bytes of the memory.
     """
 
     def __init__(self, device: int, api: Any, size: int) -> None:
         self.device = device
         self.size = size
         self.memory: Future[memoryview] = Future()
-        """Its bytes, once they are page-locked; or why they are not: a `CudaError` or `OutOfMemoryError`.
+        """The memory, once it is page-locked; or the `CudaError` or `OutOfMemoryError` that prevented that.
 
-        The view keeps the memory mapped, not page-locked.
+        The view keeps the memory mapped, but not page-locked.
         """
         self._api = api
         self._slab: Slab | None = None
@@ -72,11 +72,11 @@ class Arena:
             slab = Slab(round_up(self.size, PAGE), hides=True)
         except (OSError, MemoryError) as error:
             raise OutOfMemoryError(
-                f"no memory for {self.size} bytes to stage for the GPU in",
-                remedy="for less set RUNAI_STREAMER_MEMORY_LIMIT, to 0 for the least",
+                f"no memory for {self.size} bytes of staging for the GPU",
+                remedy="to use less, set RUNAI_STREAMER_MEMORY_LIMIT; 0 uses the least",
                 sep=": ",
             ) from error
-        # A forked child would share its pages, and the parent's next write would move them away under the GPU.
+        # A forked child would share the pages, and the parent's next write would then move them while the GPU reads.
         slab.hide_from_children(True)
         self._slab = slab
         memory = slab.memory()[: self.size]
@@ -104,10 +104,10 @@ class Arena:
         return not self.memory.done() or self.memory.exception() is None
 
     def free(self) -> None:
-        """Unlock the memory, on which no copy is pending; if it is still being prepared, as soon as that is done.
+        """Unlock the memory; if it is still being prepared, as soon as that is done. No copy from it may be pending.
 
         Raises:
-            CudaError: it could not be unlocked. The mapping is then kept for ever, since the GPU may have access to it.
+            CudaError: it could not be unlocked. The mapping is then kept for ever, since the GPU may still access it.
         """
         if self.memory.done():
             self._free()
@@ -144,7 +144,7 @@ def address_of(memory: memoryview) -> int:
 
 
 def _make_resident(memory: memoryview) -> None:
-    """Touch each page, by several threads. Page-locking alone would have the kernel clear them by one."""
+    """Touch each page, in several threads. If memory is page-locked untouched, the kernel clears it in one thread."""
     pages = np.frombuffer(memory, np.uint8)[::PAGE]
     step = _PIECE // PAGE
     pieces: SimpleQueue[np.ndarray[Any, Any]] = SimpleQueue()
@@ -158,7 +158,7 @@ def _make_resident(memory: memoryview) -> None:
                 pieces.get_nowait()[...] = 0  # NumPy releases the GIL
 
     crew = Crew("toucher", "make memory resident")
-    with contextlib.suppress(StreamerError):  # the system refuses threads: this one does it all
+    with contextlib.suppress(StreamerError):  # the system refuses threads: this thread touches all
         for _ in range(min(_MAX_TOUCHING, usable_cpus(), len(starts)) - 1):
             crew.add(touch)
     touch()
@@ -173,18 +173,18 @@ class Arenas:
         self._idle: list[Arena] = []
 
     def begin(self, device: int, api: Any, staging: Staging) -> None:
-        """Have an arena prepared for the next load of this staging."""
+        """Begin to prepare an arena for the next load with this staging."""
         arena = self.lend(device, api, staging)
         with self._lock:
             self._idle.append(arena)
 
     def lend(self, device: int, api: Any, staging: Staging) -> Arena:
-        """Return an idle arena that fits, or a new one. Of the device's others, none is kept.
+        """Return an idle arena that fits. If none does, free the device's idle arenas and make a new one.
 
         Args:
             device: the device's number.
             api: `cuda.bindings.driver`, or a replacement.
-            staging: of the load.
+            staging: the load's.
         """
         with self._lock:
             of_device = [arena for arena in self._idle if arena.device == device]
@@ -195,7 +195,7 @@ class Arenas:
         if arena is not None:
             return arena
         for each in dropped:
-            with contextlib.suppress(CudaError):  # whatever is wrong with the device will fail the load itself
+            with contextlib.suppress(CudaError):  # a fault of the device will fail the load itself
                 each.free()
         arena = Arena(device, api, staging.bytes)
         try:
@@ -208,9 +208,9 @@ class Arenas:
         """Keep the arena of a load that has ended, if the load's limit has room for all idle arenas of the device.
 
         Args:
-            arena: what `lend` returned.
-            staging: of the load.
-            intact: no copy from the arena is pending.
+            arena: returned by `lend`.
+            staging: the load's.
+            intact: whether no copy from the arena is pending.
 
         Raises:
             CudaError: the arena could not be unlocked.
@@ -224,7 +224,7 @@ class Arenas:
             arena.free()
 
     def release(self) -> None:
-        """Unlock and free what no load uses.
+        """Unlock and free the arenas that no load uses.
 
         Raises:
             CudaError: an arena could not be unlocked.
@@ -235,13 +235,13 @@ class Arenas:
             arena.free()
 
     def forget(self) -> None:
-        """In a forked child: the arenas are the parent's."""
+        """Drop all arenas in a forked child: they are the parent's."""
         self._lock = threading.Lock()
         self._idle = []
 
 
 ARENAS: Final = Arenas()
-"""Those of this process."""
+"""The idle arenas of this process."""
 
 os.register_at_fork(after_in_child=ARENAS.forget)
 

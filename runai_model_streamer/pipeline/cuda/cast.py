@@ -41,7 +41,7 @@ class DeviceCast:
 
 
 Compiler: TypeAlias = Callable[[CudaDriver, str, Iterable[str]], Mapping[str, Kernel]]
-"""Compiles the kernels that cast to a dtype, by the dtype to cast from."""
+"""Compiles the kernels that cast to a dtype. Returns: dtype to cast from -> kernel."""
 
 
 def compile_casts(driver: CudaDriver, target: str, sources: Iterable[str]) -> Mapping[str, Kernel]:
@@ -55,13 +55,13 @@ def compile_casts(driver: CudaDriver, target: str, sources: Iterable[str]) -> Ma
 def device_cast(
     driver: CudaDriver, target: str, sources: Iterable[str], compiler: Compiler = compile_casts
 ) -> DeviceCast | None:
-    """Compile what casts `sources` to `target`; None where that cannot be done, for which the log has the reason.
+    """Compile the kernels that cast `sources` to `target`. If that fails, log the reason and return None.
 
     Args:
-        driver: of the device, for the time of this call.
-        target: the format's name of the dtype to cast to.
-        sources: those of the dtypes to cast from.
-        compiler: makes the kernels.
+        driver: the device's driver, used during this call only.
+        target: the dtype to cast to, by its name in the format.
+        sources: the dtypes to cast from.
+        compiler: compiles the kernels.
     """
     try:
         kernels = compiler(driver, target, sources)

@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class OpenGds(Protocol):
-    """What `open_gds` does."""
+    """The signature of `open_gds`."""
 
     def __call__(self, source: Source, mode: GdsMode, *, shared: bool) -> DeviceFile | None:
         """Return the file for reads into device memory, or None."""
@@ -40,42 +40,42 @@ class OpenGds(Protocol):
 
 
 class CudaParts(NamedTuple):
-    """What loads onto GPUs are made of."""
+    """The replaceable parts of loads onto GPUs. Tests pass others."""
 
     torch_version: str | None = torch.version.cuda
-    """The CUDA that torch is built for; None for ROCm, which calls its devices "cuda" too."""
+    """The CUDA version that torch is built for; None for ROCm, which also calls its devices "cuda"."""
     driver_api: Callable[[], Any] = driver_api
     memory: Callable[[torch.device], DeviceMemory] = TorchMemory
     compiler: Compiler = compile_casts
     open_gds: OpenGds = open_gds
     arenas: Arenas = ARENAS
     max_pinned: int = MAX_BYTES
-    """Bytes of the slots, without a memory limit."""
+    """Maximum bytes of all slots without a memory limit."""
 
 
 CUDA: Final = CudaParts()
 
 
 class CudaTools(NamedTuple):
-    """What a load onto a GPU works with."""
+    """What a load onto a GPU needs in addition to torch."""
 
     api: Any
-    """The driver's interface."""
+    """The driver's interface: `cuda.bindings.driver`."""
     cast: DeviceCast | None
-    """What casts on the device; None: nothing is cast."""
+    """Casts on the device; None if nothing is cast."""
     gds: GdsMode
 
 
 def cuda_tools(device: torch.device, spec: LoadSpec, parts: CudaParts = CUDA) -> CudaTools | None:
-    """Find what `cuda_destination` needs; None where packages are missing, which a line of the log says.
+    """Find what `cuda_destination` needs. If packages are missing, log which and return None.
 
     Args:
-        device: with its index.
+        device: a CUDA device with its index.
         spec: what is loaded.
-        parts: what the load is made of.
+        parts: replaceable parts of the load.
 
     Raises:
-        GdsUnavailableError: RUNAI_STREAMER_GDS=1, and this load cannot use it.
+        GdsUnavailableError: RUNAI_STREAMER_GDS=1, but this load cannot use GPUDirect Storage.
     """
     gds = _gds_mode(spec)
     with spec.setup.during("imports"):
@@ -100,15 +100,15 @@ def cuda_tools(device: torch.device, spec: LoadSpec, parts: CudaParts = CUDA) ->
 def begin_staging(
     device: torch.device, config: StreamerConfig, kinds: Collection[SourceKind], parts: CudaParts = CUDA
 ) -> None:
-    """Begin to page-lock what a load will stage bytes in, before anything is known of its files.
+    """Begin to page-lock the staging memory of a load, before its files are opened.
 
-    With limit 0 nothing is begun, since a load that then fails would leave it page-locked.
+    With limit 0 it does nothing: if the load then failed, the memory would stay page-locked.
 
     Args:
-        device: with its index.
-        config: of the load.
-        kinds: where the files are.
-        parts: what the load is made of.
+        device: a CUDA device with its index.
+        config: the load's settings.
+        kinds: the kinds of the files' sources.
+        parts: replaceable parts of the load.
     """
     if parts.torch_version is None or not config.memory_limit or not kinds:
         return
@@ -118,7 +118,7 @@ def begin_staging(
         staging = staging_for(limit, chunk, concurrency, parts.max_pinned)
         parts.arenas.begin(device.index, parts.driver_api(), staging)
     except (MissingDependencyError, RunaiStreamerMemoryLimitException):
-        return  # what comes next tells
+        return  # the load itself will raise or log this
 
 
 def _gds_mode(spec: LoadSpec) -> GdsMode:

@@ -1,4 +1,4 @@
-"""Reads of a file straight into device memory: what a file has to offer for it, and when it pays."""
+"""The interface of files that can be read straight into device memory, and the minimum size of such a read."""
 
 from typing import Final, Protocol
 

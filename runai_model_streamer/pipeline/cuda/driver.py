@@ -22,8 +22,8 @@ _NO_TIMING: Final = 2
 """CU_EVENT_DISABLE_TIMING: makes an event cheap."""
 
 _LEGACY: Final = 1
-"""CU_STREAM_LEGACY: the default stream. The handle 0 means another one where cuda-bindings is told to use per-thread
-default streams (CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM)."""
+"""CU_STREAM_LEGACY: the default stream. The handle 0 means another stream if cuda-bindings uses per-thread default
+streams (CUDA_PYTHON_CUDA_PER_THREAD_DEFAULT_STREAM)."""
 
 _RELAXED: Final = 2
 """CU_STREAM_CAPTURE_MODE_RELAXED: the thread may make calls that a graph capture in another thread would forbid."""
@@ -79,7 +79,7 @@ class CudaDriver:
         code = getattr(error, "name", None) or f"error {int(error)}"
         remedy = ""
         if name in ("cuMemHostAlloc", "cuMemHostRegister") or int(error) == _OUT_OF_MEMORY:
-            remedy = "for less pinned memory set RUNAI_STREAMER_MEMORY_LIMIT, to 0 for the least"
+            remedy = "to use less pinned memory, set RUNAI_STREAMER_MEMORY_LIMIT; 0 uses the least"
         raise CudaError(f"{name} failed with {code}", remedy=remedy)
 
     @contextlib.contextmanager
@@ -124,7 +124,7 @@ class CudaDriver:
             self._of_thread.relaxed = True
 
     def _exchange_capture_mode(self, mode: int) -> int:
-        """Set that of the calling thread; the one before."""
+        """Set the calling thread's capture mode, and return the previous one."""
         return int(self._call("cuThreadExchangeStreamCaptureMode", self.api.CUstreamCaptureMode(mode)))
 
     def _refuse_capture(self, stream: int) -> None:
@@ -181,7 +181,7 @@ class CudaDriver:
         self._call("cuMemHostRegister", address, size, 0)
 
     def unlock_pages(self, address: int) -> None:
-        """Undo `page_lock`. No copy may use the memory any more."""
+        """Undo `page_lock`. No copy may still use the memory."""
         self._call("cuMemHostUnregister", address)
 
     def allocate_pinned(self, size: int) -> int:

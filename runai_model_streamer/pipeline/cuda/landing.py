@@ -74,24 +74,24 @@ from runai_model_streamer.threads.forks import OwnProcess
 _log = logging.getLogger(__name__)
 
 _JOIN_SECONDS: Final = 1.0
-"""Seconds that closing waits at most for an allocation in flight. A later one frees its memory itself."""
+"""Maximum seconds that closing waits for an allocation in flight. One that ends later frees its memory itself."""
 
 
 class CudaLanding:
-    """Slots, copy stream and events of one load; see `Landing`, and the top of this module. Owns the files.
+    """The `Landing` of one load on a GPU: slots, copy stream and events. Owns the files. See the top of this module.
 
     Args:
-        driver: of the device; closed with the landing.
-        memory: for the tensors, made in the caller's thread.
-        staging: the slots.
-        lifecycle: of the load.
-        groups: of its plan.
-        arenas: where the slots' memory is from.
-        files: those that GPUDirect reads, by their index in the plan.
-        cast: what casts tensors as they land; None to leave them as they are.
+        driver: the device's driver; closed with the landing.
+        memory: allocates the tensors; made in the caller's thread.
+        staging: size and number of the slots.
+        lifecycle: the load's.
+        groups: the load's groups.
+        arenas: lends the slots' memory.
+        files: index of a file in the plan -> the file, if GPUDirect reads it.
+        cast: casts tensors as they land; None to leave them as they are.
 
     Raises:
-        CudaError: from here and from most methods: a call failed, or a copy did.
+        CudaError: from here and from most methods: a call or a copy failed.
     """
 
     extra_stage = "copy"
@@ -131,7 +131,7 @@ class CudaLanding:
 
     @property
     def peak(self) -> int:
-        """Bytes of page-locked memory: the load has all of it from its beginning."""
+        """Bytes of page-locked memory. The load has all of it from the start."""
         return self._peak
 
     def lease(self, group: Group, storage_bound: bool) -> CudaLease:  # noqa: ARG002 - makes no difference here

@@ -1,6 +1,6 @@
-"""Device memory of groups, allocated ahead of the readers in a thread of its own.
+"""Allocates the device memory of groups in a separate thread, ahead of the readers.
 
-An allocation may take CUDA milliseconds. Readers take steps one at a time, so all of them would wait for it together.
+An allocation may take CUDA milliseconds. Readers take steps one at a time, so all of them would wait for it.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,17 +24,17 @@ class CudaLease:
         self.group = group
         self.image = image
         self.stream = stream
-        """In whose order the memory was allocated."""
+        """The stream in whose order the memory was allocated."""
         self.event = event
-        """Recorded behind what was pending on the memory; when the group is complete, behind its copies."""
+        """First recorded after the memory's earlier users; recorded again after the group's copies."""
 
 
 class LeasesAhead:
-    """The leases of a load, made in plan order in a thread of its own. It starts with the first `take`.
+    """Makes the leases of a load in plan order, in a thread that starts with the first `take`.
 
     Args:
-        groups: of the load's plan.
-        lifecycle: of the load.
+        groups: the load's groups.
+        lifecycle: the load's.
         waits: counts the time that readers wait here.
     """
 
@@ -48,16 +48,16 @@ class LeasesAhead:
         self._begun = False
 
     def take(self, group: Group, make: Callable[[Group], CudaLease]) -> CudaLease:
-        """Return the lease of the group, once it is there. One reader at a time calls this, in plan order.
+        """Wait for the group's lease, and return it. One reader at a time calls this, in plan order.
 
         Args:
             group: the next group.
-            make: allocates the memory of a group when the caller is near enough, and raises `Stopped` when the load
-                ends.
+            make: waits until the caller is near enough, then allocates a group's memory. Raises `Stopped` when the
+                load ends.
 
         Raises:
             Stopped: the load has ended.
-            StreamerError: it could not be made.
+            StreamerError: the memory could not be allocated.
         """
         if not self._begun:
             self._begun = True
@@ -93,7 +93,7 @@ class LeasesAhead:
             self._lifecycle.notify()
 
     def close(self, seconds: float) -> None:
-        """Drop what was not taken, after the load has ended. Wait at most `seconds` for an allocation to end."""
+        """Drop the leases not taken, after the load has ended. Wait at most `seconds` for an allocation."""
         self._crew.join(seconds)
         self._ready.clear()
         self._error = None

@@ -1,7 +1,7 @@
 """Slots: pieces of page-locked host memory for bytes between their read and their copy to the GPU.
 
 A slot is free, then held by a reader that fills it, then copying, then free again. It becomes free only when the event
-behind its copy has happened, since the GPU reads the slot until then.
+after its copy has happened, since the GPU reads the slot until then.
 
 On this path, `RUNAI_STREAMER_MEMORY_LIMIT` bounds the sum of all slots.
 """
@@ -16,26 +16,26 @@ from runai_model_streamer.pipeline.cuda.staging import Staging
 
 
 class Slot:
-    """A piece of page-locked memory, and the event behind its copy."""
+    """A piece of page-locked memory, and the event after its copy."""
 
     __slots__ = ("address", "event", "memory")
 
     def __init__(self, memory: memoryview) -> None:
         self.memory = memory
-        """Its bytes. The reader that holds the slot may write them, also after the ring has closed."""
+        """The slot's bytes. The reader that holds the slot may write them, even after the ring has closed."""
         self.address = address_of(memory)
         self.event: int | None = None
-        """Recorded behind its copy; None before its first."""
+        """Recorded after the slot's copy; None before the first copy."""
 
 
 class SlotRing:
     """The slots of one load. Each goes from `acquire` to `copying` or `give_back`.
 
     Args:
-        driver: of the device.
+        driver: the device's driver.
         staging: number and size of the slots.
         lifecycle: the load's; its end ends a waiting `acquire`.
-        arenas: where the slots' memory is from.
+        arenas: lends the slots' memory.
     """
 
     def __init__(self, driver: CudaDriver, staging: Staging, lifecycle: Lifecycle, arenas: Arenas) -> None:
@@ -71,7 +71,7 @@ class SlotRing:
         Raises:
             Stopped: the load has ended.
             CudaError: a copy failed, or the system cannot page-lock the arena.
-            OutOfMemoryError: there is no memory for it.
+            OutOfMemoryError: the system has no memory for the arena.
         """
         with self._turn:
             with self._changed:
@@ -128,10 +128,10 @@ class SlotRing:
             self._end()
 
     def close(self, *, intact: bool) -> None:
-        """Give the arena back; if a reader holds a slot, when that is given back.
+        """Give the arena back, once no reader holds a slot.
 
         Args:
-            intact: all copies are done. Otherwise no later load gets the arena.
+            intact: whether all copies are done. If not, no later load gets the arena.
 
         Raises:
             CudaError: the arena could not be freed.

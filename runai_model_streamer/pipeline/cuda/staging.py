@@ -1,26 +1,26 @@
-"""How much page-locked host memory a load onto a GPU stages bytes in: the size and number of its slots."""
+"""Computes the page-locked host memory that a load onto a GPU stages bytes in: size and number of its slots."""
 
 from typing import Final, NamedTuple
 
 from runai_model_streamer.errors import RunaiStreamerMemoryLimitException
 from runai_model_streamer.ranges import PAGE, round_down
 
-LEAST: Final = 2
-"""The fewest slots: a reader fills one while the other is copied."""
+MIN_SLOTS: Final = 2
+"""Minimum number of slots: a reader fills one while the other is copied."""
 
 MAX_BYTES: Final = 256 << 20
-"""Bytes of all slots, without a limit or with limit 0. Chunks above half of it are cut."""
+"""Maximum bytes of all slots, without a limit or with limit 0. Chunks above half of it are cut."""
 
 
 class Staging(NamedTuple):
     """The page-locked memory of a load."""
 
     size: int
-    """Bytes of a slot, and the most bytes of one read; whole pages."""
+    """Bytes of a slot, and maximum bytes of one read; whole pages."""
     slots: int
-    """How many there are; at least two."""
+    """Number of slots; at least two."""
     kept: int
-    """Bytes that the process may keep page-locked after the load."""
+    """Maximum bytes that the process keeps page-locked after the load."""
 
     @property
     def bytes(self) -> int:
@@ -41,7 +41,7 @@ def staging_for(limit: int | None, chunk: int, concurrency: int, max_bytes: int 
         limit: bytes of all slots together; None for `max_bytes`, 0 for the minimum that double-buffers.
         chunk: bytes of the largest read, whole pages. If two chunks exceed the limit, reads are smaller.
         concurrency: reads in flight at once.
-        max_bytes: bytes of all slots, where `limit` does not bound them.
+        max_bytes: maximum bytes of all slots, if `limit` does not bound them.
 
     Raises:
         RunaiStreamerMemoryLimitException: the limit is less than two pages.
@@ -51,11 +51,11 @@ def staging_for(limit: int | None, chunk: int, concurrency: int, max_bytes: int 
     if limit is None:
         limit = max_bytes
     elif limit == 0:
-        limit, wanted = max_bytes, LEAST
-    elif limit < LEAST * PAGE:
+        limit, wanted = max_bytes, MIN_SLOTS
+    elif limit < MIN_SLOTS * PAGE:
         raise RunaiStreamerMemoryLimitException(
-            f"RUNAI_STREAMER_MEMORY_LIMIT={limit} is too small to stage anything for the GPU in",
-            remedy=f"set it to {LEAST * PAGE} or more, or to 0 for what two reads need",
+            f"RUNAI_STREAMER_MEMORY_LIMIT={limit} is too small to stage reads for the GPU",
+            remedy=f"set it to {MIN_SLOTS * PAGE} or more, or to 0 for what two reads need",
         )
-    size = min(chunk, round_down(limit // LEAST, PAGE))
+    size = min(chunk, round_down(limit // MIN_SLOTS, PAGE))
     return Staging(size, min(wanted, limit // size), kept)
