@@ -126,6 +126,18 @@ class WebConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HubConfig:
+    """How to reach the Hugging Face Hub, `hf://`. The token comes from huggingface_hub."""
+
+    endpoint: str | None = None
+    """URL of the Hub, or of a mirror. None: huggingface_hub's own."""
+    cache: str | None = None
+    """Folder of huggingface_hub's cache. None: its own."""
+    offline: bool = False
+    """Send no request: read what the cache has."""
+
+
+@dataclass(frozen=True, slots=True)
 class StreamerConfig:
     """Settings of one load."""
 
@@ -154,6 +166,7 @@ class StreamerConfig:
     s3: S3Config = S3Config()
     """Its retries, timeout and `ca_bundle` hold for all object stores."""
     web: WebConfig = WebConfig()
+    hub: HubConfig = HubConfig()
     vllm: bool = False
     """The plugin for vLLM takes the place of vLLM's own loader. Read when vLLM starts, not by a load."""
     sglang: bool = False
@@ -223,7 +236,7 @@ class StreamerConfig:
         return cls(**found, **{name: _GROUPS[name](**values) for name, values in groups.items()})
 
 
-_GROUPS: Final[Mapping[str, Any]] = {"s3": S3Config, "web": WebConfig}
+_GROUPS: Final[Mapping[str, Any]] = {"s3": S3Config, "web": WebConfig, "hub": HubConfig}
 """The fields of `StreamerConfig` that are groups of settings, and their classes."""
 _DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     name: {field.name: field.default for field in fields(group)}

@@ -100,11 +100,27 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "io.setup_time",
         "ranges",
     ),
+    # Resolved and listed by huggingface_hub, read as files of a web server.
+    "io.hub": (
+        "config",
+        "errors",
+        "installation",
+        "io.checksums",
+        "io.http",
+        "io.listing",
+        "io.objects",
+        "io.objects.errors",
+        "io.secret",
+        "io.setup_time",
+        "io.web",
+        "ranges",
+    ),
     "io.storage": (
         "config",
         "io.bandwidth",
         "io.checksums",
         "io.files",
+        "io.hub",
         "io.listing",
         "io.objects",
         "io.paths",
@@ -339,6 +355,7 @@ ONLY_IN = {
     "botocore": ("io.s3",),
     "mypy_boto3_s3": ("io.s3",),
     "awscrt": ("io.checksums",),
+    "huggingface_hub": ("io.hub",),
     "kvikio": ("io.files.gds",),
     "llvmlite": ("kernels",),
     "numba": ("kernels",),
@@ -346,7 +363,7 @@ ONLY_IN = {
     "vllm": ("engines",),
 }
 # Those of them that cost too much, or may be missing, to be imported before they are needed.
-LAZY = ("awscrt", "boto3", "botocore", "mypy_boto3_s3", "kvikio")
+LAZY = ("awscrt", "boto3", "botocore", "huggingface_hub", "mypy_boto3_s3", "kvikio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -635,7 +652,21 @@ def imported() -> dict[str, object]:
 
 
 def test_importing_the_package_loads_nothing_optional(imported: dict[str, list[str]]) -> None:
-    optional = {"awscrt", "boto3", "botocore", "s3transfer", "cuda", "cupy", "kvikio", "numba", "numba_cuda"}
+    optional = {
+        "certifi",
+        "huggingface_hub",
+        "httpx",
+        "httpx2",
+        "awscrt",
+        "boto3",
+        "botocore",
+        "s3transfer",
+        "cuda",
+        "cupy",
+        "kvikio",
+        "numba",
+        "numba_cuda",
+    }
     optional |= {"IPython", "PIL", "matplotlib", "rich", "shtab"}
     assert PACKAGE in imported["modules"]
     assert optional.intersection(imported["modules"]) == set()

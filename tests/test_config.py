@@ -10,6 +10,7 @@ from runai_model_streamer.config import (
     Distribution,
     FanOut,
     GdsMode,
+    HubConfig,
     PinnedMode,
     S3Config,
     S3Transport,
@@ -51,6 +52,9 @@ FIELDS = {
     "RUNAI_STREAMER_HTTP_TOKEN": "web.tokens",
     "NETRC": "web.netrc",
     "RUNAI_STREAMER_SGLANG": "sglang",
+    "HF_ENDPOINT": "hub.endpoint",
+    "HF_HUB_CACHE": "hub.cache",
+    "HF_HUB_OFFLINE": "hub.offline",
     "RUNAI_STREAMER_TRACE": "trace",
     "RUNAI_STREAMER_LOG_LEVEL": "log_level",
     "RUNAI_STREAMER_LOG_TO_STDERR": "log_to_stderr",
@@ -86,6 +90,9 @@ DEFAULTS: dict[str, object] = {
     "RUNAI_STREAMER_HTTP_TOKEN": (),
     "NETRC": None,
     "RUNAI_STREAMER_SGLANG": False,
+    "HF_ENDPOINT": None,
+    "HF_HUB_CACHE": None,
+    "HF_HUB_OFFLINE": False,
     "RUNAI_STREAMER_TRACE": None,
     "RUNAI_STREAMER_LOG_LEVEL": None,
     "RUNAI_STREAMER_LOG_TO_STDERR": False,
@@ -158,6 +165,7 @@ GOOD: list[tuple[str, str, object]] = [
     ("RUNAI_STREAMER_MAX_BANDWIDTH", "65536", 65536),
     ("RUNAI_STREAMER_MAX_BANDWIDTH", " 1250000000 ", 1_250_000_000),
     *(("RUNAI_STREAMER_VERIFY", text, value) for text, value in FLAGS.items()),
+    *(("HF_HUB_OFFLINE", text, value) for text, value in FLAGS.items()),
     ("RUNAI_STREAMER_S3_ENDPOINT", " http://minio:9000\n", "http://minio:9000"),
     *(("RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", text, value) for text, value in FLAGS.items()),
     *(("RUNAI_STREAMER_S3_UNSIGNED", text, value) for text, value in FLAGS.items()),
@@ -210,6 +218,7 @@ BAD: list[tuple[str, str]] = [
     *(("RUNAI_STREAMER_S3_TIMEOUT", text) for text in ("0", "-1", "nan", "inf", "-inf", "30s", "soon", "86401")),
     *(("RUNAI_STREAMER_MAX_BANDWIDTH", text) for text in ("1", "100", "65535", "-1", "1e9", "1.5", "63Ki", "100MB/s")),
     *(("RUNAI_STREAMER_VERIFY", text) for text in ("2", "md5")),
+    *(("HF_HUB_OFFLINE", text) for text in ("2", "perhaps")),
     *(("RUNAI_STREAMER_VLLM", text) for text in ("2", "cuda")),
     *(("RUNAI_STREAMER_SGLANG", text) for text in ("2", "cuda")),
     *(("RUNAI_STREAMER_TRACE", text) for text in ("traces/", "load-{host}.json", "load-{}.json", "a\0b")),
@@ -242,6 +251,7 @@ REMEDIES = {
     "RUNAI_STREAMER_MAX_BANDWIDTH": "set it to a number of bytes per second, or a size such as 500MB, at least 65536, "
     "or to 0 for no bound",
     "RUNAI_STREAMER_VERIFY": "set it to 0 or 1",
+    "HF_HUB_OFFLINE": "set it to 0 or 1",
     "RUNAI_STREAMER_TRACE": "set it to a file's path; {pid} and {rank} in it are replaced by the process id and "
     "the rank",
     "RUNAI_STREAMER_LOG_LEVEL": "set it to DEBUG, INFO, WARNING or ERROR",
@@ -289,8 +299,8 @@ def test_more_digits_than_python_reads_are_a_bad_value(name: str) -> None:
 
 
 def test_every_setting_has_a_variable() -> None:
-    settings = {field.name for field in dataclasses.fields(StreamerConfig)} - {"s3", "web"}
-    groups = {"s3": S3Config, "web": WebConfig}
+    settings = {field.name for field in dataclasses.fields(StreamerConfig)} - {"s3", "web", "hub"}
+    groups = {"s3": S3Config, "web": WebConfig, "hub": HubConfig}
     settings |= {f"{name}.{field.name}" for name, group in groups.items() for field in dataclasses.fields(group)}
     assert settings == set(FIELDS.values())
 
@@ -377,7 +387,12 @@ def test_a_chunk_size_is_rounded_up_to_whole_pages(kind: SourceKind, size: int, 
 def test_messages_name_every_variable_there_is() -> None:
     # Else a new variable would go without a bad value above.
     without = {"RUNAI_STREAMER_DIRECTIO", "RUNAI_STREAMER_S3_ENDPOINT", "REQUESTS_CA_BUNDLE"}
-    without |= {"RUNAI_STREAMER_HTTP_TOKEN", "NETRC"}  # a value that is a secret is not shown; tests/io/web
+    without |= {
+        "RUNAI_STREAMER_HTTP_TOKEN",
+        "NETRC",
+        "HF_ENDPOINT",
+        "HF_HUB_CACHE",
+    }  # a value that is a secret is not shown; tests/io/web
     without |= {"SLURM_STEP_TASKS_PER_NODE"}  # the user does not set it
     assert REMEDIES.keys() == FIELDS.keys() - without
     assert all(re.fullmatch(r"[A-Z0-9_]+", name) for name in FIELDS)

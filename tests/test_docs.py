@@ -316,7 +316,17 @@ def test_a_setting_shows_the_default_that_it_has(setting: Setting) -> None:
     elif match := re.match(r"`([^`]+)`", setting.default):
         assert StreamerConfig.from_environment({setting.name: match[1]}) == plain
     else:
-        texts = ("s3.endpoint", "s3.connections", "s3.ca_bundle", "web.tokens", "web.netrc", "log_level", "trace")
+        texts = (
+            "s3.endpoint",
+            "s3.connections",
+            "s3.ca_bundle",
+            "web.tokens",
+            "web.netrc",
+            "hub.endpoint",
+            "hub.cache",
+            "log_level",
+            "trace",
+        )
         assert setting.field in texts
         assert setting.default.startswith(("none", "INFO"))
 

@@ -43,6 +43,7 @@ COMPLETE = (
     "io/s3/errors/network.py",
     "io/objects/errors/network.py",
     "io/web/errors.py",
+    "io/hub/errors.py",
     "io/http/answers.py",
     "io/s3/access.py",
     "io/files/failures.py",

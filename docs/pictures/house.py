@@ -47,6 +47,7 @@ ROOMS: Mapping[str, Room] = {
     "files, mirror": Room("list and pull", 5, ("files", "mirror", "object_storage_model")),
     "io/storage": Room("open and list", 4.1, ("io.storage",)),
     "io/s3": Room("sign and list", 4.6, ("io.s3",)),
+    "io/hub": Room("hf://", 5.6, ("io.hub",)),
     "io/web": Room("https:// and http://", 5.6, ("io.web",)),
     "io/s3/errors": Room("what answers mean", 4.6, ("io.s3.errors",)),
     "io/objects": Room("ranges of one version", 4.6, ("io.objects",)),

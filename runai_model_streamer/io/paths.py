@@ -21,6 +21,7 @@ _EXAMPLES: Final = {
     "s3": "s3://bucket/key",
     "https": "https://host/path",
     "http": "http://host/path",
+    "hf": "hf://org/model",
 }
 """Schemes of the URLs that `Storage` opens as objects, each with what such a URL is like."""
 _KNOWN: Final = f"{', '.join((*_EXAMPLES.values(), 'file:///path'))}"

@@ -174,3 +174,27 @@ class SourceWrapper:
     def close(self) -> None:
         """Close the inner source."""
         self._source.close()
+
+
+class LocalCopy(SourceWrapper):
+    """A local file in place of an object; see `Source`. Its path, for messages, is the object's URL.
+
+    Its version is unknown: other ranks may read the object itself, whose version is an ETag.
+
+    Args:
+        source: the local file; closed with this one.
+        path: the object's URL.
+    """
+
+    def __init__(self, source: Source, path: str) -> None:
+        super().__init__(source)
+        self.path = path
+        self.version = None
+
+    def open_file(self) -> OpenFile | None:
+        """Return the local file."""
+        return self._source.open_file()
+
+    def read_into(self, offset: int, buffer: memoryview) -> Origin:
+        """Read the local file."""
+        return self._source.read_into(offset, buffer)

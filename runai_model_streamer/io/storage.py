@@ -10,6 +10,7 @@ from runai_model_streamer.io.bandwidth import Bandwidth, PacedSource
 from runai_model_streamer.io.checksums import VerifiedSource
 from runai_model_streamer.io.files.listing import list_folder
 from runai_model_streamer.io.files.posix import FileSource
+from runai_model_streamer.io.hub.store import HubStore
 from runai_model_streamer.io.listing import Entry, Wanted
 from runai_model_streamer.io.objects.source import PREFIX_BYTES
 from runai_model_streamer.io.objects.store import ObjectStore
@@ -17,7 +18,7 @@ from runai_model_streamer.io.paths import is_object, scheme_of
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.s3.store import S3Store
 from runai_model_streamer.io.setup_time import SetupClock
-from runai_model_streamer.io.source import Source
+from runai_model_streamer.io.source import LocalCopy, Source
 from runai_model_streamer.io.web.store import WebStore
 from runai_model_streamer.origins import SourceKind
 
@@ -43,6 +44,7 @@ class Storage:
         self._stores: Mapping[str, _Store] = {
             "s3": S3Store(config.s3, copy(credentials), connections, self.setup),
             "https": WebStore(config, self.setup),
+            "hf": HubStore(config, self.setup),
         }
         self._bandwidth = Bandwidth(config.max_bandwidth) if config.max_bandwidth else None
 
@@ -59,6 +61,9 @@ class Storage:
         if not is_object(path):
             return self._paced(FileSource(path, self._config.direct_io, shared=self._shared), 0)
         store = self._store_of(path)
+        local = self._local_copy(store, path)
+        if local is not None:
+            return local
         source = store.open(path)
         if not self._config.verify:
             return self._paced(source, PREFIX_BYTES)
@@ -84,6 +89,13 @@ class Storage:
         scheme = scheme_of(path)
         return self._stores["https" if scheme == "http" else scheme]
 
+    def _local_copy(self, store: _Store, path: str) -> Source | None:
+        local = store.local(path)
+        if local is None:
+            return None
+        file = FileSource(local, self._config.direct_io, shared=self._shared)
+        return self._paced(LocalCopy(file, store.shown(path)), 0)
+
     def _paced(self, source: Source, ahead: int) -> Source:
         return source if self._bandwidth is None else PacedSource(source, self._bandwidth, ahead)
 
@@ -105,7 +117,8 @@ class Storage:
         """
         if not is_object(path):
             return self.open(path)
-        return self._paced(self._store_of(path).open(path, (size, version)), 0)
+        store = self._store_of(path)
+        return self._local_copy(store, path) or self._paced(store.open(path, (size, version)), 0)
 
     @property
     def retries(self) -> int:

@@ -287,4 +287,11 @@ CA_BUNDLE: Final = Setting("REQUESTS_CA_BUNDLE", "s3.ca_bundle", parsers.text("a
 NETRC: Final = Setting("NETRC", "web.netrc", parsers.text("a file's path"), "none", "")
 """A variable of curl and other programs."""
 
-SETTINGS: Final = (*(setting for section in SECTIONS.values() for setting in section), CA_BUNDLE, NETRC)
+HUB: Final = (
+    Setting("HF_ENDPOINT", "hub.endpoint", parsers.text("URL"), "none", ""),
+    Setting("HF_HUB_CACHE", "hub.cache", parsers.text("a folder's path"), "none", ""),
+    Setting("HF_HUB_OFFLINE", "hub.offline", parsers.flag(), "`0`", ""),
+)
+"""Variables of huggingface_hub, which reads them once in a process; here they are read for each load."""
+
+SETTINGS: Final = (*(setting for section in SECTIONS.values() for setting in section), CA_BUNDLE, NETRC, *HUB)

@@ -95,7 +95,7 @@ def test_a_scheme_that_is_not_known_lists_those_that_are(path: str) -> None:
     with pytest.raises(UnsupportedError) as caught:
         as_path(path)
     assert str(caught.value).startswith(f"{path}: ")
-    known = "s3://bucket/key, https://host/path, http://host/path, file:///path"
+    known = "s3://bucket/key, https://host/path, http://host/path, hf://org/model, file:///path"
     assert str(caught.value).endswith(f"give a local path or a URL: {known}")
 
 

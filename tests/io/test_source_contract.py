@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from runai_model_streamer.config import DirectIO, S3Transport, StreamerConfig
+from runai_model_streamer.config import DirectIO, HubConfig, S3Transport, StreamerConfig
 from runai_model_streamer.io.files.posix import FileSource
+from runai_model_streamer.io.hub.store import HubStore
 from runai_model_streamer.io.s3.store import S3Store
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.web.store import WebStore
@@ -15,6 +16,7 @@ from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.ranges import PAGE
 from tests.io import transports
 from tests.io.contract import DATA, SourceContract
+from tests.io.hub.servers import Hub
 from tests.servers import FaultServer, MotoServer, moto_server
 from tests.sources import MemorySource
 
@@ -142,4 +144,30 @@ class TestWebFile(SourceContract):
     def source(self, web: tuple[WebStore, str]) -> Iterator[Source]:
         store, url = web
         with closing(store.open(url)) as source:
+            yield source
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubStore]:
+    pytest.importorskip("huggingface_hub", reason="the extra [hub] is not installed")
+    if why := transports.missing(S3Transport.CURL):
+        pytest.skip(why)
+    with FaultServer() as server, FaultServer() as cdn:
+        model = Hub(server, cdn)
+        model.put({"model.safetensors": DATA})
+        config = StreamerConfig(hub=HubConfig(model.endpoint, cache="/nowhere"))
+        with closing(HubStore(config)) as store:
+            yield store
+
+
+class TestHubFile(SourceContract):
+    kind = SourceKind.OBJECT
+
+    @pytest.fixture
+    def path(self) -> str:
+        return "hf://org/model/model.safetensors"
+
+    @pytest.fixture
+    def source(self, hub: HubStore, path: str) -> Iterator[Source]:
+        with closing(hub.open(path)) as source:
             yield source

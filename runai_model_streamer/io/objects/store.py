@@ -74,6 +74,10 @@ class ObjectStore(ABC, Generic[A]):
             IsDirectoryError: the URL ends in a slash.
         """
 
+    def local(self, path: str) -> str | None:  # noqa: ARG002 - a store may have copies
+        """Return the path of a local copy of an object, to be read in its place; None if there is none."""
+        return None
+
     @abstractmethod
     def entries(self, path: str, wanted: Wanted, *, recursive: bool) -> list[Entry]:
         """List the wanted objects under a prefix, sorted by name.

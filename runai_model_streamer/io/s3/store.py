@@ -6,6 +6,8 @@ explains failures. botocore is imported with the first request, not with this mo
 
 from dataclasses import replace
 
+from typing_extensions import override
+
 from runai_model_streamer.config import S3Config
 from runai_model_streamer.io.http.retries import Attempts, Judgement
 from runai_model_streamer.io.listing import Entry, Wanted
@@ -43,23 +45,27 @@ class S3Store(ObjectStore[Access]):
         super().__init__(lambda: make(config, credentials, connections, clock), config.max_retries, clock)
         self.config = config
 
+    @override
     def remote(self, path: str) -> S3Object:
-        """Return the object of s3://bucket/key; see `ObjectStore.remote`."""
+        """Return the object of s3://bucket/key."""
         return S3Object(Location.of_object(path))
 
+    @override
     def entries(self, path: str, wanted: Wanted, *, recursive: bool) -> list[Entry]:
         """List the wanted objects under s3://bucket/prefix; see `list_objects`."""
         return list_objects(self, path, wanted, recursive=recursive)
 
+    @override
     def key_of(self, path: str) -> str:
-        """Return the prefix of keys; see `ObjectStore.key_of`."""
+        """Return the prefix of keys."""
         return Location.of_prefix(path).key
 
+    @override
     def judge(self, error: Exception) -> Judgement:
-        """See `ObjectStore.judge`."""
         release_frames(error)
         return translation.judge(error)
 
+    @override
     def translated(
         self,
         error: Exception,
@@ -70,7 +76,6 @@ class S3Store(ObjectStore[Access]):
         *,
         opening: bool,
     ) -> Exception:
-        """See `ObjectStore.translated`."""
         bucket = Location.of_prefix(path).bucket
         at = RequestContext(path, bucket, span, attempts.count, attempts.seconds, self.config.timeout, opening)
         if access is not None:

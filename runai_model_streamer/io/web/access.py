@@ -26,7 +26,7 @@ _AUTHORITIES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class WebAccess:
-    """A transport, and who asks; see `Access`."""
+    """A transport, and who asks."""
 
     transport: Transport
     authorization: Callable[[str], Secret | None] = field(repr=False)
@@ -34,7 +34,7 @@ class WebAccess:
     secrets: Collection[str] = field(repr=False)
     """Texts that no message may show."""
     setup: SetupClock
-    """See `Access.setup`."""
+    """Times imports and connecting."""
 
     def headers(self, url: str) -> Mapping[str, str]:
         """Return the headers of a request to the host that the user named."""
@@ -42,7 +42,7 @@ class WebAccess:
         return {} if authorization is None else {"Authorization": authorization}
 
     def close(self) -> None:
-        """See `Access.close`."""
+        """Close the connections. Idempotent."""
         self.transport.close()
 
 

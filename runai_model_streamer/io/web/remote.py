@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
+from typing_extensions import override
+
 from runai_model_streamer.errors import ReadError
 from runai_model_streamer.io.checksums import Checksum
 from runai_model_streamer.io.http.answers import Answer, AnswerError, Version, changed
 from runai_model_streamer.io.http.failures import RETRIED_STATUSES
 from runai_model_streamer.io.http.flights import Flight
 from runai_model_streamer.io.http.transport import Reply, SignedRequest, Transport
-from runai_model_streamer.io.objects.requests import Refusal
+from runai_model_streamer.io.objects.requests import Refusal, Remote
 from runai_model_streamer.io.secret import Link
 from runai_model_streamer.io.setup_time import SetupClock
 from runai_model_streamer.io.web.digests import WANTED, find
@@ -36,7 +38,7 @@ class Access(Protocol):
 
     @property
     def setup(self) -> SetupClock:
-        """See `requests.Access.setup`."""
+        """Times imports and connecting."""
         ...
 
     def headers(self, url: str) -> Mapping[str, str]:
@@ -44,13 +46,14 @@ class Access(Protocol):
         ...
 
     def close(self) -> None:
-        """See `requests.Access.close`."""
+        """Close the connections. Idempotent."""
         ...
 
 
-class WebObject:
-    """See `Remote`. Redirects are followed; the place that they lead to is kept, and asked for anew when it refuses.
+class WebObject(Remote[Access]):
+    """A file of a web server.
 
+    Redirects are followed. The place that they lead to is kept; when it refuses, the file's own URL is asked again.
     Credentials go to the host of `url` alone, with its port and scheme.
 
     Args:
@@ -60,6 +63,7 @@ class WebObject:
     def __init__(self, url: Link) -> None:
         self.url = url
 
+    @override
     def sign(self, access: Access, refusals: Sequence[Refusal]) -> SignedRequest:
         """Return a request: for the file's own URL, or for where the last answer redirects to; see `Remote.sign`.
 
@@ -83,10 +87,11 @@ class WebObject:
         own = access.headers(self.url) if same_origin(self.url, url) else {}
         return SignedRequest(url, {**_PLAIN, **own}, time.time())
 
+    @override
     def is_beyond_end(self, error: Exception) -> bool:
-        """See `Remote.is_beyond_end`."""
         return isinstance(error, RefusedError) and error.status == 416
 
+    @override
     def checksum(self, access: Access, flight: Flight, version: Version) -> Checksum | None:
         """Ask for the first byte, whose answer may have a digest of the whole file; see `Remote.checksum`."""
         reply = self.ask(access, flight, ByteRange(0, 1), memoryview(bytearray(1)), WANTED)

@@ -2,6 +2,8 @@
 
 from urllib.parse import unquote, urlsplit
 
+from typing_extensions import override
+
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.io.http.retries import Attempts, Judgement
 from runai_model_streamer.io.listing import Entry, Wanted
@@ -32,26 +34,31 @@ class WebStore(ObjectStore[WebAccess]):
         super().__init__(lambda: make_web_access(config, clock), config.s3.max_retries, clock)
         self._timeout = config.s3.timeout
 
+    @override
     def remote(self, path: str) -> WebObject:
-        """Return the file of a URL; see `ObjectStore.remote`."""
+        """Return the file of a URL."""
         return WebObject(file_url(path))
 
-    def entries(self, path: str, wanted: Wanted, *, recursive: bool) -> list[Entry]:  # noqa: ARG002 - names have no /
+    @override
+    def entries(self, path: str, wanted: Wanted, *, recursive: bool) -> list[Entry]:
         """List the wanted files of a model by their usual names; see `list_usual`."""
         return list_usual(self, path, wanted)
 
+    @override
     def key_of(self, path: str) -> str:
-        """Return the path of a folder's URL; see `ObjectStore.key_of`."""
+        """Return the path of a folder's URL."""
         return unquote(urlsplit(folder_url(path)).path).lstrip("/")
 
+    @override
     def shown(self, path: str) -> str:
         """Return the URL without its query."""
         return without_secrets(path)
 
+    @override
     def judge(self, error: Exception) -> Judgement:
-        """See `ObjectStore.judge`."""
         return errors.judge(error)
 
+    @override
     def translated(
         self,
         error: Exception,
@@ -62,7 +69,6 @@ class WebStore(ObjectStore[WebAccess]):
         *,
         opening: bool,
     ) -> Exception:
-        """See `ObjectStore.translated`."""
         plain = path.startswith("http://")
         secrets = () if access is None else access.secrets
         at = RequestContext(path, span, attempts, self._timeout, opening, plain, secrets)

@@ -1,6 +1,8 @@
 """Models on web servers, by everything that users call: listed by their usual names, loaded, pulled, looked at."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -147,3 +149,20 @@ def test_doctor_says_whether_it_answers(
     assert "has no such file (HTTP 404" in out
     assert "RUNAI_STREAMER_HTTP_TOKEN=***" in out
     assert "planted" not in out
+
+
+_LOAD = """
+import sys
+from runai_model_streamer import SafetensorsStreamer
+with SafetensorsStreamer() as streamer:
+    streamer.stream_file(sys.argv[1])
+    assert sum(1 for _ in streamer.get_tensors()) == 1
+optional = {"azure", "boto3", "botocore", "google", "huggingface_hub", "httpx", "httpx2", "requests"}
+print(sorted(optional & {name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def test_a_load_imports_nothing_of_other_stores(url: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", _LOAD, f"{url}/{SHARDS[0]}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")

@@ -1,0 +1,50 @@
+"""A Hub of the tests', with a model of three shards, and an empty cache of huggingface_hub."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from runai_model_streamer.io.http import libcurl
+from tests.checkpoints import stored, write
+from tests.io.hub.servers import Hub
+from tests.servers import FaultServer
+
+SHARDS: Final = tuple(f"model-{number:05}-of-00003.safetensors" for number in (1, 2, 3))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model of three shards, one file that its index does not name, and files of a tokenizer."""
+    folder = tmp_path / "model"
+    (folder / "original").mkdir(parents=True)
+    weights = {}
+    for number, shard in enumerate(SHARDS):
+        write(folder / shard, {f"t{number}": stored("F32", [100_000 + number], seed=number)})
+        weights[f"t{number}"] = shard
+    write(folder / "consolidated.safetensors", {"t": stored("F32", [10])})
+    write(folder / "original" / "model.safetensors", {"t": stored("F32", [11])})
+    (folder / "config.json").write_text('{"a": 1}')
+    (folder / "tokenizer.json").write_text("[1, 2]")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
+    return folder
+
+
+@pytest.fixture
+def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The model, at hf://org/model."""
+    pytest.importorskip("huggingface_hub", reason="the extra [hub] is not installed")
+    try:
+        libcurl.load()
+    except libcurl.UnusableError as error:
+        pytest.skip(f"no libcurl here: {error}")
+    with FaultServer() as server, FaultServer() as cdn:
+        hub = Hub(server, cdn)
+        files = (path for path in folder.rglob("*") if path.is_file())
+        hub.put({str(path.relative_to(folder)): path.read_bytes() for path in files})
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("RUNAI_STREAMER_S3_MAX_RETRIES", "2")
+        yield hub
