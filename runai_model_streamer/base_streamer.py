@@ -24,6 +24,7 @@ from runai_model_streamer.pipeline.tally.trace import Trace, trace_path
 from runai_model_streamer.report.load_report import LoadReport
 from runai_model_streamer.report.make import Request, delivered, make_report
 from runai_model_streamer.report.progress import Display, Progress, Watch, display_of
+from runai_model_streamer.settings.overrides import Settings, as_variables
 from runai_model_streamer.settings.variables import warn_of_settings
 from runai_model_streamer.threads.forks import OwnProcess
 
@@ -41,13 +42,21 @@ class Streamer:
 
     A streamer belongs to the process that made it. One thread at a time may call its methods. One load runs at a time;
     a new one ends the one before.
+
+    Args:
+        settings: settings of this streamer's loads, by the names of the environment variables that they win over, such
+            as `{"RUNAI_STREAMER_MEMORY_LIMIT": "4GiB"}` (docs/environment.md).
+
+    Raises:
+        ArgumentError, ArgumentTypeError: there is no such setting, or its value is neither text nor a number.
     """
 
     _parts: ClassVar[Parts] = PARTS
     """What its loads are made of."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings | None = None) -> None:
         self._load: Load | None = None
+        self._settings = as_variables(settings or {})
         self._closed = False
         self._process = OwnProcess()
         self._device = torch.device("cpu")
@@ -93,7 +102,7 @@ class Streamer:
     def _beginning(
         self, is_distributed: bool, progress: Watch, group: "ProcessGroup | None" = None
     ) -> Iterator[tuple[StreamerConfig, "RankSharing | None", Tally]]:
-        """End the load before, and begin the next one in the context, with the environment's settings.
+        """End the load before, and begin the next one in the context, with the settings of now.
 
         If the load is shared, the other ranks join. They wait for this one, so they are sent what is raised in the
         context. The report shows it too.
@@ -111,10 +120,10 @@ class Streamer:
             self.total_size = 0  # so that a call that fails does not leave another load's behind
             self._tally = None
             self._started = time.perf_counter()
-            config = StreamerConfig.from_environment()
+            config = StreamerConfig.from_environment(overrides=self._settings)
         except StreamerError:
             if is_distributed:
-                with _joined(StreamerConfig.for_ranks(), group):
+                with _joined(StreamerConfig.for_ranks(self._settings), group):
                     raise
             raise
         configure_logging(config)

@@ -199,13 +199,16 @@ class StreamerConfig:
         return round_up(max(self.chunk_bytesize or _DEFAULT_CHUNK, _MIN_CHUNK[kind]), PAGE)
 
     @classmethod
-    def for_ranks(cls) -> "StreamerConfig":
+    def for_ranks(cls, overrides: Mapping[str, str] | None = None) -> "StreamerConfig":
         """Read only the settings by which ranks meet.
 
         A rank whose other settings cannot be used meets the others by these, to send them the error.
+
+        Args:
+            overrides: see `from_environment`.
         """
         usable: dict[str, str] = {}
-        for name, value in _environment().items():
+        for name, value in (_environment() | dict(overrides or {})).items():
             if name.startswith("RUNAI_STREAMER_DIST"):
                 with suppress(ConfigError):
                     cls.from_environment({name: value})
@@ -213,13 +216,19 @@ class StreamerConfig:
         return cls.from_environment(usable)
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str] | None = None) -> "StreamerConfig":
+    def from_environment(
+        cls, environ: Mapping[str, str] | None = None, overrides: Mapping[str, str] | None = None
+    ) -> "StreamerConfig":
         """Read the `RUNAI_STREAMER_*` variables.
+
+        Args:
+            environ: the variables; None for the process's.
+            overrides: variables that win over those.
 
         Raises:
             ConfigError: a value cannot be used. The message names the variable, the value and what it may be.
         """
-        env = _environment() if environ is None else environ
+        env = (_environment() if environ is None else dict(environ)) | dict(overrides or {})
         groups: dict[str, dict[str, Any]] = {name: {} for name in ("", *_GROUPS)}
         for setting in SETTINGS:
             group, _, field = setting.field.rpartition(".")

@@ -21,6 +21,7 @@ from runai_model_streamer.pipeline.plan.ranges import FileChunks
 from runai_model_streamer.pipeline.prepare_ranges import prepare_ranges
 from runai_model_streamer.report.make import Request
 from runai_model_streamer.report.progress import Watch
+from runai_model_streamer.settings.overrides import Settings
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 class RangeStreamer(Streamer):
     """What `FileStreamer` and `DistributedStreamer` share."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings)
         self._places: list[tuple[int, int]] = []
 
     def _stream(
@@ -93,8 +94,8 @@ class FileStreamer(RangeStreamer):
     Settings, processes, threads and memory are as for `SafetensorsStreamer`, with ranges in place of tensors.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings)
         self._credentials: S3Credentials | None = None
 
     def stream_files(

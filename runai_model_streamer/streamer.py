@@ -17,6 +17,7 @@ from runai_model_streamer.pipeline.plan.selection import Select
 from runai_model_streamer.pipeline.prepare import prepare_load
 from runai_model_streamer.report.make import Request
 from runai_model_streamer.report.progress import Watch
+from runai_model_streamer.settings.overrides import Settings
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -38,12 +39,16 @@ class SafetensorsStreamer(Streamer):
     time; a new one ends the one before. A streamer belongs to the process that made it. One thread at a time may call
     its methods.
 
+    Args:
+        settings: settings of this streamer alone, which win over the environment's:
+            `SafetensorsStreamer({"RUNAI_STREAMER_MEMORY_LIMIT": "4GiB"})`. docs/environment.md has their names.
+
     A tensor is the caller's for as long as the caller keeps it. To drop tensors as they come keeps memory within
     `RUNAI_STREAMER_MEMORY_LIMIT`, and is the fastest way to load, since the memory is used again.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings)
         self.files_to_tensors_metadata: dict[int, list[TensorInfo]] = {}
         """Index of each file, in the order given -> its tensors, in the order in which they come. Each has `.name`,
         `.shape`, `.dtype` (the format's name, such as "BF16") and `.offsets` (`.start` and `.end`, in bytes from the

@@ -241,8 +241,8 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "settings",
         "threads.forks",
     ),
-    "streamer": ("base_streamer", "checkpoint.tensor_info", "errors", "io", "pipeline", "report"),
-    "range_streamer": ("base_streamer", "config", "errors", "files", "io", "pipeline", "report"),
+    "streamer": ("base_streamer", "checkpoint.tensor_info", "errors", "io", "pipeline", "report", "settings"),
+    "range_streamer": ("base_streamer", "config", "errors", "files", "io", "pipeline", "report", "settings"),
     "access": ("checkpoint", "config", "device", "errors", "io", "logs", "pipeline", "streamer", "threads.forks"),
     "testing": ("files", "io", "streamer"),
     # In another environment, where the name is the original's.
