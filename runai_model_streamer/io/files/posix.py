@@ -134,7 +134,8 @@ class FileSource:
         """Fill `buffer` from `offset`; see `Source.read_into`."""
         try:
             origin = self._fill(offset, buffer)
-            self.require_unchanged(ByteRange(offset, offset + len(buffer)))
+            if _stamp(os.fstat(self._fd)) != self._stamp:
+                self.require_unchanged(ByteRange(offset, offset + len(buffer)))
         except OSError as error:
             if isinstance(error, errors.StreamerError):
                 raise

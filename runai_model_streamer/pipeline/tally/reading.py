@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 from runai_model_streamer.io.source import Source
@@ -24,7 +23,9 @@ class Reading(NamedTuple):
 def timed_read(source: Source, offset: int, buffer: memoryview) -> Reading:
     """Fill the buffer from the source; see `Source.read_into`."""
     with nvtx_range("read"):
-        return timed_call(partial(source.read_into, offset, buffer))
+        started = time.perf_counter()
+        origin = source.read_into(offset, buffer)
+        return Reading(origin, time.perf_counter() - started, started)
 
 
 def timed_call(read: Callable[[], Origin]) -> Reading:
