@@ -53,6 +53,10 @@ class MemorySource:
         return None
 
     @property
+    def way(self) -> str | None:
+        return None
+
+    @property
     def version(self) -> str | None:
         return None
 

@@ -69,6 +69,11 @@ class Source(Protocol):
         ...
 
     @property
+    def way(self) -> str | None:
+        """How the bytes have been read so far, and why, for reports; None if there is only one way."""
+        ...
+
+    @property
     def version(self) -> str | None:
         """A value that changes with the bytes: an object's ETag, a file's modification time. None if unknown."""
         ...
@@ -144,6 +149,11 @@ class SourceWrapper:
         self.path, self.kind, self.size, self.alignment = source.path, source.kind, source.size, source.alignment
         self.version = source.version
         self.streams = source.streams
+
+    @property
+    def way(self) -> str | None:
+        """The inner source's value."""
+        return self._source.way
 
     @property
     def verified_by(self) -> str | None:

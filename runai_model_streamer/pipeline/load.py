@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NoReturn, TypeAlias, cast
 
@@ -287,6 +288,7 @@ class Load:
     def count(self) -> None:
         """Copy what the landing and the storage count into the tally."""
         self.tally.peak = self._landing.peak
+        self.tally.ways = dict(Counter(source.way for source in self._sources if source.way is not None))
         self.tally.retries, self.tally.transport = self._storage.retries, self._storage.transport
         self.tally.setup = self._storage.setup.seconds
         self.tally.connecting = self._storage.setup.connect_seconds - self._connected

@@ -177,6 +177,8 @@ class LoadReport:
     """`bytes_read`, by origin."""
     reads: int = 0
     """Number of reads, without headers."""
+    ways: dict[str, int] = field(default_factory=dict)
+    """How local files have been read, and why -> number of files."""
     retries: int = 0
     """Requests to object storage that were repeated, including those for headers."""
     connections: tuple[tuple[float, int], ...] = ()
@@ -283,6 +285,7 @@ def rows(report: LoadReport) -> Iterator[tuple[str, str]]:
     origins = {each.field: getattr(report.bytes_from, each.field) for each in Origin}
     read = ", ".join(f"{name.replace('_', ' ')} {_gb(count)}" for name, count in origins.items() if count)
     yield "read from", read or "nothing"
+    yield from (("files", f"{count} {way}, {report.readers} readers") for way, count in report.ways.items())
     setup = report.setup
     if setup.all >= _WORTH_A_ROW * report.seconds > 0.0:
         yield "set-up", str(setup)

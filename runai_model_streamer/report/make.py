@@ -52,6 +52,7 @@ def make_report(tally: Tally, request: Request) -> LoadReport:
         bytes_read=bytes_from.all,
         bytes_from=bytes_from,
         reads=sum(reader.reads for reader in readers),
+        ways=tally.ways,
         retries=tally.retries,
         connections=tuple((max(began - tally.started, 0.0), count) for began, count in tally.connections),
         connections_held_by=cast(Held, tally.held_by),

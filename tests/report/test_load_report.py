@@ -76,10 +76,10 @@ def test_it_prints_as_lines_and_shows_as_a_table_in_notebooks(file: Path) -> Non
         lines = str(streamer.report).splitlines()
     assert lines[0] == "outcome   complete"
     assert lines[-1] == f"verdict   {streamer.report.verdict}"
-    assert len(lines) == 7
+    assert len(lines) == 8
     assert max(map(len, lines[:-1])) < 100
     table = streamer.report._repr_html_()
-    assert table.count("<tr>") == 7
+    assert table.count("<tr>") == 8
     assert dataclasses.replace(streamer.report, error="<script>")._repr_html_().count("&lt;script&gt;") == 1
 
 
@@ -209,6 +209,8 @@ def test_reads_and_their_bytes_are_counted(file: Path, monkeypatch: pytest.Monke
     assert (report.files, report.device, report.retries) == (2, "cpu", 0)
     assert report.bytes == 2 * ALL
     assert report.bytes_from == BytesFrom(buffered=report.bytes_read)
+    assert report.ways == {"through the page cache: RUNAI_STREAMER_DIRECT_IO is 0": 2}
+    assert f"files     2 through the page cache: RUNAI_STREAMER_DIRECT_IO is 0, {report.readers} readers" in str(report)
     assert 2 * ALL <= report.bytes_read <= 2.02 * ALL  # whole pages
     assert report.reads >= report.bytes_read / (2 << 20)
     assert report.gb_per_second == pytest.approx(report.bytes / report.seconds / 1e9)

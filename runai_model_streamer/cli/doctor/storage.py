@@ -16,6 +16,7 @@ from runai_model_streamer.io.files import file_systems, gds
 from runai_model_streamer.io.files.device import device_of
 from runai_model_streamer.io.files.page_cache import PageCache
 from runai_model_streamer.io.files.posix import FileSource
+from runai_model_streamer.io.files.requests import MIN_REQUEST
 from runai_model_streamer.io.http import libcurl
 from runai_model_streamer.io.s3 import diagnosis
 from runai_model_streamer.origins import Origin
@@ -96,7 +97,7 @@ def _direct(path: str, kind: str, origin: Origin | None, *, answers: bool) -> Ch
 def _device(fd: int, path: str) -> Check:
     found = device_of(os.fstat(fd).st_dev)
     disks = counted(found.members, "hard disk" if found.seeks else "disk")
-    begin = f"{counted(found.streams, 'read')} at once to begin with, more if that helps"
+    begin = f"{counted(found.streams, 'read')} at once, {size(MIN_REQUEST)} each, to begin with; more if that helps"
     # Not Linux AIO or io_uring, since a plain preadv is as fast (benchmarks/RESULTS.md).
     return Check("disk", "ok", f"{path}: on {found.name} ({disks}): {begin}; by preadv, which needs no permission")
 

@@ -3,6 +3,7 @@
 import ctypes
 from typing import Final
 
+from runai_model_streamer.config import DirectIO
 from runai_model_streamer.io.libc import libc
 
 # Magic numbers of statfs(2), from linux/magic.h and the file systems' own sources.
@@ -36,6 +37,19 @@ and O_DIRECT would disable them. ZFS caches outside the page cache.
 
 IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 """File systems on which every read is a copy from memory."""
+
+
+def why_buffered(file_system: str, direct: DirectIO, *, shared: bool) -> str:
+    """Return why files there are read through the page cache, where they are; "" where reads go past it."""
+    if direct is DirectIO.ALWAYS:
+        return ""
+    if direct is DirectIO.NEVER:
+        return "RUNAI_STREAMER_DIRECT_IO is 0"
+    if file_system in IN_MEMORY:
+        return f"{file_system} is memory"
+    if file_system not in DIRECT:
+        return f"direct reads of {file_system} may be slower"
+    return "other processes of this node may read the same files" if shared else ""
 
 
 def name(fd: int) -> str:

@@ -15,6 +15,7 @@ from runai_model_streamer.io.files.device import device_of
 from runai_model_streamer.io.files.failures import translated
 from runai_model_streamer.io.files.page_cache import PageCache
 from runai_model_streamer.io.files.requests import RequestSize
+from runai_model_streamer.io.files.stamps import stamp_of
 from runai_model_streamer.origins import Origin, SourceKind
 from runai_model_streamer.ranges import PAGE, ByteRange, round_down
 
@@ -37,17 +38,6 @@ class _Run(NamedTuple):
     start: int
     """First byte, relative to the range."""
     end: int
-
-
-class _Stamp(NamedTuple):
-    """Attributes that change when a file is written."""
-
-    size: int
-    modified: int
-    """Modification time in nanoseconds. A writer may set it back."""
-    changed: int
-    """Change time in nanoseconds. The kernel sets it with every change of contents or attributes."""
-    links: int
 
 
 class FileSource:
@@ -95,11 +85,12 @@ class FileSource:
                 )
             raise errors.ReadError("is not a regular file but a pipe, socket or device", where=path)
         self.size = status.st_size
-        self._stamp = _stamp(status)
+        self._stamp = stamp_of(status)
         self.version: str | None = str(status.st_mtime_ns)
         self._file_system = file_systems.name(self._fd)
         self._page_cache: PageCache | None = None
         self._direct_refused = False
+        self._why = ""
         self._requests = RequestSize() if requests is None else requests
         self.streams: int | None = None
         self._open_direct(direct, shared, status)
@@ -107,14 +98,13 @@ class FileSource:
             self.streams = device_of(status.st_dev).streams
 
     def _open_direct(self, direct: DirectIO, shared: bool, status: os.stat_result) -> None:
-        wanted = direct is DirectIO.ALWAYS or (
-            direct is DirectIO.AUTO and not shared and self._file_system in file_systems.DIRECT
-        )
-        if not wanted:
+        self._why = file_systems.why_buffered(self._file_system, direct, shared=shared)
+        if self._why:
             return
         if direct is DirectIO.AUTO:
             self._page_cache = PageCache(self._fd, status)
             if self._page_cache.cached_bytes(0, 1) is None:
+                self._why = "the kernel does not say what it holds"
                 _log.debug("%s: the kernel does not say what is cached; reading through the page cache", self.path)
                 return
         try:
@@ -123,7 +113,16 @@ class FileSource:
         except OSError as error:
             self._no_direct(error)
 
+    @property
+    def way(self) -> str:
+        """How the bytes have been read so far, and why; see `Source.way`."""
+        if self._why:
+            return f"through the page cache: {self._why}"
+        asked = self._requests.asked
+        return f"past the page cache, {asked} at once" if asked else "through the page cache: it held all bytes"
+
     def _no_direct(self, error: OSError) -> None:
+        self._why = f"{self._file_system} refuses direct reads ({error.strerror})"
         _log.debug("%s: no direct reads on %s (%s); reading buffered", self.path, self._file_system, error.strerror)
 
     def origin(self, offset: int, length: int) -> Origin:
@@ -134,7 +133,7 @@ class FileSource:
         """Fill `buffer` from `offset`; see `Source.read_into`."""
         try:
             origin = self._fill(offset, buffer)
-            if _stamp(os.fstat(self._fd)) != self._stamp:
+            if stamp_of(os.fstat(self._fd)) != self._stamp:
                 self.require_unchanged(ByteRange(offset, offset + len(buffer)))
         except OSError as error:
             if isinstance(error, errors.StreamerError):
@@ -200,7 +199,7 @@ class FileSource:
 
     def require_unchanged(self, span: ByteRange) -> None:
         """Raise `SourceChangedError`, which names `span`, if the file was written to since it was opened."""
-        now, opened = _stamp(os.fstat(self._fd)), self._stamp
+        now, opened = stamp_of(os.fstat(self._fd)), self._stamp
         if now == opened:
             return
         if (now.size, now.modified) != (opened.size, opened.modified):
@@ -287,10 +286,6 @@ class FileSource:
     def __del__(self) -> None:
         # A reader stuck in a read keeps the source beyond its load's close, until the thread ends.
         self.close()
-
-
-def _stamp(status: os.stat_result) -> _Stamp:
-    return _Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_nlink)
 
 
 def _close(fd: int) -> None:

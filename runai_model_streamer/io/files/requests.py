@@ -33,6 +33,7 @@ class RequestSize:
     def __init__(self, seconds: float = SECONDS, shared_seconds: float = SHARED_SECONDS) -> None:
         self.size = MIN_REQUEST
         """Bytes to ask for at once."""
+        self._largest = 0
         self._seconds, self._shared_seconds = seconds, shared_seconds
         self._began: float | None = None
         self._reset()
@@ -40,11 +41,18 @@ class RequestSize:
     def _reset(self) -> None:
         self._bytes, self._busy = 0, 0.0
 
+    @property
+    def asked(self) -> str:
+        """The most bytes that a request has asked for, rounded up, so that few files differ; "" for none."""
+        mebibytes = -(-self._largest // MIN_REQUEST)
+        return f"up to {1 << (mebibytes - 1).bit_length()} MiB" if mebibytes else ""
+
     def landed(self, length: int, began: float, ended: float) -> None:
         """Record a request of `length` bytes that took from `began` to `ended`, by `time.perf_counter`."""
         start = self._began
         if start is None:
             self._began = start = began
+        self._largest = max(self._largest, length)
         self._bytes += length
         self._busy += ended - began
         if self._bytes < WINDOW * self.size or self._busy <= 0.0 or ended <= start:

@@ -43,6 +43,7 @@ class ObjectSource(Generic[A]):
     verified_by: str | None = None
     in_order = False
     streams: int | None = None
+    way: str | None = None
 
     def __init__(
         self, store: Store[A], path: str, remote: Remote[A], flights: Flights, version: tuple[int, str | None] | None

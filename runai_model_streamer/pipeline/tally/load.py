@@ -80,6 +80,8 @@ class Tally:
         """The most bytes of host memory held at once; None: no limit, or the destination has its own."""
         self.peak = 0
         """The most bytes that were held at once."""
+        self.ways: dict[str, int] = {}
+        """How files have been read, and why -> number of files."""
         self.retries = 0
         self.connections: Sequence[tuple[float, int]] = ()
         """`time.perf_counter()` of each change of the number of useful connections, and the number from then on."""

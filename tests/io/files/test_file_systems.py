@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from runai_model_streamer.config import DirectIO
 from runai_model_streamer.io.files import file_systems
 from tests.io.files.local_files import with_mount
 
@@ -72,3 +73,17 @@ def test_direct_reads_are_automatic_on_file_systems_of_local_disks_only() -> Non
 
 def test_memory_is_what_tmpfs_and_ramfs_are() -> None:
     assert {"tmpfs", "ramfs"} == file_systems.IN_MEMORY
+
+
+@pytest.mark.parametrize(
+    ("file_system", "direct", "why"),
+    [
+        ("ext4", DirectIO.AUTO, ""),
+        ("nfs", DirectIO.ALWAYS, ""),
+        ("nfs", DirectIO.AUTO, "direct reads of nfs may be slower"),
+        ("tmpfs", DirectIO.AUTO, "tmpfs is memory"),
+        ("ext4", DirectIO.NEVER, "RUNAI_STREAMER_DIRECT_IO is 0"),
+    ],
+)
+def test_it_is_known_why_files_are_read_through_the_page_cache(file_system: str, direct: DirectIO, why: str) -> None:
+    assert file_systems.why_buffered(file_system, direct, shared=False) == why

@@ -134,6 +134,28 @@ def test_each_range_of_a_half_cached_file_is_read_the_way_that_suits_it(file: Pa
     assert b"".join(data for data, _ in found) == file.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("direct", "shared", "way"),
+    [
+        (DirectIO.AUTO, False, "past the page cache, up to 1 MiB at once"),
+        (DirectIO.ALWAYS, True, "past the page cache, up to 1 MiB at once"),
+        (DirectIO.AUTO, True, "through the page cache: other processes of this node may read the same files"),
+        (DirectIO.NEVER, False, "through the page cache: RUNAI_STREAMER_DIRECT_IO is 0"),
+    ],
+)
+def test_it_is_told_how_the_bytes_were_read_and_why(file: Path, direct: DirectIO, shared: bool, way: str) -> None:
+    with closing(FileSource(str(file), direct, shared=shared)) as source:
+        read(source)
+    assert source.way == way  # of a closed source too: reports are made then
+
+
+def test_of_a_file_that_was_cached_it_is_told_that_nothing_was_read_past_the_cache(file: Path) -> None:
+    cache(file)
+    with closing(FileSource(str(file))) as source:
+        read(source)
+        assert source.way == "through the page cache: it held all bytes"
+
+
 MIB = 1 << 20
 
 
@@ -331,7 +353,11 @@ def test_direct_reads_that_are_refused_late_are_made_buffered(
     odd_file: Path, refuse_when_read: Callable[[int], None], code: int
 ) -> None:
     refuse_when_read(code)
-    assert read_file(odd_file) == (odd_file.read_bytes(), Origin.BUFFERED)
+    with closing(FileSource(str(odd_file))) as source:
+        assert read(source) == (odd_file.read_bytes(), Origin.BUFFERED)
+        why = f" refuses direct reads ({os.strerror(code)})"
+        assert source.way.startswith("through the page cache: ")
+        assert source.way.endswith(why)
 
 
 def test_direct_reads_that_are_refused_late_are_logged(

@@ -42,6 +42,23 @@ def test_the_first_requests_are_small() -> None:
     assert RequestSize().size == MIN_REQUEST
 
 
+@pytest.mark.parametrize(
+    ("lengths", "asked"),
+    [
+        ([], ""),
+        ([4096], "up to 1 MiB"),
+        ([MIB, 2 * MIB, MIB], "up to 2 MiB"),
+        ([2 * MIB + 1], "up to 4 MiB"),
+        ([64 * MIB], "up to 64 MiB"),
+    ],
+)
+def test_the_largest_request_is_told(lengths: list[int], asked: str) -> None:
+    requests = RequestSize()
+    for length in lengths:
+        requests.landed(length, 0.0, 1.0)
+    assert requests.asked == asked
+
+
 @pytest.mark.parametrize("rate", [0.2, 1.0, 2.5, 5.0])
 def test_a_disk_as_most_machines_have_is_asked_for_a_piece_at_a_time(rate: float) -> None:
     assert Disk(rate * GB).settled() == MIN_REQUEST
