@@ -111,6 +111,8 @@ class S3Config:
     transport: S3Transport = S3Transport.AUTO
     connections: int | None = None
     """Exact number of connections that read. None: as many as bring the most."""
+    hedge: bool = True
+    """Ask a second time for ranges that lag far behind the others."""
     ca_bundle: str | None = None
     """File of certificates to trust if neither AWS_CA_BUNDLE nor the profile names one."""
 

@@ -29,7 +29,8 @@ from safetensors.torch import save, save_file
 from runai_model_streamer.cli.main import main
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.origins import SourceKind
-from runai_model_streamer.settings.table import SECTIONS, SETTINGS, Setting
+from runai_model_streamer.settings.setting import Setting
+from runai_model_streamer.settings.table import SECTIONS, SETTINGS
 from tests import environment_page
 from tests.servers import FaultServer, aws_environment
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from copy import copy
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from runai_model_streamer.config import StreamerConfig
@@ -35,6 +36,8 @@ class Storage:
     """
 
     def __init__(self, config: StreamerConfig, credentials: S3Credentials | None, *, shared: bool) -> None:
+        if config.max_bandwidth:  # what is asked for a second time would not be paid for
+            config = replace(config, s3=replace(config.s3, hedge=False))
         self._config = config
         self._shared = shared
         # A copy: the caller may change the object for another call while this load still renews its credentials.

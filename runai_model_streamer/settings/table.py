@@ -1,47 +1,12 @@
 """The table of environment variables. `config` parses with it, `variables` has its names, and the docs show it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
-from runai_model_streamer.errors import ConfigError
-from runai_model_streamer.io.secret import Secret, Url
 from runai_model_streamer.settings import parsers
-from runai_model_streamer.settings.parsers import Parser
+from runai_model_streamer.settings.setting import Setting
 
 PREFIX: Final = "RUNAI_STREAMER_"
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One environment variable."""
-
-    name: str
-    field: str
-    """Field of `StreamerConfig`, or of `S3Config` after `s3.`, and so on. Two variables may set one field."""
-    parser: Parser
-    default: str
-    """The default, for the documentation. `StreamerConfig` has the value."""
-    sentence: str
-    """When to change it; Markdown."""
-    secret: bool = False
-    """Nothing may show the value."""
-
-    def read(self, environ: Mapping[str, str]) -> object:
-        """Return the value; None if the variable is unset or empty.
-
-        Raises:
-            ConfigError: the variable's value is invalid.
-        """
-        text = (Secret if self.secret else Url)(environ.get(self.name, "").strip())
-        if not text:
-            return None
-        try:
-            return self.parser.read(text)
-        except ValueError:
-            problem = f"{self.name}={text!r} cannot be used"
-            raise ConfigError(problem, remedy=f"set it to {self.parser.expected}", sep=": ") from None
-
 
 _AUTO: Final = parsers.choice("auto", "0", "1")
 
@@ -164,6 +129,14 @@ SECTIONS: Final[Mapping[str, tuple[Setting, ...]]] = {
             parsers.whole(1, 1024),
             "none: as many as bring the most",
             "You want this number of connections, neither fewer nor more. It wins over `RUNAI_STREAMER_CONCURRENCY`.",
+        ),
+        Setting(
+            "RUNAI_STREAMER_HEDGE",
+            "s3.hedge",
+            parsers.flag(),
+            "`1`",
+            "A range that lags far behind the others is asked for a second time, up to 5% of all bytes. `0`: each "
+            "byte is asked for once.",
         ),
         Setting(
             "RUNAI_STREAMER_S3_MAX_RETRIES",

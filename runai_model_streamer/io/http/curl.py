@@ -149,6 +149,8 @@ class _Connection:
             libcurl.CAPATH: None,
             libcurl.PROXY_CAINFO: certificates,
             libcurl.PROXY_CAPATH: None,
+            # A store's name has several addresses, and each connection looks them up: they spread. (From 7.60 on.)
+            libcurl.DNS_SHUFFLE_ADDRESSES: 1,
         }.items():
             with contextlib.suppress(UnusableError):
                 self._easy.set(option, certified)

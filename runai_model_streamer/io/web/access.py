@@ -11,6 +11,7 @@ from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import MissingDependencyError
 from runai_model_streamer.io.http import libcurl
 from runai_model_streamer.io.http.curl import make_curl_transport
+from runai_model_streamer.io.http.hedging import HedgedTransport
 from runai_model_streamer.io.http.transport import Transport
 from runai_model_streamer.io.secret import Secret
 from runai_model_streamer.io.setup_time import SetupClock
@@ -68,7 +69,8 @@ def make_transport(config: StreamerConfig, urls: str) -> Transport:
         MissingDependencyError: there is no libcurl.
     """
     try:
-        return make_curl_transport(config.s3.timeout, authorities(config.s3.ca_bundle))
+        transport = make_curl_transport(config.s3.timeout, authorities(config.s3.ca_bundle))
+        return HedgedTransport(transport) if config.s3.hedge else transport
     except libcurl.UnusableError as error:
         raise MissingDependencyError(
             f"{urls} URLs are read through libcurl, which cannot be used: {error}",
