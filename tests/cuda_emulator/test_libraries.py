@@ -208,7 +208,7 @@ def test_skips(emulator: Emulator) -> None:
 def test_needs(emulator: Emulator) -> None:
     raise AssertionError
 
-@emulated(modes=["lazy"], seconds=6)
+@emulated(modes=["lazy"], seconds=10)
 def test_spins(emulator: Emulator) -> None:
     while True:
         time.sleep(0.01)

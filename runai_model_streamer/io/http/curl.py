@@ -191,7 +191,7 @@ class _Connection:
         finally:
             self._work = None
             work.end()
-        reply = self._reply(code, request.url, span, work, len(view), bool(proxy.url))
+        reply = self._reply(code, request.url, span, work, buffer, len(view), proxy=bool(proxy.url))
         if reply.landed and buffer is not view:
             view[: reply.landed] = buffer[: reply.landed]
         return reply
@@ -228,16 +228,18 @@ class _Connection:
             raise
         return codes[0]
 
-    def _reply(self, code: int, url: str, span: ByteRange, work: CurlRequest, length: int, proxy: bool) -> Reply:
+    def _reply(
+        self, code: int, url: str, span: ByteRange, work: CurlRequest, buffer: memoryview, length: int, *, proxy: bool
+    ) -> Reply:
         answer = last_answer(work.head_text)
         status, head = answer or (None, "")
         reply = Reply(status, headers_of(header_lines(head)))
         if status is not None and status >= 300:
-            reply.text = bytes(work.buffer[: min(work.landed, TEXT_LIMIT)])
+            reply.text = bytes(buffer[: min(work.landed, TEXT_LIMIT)])
             return reply
         if status is not None and not is_wanted(reply, span, length):
             return reply
-        reply.overrun = work.landed > length or (code == Code.WRITE_ERROR and work.landed == len(work.buffer))
+        reply.overrun = work.landed > length or (code == Code.WRITE_ERROR and work.landed == len(buffer))
         reply.landed = 0 if status is None or reply.overrun else work.landed
         if status is not None and code == Code.OK and not reply.overrun:
             return reply

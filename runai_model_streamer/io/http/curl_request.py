@@ -27,7 +27,6 @@ class CurlRequest(Watched):
     """
 
     def __init__(self, buffer: memoryview, head: Any, cancellation: Cancellation, timeout: float) -> None:
-        self.buffer = buffer
         self.cancellation = cancellation
         self.failure: Failure | None = None
         """Why the request was cut short."""
@@ -65,7 +64,7 @@ class CurlRequest(Watched):
             self.landed, self.head_text = self.body.written(), self._read_head()
             self.body.close()
             self.head.close()
-            # While this reference lived, the owner could not release the view.
+            # The watcher's thread may still know this request, and its owner could not release the view.
             self._window = None
 
     def _read_head(self) -> str:

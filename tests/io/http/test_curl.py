@@ -5,8 +5,9 @@ import threading
 
 import pytest
 
-from runai_model_streamer.io.http.curl_request import last_answer
+from runai_model_streamer.io.http.curl_request import CurlRequest, last_answer
 from runai_model_streamer.io.http.failures import Failure
+from runai_model_streamer.io.http.flights import Flight
 from runai_model_streamer.io.http.memory_stream import MemoryStream
 from runai_model_streamer.io.http.progress import Progress, Watcher
 from runai_model_streamer.io.libc import libc
@@ -146,3 +147,12 @@ class TestWatcher:
                 if thread.name == "runai-curl-watch":
                     thread.join(PATIENCE)
         watcher.close()
+
+
+def test_a_request_that_has_ended_keeps_nothing_of_the_buffer() -> None:
+    # The watcher's thread knows a request until its next look.
+    memory, head = bytearray(100), ctypes.create_string_buffer(100)
+    request = CurlRequest(memoryview(memory)[:50], head, Flight(), 1.0)
+    request.end()
+    memory.clear()  # refused while anybody holds a view of it
+    request.check()
