@@ -66,7 +66,10 @@ def main(arguments: Sequence[str] | None = None, layout: Layout = QWEN2_5_0_5B) 
         loads = _loads(checkpoint, server)
         results = []
         for number, load in enumerate(loads, 1):
-            print(f"Load {number} of {len(loads)}: {load.title}: stream, then compare with safetensors", flush=True)
+            print(
+                f"Row {number} of {len(loads)}: {load.title.strip()}: three times, then every tensor compared",
+                flush=True,
+            )
             result = _run(load, checkpoint)
             if result is None:
                 return 1
@@ -133,8 +136,9 @@ def _print_table(loads: Sequence[Load], results: Sequence[Result]) -> None:
         )
     print()
     print("Seconds are medians of three, after a first tensor, so that imports and connecting are in none.")
-    print("Peak memory came on top of the process: the streamer's buffers and the tensor in use; of load_file, one")
-    print("file's tensors, which are the pages that it maps, and a copy of one.")
+    print("Peak memory came on top of the process: the streamer's buffers and the tensor in use, and with S3 what its")
+    print("requests need; of load_file, one file's tensors, which are the pages that it maps, and a copy of one.")
+    print("The limit counts the bytes of tensors: the buffers that they lie in may be somewhat larger.")
 
 
 if __name__ == "__main__":

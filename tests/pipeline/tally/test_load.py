@@ -81,6 +81,24 @@ def test_a_read_is_divided_into_the_sources_part_and_what_lay_beside_it(clock: C
     assert (reader.bytes["disk"], reader.reads) == (1000, 1)
 
 
+def test_what_a_reader_did_in_waits_is_a_part_of_what_it_did(clock: Clock) -> None:
+    waits, leasing = WaitClock(), WaitClock()
+    reader = ReaderTally(waits, leasing, clock)
+    reader.begin(None)
+    for turn in range(20):
+        (waits.start, waits.stop)[turn % 2](clock.now)
+        if turn % 3 == 0:
+            (leasing.start, leasing.stop)[turn % 2](clock.now)
+        clock.now += 0.5
+        reader.took()
+        clock.now += 1.0
+        reader.read(turn, Step(0, 0, 10, 0), Reading(Origin.DISK, 0.25 * (turn % 5)), "cast")
+    waited = waits.at(clock.now)
+    for stage in STAGES:
+        assert 0.0 <= reader.in_wait[stage] <= reader.seconds[stage]
+    assert 0.0 < sum(reader.in_wait.values()) <= waited
+
+
 def test_a_source_that_says_it_took_longer_than_the_read_is_given_the_reads_time(clock: Clock) -> None:
     reader = ReaderTally(WaitClock(), WaitClock(), clock)
     reader.begin(None)
