@@ -215,7 +215,7 @@ def test_a_source_distribution_holds_what_builds_and_tests_it(built: dict[str, l
         "constraints.txt",
         "constraints-torch.txt",
         *(f"constraints-{extra}.txt" for extra in CUDA_EXTRAS),
-        "benchmarks/gpu.py",
+        "benchmarks/gpu/__main__.py",
     }
     assert needed | {"CHANGELOG.md", f"{PACKAGE}/py.typed", "tests/test_packaging.py"} <= inside
     assert [name for name in inside if "/." in f"/{name}" or "__pycache__" in name] == []

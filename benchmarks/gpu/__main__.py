@@ -1,81 +1,44 @@
-"""Throughput of loading a checkpoint onto a GPU, ours against safetensors' own, cold and warm, on this machine.
+"""Throughput of loading a checkpoint onto a GPU, from memory and from disk: ours against other loaders.
 
     python -m benchmarks.gpu                                     # makes a checkpoint of 3.9 GB once
-    python -m benchmarks.gpu --files model-*.safetensors --device cuda:1 --rounds 7
+    python -m benchmarks.gpu --files model-*.safetensors --device cuda:1 --rounds 7 --minutes 30
 
 Every load has a process of its own, which makes the CUDA context and loads a tiny checkpoint before the clock starts.
 The span runs from just before the loader is given the files until every tensor is on the device and the device has
 nothing left to do; all tensors are kept, as an engine keeps its parameters. Afterwards, outside the span, every tenth
 tensor is compared with the file's bytes. The loaders take turns in each round, so that what drifts on the machine
-falls on all of them; the ratios are of one round each.
+falls on all of them; the ratios are of one round each. Rounds after the first end when the minutes are over.
+
+Other loaders are installed with pip into environments of their own, which use this one's PyTorch. One that cannot be
+installed or fails is a row that says why. The table goes into a file too: attach it to an issue of this project.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from benchmarks import caches, checkpoints, machine
+from benchmarks.environments import CannotRunError
+from benchmarks.gpu import bandwidth
+from benchmarks.gpu.environments import python_of, variables_of
+from benchmarks.gpu.loaders import LOADERS, OURS
 
-ROOT: Final = Path(__file__).resolve().parent.parent
-PATIENCE: Final = 600.0
+PATIENCE: Final = 120.0
 """Seconds that one load may take."""
 
-Tensors = Iterator[tuple[str, Any]]
+LOAD: Final = Path(__file__).with_name("load.py")
 
-
-@dataclass(frozen=True, slots=True)
-class Loader:
-    """A row of the table."""
-
-    title: str
-    load: Callable[[Sequence[str], str], Tensors]
-    environment: dict[str, str] = field(default_factory=dict)
-
-
-def _ours(files: Sequence[str], device: str) -> Tensors:
-    from runai_model_streamer import SafetensorsStreamer
-
-    with SafetensorsStreamer() as streamer:
-        streamer.stream_files(list(files), device=device)
-        yield from streamer.get_tensors()
-
-
-def _ours_by_host(files: Sequence[str], device: str) -> Tensors:
-    from runai_model_streamer import SafetensorsStreamer
-
-    with SafetensorsStreamer() as streamer:
-        streamer.stream_files(list(files))
-        for name, tensor in streamer.get_tensors():
-            yield name, tensor.to(device)
-
-
-def _safetensors(files: Sequence[str], device: str) -> Tensors:
-    from safetensors.torch import load_file
-
-    for path in files:
-        yield from load_file(path, device=device).items()
-
-
-OURS: Final = "ours"
-LOADERS: Final = {
-    OURS: Loader("ours, device=", _ours, {"RUNAI_STREAMER_GDS": "0"}),
-    "ours-gds": Loader("ours, GPUDirect (RUNAI_STREAMER_GDS=1)", _ours, {"RUNAI_STREAMER_GDS": "1"}),
-    "ours-by-host": Loader("ours, to the host, then tensor.to()", _ours_by_host),
-    "ours-by-pageable": Loader("the same, RUNAI_STREAMER_PINNED=0", _ours_by_host, {"RUNAI_STREAMER_PINNED": "0"}),
-    "safetensors": Loader("safetensors load_file(device=)", _safetensors),
-}
-
-STATES: Final[dict[str, Callable[[Sequence[Path]], None]]] = {"cold": caches.drop, "warm": caches.warm}
+STATES: Final[dict[str, Callable[[Sequence[Path]], None]]] = {"disk": caches.drop, "memory": caches.warm}
+"""What is done to the files' pages before a load: where its bytes come from."""
 
 
 @dataclass(slots=True)
@@ -89,67 +52,19 @@ class Row:
     failure: str = ""
 
 
-# ---- the process that loads ----
-
-
-def load_once(loader: str, files: Sequence[str], tiny: str, device: str) -> None:
-    """Say 'ready', wait for a line, load, say what was seen; both in JSON, on standard output."""
-    load = LOADERS[loader].load
-    kept = dict(load([tiny], device))
-    _finish(device)
-    print(json.dumps({"ready": True}), flush=True)
-    sys.stdin.readline()
-    kept.clear()
-    began = time.perf_counter()
-    kept.update(load(files, device))
-    _finish(device)
-    seconds = time.perf_counter() - began
-    print(json.dumps({"seconds": seconds, "wrong": _wrong(kept, files)}), flush=True)
-
-
-def _finish(device: str) -> None:
-    import torch
-
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-
-
-def _wrong(tensors: dict[str, Any], files: Sequence[str]) -> list[str]:
-    """Names that are missing or, of every tenth, whose bytes are not the file's."""
-    import torch
-
-    wrong = []
-    for path in files:
-        with open(path, "rb") as file:
-            for index, placed in enumerate(checkpoints.read_header(Path(path))):
-                tensor = tensors.get(placed.name)
-                if tensor is None:
-                    wrong.append(placed.name)
-                elif index % 10 == 0:
-                    file.seek(placed.start)
-                    expected = torch.frombuffer(bytearray(file.read(placed.nbytes)), dtype=torch.uint8)
-                    if not torch.equal(tensor.reshape(-1).view(torch.uint8).cpu(), expected):
-                        wrong.append(placed.name)
-    return wrong
-
-
-# ---- the process that measures ----
-
-
 def measure(loader: str, state: str, files: Sequence[Path], tiny: Path, device: str) -> float:
     """Seconds of one load. Raises RuntimeError, with what the loader said, when it failed or loaded wrong bytes."""
+    python = python_of(LOADERS[loader])
     task = json.dumps({"loader": loader, "files": [str(path) for path in files], "tiny": str(tiny), "device": device})
     child = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.gpu", "--task", task],
-        cwd=ROOT,
-        env=os.environ | LOADERS[loader].environment,
+        [python, LOAD, task],
+        env=variables_of(LOADERS[loader]),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     with child:
-        assert child.stdin is not None
         assert child.stdout is not None
         try:
             if child.stdout.readline():
@@ -165,25 +80,33 @@ def measure(loader: str, state: str, files: Sequence[Path], tiny: Path, device: 
     return float(answer["seconds"])
 
 
-def run(files: Sequence[Path], tiny: Path, device: str, rounds: int) -> list[Row]:
-    """Every loader from every state; a loader that fails once is not asked again."""
+def run(
+    files: Sequence[Path],
+    tiny: Path,
+    device: str,
+    rounds: int,
+    seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[Row]:
+    """Every loader from every state; one that fails is not asked again. After the first round, none begins too late."""
     size = sum(placed.nbytes for path in files for placed in checkpoints.read_header(path))
     rows = [Row(state, loader) for state in STATES for loader in LOADERS]
+    end = clock() + seconds
     for number in range(rounds):
         # Each round starts with another loader: none always profits from what the one before it left behind.
         for row in rows[number % len(rows) :] + rows[: number % len(rows)]:
-            if row.failure:
+            if row.failure or (number and clock() >= end):
                 continue
             try:
                 row.rates.append(size / measure(row.loader, row.state, files, tiny, device) / 1e9)
-            except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
+            except (RuntimeError, OSError, subprocess.TimeoutExpired, CannotRunError) as error:
                 row.failure = str(error)
     return rows
 
 
 def table(rows: Sequence[Row], device: str) -> str:
     """Medians, the range of all rounds, and how many times as fast ours was, as markdown."""
-    lines = ["| page cache | loader | GB/s | min-max | ours / it |", "|---|---|---:|---:|---:|"]
+    lines = ["| from | loader | GB/s | min-max | ours / it |", "|---|---|---:|---:|---:|"]
     for row in rows:
         title = LOADERS[row.loader].title.replace("device=", f'device="{device}"')
         if row.failure:
@@ -205,7 +128,12 @@ def describe(device: str, folder: Path) -> list[tuple[str, str]]:
     facts = machine.describe(folder)
     if device.startswith("cuda"):
         properties = torch.cuda.get_device_properties(device)
-        facts.append(("GPU", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
+        index = torch.device(device).index or 0
+        facts += [
+            ("GPU", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"),
+            ("nvbandwidth, host to device", bandwidth.of_nvbandwidth(index)),
+            ("PyTorch's copies from page-locked memory", bandwidth.of_torch(device)),
+        ]
     return [*facts, ("PyTorch", f"{torch.__version__}, CUDA {torch.version.cuda}")]
 
 
@@ -218,23 +146,25 @@ def _refuse_without(device: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; 1 if a loader other than the one by GPUDirect failed."""
+    """Measure, print and write; 1 if a loader failed that takes nothing but a GPU."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="cuda:0", help="where the tensors go (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="loads that each median is of (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=7, help="when the last round ends (default: %(default)s)")
     parser.add_argument("--files", type=Path, nargs="+", help="a checkpoint of yours (default: one of 3.9 GB)")
-    parser.add_argument("--task", help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path, default=Path("gpu-table.md"), help="the file (default: %(default)s)")
     options = parser.parse_args(arguments)
-    if options.task:
-        load_once(**json.loads(options.task))
-        return 0
     _refuse_without(options.device)
     files = [path.resolve() for path in options.files or checkpoints.make("large").files]
-    rows = run(files, checkpoints.make("tiny").files[0], options.device, options.rounds)
-    print("\n".join(f"{name}: {value}" for name, value in describe(options.device, files[0].parent)))
-    print(f"{sum(path.stat().st_size for path in files) / 1e9:.2f} GB in {len(files)} files, {options.rounds} rounds\n")
-    print(table(rows, options.device))
-    return int(any(row.failure and row.loader != "ours-gds" for row in rows))
+    rows = run(files, checkpoints.make("tiny").files[0], options.device, options.rounds, 60 * options.minutes)
+    facts = [f"- {name}: {value}" for name, value in describe(options.device, files[0].parent)]
+    size = sum(path.stat().st_size for path in files) / 1e9
+    done = max(len(row.rates) for row in rows)
+    text = "\n".join([*facts, f"- {size:.2f} GB in {len(files)} files, {done} rounds", "", table(rows, options.device)])
+    print(text)
+    options.output.write_text(text + "\n", encoding="utf-8")
+    print(f"\nThis is in {options.output} too: please attach it to an issue, good or bad.")
+    return int(any(row.failure and not LOADERS[row.loader].may_fail for row in rows))
 
 
 if __name__ == "__main__":

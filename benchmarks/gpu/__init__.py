@@ -1,0 +1,1 @@
+"""Loads onto one GPU by this package and by others, cold and warm."""
