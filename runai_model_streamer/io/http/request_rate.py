@@ -1,12 +1,12 @@
-"""Requests a second, where a store refuses more of them.
+"""Limits the rate of requests to a store that refuses too many.
 
-Fewer connections alone do not help against a bound on requests: on a fast network even a few are too many. So once a
-store refuses several requests (503 SlowDown, 429), their rate is bound to a little less than it has just answered. The
-bound grows, slowly at first and then faster, and falls again with the next refusal. So few requests are refused, and a
-bound that was too low does not last.
+Fewer connections alone would not help: on a fast network even a few are too many. So once a store refuses several
+requests (503 SlowDown, 429), their rate is limited to a little less than the store has just answered. The limit grows,
+slowly at first and then faster, and falls again with the next refusal. So few requests are refused, and a limit that
+was too low does not last.
 
-A store may refuse for other reasons. If it still refuses a lot after a while, or a bound that fell by half changes
-nothing, there is none any more.
+A store may refuse for other reasons. If it still refuses a lot after a while, or if a limit that fell by half changes
+nothing, the limit is lifted for good.
 """
 
 import threading
@@ -16,44 +16,44 @@ from collections.abc import Callable
 from typing import Final
 
 EASED: Final = 0.9
-"""Part of the rate of answers that is asked for after a refusal."""
+"""The new limit after a refusal, as a fraction of the rate of answers."""
 
 GROWTH: Final = 0.02
-"""Part by which the bound grows in the first second; in each later one it is twice as much, up to ..."""
+"""Growth of the limit in the first second, as a fraction. It doubles with each second, up to `MAX_GROWTH`."""
 
 MAX_GROWTH: Final = 0.5
-"""... this."""
+"""Maximum growth of the limit in a second, as a fraction."""
 
 MEASURED: Final = 2.0
 """Seconds over which answers and refusals are counted."""
 
 FEWEST: Final = 3
-"""Refusals in that time before there is a bound, and ..."""
+"""Minimum refusals in that time before a limit is set."""
 
 SHARE: Final = 0.05
-"""... their part of all requests, and ..."""
+"""Minimum fraction of requests refused before a limit is set."""
 
 ANSWERS: Final = 10
-"""... answers without which their rate is not known."""
+"""Minimum answers in that time from which a rate is computed."""
 
 SETTLED: Final = 4.0
-"""Seconds after the first bound in which few refusals are left, and ..."""
+"""Seconds after the first limit by which few requests should still be refused."""
 
 FUTILE: Final = 0.2
-"""... part of requests that are too many then."""
+"""Fraction of requests refused after that time at which the limit is lifted."""
 
 MIN_SPAN: Final = 0.05
-"""Seconds; answers in less time than this do not tell a rate."""
+"""Minimum seconds from which a rate is computed."""
 
 GRACE: Final = 0.5
-"""Seconds after the bound was set in which refusals are of requests made before."""
+"""Seconds after a change of the limit in which refusals still concern earlier requests."""
 
 
 class RequestRate:
     """Paces requests to one store. Thread safe.
 
     Args:
-        clock: seconds, from any zero.
+        clock: returns seconds from an arbitrary moment.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -62,17 +62,17 @@ class RequestRate:
         self._answers: deque[float] = deque()
         self._refusals: deque[float] = deque()
         self._next = 0.0  # when the next request may be made
-        self._first = self._set = 0.0  # when the bound was first set, and last
+        self._first = self._set = 0.0  # when the limit was first set, and last
         self._grown = 0.0  # when it last grew
-        self._settled = 0.0  # the bound after it was in force for a while
+        self._settled = 0.0  # the limit after `SETTLED` seconds
         self._lifted = False
         self.limit: float | None = None
-        """Requests a second at most; None: no bound."""
+        """Maximum requests per second; None for no limit."""
         self.refusals = 0
-        """Requests that were refused for their number, or not answered in time."""
+        """Requests that the store refused as too many, or did not answer in time."""
 
     def reserve(self) -> float:
-        """Take the next turn. Return the seconds until it comes; 0 if there is no bound."""
+        """Take the next turn. Return the seconds until it comes; 0 without a limit."""
         with self._lock:
             if self.limit is None:
                 return 0.0
@@ -91,7 +91,7 @@ class RequestRate:
             self._forget()
 
     def refused(self, *, answered: bool) -> None:
-        """Count a refusal. `answered`: the store said so. If it did not answer at all, nothing is bound."""
+        """Count a refusal. If the store did not answer at all (`answered` is False), it sets no limit."""
         with self._lock:
             self.refusals += 1
             if not answered or self._lifted:

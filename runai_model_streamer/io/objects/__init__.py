@@ -1,1 +1,1 @@
-"""One object behind HTTP, whichever store has it: opened, and read in ranges of one version."""
+"""Opens and reads objects over HTTP. Every object store shares this."""

@@ -13,8 +13,8 @@ class CurrentAccess(Generic[A]):
     """The access in use: made at the first `get`, and made again after the store refused it. Thread safe.
 
     Args:
-        make: makes one. It may wait for a credential provider.
-        setup: times it.
+        make: makes an access. It may wait for a credential provider.
+        setup: times `make`.
     """
 
     def __init__(self, make: Callable[[], A], setup: SetupClock) -> None:

@@ -1,4 +1,4 @@
-"""Makes the range requests for one object: signed, where the store says it is, for the version that was opened."""
+"""Makes the range requests for one object: signed, following redirects, for the version that was opened."""
 
 import logging
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ _CONDITION_REFUSED: Final = (412, 501)
 
 
 class Access(Protocol):
-    """What requests to a store are made with."""
+    """The transport and credentials for requests to a store."""
 
     @property
     def transport(self) -> Transport:
-        """Moves the bytes."""
+        """The transport, which moves the bytes."""
         ...
 
     @property
     def setup(self) -> SetupClock:
-        """Times the search for credentials."""
+        """The clock that times the search for credentials."""
         ...
 
     def close(self) -> None:
@@ -41,22 +41,23 @@ A_contra = TypeVar("A_contra", bound=Access, contravariant=True)
 
 
 class Refusal(NamedTuple):
-    """A request, and an answer to it that has not the range: a refusal, or a redirect."""
+    """A request, and an answer without the range: a refusal or a redirect."""
 
     request: SignedRequest
     reply: Reply
 
 
 class Remote(Protocol[A_contra]):
-    """One object, as its store knows it. May be called from many threads."""
+    """One object of a store: signs requests for it, and knows its store's errors. Thread safe."""
 
     def sign(self, access: A_contra, refusals: Sequence[Refusal]) -> SignedRequest:
-        """Return a request for the object.
+        """Return a signed request for the object.
 
-        `refusals` are what earlier requests of the same attempt got: the next one follows a redirect, for example.
+        `refusals` are the answers to earlier requests of the same attempt. After a redirect, for example, the new
+        request goes to its target.
 
         Raises:
-            Exception: the store's own, for the last answer, when another request would not help.
+            Exception: the store's, for the last answer, if another request would not help.
         """
         ...
 
@@ -65,10 +66,10 @@ class Remote(Protocol[A_contra]):
         ...
 
     def checksum(self, access: A_contra, flight: Flight, version: Version) -> Checksum | None:
-        """Ask once for the store's checksum of the whole object of this version; None if it has none of use.
+        """Request the store's checksum of this version of the object, once. Return None if it has none of use.
 
         Raises:
-            Exception: as `sign`, and `AnswerError` if the object has another version by now.
+            Exception: as `sign`, and `AnswerError` if the object has changed.
         """
         ...
 
@@ -90,14 +91,14 @@ class ObjectRequests(Generic[A]):
         self.version = version
 
     def ask(self, access: A, flight: Flight, span: ByteRange, view: memoryview) -> Reply:
-        """Request a range. Request it again where an answer names another place, or refuses If-Match.
+        """Request a range. Request it again if an answer names another place, or refuses If-Match.
 
         Returns:
             A reply with a status below 300.
 
         Raises:
             TransportError: there was no answer.
-            Exception: of `Remote.sign`, for the store's refusal.
+            Exception: raised by `Remote.sign`, for the store's refusal.
         """
         condition = self._condition()
         request = self._request(access)
@@ -143,7 +144,7 @@ class ObjectRequests(Generic[A]):
         held = self._signed
         if held is not None and held[0] is access and held[1].fresh:
             return held[1]
-        # The first signature asks a provider for a role's credentials.
+        # The first signature may ask a credential provider.
         with access.setup.once("credentials"):
             request = self._remote.sign(access, ())
         self._signed = access, request

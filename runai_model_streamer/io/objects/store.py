@@ -1,6 +1,6 @@
-"""What all object stores share: their connections, what is asked again, and what ends requests in flight.
+"""The base class of all object stores: keeps the access, retries requests, and ends requests in flight.
 
-Who signs, who lists and what an error means differs: each store derives from `ObjectStore`.
+Each store derives from `ObjectStore`, and adds how to sign, how to list, and what its errors mean.
 """
 
 import threading
@@ -20,9 +20,9 @@ from runai_model_streamer.ranges import ByteRange
 
 
 class ObjectStore(ABC, Generic[A]):
-    """One way of access to object storage, which all its sources share. Thread-safe.
+    """One set of settings and credentials for object storage, which all its sources share. Thread safe.
 
-    The access is made with the first request; `close` gives its connections back.
+    The first request makes the access; `close` closes its connections.
 
     Args:
         make: makes the access; see `CurrentAccess`.
@@ -31,7 +31,7 @@ class ObjectStore(ABC, Generic[A]):
     """
 
     upload = ""
-    """What a log line adds about objects without a checksum: how to upload them with one."""
+    """Hint for a log line about objects without a checksum: how to upload them with one."""
 
     def __init__(self, make: Callable[[], A], max_retries: int, setup: SetupClock) -> None:
         self._lock = threading.Lock()
@@ -43,12 +43,16 @@ class ObjectStore(ABC, Generic[A]):
         self.retries = 0
         """Number of retries so far."""
         self.rate = RequestRate()
-        """Paces requests where the store refuses more, and counts those that were refused."""
+        """Paces requests if the store refuses too many, and counts the refusals."""
         self.answered = False
         """The store has answered a request, for any of its objects."""
 
     def open(self, path: str, version: tuple[int, str | None] | None = None) -> ObjectSource[A]:
-        """Open an object, in one request; in none if its size and ETag are known.
+        """Open an object with one request.
+
+        Args:
+            path: the URL.
+            version: size and ETag if another rank has sent them: then no request is made.
 
         Raises:
             ArgumentError: the URL does not name an object.
@@ -90,7 +94,7 @@ class ObjectStore(ABC, Generic[A]):
 
     @abstractmethod
     def key_of(self, path: str) -> str:
-        """Return the full name that patterns see before the names of a listing; "" for a whole store.
+        """Return the prefix that patterns see before each name of a listing; "" for a whole store.
 
         Raises:
             ArgumentError: the URL does not name a folder.
@@ -101,7 +105,7 @@ class ObjectStore(ABC, Generic[A]):
         return path
 
     def flights(self) -> Flights:
-        """Return new flights, which `interrupt` ends. Hand them to `forget` when they are over."""
+        """Make flights that `interrupt` ends. Pass them to `forget` when they are over."""
         flights = Flights()
         with self._lock:
             self._flights.add(flights)
@@ -136,7 +140,7 @@ class ObjectStore(ABC, Generic[A]):
 
     @abstractmethod
     def judge(self, error: Exception) -> Judgement:
-        """Return whether to go on after this. The error no longer holds the caller's buffer."""
+        """Say whether to go on after this error, and release its references to the caller's buffer."""
 
     @abstractmethod
     def translated(
@@ -149,7 +153,7 @@ class ObjectStore(ABC, Generic[A]):
         *,
         opening: bool,
     ) -> Exception:
-        """Return the package's error for the failure of the last attempt; `opening`: nothing has come so far."""
+        """Make the package's error for the last failure. `opening`: the store has not answered any request yet."""
 
     @property
     def max_retries(self) -> int:

@@ -1,4 +1,4 @@
-"""An object of S3, as its store knows it: botocore signs for it, and reads what a refusal says."""
+"""Makes the requests for an object of S3: botocore signs them, and parses refusals."""
 
 from collections.abc import Sequence
 

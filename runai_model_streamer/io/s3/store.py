@@ -25,7 +25,7 @@ from runai_model_streamer.ranges import ByteRange
 
 
 class S3Store(ObjectStore[Access]):
-    """Objects named s3://bucket/key. The key is used as written. See `ObjectStore`."""
+    """An `ObjectStore` of objects named s3://bucket/key. The key is used as written."""
 
     upload = " (upload it with --checksum-algorithm CRC64NVME, or in one part)"
 
@@ -39,7 +39,7 @@ class S3Store(ObjectStore[Access]):
     ) -> None:
         """`connections` is the maximum number of concurrent reads: one connection is kept for each.
 
-        `make` connects. `setup` times imports, the search for credentials, and connecting.
+        `make` makes the access. `setup` times imports, the search for credentials, and connecting.
         """
         clock = setup or SetupClock()
         super().__init__(lambda: make(config, credentials, connections, clock), config.max_retries, clock)

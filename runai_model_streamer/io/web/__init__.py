@@ -1,1 +1,1 @@
-"""Files of web servers, https:// and http://: opened, listed by usual names, and read in ranges."""
+"""Reads files of web servers (https:// and http://) in ranges, and finds a model's files by their usual names."""

@@ -1,4 +1,4 @@
-"""What requests to web servers are made with: libcurl, the authorities to trust, and credentials."""
+"""Makes the access to web servers: libcurl, the certificates to trust, and credentials."""
 
 import os
 import ssl
@@ -22,18 +22,18 @@ _AUTHORITIES: Final = (
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
 )
-"""Where Debian, Fedora and SUSE keep them."""
+"""The certificate files of Debian, Fedora and SUSE."""
 
 
 @dataclass(frozen=True, slots=True)
 class WebAccess:
-    """A transport, and who asks."""
+    """The transport and credentials for requests to web servers, as a `remote.Access`."""
 
     transport: Transport
     authorization: Callable[[str], Secret | None] = field(repr=False)
-    """URL -> the value of the header `Authorization`; None: an anonymous request."""
+    """URL -> the value of the header `Authorization`; None for an anonymous request."""
     secrets: Collection[str] = field(repr=False)
-    """Texts that no message may show."""
+    """Texts to redact in messages."""
     setup: SetupClock
     """Times imports and connecting."""
 
@@ -62,8 +62,8 @@ def make_transport(config: StreamerConfig, urls: str) -> Transport:
     """Make the transport.
 
     Args:
-        config: its timeout, and the file of certificates.
-        urls: what needs it; for the error.
+        config: has the timeout, and the file of certificates.
+        urls: the URLs that need the transport; for the error.
 
     Raises:
         MissingDependencyError: there is no libcurl.
@@ -80,7 +80,7 @@ def make_transport(config: StreamerConfig, urls: str) -> Transport:
 
 
 def authorities(named: str | None) -> str:
-    """Return the file of certificates to trust: the named one, that of SSL_CERT_FILE, the system's, or certifi's."""
+    """Return the file of trusted certificates: the named one, else SSL_CERT_FILE, the system's, or certifi's."""
     usual = ssl.get_default_verify_paths().cafile
     found = next((path for path in (named, usual, *_AUTHORITIES) if path and os.path.exists(path)), None)
     if named or found:

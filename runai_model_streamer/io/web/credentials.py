@@ -1,4 +1,4 @@
-"""Whom requests to a web server come from: a bearer token for its host, or its entry in the netrc file."""
+"""Finds credentials for a web server: a bearer token for its host, or its entry in the netrc file."""
 
 import base64
 import netrc
@@ -37,7 +37,7 @@ class WebCredentials:
 
     @property
     def secrets(self) -> Collection[str]:
-        """Texts that no message may show."""
+        """Texts to redact in messages."""
         return frozenset((*self._tokens.values(), *(value.partition(" ")[2] for value in self._users.values())))
 
 
@@ -49,11 +49,11 @@ def _users(path: str | None) -> Mapping[str, Secret]:
         return found
     if path is None and not os.path.lexists(file):
         return {}
-    raise ConfigError(found, where=file, remedy="mend it, or name another file with NETRC")
+    raise ConfigError(found, where=file, remedy="correct it, or name another file with NETRC")
 
 
 def _parse(file: str) -> dict[str, Secret] | str:
-    """The users, or why there are none. Raises nothing: the passwords would be shown with the traceback."""
+    """Return the users, or why the file cannot be read. Never raises: a traceback would show the passwords."""
     try:
         return {
             host: Secret("Basic " + base64.b64encode(f"{login}:{password}".encode()).decode())

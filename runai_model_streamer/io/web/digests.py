@@ -1,4 +1,4 @@
-"""Checksums of whole files in the headers of web servers."""
+"""Finds checksums of whole files in the headers of web servers."""
 
 import base64
 import binascii
@@ -8,10 +8,10 @@ from typing import Final
 from runai_model_streamer.io.checksums import ALGORITHMS, Checksum
 
 WANTED: Final[Mapping[str, str]] = {"Want-Repr-Digest": "sha-256=9, md5=1", "Want-Digest": "SHA-256, MD5;q=0.1"}
-"""Headers that ask for one: RFC 9530, and RFC 3230, which it replaces."""
+"""Headers that request a checksum: RFC 9530, and RFC 3230, which it replaces."""
 
 _NAMES: Final = {"sha-256": "SHA256", "sha": "SHA1", "md5": "MD5", "crc32c": "CRC32C"}
-"""As headers call an algorithm -> as `Checksum` does."""
+"""Name of an algorithm in headers -> its name in `Checksum`."""
 
 _HEX: Final = {"x-checksum-sha256": "SHA256", "x-checksum-sha1": "SHA1", "x-checksum-md5": "MD5"}
 """Headers of Artifactory and Nexus."""
@@ -22,8 +22,8 @@ _WIDTHS: Final = {"SHA256": 32, "SHA1": 20, "MD5": 16, "CRC32C": 4}
 def find(headers: Mapping[str, str]) -> Checksum | None:
     """Return the checksum that is the cheapest to compute; None if the headers have none.
 
-    `Repr-Digest`, `Digest`, Google Cloud Storage's `x-goog-hash`, and `X-Checksum-Sha256` are known. They are of the
-    whole file, in answers to a range too.
+    It knows `Repr-Digest`, `Digest`, Google Cloud Storage's `x-goog-hash`, and `X-Checksum-Sha256`. They cover the
+    whole file, even in the answer to a range.
     """
     found = {
         algorithm: value

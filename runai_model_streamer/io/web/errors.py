@@ -1,4 +1,4 @@
-"""What failures of web servers mean to users, for all stores whose requests are `WebObject`'s."""
+"""Explains failures of web servers to users, for all stores that make their requests with `WebObject`."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from runai_model_streamer.io.objects.errors.translation import error_of
 from runai_model_streamer.io.web.refusal import RefusedError
 from runai_model_streamer.ranges import ByteRange
 
-SIGN_AGAIN: Final = "If the URL is a signed link, it may have run out: make a new one."
+SIGN_AGAIN: Final = "If the URL is a signed link, it may have expired: make a new one."
 _GIVE_CREDENTIALS: Final = (
     "Put the host's user into ~/.netrc (machine HOST login USER password PASSWORD), or its bearer token into "
     "RUNAI_STREAMER_HTTP_TOKEN (HOST=TOKEN)."
@@ -41,31 +41,32 @@ _NO_AUTHORITIES: Final = (
     "Install the system's package ca-certificates, or name a file of certificates in PEM form in SSL_CERT_FILE or "
     "REQUESTS_CA_BUNDLE."
 )
-_CHECK_URL: Final = "Check the URL, where case counts. Some servers answer so when credentials are missing."
-_ASK: Final = "Ask who runs the server to let this user read the file."
+_CHECK_URL: Final = "Check the URL; case counts. Some servers answer like this when credentials are missing."
+_ASK: Final = "Ask the server's operator to let this user read the file."
 _SENDABLE: Final = "Look for a line break, or a letter that is not ASCII, in the token or the netrc file."
 
 Refusals: TypeAlias = Callable[[RefusedError], Explanation | None]
-"""What a store has to say of a refusal; None for what it means everywhere."""
+"""Explains a refusal if the store knows more about it than `refused`; else returns None."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """What was being done when it went wrong."""
+    """The request that failed."""
 
     path: str
     span: ByteRange | None
     attempts: Attempts
     timeout: float
     opening: bool
-    """Nothing has come from the store so far."""
+    """The store has not answered any request yet."""
     plain: bool
-    """The URL is an http:// one."""
+    """The URL begins with http://."""
     secrets: Collection[str]
+    """Texts to redact."""
 
 
 def judge(error: Exception) -> Judgement:
-    """Return whether to make a request again that ended so. The error no longer holds the caller's buffer."""
+    """Say whether to retry a request that ended with this error, and release its references to the caller's buffer."""
     release_frames(error)
     if isinstance(error, RefusedError):
         return Judgement(
@@ -85,7 +86,7 @@ def judge(error: Exception) -> Judgement:
 
 
 def translated(error: Exception, at: RequestContext, refusals: Refusals) -> Exception:
-    """Return our error for one of a request; the same one if it is none of storage: a bug, to be seen."""
+    """Make our error from a request's. Return any other error as it is: that is a bug."""
     if isinstance(error, AnswerError):
         explanation = Explanation(error.kind, str(error), error.remedy, error.answer)
     elif isinstance(error, RefusedError):
@@ -111,7 +112,7 @@ def _way(at: RequestContext) -> Way:
 
 
 def refused(error: RefusedError) -> Explanation:
-    """Return what a refusal is, whichever server it is of."""
+    """Explain a refusal of any web server."""
     answer, status = error.answer, error.status
     host = f"{error.host}, to which the server redirects," if error.redirected else error.host
     match status:

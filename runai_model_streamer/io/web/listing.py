@@ -1,4 +1,4 @@
-"""The files of a model on a web server, which has no listing: the usual names, and those of the model's index."""
+"""Finds a model's files on a web server, which has no listing: tries the usual names, and reads the model's index."""
 
 import email.utils
 from collections.abc import Callable
@@ -34,10 +34,10 @@ USUAL: Final = (
     "vocab.json",
     "vocab.txt",
 )
-"""Names of the files that a model in the form of transformers has, as far as each model has them."""
+"""Names of files that models of transformers may have."""
 
 _LARGEST_INDEX: Final = 64 << 20
-"""Bytes; 100,000 tensors take some 10 MB."""
+"""Maximum bytes read of an index. One of 100,000 tensors takes some 10 MB."""
 
 
 class WebObjects(Protocol):
@@ -62,14 +62,14 @@ class WebObjects(Protocol):
         ...
 
     def forget(self, flights: Flights) -> None:
-        """The flights are over."""
+        """Drop flights that are over."""
         ...
 
 
 def list_usual(store: WebObjects, path: str, wanted: Wanted) -> list[Entry]:
-    """Ask for each usual name below a folder's URL, and for the shards that its index names; sorted by name.
+    """List the files with usual names below a folder's URL, and the shards that its index names, sorted by name.
 
-    One small request for each name that is wanted, one after the other.
+    It makes one small request for each wanted name, one after another.
 
     Raises:
         ArgumentError: the URL has no host, or a query.
@@ -93,7 +93,7 @@ def list_usual(store: WebObjects, path: str, wanted: Wanted) -> list[Entry]:
 
 
 def _shards(store: WebObjects, folder: str) -> list[str]:
-    """Names of the files that the index has tensors in; none if there is no index, or none that can be used."""
+    """Return the files that the index names; none without a usable index."""
     try:
         source = store.open(f"{folder}{USUAL_INDEX}")
     except NotFoundError:
@@ -111,7 +111,7 @@ def _shards(store: WebObjects, folder: str) -> list[str]:
 
 
 def _probe(store: WebObjects, url: str) -> Reply | None:
-    """The answer to a request for a file's first byte; None if there is no such file."""
+    """Request a file's first byte. Return the answer; None if there is no such file."""
     remote = store.remote(url)
     replies: list[Reply] = []
 
@@ -134,7 +134,7 @@ def _probe(store: WebObjects, url: str) -> Reply | None:
 
 
 def _about(reply: Reply) -> tuple[int, int]:
-    """Size and time of modification."""
+    """Return size and modification time."""
     said = reply.headers.get("last-modified", "")
     parsed = email.utils.parsedate_tz(said)
     seconds = 0 if parsed is None else int(email.utils.mktime_tz(parsed))

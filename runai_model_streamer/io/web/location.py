@@ -1,4 +1,4 @@
-"""What an https:// or http:// URL names."""
+"""Parses https:// and http:// URLs."""
 
 from typing import Final
 from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
@@ -7,11 +7,11 @@ from runai_model_streamer.errors import ArgumentError, IsDirectoryError
 from runai_model_streamer.io.secret import Link
 
 _SENT_AS_WRITTEN: Final = "!#$%&'()*+,/:;=?@[]~"
-"""Characters of a path or query that are not percent-encoded: what is encoded already stays as it is."""
+"""Characters of a path or query that are not percent-encoded. With %, encoded characters stay as they are."""
 
 
 def file_url(url: str) -> Link:
-    """Return the URL to ask for a file, with what no request may hold percent-encoded.
+    """Return the URL to request for a file. Characters that a request may not have are percent-encoded.
 
     Raises:
         ArgumentError: the URL has no host, an unusable port, or a user.
@@ -20,13 +20,13 @@ def file_url(url: str) -> Link:
     parts = _split(url)
     if not parts.path.strip("/") or parts.path.endswith("/"):
         raise IsDirectoryError(
-            "a folder's URL, not a file's", where=url, remedy="name one file; list_safetensors finds them", sep=": "
+            "a folder's URL, not a file's", where=url, remedy="name one file; list_safetensors lists them", sep=": "
         )
     return Link(urlunsplit(parts))
 
 
 def folder_url(url: str) -> Link:
-    """Return the URL of a folder, with a slash at its end.
+    """Return the URL of a folder, with a final slash.
 
     Raises:
         ArgumentError: the URL has no host, an unusable port, a user, or a query.
@@ -43,7 +43,7 @@ def _split(url: str) -> SplitResult:
         raise ArgumentError("not a URL of a file", where=url, remedy="write https://host/path/model.safetensors")
     if "@" in parts.netloc:
         raise ArgumentError(
-            "a URL may hold no user or password, which logs would show",
+            "a URL may not have a user or password, which logs would show",
             where=url,
             remedy="put them into ~/.netrc: machine HOST login USER password PASSWORD",
         )

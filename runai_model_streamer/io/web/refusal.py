@@ -1,4 +1,4 @@
-"""An answer that is no data: a status of 400 and above, or a redirect that leads nowhere."""
+"""The error for an answer without data: a status of 400 and above, or a redirect without a target."""
 
 from urllib.parse import urlsplit
 
@@ -10,8 +10,8 @@ class RefusedError(Exception):
     """A server refuses a request.
 
     Args:
-        refusal: the request and its answer. Nothing of the request but its host is kept.
-        redirected: the server is not the one that the user named: an earlier one redirected to it.
+        refusal: the request and its answer. Only the host of the request is kept.
+        redirected: whether the user named another server, which redirected to this one.
     """
 
     def __init__(self, refusal: Refusal, *, redirected: bool) -> None:
@@ -22,7 +22,7 @@ class RefusedError(Exception):
         self.headers = reply.headers
         self.host = urlsplit(request.url).netloc
         self.signed = bool(urlsplit(request.url).query)
-        """The URL has a query, which may sign it."""
+        """Whether the URL has a query, which may sign it."""
         self.authorized = "Authorization" in request.headers
-        """The request had credentials."""
+        """Whether the request had credentials."""
         self.redirected = redirected

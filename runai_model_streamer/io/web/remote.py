@@ -1,4 +1,4 @@
-"""A file of a web server: its requests, and the redirects that they follow."""
+"""Makes the requests for a file of a web server, and follows redirects."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -25,11 +25,11 @@ _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS: Final = 10
 
 _PLAIN: Final = {"Accept-Encoding": "identity"}
-"""Bytes of a range count from the start of the file, not of what a server made of it."""
+"""Asks for the file as it is: offsets in a compressed one would differ."""
 
 
 class Access(Protocol):
-    """What a request is made with; see `WebAccess`."""
+    """The transport and credentials of a request; see `WebAccess`."""
 
     @property
     def transport(self) -> Transport:
@@ -51,13 +51,13 @@ class Access(Protocol):
 
 
 class WebObject(Remote[Access]):
-    """A file of a web server.
+    """A file of a web server, as a `Remote`.
 
-    Redirects are followed. The place that they lead to is kept; when it refuses, the file's own URL is asked again.
-    Credentials go to the host of `url` alone, with its port and scheme.
+    It follows redirects and keeps their target. If the target refuses, it requests the file's own URL again.
+    Credentials go only to the host of `url`, with its port and scheme.
 
     Args:
-        url: of the file.
+        url: the file's URL.
     """
 
     def __init__(self, url: Link) -> None:
@@ -65,7 +65,7 @@ class WebObject(Remote[Access]):
 
     @override
     def sign(self, access: Access, refusals: Sequence[Refusal]) -> SignedRequest:
-        """Return a request: for the file's own URL, or for where the last answer redirects to; see `Remote.sign`.
+        """Return a request for the file's own URL, or for the target of the last answer's redirect.
 
         Raises:
             RefusedError: the server refuses.
@@ -79,7 +79,7 @@ class WebObject(Remote[Access]):
         redirected = request.url != self.url
         expired = redirected and 400 <= (reply.status or 0) < 500 and reply.status not in RETRIED_STATUSES
         if expired and len(refusals) == 1:
-            # A link from an earlier redirect, which may have run out: ask for a new one, once.
+            # The target of an earlier redirect may have expired: ask for a new one, once.
             return self._request(access, self.url)
         raise RefusedError(refusals[-1], redirected=redirected)
 
@@ -93,7 +93,7 @@ class WebObject(Remote[Access]):
 
     @override
     def checksum(self, access: Access, flight: Flight, version: Version) -> Checksum | None:
-        """Ask for the first byte, whose answer may have a digest of the whole file; see `Remote.checksum`."""
+        """Request the first byte. The answer may have a checksum of the whole file."""
         reply = self.ask(access, flight, ByteRange(0, 1), memoryview(bytearray(1)), WANTED)
         if version.etag not in (None, reply.headers.get("etag")):
             raise changed("the object is no longer the one that was opened (its ETag differs)", Answer.to(reply))
@@ -102,9 +102,10 @@ class WebObject(Remote[Access]):
     def ask(
         self, access: Access, flight: Flight, span: ByteRange, view: memoryview, extra: Mapping[str, str] | None = None
     ) -> Reply:
-        """Ask once for a range of whichever version is there, with more headers.
+        """Request a range of any version once, with extra headers.
 
-        Returns a reply with a status below 300.
+        Returns:
+            A reply with a status below 300.
 
         Raises:
             TransportError: there was no answer.
@@ -123,16 +124,16 @@ class WebObject(Remote[Access]):
 
 
 def _followed(refusals: Sequence[Refusal]) -> Link:
-    """The URL that the last answer redirects to, without a user.
+    """Return the target of the last answer's redirect, without a user.
 
     Raises:
-        AnswerError: there is none, there were too many, or it leads away from TLS.
+        AnswerError: it has no target, there were too many redirects, or it leads from https:// to http://.
     """
     request, reply = refusals[-1]
     answer = Answer.to(reply)
     if sum(refusal.reply.status in _REDIRECTS for refusal in refusals) > _MOST_REDIRECTS:
         remedy = "Open the URL in a browser, and give the one that it ends at."
-        raise AnswerError(ReadError, f"more than {_MOST_REDIRECTS} redirects, one after the other", remedy, answer)
+        raise AnswerError(ReadError, f"more than {_MOST_REDIRECTS} redirects, one after another", remedy, answer)
     location = reply.headers.get("location", "")
     try:
         target = urlsplit(urljoin(request.url, location))
@@ -143,9 +144,9 @@ def _followed(refusals: Sequence[Refusal]) -> Link:
         target = urlsplit("")
     if not usable:
         remedy = "Open the URL in a browser, and give the one that it ends at."
-        raise AnswerError(ReadError, "the server redirects to what is no web URL", remedy, answer)
+        raise AnswerError(ReadError, "the server redirects to something that is not a web URL", remedy, answer)
     if target.scheme == "http" and request.url.startswith("https://"):
-        remedy = "Ask who runs the server to redirect to https://; give the http:// URL if that way is safe."
+        remedy = "Ask the server's operator to redirect to https://; give the http:// URL if that way is safe."
         summary = f"the server redirects from https:// to http://{target.hostname}, where anybody may change the bytes"
         raise AnswerError(ReadError, summary, remedy, answer)
     return Link(urlunsplit(target._replace(netloc=target.netloc.rpartition("@")[2], fragment="")))

@@ -1,4 +1,4 @@
-"""Files of web servers; see `ObjectStore`."""
+"""Opens and lists files of web servers."""
 
 from urllib.parse import unquote, urlsplit
 
@@ -22,7 +22,7 @@ from runai_model_streamer.ranges import ByteRange
 
 
 class WebStore(ObjectStore[WebAccess]):
-    """Files of any server that serves ranges, named https://host/path; messages leave out the query of a signed URL.
+    """Files of any web server that serves ranges, named https://host/path. Messages omit the query of a signed URL.
 
     Args:
         config: the settings.

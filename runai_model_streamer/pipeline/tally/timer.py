@@ -40,7 +40,7 @@ class SystemTimer:
     process_time = staticmethod(time.process_time)
 
     def thread_times(self, thread: int) -> ThreadTimes | None:
-        """See `Timer.thread_times`."""
+        """Return the times of this process's thread with this native id; None if it has ended or none are known."""
         try:
             with open(f"/proc/self/task/{thread}/schedstat", "rb") as file:
                 cpu, delay, _ = file.read().split()

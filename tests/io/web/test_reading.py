@@ -212,7 +212,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("url", ["https://host", "https://host/", "https://host/folder/"])
     def test_a_folder_is_no_file(self, url: str) -> None:
-        with web_store() as store, pytest.raises(IsDirectoryError, match="list_safetensors finds them"):
+        with web_store() as store, pytest.raises(IsDirectoryError, match="list_safetensors lists them"):
             store.open(url)
 
 

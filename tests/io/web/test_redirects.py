@@ -128,7 +128,7 @@ def test_redirects_without_end_are_an_error(servers: WebServers) -> None:
 @pytest.mark.parametrize("target", ["", "ftp://host/file", "http://host:port/x", "file:///etc/passwd"])
 def test_a_redirect_to_what_is_no_web_url_is_an_error(servers: WebServers, target: str) -> None:
     servers.origin.choose = always(redirect(target))
-    with web_store() as store, pytest.raises(ReadError, match="redirects to what is no web URL"):
+    with web_store() as store, pytest.raises(ReadError, match="redirects to something that is not a web URL"):
         store.open(servers.url)
 
 

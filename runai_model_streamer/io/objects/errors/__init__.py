@@ -1,1 +1,1 @@
-"""What failures of object stores mean to users, whichever store it is."""
+"""Explains failures of object stores to users. Every store shares this."""

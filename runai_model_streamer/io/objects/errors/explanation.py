@@ -1,4 +1,4 @@
-"""What a failure of an object store means to the user."""
+"""The explanation of a failure: the data that an error of this package is made from."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""What an exception holds of its callers: the chain that it was made from, and the memory in its frames."""
+"""Walks the chain of an exception, and releases the memory that its frames hold."""
 
 import traceback
 from collections.abc import Iterator

@@ -24,28 +24,28 @@ CHECK_WAY: Final = "Check its host and port, the network, and HTTPS_PROXY, HTTP_
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """What a store's users can check on the way to it."""
+    """The facts and remedies of one store for failures on the way to it."""
 
     timeout: float
-    """Seconds that a request waits."""
+    """Timeout of a request, in seconds."""
     opening: bool
-    """Nothing has come from the store so far."""
+    """The store has not answered any request yet."""
     check: str
     """What to check if there is no connection."""
     authorities: str
     """How to trust another certificate authority."""
     no_authorities: str
-    """Which file of certificates to mend."""
+    """Which file of certificates to correct."""
     plain: str
     """What to do if the other side does not speak TLS."""
     wants_tls: str
     """What to do if the other side waits for TLS; "" if it has it."""
     credentials: str
-    """What to look for in credentials that fit into no header."""
+    """What to look for in credentials that cannot be put into a header."""
 
 
 def explain_failure(broken: TransportError, host: str, way: Way) -> Explanation:
-    """Explain why no whole answer came from this host."""
+    """Explain why this host gave no complete answer."""
     why = broken.detail
     match broken.failure:
         case Failure.LENGTH:

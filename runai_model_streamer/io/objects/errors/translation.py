@@ -1,4 +1,4 @@
-"""Makes this package's error from a failure of a store: one line, with its facts and without a secret."""
+"""Makes this package's error from a store's failure: one line, with the facts, without secrets."""
 
 import re
 from collections.abc import Collection
@@ -38,11 +38,11 @@ def error_of(
     ours outside the except block, or Python makes the original its context.
 
     Args:
-        explanation: of the failure.
-        error: the failure itself.
+        explanation: what the failure means.
+        error: the original error.
         path: the object or prefix; None if the request concerned neither.
         span: the range; None for a listing.
-        attempts: what was tried.
+        attempts: number and duration of the attempts.
         secrets: texts to redact.
     """
     tries = f"{attempts.count} attempt{'s' if attempts.count > 1 else ''} in {attempts.seconds:.1f} s"
