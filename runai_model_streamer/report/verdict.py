@@ -15,12 +15,13 @@ The caller's thread does one thing at a time, and `LoadReport` has the seconds o
   not report it, reads from the page cache count for the CPU, as do buffered reads faster than a disk. Idle readers do
   not count. Of reads of objects, the part in which readers connected counts for connecting.
 - Time that the caller's thread waited for a CPU: the CPU, not the caller.
-- What the wait has of the CPU beyond the CPU time of the whole process, and its threads' waits for a CPU, was something
-  else: it counts for the network or the storage.
+- What would count for the CPU beyond the CPU time of the whole process, and its threads' waits for a CPU, was something
+  else, such as reads that a close waited for: it counts for the network or the storage. Only if the kernel reports waits.
 
 The largest share is the verdict.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
@@ -78,20 +79,21 @@ def _divided(report: LoadReport) -> dict[Bound, float]:
     found["cpu"] += planned
     waits: Bound = "network" if _is_remote(report) else "storage"
     found[waits] += plan - planned
-    parts = {bound: part * (report.wait_seconds - in_wait) for bound, part in _in_wait(report).items()}
-    idle = min(max(sum((found["cpu"], parts["cpu"], -_busy(report))), 0.0), parts["cpu"])
-    parts["cpu"] -= idle
-    parts[waits] = parts.get(waits, 0.0) + idle
-    for bound, seconds in parts.items():
-        found[bound] += seconds
+    for bound, part in _in_wait(report).items():
+        found[bound] += part * (report.wait_seconds - in_wait)
     delay = min(report.caller_delay_seconds or 0.0, report.caller_seconds)
     found["cpu"] += delay
     found["caller"] += report.caller_seconds - delay
+    idle = max(found["cpu"] - _max_busy(report), 0.0)
+    found["cpu"] -= idle
+    found[waits] += idle
     return found
 
 
-def _busy(report: LoadReport) -> float:
-    """Return the most seconds that can have gone into work on a CPU, or into waiting for one."""
+def _max_busy(report: LoadReport) -> float:
+    """Return the most seconds that can have gone into work on a CPU, or into waiting for one; infinite if unknown."""
+    if report.reader_delay_seconds is None and report.readers:
+        return math.inf
     return report.process_cpu_seconds + (report.reader_delay_seconds or 0.0) + (report.caller_delay_seconds or 0.0)
 
 

@@ -163,6 +163,12 @@ def test_without_the_kernels_word_buffered_reads_go_by_their_speed(count: int, b
     assert judge(report).bound_by == bound
 
 
+def test_without_the_kernels_word_copies_are_the_cpus_although_few_were_in_use() -> None:
+    report = waiting(ReaderSeconds(page_cache=18.0), process_cpu_seconds=1.0, reader_delay_seconds=None)
+    assert judge(report).bound_by == "cpu"
+    assert judge(dataclasses.replace(report, reader_delay_seconds=0.0)).bound_by == "storage"
+
+
 def test_waiting_for_memory_is_the_limits() -> None:
     limited = waiting(ReaderSeconds(disk=20.0, memory=124.0), settings=settings(memory_limit=16 << 20))
     verdict = judge(limited)
@@ -186,7 +192,7 @@ def test_waiting_for_slots_that_a_limit_keeps_below_the_readers_is_the_limits() 
 
 @pytest.mark.parametrize(("device", "bound"), [("cpu", "cpu"), ("cuda:0", "copy"), ("mps", "copy")])
 def test_placing_tensors_is_the_copys_where_they_leave_the_host(device: str, bound: str) -> None:
-    report = LoadReport(seconds=10.0, place_seconds=8.0, wait_seconds=2.0, device=device)
+    report = LoadReport(seconds=10.0, place_seconds=8.0, wait_seconds=2.0, device=device, process_cpu_seconds=9.0)
     assert judge(report).bound_by == bound
 
 
@@ -200,7 +206,7 @@ def test_the_callers_code_is_the_callers_but_for_its_waits_for_a_cpu() -> None:
 def test_opening_is_the_networks_or_the_storages_or_the_cpus() -> None:
     report = LoadReport(seconds=10.0, plan_seconds=9.0, wait_seconds=1.0, files=100)
     assert judge(report).bound_by == "storage"
-    assert judge(dataclasses.replace(report, plan_cpu_seconds=8.0)).bound_by == "cpu"
+    assert judge(dataclasses.replace(report, plan_cpu_seconds=8.0, process_cpu_seconds=8.0)).bound_by == "cpu"
     remote = judge(dataclasses.replace(report, settings=settings(transport="curl")))
     assert remote.bound_by == "network"
     assert "most of it to open 100 files" in remote.sentence
@@ -281,14 +287,20 @@ SECONDS = st.floats(0, 20)
     cpu=SECONDS,
     delay=SECONDS,
     wait=st.floats(0.1, 20),
+    other=SECONDS,
     transport=st.sampled_from([None, "curl"]),
 )
-def test_a_wait_is_the_cpus_only_as_far_as_cpus_were_in_use(
-    did: ReaderSeconds, cpu: float, delay: float, wait: float, transport: str | None
+def test_time_is_the_cpus_only_as_far_as_cpus_were_in_use(
+    did: ReaderSeconds, cpu: float, delay: float, wait: float, other: float, transport: str | None
 ) -> None:
     report = LoadReport(
-        seconds=wait,
+        seconds=wait + 4 * other,
         wait_seconds=wait,
+        plan_seconds=other,
+        plan_cpu_seconds=min(other, cpu),
+        make_seconds=other,
+        place_seconds=other,
+        close_seconds=other,
         readers=16,
         reader_seconds=did,
         reader_seconds_in_wait=did,
@@ -298,7 +310,7 @@ def test_a_wait_is_the_cpus_only_as_far_as_cpus_were_in_use(
         settings=settings(transport=transport),
     )
     shares = judge(report).shares
-    assert shares["cpu"] * wait <= cpu + delay + 1e-9
+    assert shares["cpu"] * report.seconds <= cpu + delay + 1e-9
     assert sum(shares.values()) == pytest.approx(1)
 
 
