@@ -16,7 +16,7 @@ The caller's thread does one thing at a time, and `LoadReport` has the seconds o
   not count. Of reads of objects, the part in which readers connected counts for connecting.
 - Time that the caller's thread waited for a CPU: the CPU, not the caller.
 - What would count for the CPU beyond the CPU time of the whole process, and its threads' waits for a CPU, was something
-  else, such as reads that a close waited for: it counts for the network or the storage. Only if the kernel reports waits.
+  else, such as reads that a close waited for: it counts for the network or the storage. This needs the kernel's report.
 
 The largest share is the verdict.
 """
