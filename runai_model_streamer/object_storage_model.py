@@ -103,7 +103,7 @@ class ObjectStorageModel:
                 f"cannot be made, and with it processes take turns: {error.strerror}",
                 where=self._lock_path,
                 errno=error.errno,
-                remedy="choose a folder beside which this user may write, or call pull_files",
+                remedy="choose a folder whose parent this user may write to, or call pull_files",
             ) from error
         try:
             with locked(lock, self.dir):
@@ -149,13 +149,13 @@ def _entry(path: object, name: object, size: object, modified_ns: object) -> Ent
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or "\0" in value:
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r} is not a text")
     return value
 
 
 def _number(value: object) -> int:
     if type(value) is not int:
-        raise TypeError(f"{value!r} is no number")
+        raise TypeError(f"{value!r} is not a number")
     return value
 
 

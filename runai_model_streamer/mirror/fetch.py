@@ -72,7 +72,7 @@ class _File:
                         f"has {self.source.size} bytes, and had {self.entry.size} a moment ago: it was written to "
                         "while it was being pulled",
                         where=self.entry.path,
-                        remedy="pull again when nothing writes to it any more",
+                        remedy="pull again once nothing writes to it",
                     )
             self.part = destination.create(self.entry.name, self.entry.size)
         return self.source, self.part

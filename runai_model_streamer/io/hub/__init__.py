@@ -1,1 +1,1 @@
-"""Models of the Hugging Face Hub, hf://: resolved and listed by huggingface_hub, read in ranges from its CDN."""
+"""Reads models of the Hugging Face Hub (hf://): huggingface_hub resolves and lists them, the CDN serves the ranges."""

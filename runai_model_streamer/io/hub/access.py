@@ -1,4 +1,4 @@
-"""What requests to the Hugging Face Hub are made with: huggingface_hub's token, endpoint and cache, and libcurl."""
+"""Makes the access to the Hugging Face Hub: huggingface_hub's token, endpoint and cache, and libcurl."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ from runai_model_streamer.io.web.access import make_transport
 
 @dataclass(frozen=True, slots=True)
 class HubAccess:
-    """A transport, and who asks."""
+    """The transport, token, endpoint and cache for requests to the Hub."""
 
     transport: Transport
     endpoint: str
-    """URL of the Hub, without a slash at its end."""
+    """URL of the Hub, without a final slash."""
     cache: str
     """Folder of huggingface_hub's cache."""
     setup: SetupClock
@@ -27,7 +27,7 @@ class HubAccess:
 
     @property
     def secrets(self) -> Collection[str]:
-        """Texts that no message may show."""
+        """Texts to redact in messages."""
         return (self.token,) if self.token else ()
 
     def headers(self, url: str) -> Mapping[str, str]:  # noqa: ARG002 - every URL is one of the Hub's
@@ -38,7 +38,7 @@ class HubAccess:
         """Return huggingface_hub's client."""
         from huggingface_hub import HfApi
 
-        # False: without a token, rather than with the one that it would find.
+        # False means no token; None would let huggingface_hub look for one.
         return HfApi(endpoint=self.endpoint, token=self.token or False)
 
     def cached(self, repo: str, revision: str, name: str) -> str | None:
@@ -71,6 +71,6 @@ def make_hub_access(config: StreamerConfig, setup: SetupClock) -> HubAccess:
         endpoint=(config.hub.endpoint or constants.ENDPOINT).rstrip("/"),
         cache=config.hub.cache or str(constants.HF_HUB_CACHE),
         setup=setup,
-        # No variable has the token as plain text.
+        # Do not put the plain token into a variable: a traceback would show it.
         token=Secret(get_token() or "") or None if implicit else None,
     )

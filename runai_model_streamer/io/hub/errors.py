@@ -1,4 +1,4 @@
-"""What refusals of the Hugging Face Hub mean to users: gated, private and missing repositories, tokens, revisions."""
+"""Explains refusals of the Hugging Face Hub: gated, private and missing repositories, tokens, revisions."""
 
 from typing import Final
 
@@ -8,12 +8,12 @@ from runai_model_streamer.io.objects.errors.explanation import Explanation
 from runai_model_streamer.io.web.refusal import RefusedError
 
 _LOG_IN: Final = "Log in with `hf auth login`, or set HF_TOKEN to a token of https://huggingface.co/settings/tokens."
-_CHECK_TOKEN: Final = f"It is that of HF_TOKEN, else of `hf auth login`: it may be misspelt or revoked. {_LOG_IN}"
+_CHECK_TOKEN: Final = f"It is from HF_TOKEN, else from `hf auth login`. It may be misspelt or revoked. {_LOG_IN}"
 _BAD_TOKEN: Final = "invalid credentials in authorization header"
 
 
 def explain_hub(error: RefusedError, location: HubLocation, endpoint: str) -> Explanation | None:
-    """Explain a refusal of the Hub; None for one that means what it means everywhere.
+    """Explain a refusal of the Hub; None for one that means the same on every web server.
 
     Args:
         error: the refusal.
@@ -21,7 +21,7 @@ def explain_hub(error: RefusedError, location: HubLocation, endpoint: str) -> Ex
         endpoint: URL of the Hub.
     """
     if error.redirected:
-        return None  # the CDN's
+        return None  # it is the CDN's refusal
     repo, revision, name = location
     code = error.headers.get("x-error-code", "")
     page = f"{endpoint}/{repo}"
@@ -41,10 +41,10 @@ def explain_hub(error: RefusedError, location: HubLocation, endpoint: str) -> Ex
         remedy = f"{page} lists branches and tags; a commit has 40 digits."
         return Explanation(NotFoundError, f"{repo} has no revision {revision!r}", remedy, answer)
     if code == "EntryNotFound":
-        remedy = f"Check it, where case counts: `runai-streamer ls hf://{repo}`, or {page}."
+        remedy = f"Check it; case counts: `runai-streamer ls hf://{repo}`, or {page}."
         return Explanation(NotFoundError, f"{repo} has no file {name!r} at {revision}", remedy, answer)
     if code == "RepoNotFound" or error.status in (401, 404):
-        remedy = "Check its name, where case counts."
+        remedy = "Check its name; case counts."
         remedy += " The token's user may have no access to it." if error.authorized else f" If it is private: {_LOG_IN}"
         return Explanation(NotFoundError, f"there is no repository {repo}, or it is private", remedy, answer)
     return None

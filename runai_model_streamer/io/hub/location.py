@@ -1,4 +1,4 @@
-"""What an hf:// URL names."""
+"""Parses hf:// URLs."""
 
 import re
 from typing import Final, NamedTuple
@@ -22,11 +22,11 @@ class HubLocation(NamedTuple):
     revision: str
     """A branch, a tag, `refs/pr/1`, or a commit."""
     name: str
-    """Path in the repository; "" for all of it. A folder's has a slash at its end."""
+    """Path in the repository; "" for all of it. A folder's path has a final slash."""
 
     @classmethod
     def of(cls, url: str) -> "HubLocation":
-        """Parse any of the forms, with the name as it is written.
+        """Parse any of the forms. The name is used as written.
 
         Raises:
             ArgumentError: not a URL of this form.
@@ -52,7 +52,7 @@ class HubLocation(NamedTuple):
             raise IsDirectoryError(
                 "a repository or a folder, not a file",
                 where=url,
-                remedy="name one file; list_safetensors finds them",
+                remedy="name one file; list_safetensors lists them",
                 sep=": ",
             )
         return location
@@ -70,7 +70,7 @@ class HubLocation(NamedTuple):
 
     @property
     def is_commit(self) -> bool:
-        """The revision is a commit: what it names never changes."""
+        """Whether the revision is a commit, whose files never change."""
         return _COMMIT.fullmatch(self.revision) is not None
 
     def url_at(self, commit: str, name: str) -> str:

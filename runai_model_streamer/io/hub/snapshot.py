@@ -1,4 +1,4 @@
-"""The files of a repository at one commit, as the Hub's API, or huggingface_hub's cache, has them."""
+"""Lists the files of a repository at one commit, from the Hub's API or from huggingface_hub's cache."""
 
 import os
 from collections.abc import Mapping
@@ -19,9 +19,9 @@ class HubFile(NamedTuple):
 
     size: int
     identity: str
-    """Changes with the content."""
+    """A text that changes with the content."""
     sha256: bytes | None
-    """Of the content; None for a small file in the git repository itself."""
+    """SHA-256 of the content; None for a small file in the git repository itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,11 @@ class Snapshot:
 
     commit: str
     files: Mapping[str, HubFile]
-    """By their path in the repository."""
+    """Path in the repository -> file."""
 
 
 def fetch_snapshot(access: HubAccess, location: HubLocation, timeout: float) -> Snapshot:
-    """Ask the API once for the commit of a revision and the files at it.
+    """Request the commit of a revision, and its files, from the API. One request.
 
     Raises:
         RefusedError: the Hub refuses.
@@ -48,7 +48,7 @@ def fetch_snapshot(access: HubAccess, location: HubLocation, timeout: float) -> 
         failure = _converted(error, access)
         if failure is error:
             raise
-    # Not where theirs is still handled: Python would make it the context, and it holds the request.
+    # Not inside the except block: Python would make the original error, which holds the request, the context.
     raise failure
 
 
@@ -63,13 +63,13 @@ def _snapshot(info: Any) -> Snapshot:
 
 
 def _converted(error: Exception, access: HubAccess) -> Exception:
-    """What an exception of huggingface_hub, or of the HTTP client that it uses, says; itself if it says nothing."""
+    """Convert an exception of huggingface_hub, or of its HTTP client, to one of ours. Return any other as it is."""
     response = getattr(error, "response", None)
     if response is not None:
         headers = {name.lower(): value for name, value in response.headers.items()}
         request = SignedRequest(Link(access.endpoint), access.headers(access.endpoint), 0.0)
         return RefusedError(Refusal(request, Reply(int(response.status_code), headers)), redirected=False)
-    # httpx, httpx2 or requests, as its version will have it.
+    # The HTTP client is httpx, httpx2 or requests: that depends on the version of huggingface_hub.
     if not any(kind.__module__.partition(".")[0].startswith(("httpx", "requests")) for kind in type(error).__mro__):
         return error
     name = type(error).__name__
@@ -84,21 +84,21 @@ def _converted(error: Exception, access: HubAccess) -> Exception:
 
 
 def cached_snapshot(access: HubAccess, location: HubLocation) -> Snapshot | None:
-    """Return what huggingface_hub's cache has of a revision, without a request; None if it has nothing."""
+    """Return the files of a revision in huggingface_hub's cache, without a request; None if it has none."""
     from huggingface_hub import snapshot_download
 
     try:
         folder = snapshot_download(
             location.repo, revision=location.revision, cache_dir=access.cache, local_files_only=True
         )
-    except Exception:  # which of its errors it is, differs from version to version
+    except Exception:  # its class depends on the version of huggingface_hub
         return None
     files = {}
     for parent, _, names in os.walk(folder):
         for name in names:
             path = os.path.join(parent, name)
             if os.path.isfile(path):
-                # The blob that the file is a link to is named by its content.
+                # The file is a link to a blob, whose name changes with the content.
                 identity = os.path.basename(os.path.realpath(path))
                 files[os.path.relpath(path, folder)] = HubFile(os.stat(path).st_size, identity, None)
     return Snapshot(os.path.basename(folder), files)

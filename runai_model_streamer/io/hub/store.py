@@ -1,4 +1,4 @@
-"""Files of models on the Hugging Face Hub; see `ObjectStore`."""
+"""Opens and lists files of models on the Hugging Face Hub."""
 
 import threading
 
@@ -39,11 +39,11 @@ class HubStore(ObjectStore[HubAccess]):
         self._offline = config.hub.offline
         self._asking = threading.Lock()
         self._snapshots: dict[tuple[str, str], Snapshot] = {}
-        """By repository and revision."""
+        """Repository and revision -> its files."""
 
     @override
     def remote(self, path: str) -> "HubObject":
-        """Return the file at the commit of its revision. The Hub is asked for the commit.
+        """Return the file at the commit of its revision, which the Hub is asked for.
 
         Raises:
             StreamerError: as `open`.
@@ -83,7 +83,7 @@ class HubStore(ObjectStore[HubAccess]):
             raise NotFoundError(
                 f"{location.repo} has no folder {location.name!r} at {location.revision}",
                 where=path,
-                remedy="check it, where case counts (if it is a file, stream_file takes it)",
+                remedy="check it; case counts (if it is a file, stream_file takes it)",
             )
         return [
             Entry(

@@ -21,7 +21,7 @@ _TIMEOUT: Final = 10.0
 """Seconds in which a store must answer: more than a working store takes, and less than people wait."""
 
 _SHORTENED: Final = 16
-"""Minimum characters of a key's id of which the first and last four are shown."""
+"""Minimum characters of a key's id to show its first and last four. Of a shorter id, the first two are shown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Host memory within the limit: slabs leased in plan order and recycled once the caller has dropped their tensors.
 
-A slab comes back when nothing made from it is alive any more. A weak reference on the root array of its lease reports
+A slab comes back when nothing made from it is alive. A weak reference on the root array of its lease reports
 that. Its callback may run in any thread at any moment, even inside a locked section of this module. So it only puts the
 slab on a `SimpleQueue`, whose `put` is safe there.
 

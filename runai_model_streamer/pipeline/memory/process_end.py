@@ -30,7 +30,7 @@ class Gate:
         """
         with self._inside:
             if self._closed:
-                raise StreamerError("no memory is allocated any more: the process is ending")
+                raise StreamerError("no memory can be allocated: the process is ending")
             yield
 
     def close(self) -> None:

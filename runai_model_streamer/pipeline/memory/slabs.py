@@ -50,7 +50,7 @@ class GroupMemory(ABC):
         self.charged = True
         """Whether it counts in the limit. It does not while only the caller keeps it."""
         self.root_ref: weakref.ref[Any] | None = None
-        """Reports when nothing made from it is alive any more."""
+        """Reports when nothing made from it is alive."""
 
     @abstractmethod
     def memory(self) -> memoryview:
@@ -62,7 +62,7 @@ class GroupMemory(ABC):
 
     @abstractmethod
     def watch(self, root: Root, gone: Callable[[object], None]) -> None:
-        """Call `gone`, in any thread, when nothing made from the root is alive any more."""
+        """Call `gone`, in any thread, when nothing made from the root is alive."""
 
     @abstractmethod
     def hide_from_children(self, hide: bool) -> None:

@@ -277,5 +277,5 @@ def test_what_is_no_model_is_told(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["hf://org/model", "hf://org/model/folder/"])
 def test_a_repository_is_no_file(url: str) -> None:
-    with pytest.raises(IsDirectoryError, match="list_safetensors finds them"):
+    with pytest.raises(IsDirectoryError, match="list_safetensors lists them"):
         HubLocation.of_file(url)

@@ -19,7 +19,7 @@ _SIGNS: Final = ("x-amz-request-id", "x-amz-id-2", "x-amz-bucket-region")
 """Headers that mark an answer as a store's, even without an error document."""
 
 _KNOWN_BY_STATUS: Final = (407, 412, 416)
-"""Statuses that mean the same whoever sends them: a proxy's login, or conditions of the request."""
+"""Statuses that mean the same from any sender: a proxy's login, or conditions of the request."""
 
 _FRONT: Final = "Check what is in front of the store (an ingress, a gateway, a login page), and the endpoint."
 _UNSIGNED: Final = (

@@ -52,12 +52,12 @@ def wants_tls(at: RequestContext) -> str:
 
 
 def _check_way(host: str, at: RequestContext) -> str:
-    told = at.provenance.endpoint_sentence() or (
+    endpoint = at.provenance.endpoint_sentence() or (
         "The endpoint is AWS's, or the one in AWS_ENDPOINT_URL, RUNAI_STREAMER_S3_ENDPOINT or S3Credentials(...)."
     )
     if at.provenance.is_aws:
-        return f"{told} For AWS, check the network, and HTTPS_PROXY, HTTP_PROXY and NO_PROXY."
-    check = f"{told} {CHECK_WAY}"
+        return f"{endpoint} For AWS, check the network, and HTTPS_PROXY, HTTP_PROXY and NO_PROXY."
+    check = f"{endpoint} {CHECK_WAY}"
     if host.startswith(f"{at.bucket}."):
         check += " If the store has no host name for each bucket, set RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING=0."
     return check

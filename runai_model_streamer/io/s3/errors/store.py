@@ -81,7 +81,7 @@ _PROVIDERS: Final = (
     "UnauthorizedSSO",
     "UnknownCredential",
 )
-"""Beginnings of the names of the errors of botocore's credential providers, some of which are newer than others."""
+"""Prefixes of the class names of errors of botocore's credential providers. Older versions lack some of them."""
 
 _BY_CODE: Final[Mapping[str, tuple[type[StreamerError], str, str]]] = {
     **dict.fromkeys(EXPIRED, (CredentialsError, "the credentials have expired", _RENEW_KEYS)),
