@@ -1,9 +1,9 @@
-"""Asks a second time for a range that lags far behind its peers. The first complete answer counts.
+"""Requests a range a second time if it lags far behind others. The first complete answer counts.
 
 The two answers never share memory. The first request writes into the caller's buffer, the second into its own. If the
-second is complete first, the connection of the first is shut down. The thread of the first waits until nothing writes
-into the caller's buffer any more, copies the second answer there, and returns it. So the buffer is released no earlier
-than without a second request, and bytes count once: one reply is returned.
+second is complete first, the connection of the first is shut down. The thread of the first waits until the caller's
+buffer is no longer written, copies the second answer there, and returns it. So the buffer is released no earlier than
+without a second request, and bytes count once: one reply is returned.
 
 A second request is never retried, and its failure changes nothing.
 """
@@ -24,7 +24,7 @@ from runai_model_streamer.ranges import ByteRange
 _log = logging.getLogger(__name__)
 
 _JOIN_SECONDS: Final = 0.5
-"""For each thread: it has been cut short."""
+"""Maximum seconds to wait for each thread, whose request has been cut."""
 
 
 class _Request:
@@ -39,16 +39,16 @@ class _Request:
         self.second: tuple[Reply, bytearray] | None = None
         """The second answer, if it was complete while the first was not."""
         self.flights = Flights()
-        """Of the second request."""
+        """Cuts the second request."""
 
 
 class HedgedTransport(Transport):
-    """A transport that asks a second time for ranges that are late.
+    """A transport that requests late ranges a second time.
 
     Args:
         inner: makes all requests.
-        policy: when to ask a second time.
-        clock: seconds, from any zero.
+        policy: when to make a second request.
+        clock: returns seconds from an arbitrary moment.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class HedgedTransport(Transport):
 
     @property
     def spent(self) -> int:
-        """Bytes asked for a second time."""
+        """All bytes requested a second time."""
         return self._laggards.spent
 
     @override
@@ -105,7 +105,7 @@ class HedgedTransport(Transport):
         work.flights.stop()
 
     def _run(self) -> None:
-        """Look for late requests, as long as there are any in flight."""
+        """Look for late requests while any are in flight."""
         while True:
             closed = self._closed.wait(self._policy.tick)
             with self._lock:

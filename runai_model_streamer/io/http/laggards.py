@@ -1,4 +1,4 @@
-"""Requests in flight that take much longer than others of their size: which to ask for a second time, and when."""
+"""Finds requests in flight that take much longer than others of their size, to make them a second time."""
 
 from collections import deque
 from collections.abc import Hashable
@@ -8,58 +8,65 @@ from typing import Final, Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 
 _KEPT: Final = 64
-"""Requests whose times are kept."""
+"""Number of requests whose times are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class HedgePolicy:
-    """When to ask a second time."""
+    """When to make a second request."""
 
     min_bytes: int = 1 << 20
-    """Shorter ranges are not asked for again: their time is mostly that of the round trip."""
+    """Minimum bytes of a range for a second request. The time of a shorter one is mostly the round trip."""
     min_seconds: float = 0.1
-    """A request takes at least this long before it is late."""
+    """Minimum seconds before a request is late."""
     known: int = 8
-    """Requests that have ended before any is late."""
+    """Minimum number of ended requests before any is late."""
     late: float = 3.0
-    """Times the median of their times, and at least ..."""
+    """A request is late after this many times the median duration of others, and also after `beyond`."""
     beyond: float = 1.5
-    """... times the time that nine in ten take."""
+    """A request is late only after this many times the duration that nine in ten stay below."""
     late_at_end: float = 1.5
-    """The same as `late` when fewer than half as many are in flight as there were: nothing else is left to do."""
+    """Replaces `late` when fewer than half of the maximum number are in flight: nothing else is left to do."""
     share: float = 0.05
-    """The most bytes asked for again, as a part of those that have come."""
+    """Maximum bytes requested twice, as a fraction of the bytes that have arrived."""
     held: int = 32 << 20
-    """The most bytes of memory for second answers."""
+    """Maximum bytes of memory for second answers."""
     tick: float = 0.05
-    """Seconds between two looks."""
+    """Seconds between two checks."""
 
 
 class Laggards(Generic[K]):
-    """Keeps the times of requests. Not thread-safe.
+    """Keeps the times of requests, and finds the late ones. Not thread safe.
 
     Args:
-        policy: when to ask a second time.
+        policy: when to make a second request.
     """
 
     def __init__(self, policy: HedgePolicy) -> None:
         self._policy = policy
         self._active: dict[K, tuple[int, float]] = {}  # bytes, and when it began
-        self._asked: set[K] = set()  # of those, the ones that were made a second time
-        self._held: dict[K, int] = {}  # bytes of memory of second answers
+        self._asked: set[K] = set()  # requests in flight that were made a second time
+        self._held: dict[K, int] = {}  # bytes of memory for second answers
         self._times: deque[float] = deque(maxlen=_KEPT)  # seconds for each byte
         self._most = 0
         self._came = 0
         self.spent = 0
-        """Bytes asked for a second time, in all."""
+        """All bytes requested a second time."""
 
     def begin(self, key: K, size: int, now: float) -> None:
-        """A request for `size` bytes begins."""
+        """Note that a request for `size` bytes begins."""
         self._active[key] = size, now
         self._most = max(self._most, len(self._active))
 
     def end(self, key: K, now: float, *, complete: bool, came: bool) -> None:
-        """It has ended. `complete`: all bytes came with its own answer; `came`: with that or the second one."""
+        """Note that a request has ended.
+
+        Args:
+            key: the request.
+            now: the time.
+            complete: whether its own answer brought all bytes.
+            came: whether its own or the second answer did.
+        """
         size, began = self._active.pop(key)
         self._asked.discard(key)
         if complete:
@@ -68,7 +75,7 @@ class Laggards(Generic[K]):
             self._came += size
 
     def forget(self, key: K) -> None:
-        """The second answer to it needs no memory any more. Idempotent."""
+        """Note that the second answer's memory is free. Idempotent."""
         self._held.pop(key, None)
 
     @property
@@ -77,7 +84,7 @@ class Laggards(Generic[K]):
         return bool(self._active)
 
     def find(self, now: float) -> list[K]:
-        """Return the requests to make a second time now, each only once. They count as made."""
+        """Return the requests to make a second time now, each only once. They then count as made."""
         policy = self._policy
         if len(self._times) < policy.known:
             return []
