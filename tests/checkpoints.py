@@ -5,8 +5,9 @@ import random
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 
@@ -95,6 +96,21 @@ def raw(tensor: torch.Tensor) -> bytes:
     return bytes(flat.view(torch.uint8).numpy()) if flat.numel() else b""
 
 
+class Noted:
+    """A landing that tells when it is closed."""
+
+    def __init__(self, landing: Any, ended: list[Any]) -> None:
+        self._landing = landing
+        self._ended = ended
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._landing, name)
+
+    def close(self) -> None:
+        self._ended.append(self._landing)
+        self._landing.close()
+
+
 def load_of(
     sources: Sequence[Source],
     *,
@@ -104,14 +120,22 @@ def load_of(
     names: Collection[str] | None = None,
     storage: Storage | None = None,
     join_seconds: float = JOIN_SECONDS,
+    ended: list[Any] | None = None,
 ) -> Load:
-    """Start to load sources that are open already; `chunk` is a multiple of each one's alignment."""
+    """Start to load sources that are open already; `chunk` is a multiple of each one's alignment.
+
+    The landing joins `ended` when it is closed.
+    """
     files = []
     for source in sources:
         tensors = [tensor for tensor in read_header(source).tensors if names is None or tensor.name in names]
         files.append(PlannedFile(source.size, source.kind, source.alignment, chunk, tensors))
     opened_from = storage or Storage(StreamerConfig(), None, shared=False)
-    load = Load(opened_from, sources, in_host_memory(files, limit), concurrency, join_seconds=join_seconds)
+    destination = in_host_memory(files, limit)
+    if ended is not None:
+        make = destination.make_landing
+        destination = replace(destination, make_landing=lambda *given: Noted(make(*given), ended))
+    load = Load(opened_from, sources, destination, concurrency, join_seconds=join_seconds)
     load.start()
     return load
 

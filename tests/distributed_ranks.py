@@ -20,6 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -329,38 +330,41 @@ def _broken_reads(broken: bool) -> Iterator[None]:
             raise OSError(5, "the disk is on fire")
         real(self, fd, offset, buffer)
 
-    if broken:
-        FileSource._read = truncated  # type: ignore[method-assign]  # noqa: SLF001
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        if broken:
+            # A rank opens the files of a shared load by itself: no source can be handed in.
+            patch.setattr(FileSource, "_read", truncated)
         yield
-    finally:
-        FileSource._read = real  # type: ignore[method-assign]  # noqa: SLF001
 
 
 @contextlib.contextmanager
 def _no_landing(broken: bool) -> Iterator[None]:
     """What has been read cannot land."""
-    real = Feed.landed
 
     def landed(*_: Any) -> None:
         raise MemoryError("no room")
 
-    if broken:
-        Feed.landed = landed  # type: ignore[method-assign, assignment]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        if broken:
+            # What lands does not fail by itself: its memory was leased before it was read.
+            patch.setattr(Feed, "landed", landed)
         yield
-    finally:
-        Feed.landed = real  # type: ignore[method-assign]
+
+
+def be_on(node: str) -> None:
+    """Be a rank of this node, for the rest of the process."""
+    # All ranks of a test run on one machine, and may not set its name.
+    pytest.MonkeyPatch().setattr(groups, "node_name", lambda: node)
 
 
 def nodes(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     """Two nodes of two ranks and three, and one that has a single rank."""
-    groups.node_name = lambda: f"node {min(me.rank // 2, 1)}"
+    be_on(f"node {min(me.rank // 2, 1)}")
     with counted_reads() as counted:
         yield "by node", me.stream("large.safetensors") | {"read": counted}
     with setting(RUNAI_STREAMER_DIST_GLOBAL="1"), counted_reads() as counted:
         yield "globally", me.stream("large.safetensors") | {"read": counted}
-    groups.node_name = lambda: f"node {me.rank > 0}"
+    be_on(f"node {me.rank > 0}")
     with counted_reads() as counted:
         yield "alone", me.stream("large.safetensors") | {"read": counted}
 
@@ -375,11 +379,10 @@ def counted_reads() -> Iterator[list[int]]:
         counted.append(len(buffer))
         return real(self, offset, buffer)
 
-    FileSource.read_into = counting  # type: ignore[method-assign]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        # A rank opens the files of a shared load by itself: no source can be handed in.
+        patch.setattr(FileSource, "read_into", counting)
         yield counted
-    finally:
-        FileSource.read_into = real  # type: ignore[method-assign]
 
 
 def killed(me: Ranks) -> Iterator[tuple[str, Outcome]]:
@@ -424,7 +427,8 @@ def sends_forgotten(me: Ranks) -> Iterator[tuple[str, Outcome]]:
             waited.append(1)
 
     if me.rank == 1:
-        Channel.isend = lambda *where: _Forgotten(real(*where))  # type: ignore[method-assign]
+        # Whether a rank waits for its own sends shows in nothing that it returns.
+        pytest.MonkeyPatch().setattr(Channel, "isend", lambda *where: _Forgotten(real(*where)))
     membership = groups.join(StreamerConfig.from_environment())
     assert membership is not None
     with me.watched() as outcome:
@@ -452,7 +456,8 @@ def _cut_off(me: Ranks, exchange: Callable[[Peers], object]) -> tuple[str, Outco
             threading.Thread(target=kill_when_begun, args=(data,), daemon=True).start()
         return real(channel, data, rank, tag)
 
-    Channel.irecv = receiving  # type: ignore[method-assign, assignment]
+    # Only the receiver's own buffer tells when the first bytes of a message have come.
+    pytest.MonkeyPatch().setattr(Channel, "irecv", receiving)
     with setting(RUNAI_STREAMER_DIST_TIMEOUT="8"):
         membership = groups.join(StreamerConfig.from_environment())
     assert membership is not None

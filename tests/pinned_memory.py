@@ -147,7 +147,9 @@ def pinned_memory(*, initialized: bool = True) -> Iterator[PinnedMemory]:
     """
     memory = PinnedMemory()
     with pytest.MonkeyPatch.context() as patch:
+        # Stands in for torch's allocator, which needs a GPU. What of the package calls it stays whole.
         patch.setattr(pinned, "page_lock", memory.allocate)
+        # The process has one account of what torch page-locks, and the fake is no part of it.
         patch.setattr(pinned, "_blocks", pinned.PinnedBlocks())
         patch.setattr(torch.cuda, "is_initialized", lambda: initialized)
         yield memory

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from runai_model_streamer import RunaiStreamerMemoryLimitException, SafetensorsStreamer, TensorShard, TensorSlice
 from runai_model_streamer.checkpoint.tensor_info import DTYPE_BITS
 from runai_model_streamer.errors import ArgumentError, UnsupportedDtypeError
-from runai_model_streamer.origins import SourceKind
-from runai_model_streamer.pipeline.plan import groups
 from runai_model_streamer.pipeline.plan.selection import Select
 from tests.checkpoints import Stored, encode, join_ours, numbered, our_threads, raw, stored, write
+from tests.gaps import reading_over
 from tests.servers import FaultServer
 
 RANKS = 4
@@ -80,8 +79,7 @@ def test_a_part_equals_slicing_the_whole_tensor(
 ) -> None:
     path = write(tmp_path / "m", {f"t{index}": each for index, (each, _) in enumerate(tensors)})
     wanted = {f"t{index}": part for index, (_, part) in enumerate(tensors)}
-    with pytest.MonkeyPatch.context() as patch, SafetensorsStreamer() as streamer:
-        patch.setitem(groups.MAX_GAP, SourceKind.FILE, gap)
+    with pytest.MonkeyPatch.context() as patch, reading_over(gap), SafetensorsStreamer() as streamer:
         patch.setenv("RUNAI_STREAMER_MEMORY_LIMIT", limit)
         streamer.stream_file(path, select=wanted)
         metadata = streamer.files_to_tensors_metadata[0]
@@ -148,10 +146,10 @@ def test_nothing_wanted_is_an_ordinary_load(stacked: Path) -> None:
 @pytest.mark.parametrize("gap", [64 << 10, 0])
 def test_parts_are_cast_too(stacked: Path, gap: int, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba")
-    monkeypatch.setitem(groups.MAX_GAP, SourceKind.FILE, gap)
     monkeypatch.setenv("RUNAI_STREAMER_MEMORY_LIMIT", "0")
-    whole = streamed(stacked)
-    found = streamed(stacked, dtype=torch.float32, select={"experts": (2, 3, 77), "down": (1, 149, 150)})
+    with reading_over(gap):
+        whole = streamed(stacked)
+        found = streamed(stacked, dtype=torch.float32, select={"experts": (2, 3, 77), "down": (1, 149, 150)})
     assert same(found["experts"], whole["experts"][:, :, 3:77].float())
     assert same(found["down"], whole["down"][:, 149:].float())
     assert found["norm"].dtype == torch.float32

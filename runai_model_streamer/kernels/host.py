@@ -30,7 +30,7 @@ _TARGET: Final = types.Array(types.uint8, 1, "C", aligned=False)
 _compiling = threading.Lock()
 
 
-def cast(source: str, target: str) -> Callable[[Bytes, Bytes], None]:
+def cast(source: str, target: str, half: bool | None = None) -> Callable[[Bytes, Bytes], None]:
     """Return a kernel that casts `source` elements in its first argument to `target` elements in its second.
 
     The kernel is compiled in 0.3 to 0.8 seconds, or read from disk in some milliseconds, once in a process. Many
@@ -39,12 +39,13 @@ def cast(source: str, target: str) -> Callable[[Bytes, Bytes], None]:
     Args:
         source: a key of `bits.ITEM_SIZES`.
         target: one of `bits.TARGETS`, and not `source`.
+        half: whether to use the CPU's own instructions for float16; None: if it has them.
 
     Raises (the kernel):
         ValueError: the arrays do not hold the same number of elements.
     """
     with _compiling:
-        kernel = compiled_cast(source, target, has_half_instructions())
+        kernel = compiled_cast(source, target, has_half_instructions() if half is None else half)
     return functools.partial(_cast_checked, kernel, bits.ITEM_SIZES[source], bits.ITEM_SIZES[target])
 
 

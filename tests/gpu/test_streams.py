@@ -62,6 +62,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
         spans.append((began, time.time_ns()))
         return origin
 
+    # Runs on a GPU only, where a source that is handed in has not been tried yet.
     monkeypatch.setattr(FileSource, "read_into", timed)
     return spans
 
@@ -104,6 +105,7 @@ def test_the_first_tensor_is_on_the_gpu_before_the_last_is_read(
             assert arrived.wait(PATIENCE), "the first tensor waits for the last read"
         return read_into(self, offset, buffer)
 
+    # Runs on a GPU only, where a source that is handed in has not been tried yet.
     monkeypatch.setattr(FileSource, "read_into", wait_at_the_end)
     streamer.stream_files([str(checkpoint)], device=str(device))
     loaded: dict[str, torch.Tensor] = {}
@@ -193,6 +195,7 @@ def test_a_load_that_fails_with_copies_pending_leaves_no_memory_behind(
             raise ReadError("planted")
         return read_into(self, offset, buffer)
 
+    # Runs on a GPU only, where a source that is handed in has not been tried yet.
     monkeypatch.setattr(FileSource, "read_into", fail_half_way)
     with SafetensorsStreamer() as streamer:
         streamer.stream_files([str(checkpoint)], device=str(device))

@@ -17,8 +17,8 @@ from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import ReadError, SourceChangedError, StateError, StreamerError, TruncatedError
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import Origin
+from runai_model_streamer.pipeline.landing.host import HostLanding
 from runai_model_streamer.pipeline.load import Load
-from runai_model_streamer.pipeline.memory.pool import SlabPool
 from runai_model_streamer.ranges import PAGE
 from tests.checkpoints import (
     PATIENCE,
@@ -39,25 +39,6 @@ MIB = 1 << 20
 
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
-
-
-def _watch(patch: pytest.MonkeyPatch) -> list[SlabPool]:
-    """The pools of the loads that end from now on."""
-    pools: list[SlabPool] = []
-    close = SlabPool.close
-
-    def closed(pool: SlabPool) -> None:
-        pools.append(pool)
-        close(pool)
-
-    patch.setattr(SlabPool, "close", closed)
-    return pools
-
-
-@pytest.fixture
-def ended(monkeypatch: pytest.MonkeyPatch) -> list[SlabPool]:
-    """The pools of the loads that a test makes, once they have ended."""
-    return _watch(monkeypatch)
 
 
 def source_of(tensors: dict[str, Stored], path: str = "m", alignment: int = 1) -> MemorySource:
@@ -160,11 +141,11 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-def _start(case: Case) -> Load:
+def _start(case: Case, ended: list[HostLanding] | None = None) -> Load:
     sources = [
         source_of(file, alignment=alignment) for file, alignment in zip(case.files, case.alignments, strict=True)
     ]
-    return load_of(sources, limit=case.limit, chunk=case.chunk, concurrency=case.concurrency)
+    return load_of(sources, limit=case.limit, chunk=case.chunk, concurrency=case.concurrency, ended=ended)
 
 
 _UNHURRIED = settings(max_examples=60)
@@ -185,12 +166,11 @@ def test_kept_tensors_are_right_after_the_end(case: Case) -> None:
 
 def _held(case: Case, dropped: bool) -> int:
     """Most bytes held in a load, as they count against the limit."""
-    with pytest.MonkeyPatch.context() as patch:
-        pools = _watch(patch)
-        for _, tensor in _start(case).tensors():
-            if dropped:
-                del tensor
-    return max((pool.peak for pool in pools), default=0)
+    ended: list[HostLanding] = []
+    for _, tensor in _start(case, ended).tensors():
+        if dropped:
+            del tensor
+    return max((landing.peak for landing in ended), default=0)
 
 
 @_UNHURRIED
@@ -200,16 +180,15 @@ def test_what_is_held_stays_within_the_limit(case: Case, dropped: bool) -> None:
     assert case.limit is None or held <= case.limit
 
 
-def test_a_limit_of_the_largest_tensor_is_enough_for_a_caller_that_keeps_its_loop_variable(
-    ended: list[SlabPool],
-) -> None:
+def test_a_limit_of_the_largest_tensor_is_enough_for_a_caller_that_keeps_its_loop_variable() -> None:
+    ended: list[HostLanding] = []
     file = numbered([30_000] * 20)
     seen = []
-    load = load_of([source_of(file)], limit=30_000)
+    load = load_of([source_of(file)], limit=30_000, ended=ended)
     for name, tensor in load.tensors():
         seen.append((name, raw(tensor)))
     assert seen == expected(file)
-    assert max(pool.peak for pool in ended) <= 30_000
+    assert max(landing.peak for landing in ended) <= 30_000
 
 
 def test_nothing_is_read_ahead_of_the_limit() -> None:
@@ -533,12 +512,11 @@ class ImpatientSource(StuckSource):
         threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
 
 
-def test_a_ctrl_c_while_it_waits_for_a_stuck_reader_closes_all_but_what_that_uses(
-    ended: list[SlabPool],
-) -> None:
+def test_a_ctrl_c_while_it_waits_for_a_stuck_reader_closes_all_but_what_that_uses() -> None:
+    ended: list[HostLanding] = []
     storage = ClosedStorage()
     source = ImpatientSource("m", encode(numbered([100_000])), gated=PREFIX + 1)
-    load = load_of([source], storage=storage, join_seconds=PATIENCE)
+    load = load_of([source], storage=storage, join_seconds=PATIENCE, ended=ended)
     assert source.arrived.acquire(timeout=PATIENCE)
     with pytest.raises(KeyboardInterrupt):
         load.close()
@@ -546,7 +524,9 @@ def test_a_ctrl_c_while_it_waits_for_a_stuck_reader_closes_all_but_what_that_use
     source.gate.set()
 
 
-def test_a_ctrl_c_before_it_waits_for_readers_closes_all(ended: list[SlabPool]) -> None:
+def test_a_ctrl_c_before_it_waits_for_readers_closes_all() -> None:
+    ended: list[HostLanding] = []
+
     class InterruptedSource(MemorySource):
         def interrupt(self) -> None:
             join_ours()
@@ -554,7 +534,7 @@ def test_a_ctrl_c_before_it_waits_for_readers_closes_all(ended: list[SlabPool]) 
 
     storage = ClosedStorage()
     source = InterruptedSource("m", encode(numbered([100_000])))
-    load = load_of([source], storage=storage)
+    load = load_of([source], storage=storage, ended=ended)
     with pytest.raises(KeyboardInterrupt):
         load.close()
     assert (len(ended), storage.closed, source.closed) == (1, 1, 1)

@@ -60,6 +60,7 @@ def test_combinations_take_turns_and_each_round_begins_with_another(
         loaded.append(paths[0].stem)
         stream_files(self, paths, device=options["device"])
 
+    # Nothing else tells of a warm-up load: it ends after one tensor, without a report or a line.
     monkeypatch.setattr(SafetensorsStreamer, "stream_files", noted)
     measure({"one": file, "two": [other]}, runs=3)
     uncounted, rounds = loaded[:2], loaded[2:]

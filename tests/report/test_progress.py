@@ -279,9 +279,9 @@ class Notebook:
 
 
 def test_a_notebook_has_a_bar_of_its_own(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ipython = pytest.importorskip("IPython")
+    pytest.importorskip("IPython")
     notebook = Notebook()
-    monkeypatch.setattr(ipython, "get_ipython", type("Shell", (), {"kernel": None}))
+    monkeypatch.setattr("IPython.get_ipython", type("Shell", (), {"kernel": None}))
     monkeypatch.setattr("IPython.display.display", notebook.display)
     with SafetensorsStreamer() as streamer:
         streamer.stream_file(file, progress=True)

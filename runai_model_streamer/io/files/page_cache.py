@@ -4,7 +4,8 @@ import ctypes
 import errno
 import mmap
 import os
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -36,8 +37,10 @@ class PageCache:
     overlayfs cachestat counts an empty cache of its own, so do not ask there (`file_systems.DIRECT`).
     """
 
-    def __init__(self, fd: int, status: os.stat_result) -> None:
+    def __init__(self, fd: int, status: os.stat_result, cachestat: int = _CACHESTAT) -> None:
+        """`cachestat` is the number of that system call."""
         self._fd = fd
+        self._call = cachestat
         self._mapping: mmap.mmap | None = None
         self._address = 0
         self._answers = True
@@ -69,7 +72,7 @@ class PageCache:
     def _cachestat(self, offset: int, length: int) -> int:
         counts = _Counts()
         span = _Range(offset, length)
-        if libc().syscall(_CACHESTAT, self._fd, ctypes.byref(span), ctypes.byref(counts), 0):
+        if libc().syscall(self._call, self._fd, ctypes.byref(span), ctypes.byref(counts), 0):
             raise OSError(ctypes.get_errno(), "cachestat")
         return int(counts.cached) * mmap.PAGESIZE
 
@@ -98,6 +101,10 @@ class PageCache:
             raise OSError(ctypes.get_errno(), "mincore")
         # Linux sets each byte to 0 or 1.
         return bytes(resident).count(1) * mmap.PAGESIZE
+
+
+AskPageCache: TypeAlias = Callable[[int, os.stat_result], PageCache]
+"""Makes a `PageCache` for a descriptor and its status."""
 
 
 def _may_ask(fd: int, status: os.stat_result) -> bool:

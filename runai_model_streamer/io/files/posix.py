@@ -13,7 +13,7 @@ from runai_model_streamer.config import DirectIO
 from runai_model_streamer.io.files import file_systems
 from runai_model_streamer.io.files.device import device_of
 from runai_model_streamer.io.files.failures import translated
-from runai_model_streamer.io.files.page_cache import PageCache
+from runai_model_streamer.io.files.page_cache import AskPageCache, PageCache
 from runai_model_streamer.io.files.requests import RequestSize
 from runai_model_streamer.io.files.stamps import stamp_of
 from runai_model_streamer.origins import Origin, SourceKind
@@ -50,6 +50,7 @@ class FileSource:
         shared: whether other processes of this node load the same file. `AUTO` then reads through the page cache, so
             that the disk is read once for all of them.
         requests: sets how many bytes one direct read asks for; None for what the disk's rate suggests.
+        page_cache: makes what says which bytes are cached, from the descriptor and its status.
 
     Raises:
         NotFoundError, IsDirectoryError, AccessDeniedError, ReadError: the file cannot be opened for reading.
@@ -67,6 +68,7 @@ class FileSource:
         *,
         shared: bool = False,
         requests: RequestSize | None = None,
+        page_cache: AskPageCache = PageCache,
     ) -> None:
         self.path = path
         self._fd = self._direct_fd = -1
@@ -93,16 +95,16 @@ class FileSource:
         self._why = ""
         self._requests = RequestSize() if requests is None else requests
         self.streams: int | None = None
-        self._open_direct(direct, shared, status)
+        self._open_direct(direct, shared, status, page_cache)
         if self._reads_direct and self._file_system in file_systems.DIRECT:
             self.streams = device_of(status.st_dev).streams
 
-    def _open_direct(self, direct: DirectIO, shared: bool, status: os.stat_result) -> None:
+    def _open_direct(self, direct: DirectIO, shared: bool, status: os.stat_result, ask: AskPageCache) -> None:
         self._why = file_systems.why_buffered(self._file_system, direct, shared=shared)
         if self._why:
             return
         if direct is DirectIO.AUTO:
-            self._page_cache = PageCache(self._fd, status)
+            self._page_cache = ask(self._fd, status)
             if self._page_cache.cached_bytes(0, 1) is None:
                 self._why = "the kernel does not say what it holds"
                 _log.debug("%s: the kernel does not say what is cached; reading through the page cache", self.path)

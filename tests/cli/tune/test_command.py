@@ -94,16 +94,16 @@ def test_a_run_that_lasts_too_long_is_broken_off(file: Path) -> None:
     assert 0 < count < 6 << 20
 
 
-def test_a_run_has_the_setting_that_it_is_of(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trials = Trials(DEFAULT, "cpu", cold=False)
-    trials.sample = read_checkpoint([str(file)])
+def test_a_run_has_the_setting_that_it_is_of(file: Path) -> None:
     seen: list[Setting] = []
 
-    def stream(_: Checkpoint) -> Iterator[int]:
-        seen.append(current([str(file)]))
-        yield 1
+    class Watched(Trials):
+        def _stream(self, checkpoint: Checkpoint) -> Iterator[int]:
+            seen.append(current([str(file)]))
+            yield from super()._stream(checkpoint)
 
-    monkeypatch.setattr(trials, "_stream", stream)
+    trials = Watched(DEFAULT, "cpu", cold=False)
+    trials.sample = read_checkpoint([str(file)])
     for setting in (DEFAULT, DEFAULT._replace(concurrency=3, limit=1 << 30)):
         trials(setting, 1.0)
         assert seen[-1] == setting

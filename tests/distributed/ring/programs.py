@@ -14,11 +14,10 @@ import torch
 import torch.distributed as dist
 
 from runai_model_streamer import SafetensorsStreamer, TensorShard, TensorSlice
-from runai_model_streamer.distributed.ranks import groups
 from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.origins import Origin
 from tests.checkpoints import raw
-from tests.distributed_ranks import Outcome, Ranks, counted_reads, setting
+from tests.distributed_ranks import Outcome, Ranks, be_on, counted_reads, setting
 
 PLANS: Final = 20
 
@@ -111,7 +110,7 @@ def paces(me: Ranks) -> Iterator[tuple[str, Outcome]]:
 
 def nodes_in_one(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     """Three nodes, of one, two and three ranks, and one read for all of them."""
-    groups.node_name = lambda: f"node {(0, 1, 1, 2, 2, 2)[me.rank]}"
+    be_on(f"node {(0, 1, 1, 2, 2, 2)[me.rank]}")
     with setting(RUNAI_STREAMER_DIST_GLOBAL="1"), counted_reads() as counted:
         yield "globally", me.stream("large.safetensors", "odd.safetensors") | {"read": counted}
         half = {name: TensorShard(0, me.rank % 2, 2) for name in (f"t{index}" for index in range(8))}

@@ -30,6 +30,11 @@ NO_SUCH_CALL: Final = 99_999
 """A system call number that no kernel knows: it answers ENOSYS, as an older one does to cachestat."""
 
 
+def by_mincore(fd: int, status: os.stat_result) -> PageCache:
+    """Ask as on a kernel without cachestat."""
+    return PageCache(fd, status, NO_SUCH_CALL)
+
+
 def cached_bytes(path: str | os.PathLike[str], offset: int = 0, length: int | None = None) -> int | None:
     """Bytes of a file, or of a range of it, that are in the page cache; None where the kernel does not say."""
     fd = os.open(path, os.O_RDONLY)

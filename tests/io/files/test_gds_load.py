@@ -75,6 +75,7 @@ def test_gpudirect_that_is_asked_for_reads_a_load(
         taken.append(count)
         return take(line, count, *arguments)  # type: ignore[arg-type]
 
+    # A load makes its line from its settings. What it took is told nowhere, since only tests would ask.
     monkeypatch.setattr(Bandwidth, "take", counted)
     if rate is not None:
         monkeypatch.setenv("RUNAI_STREAMER_MAX_BANDWIDTH", rate)

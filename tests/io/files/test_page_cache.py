@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from runai_model_streamer.io.files import page_cache as pagecache
 from runai_model_streamer.io.files.page_cache import PageCache
 from tests.io.files.local_files import (
     COLD_PAGES,
-    NO_SUCH_CALL,
     as_stranger,
+    by_mincore,
     cache,
     descriptors,
     evict,
@@ -30,19 +29,17 @@ PAGES = COLD_PAGES
 SIZE = PAGES * PAGE
 
 
+Make = Callable[[int, os.stat_result], PageCache]
+
+
 @pytest.fixture(params=["cachestat", "mincore"])
-def call(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def make(request: pytest.FixtureRequest) -> Make:
     """Each way of asking in turn."""
-    chosen = str(request.param)
-    if chosen == "mincore":
-        hide_cachestat(monkeypatch)
-    elif not has_cachestat():
+    if request.param == "mincore":
+        return by_mincore
+    if not has_cachestat():
         pytest.skip("this kernel is older than cachestat (6.5), or a container's filter hides it")
-    return chosen
-
-
-def hide_cachestat(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pagecache, "_CACHESTAT", NO_SUCH_CALL)
+    return PageCache
 
 
 def has_cachestat() -> bool:
@@ -53,9 +50,9 @@ def has_cachestat() -> bool:
 
 
 @pytest.fixture
-def ask(cold_file: Path, call: str) -> Iterator[Callable[[int, int], int | None]]:
+def ask(cold_file: Path, make: Make) -> Iterator[Callable[[int, int], int | None]]:
     fd = os.open(cold_file, os.O_RDONLY)
-    yield PageCache(fd, os.fstat(fd)).cached_bytes
+    yield make(fd, os.fstat(fd)).cached_bytes
     os.close(fd)
 
 
@@ -92,14 +89,14 @@ def test_a_range_across_two_pages_counts_both(ask: Ask, cold_file: Path) -> None
     assert ask(4 * PAGE - 1, 2) == 2 * PAGE
 
 
-def test_a_last_page_that_is_not_full_counts_as_one(call: str, tmp_path: Path) -> None:
+def test_a_last_page_that_is_not_full_counts_as_one(make: Make, tmp_path: Path) -> None:
     require_local_disk(tmp_path)
     cold_file = tmp_path / "odd"
     cold_file.write_bytes(b"x" * (PAGE + 1))
     evict(cold_file)
     cache(cold_file)
     with cold_file.open("rb") as opened:
-        page_cache = PageCache(opened.fileno(), os.fstat(opened.fileno()))
+        page_cache = make(opened.fileno(), os.fstat(opened.fileno()))
         assert page_cache.cached_bytes(PAGE, 1) == PAGE
 
 
@@ -122,24 +119,23 @@ def test_asking_brings_nothing_into_the_cache(ask: Ask) -> None:
     assert ask(0, SIZE) == 0
 
 
-def test_both_calls_agree_on_every_page(cold_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_calls_agree_on_every_page(cold_file: Path) -> None:
     if not has_cachestat():
         pytest.skip("this kernel has one of them only")
     for page in (0, 1, 5, 17, 18, 19, PAGES - 1):
         cache(cold_file, page * PAGE, PAGE)
 
-    def answers() -> list[int | None]:
+    def answers(make: Make) -> list[int | None]:
         with cold_file.open("rb") as opened:
-            page_cache = PageCache(opened.fileno(), os.fstat(opened.fileno()))
+            page_cache = make(opened.fileno(), os.fstat(opened.fileno()))
             return [page_cache.cached_bytes(page * PAGE, PAGE) for page in range(PAGES)]
 
-    said_by_cachestat = answers()
-    hide_cachestat(monkeypatch)
-    assert answers() == said_by_cachestat
+    said_by_cachestat = answers(PageCache)
+    assert answers(by_mincore) == said_by_cachestat
     assert sum(filter(None, said_by_cachestat)) == 7 * PAGE
 
 
-def test_a_range_beyond_four_gib_is_found(call: str, tmp_path: Path) -> None:
+def test_a_range_beyond_four_gib_is_found(make: Make, tmp_path: Path) -> None:
     require_local_disk(tmp_path)
     cold_file, far = tmp_path / "sparse", (5 << 30) + 7 * PAGE
     with cold_file.open("wb") as opened:
@@ -148,11 +144,11 @@ def test_a_range_beyond_four_gib_is_found(call: str, tmp_path: Path) -> None:
     evict(cold_file)
     cache(cold_file, far, PAGE)
     with cold_file.open("rb") as opened:
-        page_cache = PageCache(opened.fileno(), os.fstat(opened.fileno()))
+        page_cache = make(opened.fileno(), os.fstat(opened.fileno()))
         assert [page_cache.cached_bytes(far + shift, PAGE) for shift in (-PAGE, 0)] == [0, PAGE]
 
 
-def test_a_file_larger_than_memory_gets_an_answer(call: str, tmp_path: Path) -> None:
+def test_a_file_larger_than_memory_gets_an_answer(make: Make, tmp_path: Path) -> None:
     require_local_disk(tmp_path)
     cold_file = tmp_path / "sparse"
     memory = os.sysconf("SC_PHYS_PAGES") * PAGE
@@ -162,30 +158,27 @@ def test_a_file_larger_than_memory_gets_an_answer(call: str, tmp_path: Path) -> 
     except OSError as error:
         pytest.skip(f"no file of that size here: {error}")
     with cold_file.open("rb") as opened:
-        assert PageCache(opened.fileno(), os.fstat(opened.fileno())).cached_bytes(0, SIZE) == 0
+        assert make(opened.fileno(), os.fstat(opened.fileno())).cached_bytes(0, SIZE) == 0
 
 
-def test_mincore_gives_no_answer_on_an_empty_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hide_cachestat(monkeypatch)
+def test_mincore_gives_no_answer_on_an_empty_file(tmp_path: Path) -> None:
     cold_file = tmp_path / "empty"
     cold_file.touch()
     with cold_file.open("rb") as opened:
-        assert PageCache(opened.fileno(), os.fstat(opened.fileno())).cached_bytes(0, 1) is None
+        assert by_mincore(opened.fileno(), os.fstat(opened.fileno())).cached_bytes(0, 1) is None
 
 
-def test_mincore_counts_nothing_past_the_length_the_file_had(cold_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hide_cachestat(monkeypatch)
+def test_mincore_counts_nothing_past_the_length_the_file_had(cold_file: Path) -> None:
     with cold_file.open("rb") as opened:
-        page_cache = PageCache(opened.fileno(), os.fstat(opened.fileno()))
+        page_cache = by_mincore(opened.fileno(), os.fstat(opened.fileno()))
         os.truncate(cold_file, 64 * SIZE)
         assert [page_cache.cached_bytes(count * SIZE, SIZE) for count in range(64)] == [0] * 64
 
 
-def test_mincore_answers_for_a_file_that_was_cut_short(cold_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hide_cachestat(monkeypatch)
+def test_mincore_answers_for_a_file_that_was_cut_short(cold_file: Path) -> None:
     cache(cold_file)
     with cold_file.open("rb") as opened:
-        page_cache = PageCache(opened.fileno(), os.fstat(opened.fileno()))
+        page_cache = by_mincore(opened.fileno(), os.fstat(opened.fileno()))
         os.truncate(cold_file, PAGE)
         assert page_cache.cached_bytes(0, SIZE) == PAGE
 
@@ -199,10 +192,10 @@ def test_cachestat_gives_no_answer_when_the_file_is_closed(cold_file: Path) -> N
     assert page_cache.cached_bytes(0, SIZE) is None
 
 
-def test_no_descriptor_is_left_when_it_goes(cold_file: Path, call: str) -> None:
+def test_no_descriptor_is_left_when_it_goes(cold_file: Path, make: Make) -> None:
     before = descriptors(cold_file)
     with cold_file.open("rb") as opened:
-        page_cache = PageCache(opened.fileno(), os.fstat(opened.fileno()))
+        page_cache = make(opened.fileno(), os.fstat(opened.fileno()))
         assert page_cache.cached_bytes(0, SIZE) == 0
         del page_cache
     assert descriptors(cold_file) == before
@@ -220,9 +213,9 @@ def public_file() -> Iterator[Path]:
         yield path
 
 
-def asked_of(path: Path) -> int | None:
+def asked_of(path: Path, make: Make = PageCache) -> int | None:
     with path.open("rb") as opened:
-        return PageCache(opened.fileno(), os.fstat(opened.fileno())).cached_bytes(0, SIZE)
+        return make(opened.fileno(), os.fstat(opened.fileno())).cached_bytes(0, SIZE)
 
 
 def test_a_stranger_gets_no_answer_or_a_true_one(public_file: Path) -> None:
@@ -230,19 +223,18 @@ def test_a_stranger_gets_no_answer_or_a_true_one(public_file: Path) -> None:
     assert as_stranger(lambda: asked_of(public_file)) in (None, 0)
 
 
-def test_mincore_is_not_believed_by_a_stranger(public_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hide_cachestat(monkeypatch)
-    assert as_stranger(lambda: asked_of(public_file)) is None
+def test_mincore_is_not_believed_by_a_stranger(public_file: Path) -> None:
+    assert as_stranger(lambda: asked_of(public_file, by_mincore)) is None
 
 
-def test_a_stranger_who_may_write_the_file_gets_an_answer(public_file: Path, call: str) -> None:
+def test_a_stranger_who_may_write_the_file_gets_an_answer(public_file: Path, make: Make) -> None:
     public_file.chmod(0o666)
-    assert as_stranger(lambda: asked_of(public_file)) == 0
+    assert as_stranger(lambda: asked_of(public_file, make)) == 0
 
 
-def test_who_owns_a_read_only_file_gets_an_answer(public_file: Path, call: str) -> None:
+def test_who_owns_a_read_only_file_gets_an_answer(public_file: Path, make: Make) -> None:
     def as_owner() -> int | None:
-        return asked_of(public_file)
+        return asked_of(public_file, make)
 
     if os.geteuid() == 0:
         os.chown(public_file, 65534, 65534)

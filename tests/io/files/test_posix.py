@@ -17,7 +17,8 @@ import pytest
 
 from runai_model_streamer import errors
 from runai_model_streamer.config import DirectIO
-from runai_model_streamer.io.files import file_systems, page_cache
+from runai_model_streamer.io.files import file_systems
+from runai_model_streamer.io.files.page_cache import PageCache
 from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.io.files.requests import WINDOW, RequestSize
 from runai_model_streamer.origins import Origin
@@ -25,8 +26,8 @@ from runai_model_streamer.ranges import PAGE
 from tests.checkpoints import PATIENCE
 from tests.io.contract import make_buffer
 from tests.io.files.local_files import (
-    NO_SUCH_CALL,
     as_stranger,
+    by_mincore,
     cache,
     cached_bytes,
     descriptors,
@@ -54,9 +55,15 @@ def read(source: FileSource, offset: int = 0, length: int | None = None, shift: 
     return Read(bytes(buffer), origin)
 
 
-def read_file(path: Path, direct: DirectIO = DirectIO.AUTO, *, shared: bool = False) -> Read:
+def read_file(
+    path: Path,
+    direct: DirectIO = DirectIO.AUTO,
+    *,
+    shared: bool = False,
+    page_cache: Callable[[int, os.stat_result], PageCache] = PageCache,
+) -> Read:
     """All of a file, in one read."""
-    with closing(FileSource(str(path), direct, shared=shared)) as source:
+    with closing(FileSource(str(path), direct, shared=shared, page_cache=page_cache)) as source:
         return read(source)
 
 
@@ -296,10 +303,9 @@ def test_direct_reads_always_do_not_care_for_other_processes(file: Path) -> None
     assert read_file(file, DirectIO.ALWAYS, shared=True).origin is Origin.DISK
 
 
-def test_without_cachestat_mincore_decides(odd_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page_cache, "_CACHESTAT", NO_SUCH_CALL)
+def test_without_cachestat_mincore_decides(odd_file: Path) -> None:
     cache(odd_file, 0, SIZE // 2)
-    with closing(FileSource(str(odd_file))) as source:
+    with closing(FileSource(str(odd_file), page_cache=by_mincore)) as source:
         found = [read(source, 0, SIZE // 2), read(source, SIZE // 2)]
     assert [origin for _, origin in found] == [Origin.PAGE_CACHE, Origin.DISK]
     assert b"".join(data for data, _ in found) == odd_file.read_bytes()
@@ -460,21 +466,16 @@ def test_who_may_not_know_what_is_cached_reads_buffered(
     assert as_stranger(lambda: read_file(public_cold_file).origin) is (Origin.DISK if known else Origin.BUFFERED)
 
 
-def test_who_may_not_know_what_is_cached_reads_buffered_without_cachestat_too(
-    public_cold_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(page_cache, "_CACHESTAT", NO_SUCH_CALL)
-    assert as_stranger(lambda: read_file(public_cold_file).origin) is Origin.BUFFERED
+def test_who_may_not_know_what_is_cached_reads_buffered_without_cachestat_too(public_cold_file: Path) -> None:
+    assert as_stranger(lambda: read_file(public_cold_file, page_cache=by_mincore).origin) is Origin.BUFFERED
 
 
 def test_who_may_not_know_what_is_cached_is_told_at_debug(
-    public_cold_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    public_cold_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(page_cache, "_CACHESTAT", NO_SUCH_CALL)
-
     def messages() -> list[str]:
         with caplog.at_level(logging.DEBUG, "runai_model_streamer"):
-            read_file(public_cold_file)
+            read_file(public_cold_file, page_cache=by_mincore)
         return caplog.messages
 
     expected = f"{public_cold_file}: the kernel does not say what is cached; reading through the page cache"
@@ -654,18 +655,16 @@ def test_a_file_that_is_deleted_is_still_there(changing: FileSource, any_file: P
     assert read(changing).data == before
 
 
-def test_the_file_behind_both_descriptors_is_one(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_behind_both_descriptors_is_one(file: Path) -> None:
     before = file.read_bytes()
     evict(file)
     other = written(file.with_name("other"), SIZE)
-    name = file_systems.name
 
-    def replace_meanwhile(fd: int) -> str:
+    def replace_meanwhile(fd: int, status: os.stat_result) -> PageCache:
         os.replace(other, file)
-        return name(fd)
+        return PageCache(fd, status)
 
-    monkeypatch.setattr(file_systems, "name", replace_meanwhile)
-    assert read_file(file, DirectIO.ALWAYS) == (before, Origin.DISK)
+    assert read_file(file, page_cache=replace_meanwhile) == (before, Origin.DISK)
 
 
 # What cannot be opened.
@@ -855,13 +854,9 @@ def test_too_many_open_files_for_a_second_descriptor_costs_only_direct_reads(
 
 @pytest.mark.parametrize("hidden", [False, True], ids=["cachestat", "mincore"])
 @pytest.mark.parametrize("direct", DirectIO)
-def test_closing_leaves_no_descriptor_open(
-    any_file: Path, direct: DirectIO, hidden: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if hidden:
-        monkeypatch.setattr(page_cache, "_CACHESTAT", NO_SUCH_CALL)
+def test_closing_leaves_no_descriptor_open(any_file: Path, direct: DirectIO, hidden: bool) -> None:
     before = descriptors(any_file)
-    source = FileSource(str(any_file), direct)
+    source = FileSource(str(any_file), direct, page_cache=by_mincore if hidden else PageCache)
     read(source)
     opened = descriptors(any_file)
     source.close()

@@ -1,6 +1,7 @@
 """What users are told of repositories that are gated, private or missing, of tokens, and of a Hub that is away."""
 
 import logging
+import sys
 
 import pytest
 
@@ -136,6 +137,6 @@ def test_no_frame_log_or_error_shows_the_token(
 
 
 def test_without_huggingface_hub_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with SafetensorsStreamer() as streamer, pytest.raises(MissingDependencyError, match=r"reading from hf://.*\[hub\]"):
         streamer.stream_file(URL)

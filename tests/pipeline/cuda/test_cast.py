@@ -40,6 +40,7 @@ def tensors() -> dict[str, Stored]:
 def no_numba_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba_cuda", None)
     monkeypatch.delitem(sys.modules, "runai_model_streamer.kernels.device", raising=False)
+    # Once imported, the module would be found without its package.
     monkeypatch.delattr("runai_model_streamer.kernels.device", raising=False)
 
 

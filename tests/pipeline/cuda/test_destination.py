@@ -13,13 +13,12 @@ from torch.overrides import TorchFunctionMode
 from runai_model_streamer import FileChunks, FileStreamer, RunaiStreamerMemoryLimitException, SafetensorsStreamer
 from runai_model_streamer.errors import GdsUnavailableError, MissingDependencyError, NotFoundError
 from runai_model_streamer.installation import install_command
-from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.cuda.destination import CudaParts
 from runai_model_streamer.pipeline.cuda.driver import driver_api
 from runai_model_streamer.pipeline.parts import Parts
-from runai_model_streamer.pipeline.plan import groups
 from tests.checkpoints import Stored, join_ours, numbered, raw, stored, write
 from tests.cuda_emulator import Emulator
+from tests.gaps import reading_over
 from tests.pipeline.cuda.world import GPU, ONE_GPU, CtypesApi, World
 from tests.streamers import streamer_of
 
@@ -162,14 +161,11 @@ def test_missing_packages_are_named_with_the_extras(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("gap", [0, 64 << 10])
-def test_a_ranks_parts_are_put_together_on_the_device(
-    gap: int, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(groups.MAX_GAP, SourceKind.FILE, gap)
+def test_a_ranks_parts_are_put_together_on_the_device(gap: int, world: World, tmp_path: Path) -> None:
     whole = stored("U8", (30, 100_000))
     path = write(tmp_path / "m", {"rows": whole, "columns": whole, "none": whole, "whole": whole})
     found = []
-    with world.streamer(driver_api=lambda: AtOnce(world)) as opened:
+    with reading_over(gap), world.streamer(driver_api=lambda: AtOnce(world)) as opened:
         opened.stream_file(
             path, device="cuda:0", select={"rows": (0, 7, 9), "columns": (1, 5, 20_000), "none": (1, 3, 3)}
         )

@@ -305,6 +305,7 @@ def test_without_numba_the_error_names_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.delitem(sys.modules, "runai_model_streamer.kernels.host", raising=False)
+    # Once imported, the module would be found without its package.
     monkeypatch.delattr("runai_model_streamer.kernels.host", raising=False)
     with SafetensorsStreamer() as streamer:
         with pytest.raises(MissingDependencyError, match=r"BF16 to F32.*pip install -e '.\[cast\]'"):
