@@ -11,14 +11,21 @@ connections decides how fast a load is, and the right one depends on the store, 
 - A trial that was no faster goes back, and comes again after `HOLD` windows, since others may have left by then.
 - Refusals (503 SlowDown, 429), timeouts and a lack of file descriptors take connections away, a window at a time. They
   come again in smaller steps.
+- The last reads are smaller, so that connections end together.
+- Where readers are on a CPU, or wait for one, for much of their reads, no more are tried: they would only take it from
+  each other.
 - Connections that mostly wait for memory, or for the caller, are enough: a memory limit bounds them by itself.
 
 A reader is a thread, with one connection. It rests without a step and without memory when it is not needed.
 """
 
+import threading
 from collections.abc import Callable
 from enum import Enum
 from typing import Final
+
+from runai_model_streamer.pipeline.tally.timer import SystemTimer
+from runai_model_streamer.ranges import HUGE_PAGE, round_up
 
 GAIN: Final = 1.15
 """Speedup that keeps twice as many connections."""
@@ -40,6 +47,14 @@ AGAIN: Final = 1.25
 """Times as many connections as before are tried, once there were refusals."""
 
 
+ON_CPU: Final = 0.3
+"""Part of reads that readers are on a CPU or wait for one, from which on no more are tried. It is about a twentieth where
+the network bounds."""
+
+SLOW: Final = 0.1
+"""Seconds of a read from which on the last reads are cut smaller. Each is a request, which has a price, too."""
+
+
 class Held(Enum):
     """What kept a load from more connections. The values are those of `LoadReport.connections_held_by`."""
 
@@ -51,8 +66,16 @@ class Held(Enum):
     """More brought no more bytes."""
     REFUSED = "refused"
     """The store refused requests, or did not answer."""
+    CPU = "cpu"
+    """Those that there were kept the CPUs busy."""
     IDLE = "idle"
     """Those that there were waited for memory or for the caller."""
+
+
+def thread_seconds() -> float:
+    """Return for how long this thread has been on a CPU or has waited for one; 0 if the kernel does not say."""
+    times = SystemTimer().thread_times(threading.get_native_id())
+    return 0.0 if times is None else times.cpu + (times.delay or 0.0)
 
 
 class ConnectionPace:
@@ -64,12 +87,19 @@ class ConnectionPace:
         now: `time.perf_counter()`.
         refusals: the number of requests so far that the store refused, or did not answer.
         minimum: the fewest connections.
+        on_cpu: seconds that the calling thread has been on a CPU or has waited for one so far.
     """
 
     large = 0
 
     def __init__(
-        self, first: int, maximum: int, now: float, refusals: Callable[[], int] = lambda: 0, minimum: int = 1
+        self,
+        first: int,
+        maximum: int,
+        now: float,
+        refusals: Callable[[], int] = lambda: 0,
+        minimum: int = 1,
+        on_cpu: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.readers = min(first, maximum)
         self.history = [(now, self.readers)]
@@ -79,26 +109,39 @@ class ConnectionPace:
         self._maximum = maximum
         self._minimum = min(minimum, self.readers)
         self._refusals = refusals
+        self._on_cpu = on_cpu
+        self._thread = threading.local()
         self._refused = refusals()
         self._ever_refused = False
         self._before: tuple[int, float] | None = None  # during a trial: the connections and the rate before it
         self._hold = 0
+        self._each = 0.0  # seconds of a read
         self._changed = now
         self._reset(now)
 
+    def largest_of(self, left: int) -> int | None:
+        """Return a part of what is left for each connection, if reads are slow: so they end nearly together."""
+        if self._each < SLOW:
+            return None
+        return round_up(max(left // self.readers, 1), HUGE_PAGE)
+
     def _reset(self, now: float) -> None:
-        self._began, self._reads, self._bytes, self._seconds = now, 0, 0, 0.0
+        self._began, self._reads, self._bytes, self._seconds, self._cpu = now, 0, 0, 0.0, 0.0
 
     def landed(self, length: int, seconds: float, now: float) -> bool:
         """Record a read of `length` bytes that took `seconds`. Return whether more readers are useful now."""
+        spent, before = self._on_cpu(), getattr(self._thread, "spent", 0.0)
+        self._thread.spent = spent
         if now - seconds < self._changed:
             return False  # it began with another number of connections
         self._reads += 1
         self._bytes += length
         self._seconds += seconds
+        self._cpu += spent - before
         if self._reads < self.readers or now <= self._began or not self._seconds:
             return False
         rate = self.readers * self._bytes / self._seconds
+        self._each = self._seconds / self._reads
         busy = self._seconds / (self.readers * (now - self._began))
         all_refusals = self._refusals()
         refused, self._refused = all_refusals - self._refused, all_refusals
@@ -125,6 +168,8 @@ class ConnectionPace:
             self._hold -= 1
         elif busy < BUSY:
             self.held = Held.IDLE
+        elif self._cpu >= ON_CPU * self._seconds:
+            self.held = Held.CPU
         elif not refused:
             self._before = self.readers, rate
             more = int(self.readers * AGAIN) + 1 if self._ever_refused else 2 * self.readers

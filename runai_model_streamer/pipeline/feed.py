@@ -75,13 +75,16 @@ class Feed(Generic[LeaseT]):
         lifecycle.on_stop(self._wake_all)
 
     def _all_steps(self, groups: Sequence[Group]) -> Iterator[tuple[LeaseT, Step]]:
+        left = sum(group.payload for group in groups)
         for group in groups:
             if group.steps:
                 lease = self._landing.lease(group, self._storage_bound)
                 self.leases[group.index] = lease
                 # All CPUs share the copy of a group.
                 even = round_up(-(-group.payload // self._cpus), HUGE_PAGE)
-                steps = list(steps_of(group, self._files, even if self._copying else self._pace.large))
+                large = even if self._copying else self._pace.large
+                steps = list(steps_of(group, self._files, large, self._pace.largest_of(left)))
+                left -= group.payload
                 self._missing[group.index] = len(steps)
                 for step in steps:
                     yield lease, step

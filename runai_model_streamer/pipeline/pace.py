@@ -34,6 +34,10 @@ class ReaderCount(Protocol):
         """Bytes of a read that pays, in whole huge pages; 0 for the chunk."""
         ...
 
+    def largest_of(self, left: int) -> int | None:
+        """Return the largest read, in whole huge pages, of the last `left` bytes of a load; None for any."""
+        ...
+
     def landed(self, length: int, seconds: float, now: float) -> bool:
         """Record a read of `length` bytes that took `seconds`. Return whether more readers are useful now."""
         ...
@@ -61,6 +65,9 @@ class Pace:
         self._hold = 0
         self._ignored = 0
         self._reset(now)
+
+    def largest_of(self, left: int) -> None:
+        """Return None: readers of files end together, since their reads take milliseconds."""
 
     def _reset(self, now: float) -> None:
         self._began, self._reads, self._bytes, self._busy = now, 0, 0, 0.0

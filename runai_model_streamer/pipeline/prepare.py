@@ -18,7 +18,7 @@ from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import SourceKind
-from runai_model_streamer.pipeline.connections import ConnectionPace
+from runai_model_streamer.pipeline.connections import ConnectionPace, thread_seconds
 from runai_model_streamer.pipeline.destination import begin_landing, destination_for
 from runai_model_streamer.pipeline.landing.assembly import assembled, largest_assembled
 from runai_model_streamer.pipeline.landing.destination import HOST, LoadSpec
@@ -248,7 +248,9 @@ def make_load(
     pace = None
     if not waits_for_ranks and any(file.kind is SourceKind.OBJECT for file in files):
         minimum = first if config.s3.connections else 1
-        pace = ConnectionPace(first, concurrency, time.perf_counter(), lambda: storage.refusals, minimum)
+        pace = ConnectionPace(
+            first, concurrency, time.perf_counter(), lambda: storage.refusals, minimum, thread_seconds
+        )
     return Load(storage, sources, destination, concurrency, finish, tally, connections=pace)
 
 

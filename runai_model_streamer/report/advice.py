@@ -68,6 +68,8 @@ def _more_connections(report: LoadReport) -> str:
             f"if the link has more to give, set RUNAI_STREAMER_CONNECTIONS to more than {connections}, and "
             "`ulimit -n` to eight times as much"
         )
+    if report.connections_held_by == "cpu":
+        return f"its {connections} connections kept the CPUs busy: give the process more of them"
     if report.connections_held_by == "idle":
         return f"its {connections} connections had pauses, waiting for memory or for the caller"
     return f"{connections} connections were used: a longer load finds out whether more are faster"

@@ -32,9 +32,9 @@ Bound: TypeAlias = Literal[
 """The bottleneck of a load. "copy" is the path between host memory and the device. "imports", "compiling",
 "credentials" and "connecting" are the stages of `SetupSeconds`."""
 
-Held: TypeAlias = Literal["", "maximum", "no faster", "refused", "idle"]
+Held: TypeAlias = Literal["", "maximum", "no faster", "refused", "cpu", "idle"]
 """What kept a load from more connections to object storage: there may be no more; more were tried; the store refused
-requests or did not answer; they waited for memory or for the caller. "": it was too short to tell."""
+requests or did not answer; CPUs were busy; they waited for memory or for the caller. "": it was too short to tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from runai_model_streamer.pipeline.connections import HOLD, ConnectionPace
+from runai_model_streamer.pipeline.connections import HOLD, ConnectionPace, thread_seconds
+from runai_model_streamer.ranges import HUGE_PAGE
 
 READ = 8 << 20
 MB = 10**6
@@ -29,9 +30,10 @@ class Store:
         refuses: Callable[[int], bool] = lambda _: False,
         pause: float = 0.0,
         minimum: int = 1,
+        on_cpu: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.rate, self.refuses, self.pause, self.now, self.refused = rate, refuses, pause, 0.0, 0
-        self.pace = ConnectionPace(first, maximum, 0.0, lambda: self.refused, minimum)
+        self.pace = ConnectionPace(first, maximum, 0.0, lambda: self.refused, minimum, on_cpu)
         self._sent = 0.0  # bytes that a connection would have brought that was busy all the time
         self._waiting: list[tuple[float, int, float]] = []  # until when, the reader, when its read began
         self._reading: list[tuple[float, int, float]] = []  # until how much is sent, the reader, when its read began
@@ -173,6 +175,20 @@ def test_readers_that_wait_for_memory_are_enough() -> None:
     assert store.pace.held.value == "idle"
 
 
+@pytest.mark.parametrize(("part", "counts"), [(0.05, [16, 32, 64]), (0.5, [16])])
+def test_readers_that_keep_the_cpus_busy_are_enough(part: float, counts: list[int]) -> None:
+    spent = 0.0
+
+    def on_cpu() -> float:
+        nonlocal spent
+        spent += part * READ / (60 * MB)  # in each read, as one thread runs all of them
+        return spent
+
+    store = Store(16, 64, lambda _: 60 * MB, on_cpu=on_cpu).run(5.0)
+    assert store.counts == counts
+    assert store.pace.held.value == ("maximum" if len(counts) > 1 else "cpu")
+
+
 def test_reads_that_began_before_a_change_do_not_count_for_it() -> None:
     pace = ConnectionPace(1, 4, 0.0)
     assert pace.landed(READ, 1.0, 1.0)
@@ -185,3 +201,24 @@ def test_reads_that_began_before_a_change_do_not_count_for_it() -> None:
 def test_a_clock_that_does_not_move_decides_nothing() -> None:
     pace = ConnectionPace(1, 8, 5.0)
     assert [pace.landed(READ, 0.0, 5.0) for _ in range(100)] == [False] * 100
+
+
+def test_the_last_reads_are_cut_so_that_each_connection_has_one() -> None:
+    pace = Store(16, 16, lambda _: 30 * MB).run(1.0).pace
+    assert pace.largest_of(1000 * READ) == 1000 * READ // 16
+    assert pace.largest_of(16 * READ) == READ
+    assert pace.largest_of(8 * READ) == READ // 2
+    assert pace.largest_of(16) == HUGE_PAGE
+
+
+def test_reads_of_fast_connections_are_not_cut() -> None:
+    assert Store(16, 16, lambda _: 1000 * MB).run(1.0).pace.largest_of(READ) is None
+
+
+def test_before_a_read_has_landed_none_is_cut() -> None:
+    assert ConnectionPace(16, 256, 0.0).largest_of(READ) is None
+
+
+def test_a_threads_seconds_on_a_cpu_never_become_fewer() -> None:
+    before = thread_seconds()
+    assert 0.0 <= before <= thread_seconds()

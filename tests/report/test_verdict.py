@@ -101,6 +101,7 @@ def test_waiting_for_objects_is_the_networks() -> None:
         ("maximum", "set RUNAI_STREAMER_CONNECTIONS to more than 64"),
         ("no faster", "more connections than 64 were tried, and no faster"),
         ("refused", "the store refused requests or did not answer, so that there were 64 connections at the end"),
+        ("cpu", "its 64 connections kept the CPUs busy"),
         ("idle", "its 64 connections had pauses, waiting for memory or for the caller"),
     ],
 )

@@ -157,7 +157,7 @@ def plan_groups(files: Sequence[PlannedFile], limit: int | None = None, target: 
     yield from builder.finish()
 
 
-def steps_of(group: Group, files: Sequence[PlannedFile], large: int = 0) -> Iterator[Step]:
+def steps_of(group: Group, files: Sequence[PlannedFile], large: int = 0, small: int | None = None) -> Iterator[Step]:
     """Yield the reads that fill a group, in file order.
 
     Args:
@@ -165,10 +165,11 @@ def steps_of(group: Group, files: Sequence[PlannedFile], large: int = 0) -> Iter
         files: the files of the plan.
         large: size of a read that is fast now. Reads grow from the chunk to this size, if `PlannedFile.large` allows
             it. Then there may be fewer reads than `Group.steps`.
+        small: the largest read, in whole huge pages, near the end of a load; None for the chunk.
     """
     for part in group.parts:
         file = files[part.file]
-        chunk = max(file.chunk, min(large, file.large))
+        chunk = max(file.chunk, min(large, file.large)) if small is None else min(file.chunk, small)
         start, end = part.position, part.position + part.length
         for cut in (*_cuts(start, end, chunk, file.rest), end):
             if cut > start:

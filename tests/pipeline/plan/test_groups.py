@@ -231,10 +231,10 @@ def test_every_tensor_lies_inside_its_part(case: Case) -> None:
                     assert part.offset <= tensor.start <= tensor.end <= part.offset + part.length
 
 
-@given(cases(), st.sampled_from([0, 2 * MIB, 3 * MIB + PAGE, 64 * MIB]))
-def test_the_reads_of_a_part_cover_it_once_each_byte_in_its_place(case: Case, large: int) -> None:
+@given(cases(), st.sampled_from([0, 2 * MIB, 3 * MIB + PAGE, 64 * MIB]), st.sampled_from([None, 2 * MIB, 4 * MIB]))
+def test_the_reads_of_a_part_cover_it_once_each_byte_in_its_place(case: Case, large: int, small: int | None) -> None:
     for group in case.groups:
-        steps = list(steps_of(group, case.files, large))
+        steps = list(steps_of(group, case.files, large, small))
         for part in group.parts:
             position = part.position
             offset = part.offset
@@ -247,6 +247,13 @@ def test_the_reads_of_a_part_cover_it_once_each_byte_in_its_place(case: Case, la
                 position += step.length
             assert offset == part.offset + part.length
         assert steps == []
+
+
+@given(cases(), st.sampled_from([2 * MIB, 4 * MIB]))
+def test_near_the_end_reads_are_no_larger_than_told(case: Case, small: int) -> None:
+    for group in case.groups:
+        for step in steps_of(group, case.files, 64 * MIB, small):
+            assert step.length <= small + case.files[step.file].rest
 
 
 @given(cases(alignments=[1]))
