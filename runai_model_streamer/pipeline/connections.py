@@ -48,8 +48,8 @@ AGAIN: Final = 1.25
 
 
 ON_CPU: Final = 0.3
-"""Part of reads that readers are on a CPU or wait for one, from which on no more are tried. It is about a twentieth where
-the network bounds."""
+"""Part of reads that readers are on a CPU or wait for one, from which on no more are tried. Where the network bounds
+reads, it is about a twentieth."""
 
 SLOW: Final = 0.1
 """Seconds of a read from which on the last reads are cut smaller. Each is a request, which has a price, too."""
