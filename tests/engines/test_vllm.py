@@ -1,17 +1,24 @@
-"""A real vLLM on the CPU loads and serves from disk and from S3: `make test-engines`. Without vLLM these tests skip."""
+"""A real vLLM on the CPU loads and serves from disk and from S3: `make test-engines`. Without vLLM these tests skip.
+
+With and without the plugin. vLLM's CPU backend cannot run a mixture of experts with expert parallelism, so that there
+the parameters of each rank are compared, not tokens.
+"""
 
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import pytest
 
-from tests.servers import MotoServer, moto_server
+from tests.engines.vllm_program import ANSWER
+from tests.servers import FaultServer, refuse, stall_before_headers
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="not installed: vllm (make test-engines)"
@@ -20,12 +27,17 @@ pytestmark = pytest.mark.skipif(
 ROOT: Final = Path(__file__).parents[2]
 SECONDS: Final = 540.0
 URL: Final = "s3://models/org/llama"
+PLUGIN: Final = {"RUNAI_STREAMER_VLLM": "1"}
+SHARED: Final = {"distributed": True}
+IN_PROCESS: Final = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+REPORT: Final = re.compile(
+    r"\[RunAI Streamer\] loaded: (?P<count>\d+) of \d+ tensors, (?P<size>[\d.]+) MB.*read from: ([^;]*)"
+)
 
 
-def run(endpoint: str, *arguments: str, **settings: str) -> Any:
-    """What `vllm_program` prints last, in a process of its own, which knows the store."""
-    environment = dict(os.environ) | settings
-    environment |= {
+def start(endpoint: str, *arguments: str, **settings: str) -> subprocess.Popen[str]:
+    """Start `vllm_program`, which knows the store."""
+    environment = dict(os.environ) | {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
@@ -34,32 +46,80 @@ def run(endpoint: str, *arguments: str, **settings: str) -> Any:
         "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0",
     }
     command = [sys.executable, "-m", "tests.engines.vllm_program", *arguments]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment | settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return json.loads(done.stdout.splitlines()[-1])
+
+
+def end(program: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit status and output; a program that does not end is killed with all of its processes, and the test fails."""
+    try:
+        output, _ = program.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        for child in psutil.Process(program.pid).children(recursive=True):
+            child.kill()
+        program.kill()
+        pytest.fail(f"did not end in {SECONDS} s:\n{program.communicate()[0][-6000:]}")
+    return program.returncode, output
+
+
+def run(endpoint: str, *arguments: str, **settings: str) -> tuple[Any, str]:
+    """What `vllm_program` prints last, and all of its output."""
+    status, output = end(start(endpoint, *arguments, **settings))
+    assert status == 0, output[-8000:]
+    # Python's own resource tracker may have the last word.
+    answer = [line for line in output.splitlines() if line.startswith(ANSWER)][-1]
+    return json.loads(answer.removeprefix(ANSWER)), output
+
+
+def serve(store: FaultServer, model: str, load_format: str, *ask: str, **options: Any) -> dict[str, Any]:
+    """Run an engine, with the plugin if `plugin` is in the options, and print the bytes that it read."""
+    settings = PLUGIN if options.pop("plugin", False) else {}
+    if options.pop("in_process", False):
+        settings = settings | IN_PROCESS
+    before = store.bytes_served
+    asked = json.dumps({"model": model, "load_format": load_format, "ask": ask} | options)
+    answer, output = run(store.endpoint, "serve", asked, **settings)
+    reports = [f"{match['count']} tensors, from {match[3]}" for match in REPORT.finditer(output)]
+    print(f"\n{load_format} {options} {settings}: {store.bytes_served - before} bytes from S3; {reports}")
+    assert bool(reports) == bool(settings.get("RUNAI_STREAMER_VLLM") or load_format == "runai_streamer_cuda")
+    return dict(answer) | {"bytes": store.bytes_served - before, "reports": reports}
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "llama"
-    assert run("http://127.0.0.1:1", "models", str(folder)) == 3
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    assert run("http://127.0.0.1:1", "models", str(folder))[0] == [3, 2]
     return folder
 
 
 @pytest.fixture(scope="module")
-def store(model: Path) -> Iterator[MotoServer]:
-    with moto_server() as server:
-        for path in model.iterdir():
-            server.put("models", f"org/llama/{path.name}", path.read_bytes())
-        yield server
+def llama(models: Path) -> str:
+    return str(models / "llama")
 
 
 @pytest.fixture(scope="module")
-def expected(model: Path, store: MotoServer) -> Any:
-    """Greedy tokens of vLLM with its own loader."""
-    return run(store.endpoint, "tokens", str(model), "safetensors", "{}", VLLM_ENABLE_V1_MULTIPROCESSING="0")
+def store(models: Path) -> Iterator[FaultServer]:
+    with FaultServer() as server:
+        for path in models.rglob("*.*"):
+            server.put("models", f"org/{path.relative_to(models)}", path.read_bytes())
+        yield server
+
+
+def size_of(llama: str) -> int:
+    return sum(path.stat().st_size for path in Path(llama).glob("*.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def alone(llama: str, store: FaultServer) -> Any:
+    """Greedy tokens of vLLM with its loader for safetensors."""
+    return serve(store, llama, "safetensors", "tokens", in_process=True)["tokens"]
+
+
+@pytest.fixture(scope="module")
+def in_two(llama: str, store: FaultServer) -> Any:
+    """The same of two ranks of tensor parallelism."""
+    return serve(store, llama, "safetensors", "tokens", in_process=True, tensor_parallel_size=2)["tokens"]
 
 
 LOADS: Final[dict[str, dict[str, Any]]] = {
@@ -72,23 +132,127 @@ LOADS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
-def test_every_parameter_is_that_of_its_own_loader(model: Path, store: MotoServer) -> None:
-    loads: list[dict[str, Any]] = [{"model": str(model), "load_format": "safetensors"}]
+@pytest.mark.parametrize("settings", [{}, PLUGIN], ids=["stock", "plugin"])
+def test_every_parameter_is_that_of_its_own_loader(llama: str, store: FaultServer, settings: dict[str, str]) -> None:
+    loads: list[dict[str, Any]] = [{"model": llama, "load_format": "safetensors"}]
     for name, extra in LOADS.items():
-        source = URL if name.startswith("s3") else str(model)
+        source = URL if name.startswith("s3") else llama
         loads.append({"model": source, "load_format": "runai_streamer", "model_loader_extra_config": extra})
     # One process for all. Its worker looks through every module that is there, which numba's do not survive.
-    own, *ours = run(store.endpoint, "parameters", json.dumps(loads), RUNAI_STREAMER_S3_TRANSPORT="boto3")
+    settings = settings | {"RUNAI_STREAMER_S3_TRANSPORT": "boto3"}
+    (own, *ours), _ = run(store.endpoint, "parameters", json.dumps(loads), **settings)
     assert len(own) > 30
     assert {name: found == own for name, found in zip(LOADS, ours, strict=True)} == dict.fromkeys(LOADS, True)
 
 
-@pytest.mark.parametrize("multiprocessing", ["0", "1"], ids=["in this process", "in a process of its own"])
+@pytest.mark.parametrize("in_process", [True, False], ids=["in this process", "in a process of its own"])
 @pytest.mark.parametrize("source", ["disk", "s3"])
+@pytest.mark.parametrize("plugin", [False, True], ids=["stock", "plugin"])
 def test_the_engine_serves_the_tokens_of_its_own_loader(
-    model: Path, store: MotoServer, expected: Any, source: str, multiprocessing: str
+    llama: str, store: FaultServer, alone: Any, source: str, plugin: bool, in_process: bool
 ) -> None:
-    path = URL if source == "s3" else str(model)
-    settings = {"VLLM_ENABLE_V1_MULTIPROCESSING": multiprocessing}
-    assert len(expected) == 2
-    assert run(store.endpoint, "tokens", path, "runai_streamer", "{}", **settings) == expected
+    path = URL if source == "s3" else llama
+    found = serve(store, path, "runai_streamer", "tokens", plugin=plugin, in_process=in_process)
+    assert found["tokens"] == alone
+
+
+def test_the_plugins_own_load_format_serves_and_reloads(llama: str, store: FaultServer, alone: Any) -> None:
+    found = serve(store, llama, "runai_streamer_cuda", "tokens", "reloaded", in_process=True)
+    assert found["tokens"] == found["reloaded"]["again"] == alone
+    assert found["reloaded"]["zero"] != alone
+
+
+class TestRanks:
+    @pytest.mark.parametrize("plugin", [False, True], ids=["stock", "plugin"])
+    @pytest.mark.parametrize("shared", [False, True], ids=["each reads all", "shared"])
+    def test_two_ranks_serve_the_tokens_of_two_ranks(
+        self, llama: str, store: FaultServer, in_two: Any, plugin: bool, shared: bool
+    ) -> None:
+        found = serve(
+            store,
+            URL,
+            "runai_streamer",
+            "tokens",
+            plugin=plugin,
+            in_process=True,
+            tensor_parallel_size=2,
+            model_loader_extra_config=SHARED if shared else {},
+        )
+        assert found["tokens"] == in_two
+        # Headers are read once more where ranks do not share.
+        assert found["bytes"] // size_of(llama) == (1 if shared else 2)
+
+    def test_two_ranks_reload_together(self, llama: str, store: FaultServer, in_two: Any) -> None:
+        options = {"tensor_parallel_size": 2, "model_loader_extra_config": SHARED, "in_process": True}
+        found = serve(store, llama, "runai_streamer", "reloaded", plugin=True, **options)
+        assert found["reloaded"]["again"] == in_two
+        assert len(found["reports"]) == 4
+
+    def test_two_stages_serve_the_tokens_of_one(self, llama: str, store: FaultServer, alone: Any) -> None:
+        options = {"pipeline_parallel_size": 2, "model_loader_extra_config": SHARED, "in_process": True}
+        assert serve(store, llama, "runai_streamer", "tokens", plugin=True, **options)["tokens"] == alone
+
+    def test_two_ranks_get_the_experts_that_are_theirs(self, models: Path, store: FaultServer) -> None:
+        options = {
+            "tensor_parallel_size": 2,
+            "enable_expert_parallel": True,
+            "enable_ep_weight_filter": True,
+            "in_process": True,
+        }
+        path = "s3://models/org/moe"
+        own = serve(store, str(models / "moe"), "safetensors", "digests", **options)["digests"]
+        stock = serve(store, path, "runai_streamer", "digests", **options)
+        ours = serve(store, path, "runai_streamer", "digests", plugin=True, **options)
+        assert own[0] != own[1]
+        assert own == stock["digests"] == ours["digests"]
+        assert ours["bytes"] < 0.7 * stock["bytes"]
+
+
+class TestFailures:
+    def failed(self, store: FaultServer, model: str, load_format: str = "runai_streamer", **options: Any) -> str:
+        asked = json.dumps({"model": model, "load_format": load_format, "ask": []} | options)
+        status, output = end(start(store.endpoint, "serve", asked, **PLUGIN))
+        assert status not in (0, None)
+        return output
+
+    def test_a_truncated_shard(self, llama: str, store: FaultServer, tmp_path: Path) -> None:
+        for path in Path(llama).iterdir():
+            data = path.read_bytes()
+            (tmp_path / path.name).write_bytes(data[:-1] if "00002" in path.name else data)
+        output = self.failed(store, str(tmp_path))
+        assert re.search(r"HeaderError: .*model-00002-of-00003\.safetensors", output), output[-6000:]
+
+    def test_a_key_that_is_not_there(self, store: FaultServer) -> None:
+        output = self.failed(store, "s3://models/org/nothing")
+        assert "no key that begins with" in output, output[-6000:]
+
+    def test_a_key_that_the_store_refuses(self, store: FaultServer) -> None:
+        store.choose = lambda request: refuse(403, "AccessDenied") if "safetensors" in request.target else None
+        try:
+            output = self.failed(store, URL)
+        finally:
+            store.choose = None
+        assert re.search(r"AccessDeniedError: .*s3://models/org/llama", output), output[-6000:]
+
+    def test_a_rank_that_dies_while_it_loads(self, store: FaultServer) -> None:
+        store.choose = lambda request: stall_before_headers() if "safetensors" in request.target else None
+        options = {"model": URL, "load_format": "runai_streamer", "ask": [], "tensor_parallel_size": 2}
+        program = start(store.endpoint, "serve", json.dumps(options | {"model_loader_extra_config": SHARED}), **PLUGIN)
+        try:
+            assert store.stalled.acquire(timeout=SECONDS)
+            family = psutil.Process(program.pid).children(recursive=True)
+            (victim,) = [each for each in family if "Worker_TP1" in "".join(each.cmdline())]
+            victim.kill()
+            status, output = end(program)
+        finally:
+            store.choose = None
+        assert status not in (0, None)
+        assert "died unexpectedly" in output, output[-6000:]
+
+
+def test_what_the_plugin_saves_on_the_host(tmp_path: Path) -> None:
+    rows, _ = run("http://127.0.0.1:1", "measure", str(tmp_path), os.environ.get("MEASURED_MB", "300"))
+    print("\nloader   seconds   CPU s   peak above before, MB   clones")
+    for row in rows:
+        print("{loader:8} {seconds:7.3f} {cpu:7.3f} {peak:24.0f} {clones:8}".format(**row))
+    assert {row["loader"]: row["clones"] > 0 for row in rows} == {"stock": True, "plugin": False}

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
 
 from runai_model_streamer.engines import vllm as plugin
 from runai_model_streamer.errors import HeaderError, StreamerError
 from tests.checkpoints import raw, stored, write
+from tests.engines.clones import Clones
 from tests.engines.releases import RELEASES
 from tests.engines.vllm_modules import LOADERS, OURS, Group, ModelConfig, Vllm, installed
 from tests.servers import FaultServer
@@ -340,15 +340,3 @@ class TestPlaces:
         vllm.groups["pp"], vllm.groups["dp"] = Group("pp", stages), Group("dp", engines)
         ours: Any = importlib.import_module(OURS)
         assert ours.loading_group(ModelConfig("", runner_type=runner), reload=reload) == expected
-
-
-class Clones(TorchFunctionMode):
-    """Counts calls of `clone`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_function__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += call in (torch.Tensor.clone, torch.clone)
-        return call(*args, **(kwargs or {}))
