@@ -72,9 +72,9 @@ test-engines: $(ENGINES_VENV)/.engines ## a real vLLM on the CPU (3.6 GB install
 resolve: $(VENV)/.dev ## a table: can the package be installed next to vLLM and SGLang, on each Python (uv, nothing installed)
 	@$(BIN)/python -m tests.engines.resolve $(ARGS)
 
-test-stores: $(VENV)/.dev ## real stores: moto, hadro, and as root Ceph's radosgw and Swift (Debian's packages), where they are installed
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check hadro
-	@TEST_STORES=1 $(BIN)/python -m pytest tests/stores $(ARGS)
+test-stores: $(VENV)/.dev ## real stores: moto, hadro, gcp-storage-emulator, and as root Ceph's radosgw and Swift (Debian's packages), where they are installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check hadro gcp-storage-emulator
+	@TEST_STORES=1 $(BIN)/python -m pytest tests/stores tests/io/gcs/test_emulator.py $(ARGS)
 
 lint: $(VENV)/.dev ## ruff: format and rules
 	@$(BIN)/ruff format --check .

@@ -128,6 +128,18 @@ class WebConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GcsConfig:
+    """How to reach Google Cloud Storage, `gs://`."""
+
+    anonymous: bool = False
+    """Send anonymous requests, for public buckets."""
+    credential_file: str | None = None
+    """File of credentials. None: google-auth's own search."""
+    emulator: str | None = None
+    """URL, or host and port, of an emulator of the service."""
+
+
+@dataclass(frozen=True, slots=True)
 class HubConfig:
     """How to reach the Hugging Face Hub, `hf://`. The token comes from huggingface_hub."""
 
@@ -169,6 +181,7 @@ class StreamerConfig:
     """Its retries, timeout and `ca_bundle` hold for all object stores."""
     web: WebConfig = WebConfig()
     hub: HubConfig = HubConfig()
+    gcs: GcsConfig = GcsConfig()
     vllm: bool = False
     """The plugin for vLLM takes the place of vLLM's own loader. Read when vLLM starts, not by a load."""
     sglang: bool = False
@@ -247,7 +260,7 @@ class StreamerConfig:
         return cls(**found, **{name: _GROUPS[name](**values) for name, values in groups.items()})
 
 
-_GROUPS: Final[Mapping[str, Any]] = {"s3": S3Config, "web": WebConfig, "hub": HubConfig}
+_GROUPS: Final[Mapping[str, Any]] = {"s3": S3Config, "web": WebConfig, "hub": HubConfig, "gcs": GcsConfig}
 """The fields of `StreamerConfig` that are groups of settings, and their classes."""
 _DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     name: {field.name: field.default for field in fields(group)}

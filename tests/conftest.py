@@ -31,7 +31,7 @@ settings.load_profile("project")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_PREFIXES = ("RUNAI_", "AWS_", "BOTO_", "HF_")
+_PREFIXES = ("RUNAI_", "AWS_", "BOTO_", "HF_", "GCS_", "GOOGLE_", "STORAGE_EMULATOR_")
 _NAMES = (
     "LOCAL_WORLD_SIZE",
     "SLURM_STEP_TASKS_PER_NODE",
@@ -58,6 +58,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, _empty_home: Path) -> No
     # No ~/.aws, and nobody asks the network who this machine is.
     monkeypatch.setenv("HOME", str(_empty_home))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
 
 
 @pytest.fixture

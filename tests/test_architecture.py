@@ -100,6 +100,21 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "io.setup_time",
         "ranges",
     ),
+    # google-auth's credentials; read as files of a web server, listed by the JSON API.
+    "io.gcs": (
+        "config",
+        "errors",
+        "installation",
+        "io.checksums",
+        "io.http",
+        "io.listing",
+        "io.objects",
+        "io.objects.errors",
+        "io.secret",
+        "io.setup_time",
+        "io.web",
+        "ranges",
+    ),
     # Resolved and listed by huggingface_hub, read as files of a web server.
     "io.hub": (
         "config",
@@ -120,6 +135,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "io.bandwidth",
         "io.checksums",
         "io.files",
+        "io.gcs",
         "io.hub",
         "io.listing",
         "io.objects",
@@ -355,6 +371,7 @@ ONLY_IN = {
     "botocore": ("io.s3",),
     "mypy_boto3_s3": ("io.s3",),
     "awscrt": ("io.checksums",),
+    "google": ("io.gcs",),
     "huggingface_hub": ("io.hub",),
     "kvikio": ("io.files.gds",),
     "llvmlite": ("kernels",),
@@ -363,7 +380,7 @@ ONLY_IN = {
     "vllm": ("engines",),
 }
 # Those of them that cost too much, or may be missing, to be imported before they are needed.
-LAZY = ("awscrt", "boto3", "botocore", "huggingface_hub", "mypy_boto3_s3", "kvikio")
+LAZY = ("awscrt", "boto3", "botocore", "google", "huggingface_hub", "mypy_boto3_s3", "kvikio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -667,6 +684,7 @@ def test_importing_the_package_loads_nothing_optional(imported: dict[str, list[s
         "numba",
         "numba_cuda",
     }
+    optional |= {"azure", "certifi", "google", "httpx", "httpx2", "huggingface_hub", "requests"}
     optional |= {"IPython", "PIL", "matplotlib", "rich", "shtab"}
     assert PACKAGE in imported["modules"]
     assert optional.intersection(imported["modules"]) == set()

@@ -9,6 +9,7 @@ from runai_model_streamer.config import (
     DirectIO,
     Distribution,
     FanOut,
+    GcsConfig,
     GdsMode,
     HubConfig,
     PinnedMode,
@@ -53,6 +54,10 @@ FIELDS = {
     "RUNAI_STREAMER_HTTP_TOKEN": "web.tokens",
     "NETRC": "web.netrc",
     "RUNAI_STREAMER_SGLANG": "sglang",
+    "RUNAI_STREAMER_GCS_USE_ANONYMOUS_CREDENTIALS": "gcs.anonymous",
+    "RUNAI_STREAMER_GCS_CREDENTIAL_FILE": "gcs.credential_file",
+    "GCS_CREDENTIAL_FILE": "gcs.credential_file",
+    "STORAGE_EMULATOR_HOST": "gcs.emulator",
     "HF_ENDPOINT": "hub.endpoint",
     "HF_HUB_CACHE": "hub.cache",
     "HF_HUB_OFFLINE": "hub.offline",
@@ -92,6 +97,10 @@ DEFAULTS: dict[str, object] = {
     "RUNAI_STREAMER_HTTP_TOKEN": (),
     "NETRC": None,
     "RUNAI_STREAMER_SGLANG": False,
+    "RUNAI_STREAMER_GCS_USE_ANONYMOUS_CREDENTIALS": False,
+    "RUNAI_STREAMER_GCS_CREDENTIAL_FILE": None,
+    "GCS_CREDENTIAL_FILE": None,
+    "STORAGE_EMULATOR_HOST": None,
     "HF_ENDPOINT": None,
     "HF_HUB_CACHE": None,
     "HF_HUB_OFFLINE": False,
@@ -167,6 +176,7 @@ GOOD: list[tuple[str, str, object]] = [
     ("RUNAI_STREAMER_MAX_BANDWIDTH", "65536", 65536),
     ("RUNAI_STREAMER_MAX_BANDWIDTH", " 1250000000 ", 1_250_000_000),
     *(("RUNAI_STREAMER_VERIFY", text, value) for text, value in FLAGS.items()),
+    *(("RUNAI_STREAMER_GCS_USE_ANONYMOUS_CREDENTIALS", text, value) for text, value in FLAGS.items()),
     *(("HF_HUB_OFFLINE", text, value) for text, value in FLAGS.items()),
     *(("RUNAI_STREAMER_HEDGE", text, value) for text, value in FLAGS.items()),
     ("RUNAI_STREAMER_S3_ENDPOINT", " http://minio:9000\n", "http://minio:9000"),
@@ -223,6 +233,7 @@ BAD: list[tuple[str, str]] = [
     *(("RUNAI_STREAMER_VERIFY", text) for text in ("2", "md5")),
     *(("HF_HUB_OFFLINE", text) for text in ("2", "perhaps")),
     ("RUNAI_STREAMER_HEDGE", "2"),
+    *(("RUNAI_STREAMER_GCS_USE_ANONYMOUS_CREDENTIALS", text) for text in ("2", "perhaps")),
     *(("RUNAI_STREAMER_VLLM", text) for text in ("2", "cuda")),
     *(("RUNAI_STREAMER_SGLANG", text) for text in ("2", "cuda")),
     *(("RUNAI_STREAMER_TRACE", text) for text in ("traces/", "load-{host}.json", "load-{}.json", "a\0b")),
@@ -257,6 +268,7 @@ REMEDIES = {
     "RUNAI_STREAMER_VERIFY": "set it to 0 or 1",
     "HF_HUB_OFFLINE": "set it to 0 or 1",
     "RUNAI_STREAMER_HEDGE": "set it to 0 or 1",
+    "RUNAI_STREAMER_GCS_USE_ANONYMOUS_CREDENTIALS": "set it to 0 or 1",
     "RUNAI_STREAMER_TRACE": "set it to a file's path; {pid} and {rank} in it are replaced by the process id and "
     "the rank",
     "RUNAI_STREAMER_LOG_LEVEL": "set it to DEBUG, INFO, WARNING or ERROR",
@@ -304,8 +316,8 @@ def test_more_digits_than_python_reads_are_a_bad_value(name: str) -> None:
 
 
 def test_every_setting_has_a_variable() -> None:
-    settings = {field.name for field in dataclasses.fields(StreamerConfig)} - {"s3", "web", "hub"}
-    groups = {"s3": S3Config, "web": WebConfig, "hub": HubConfig}
+    settings = {field.name for field in dataclasses.fields(StreamerConfig)} - {"s3", "web", "hub", "gcs"}
+    groups = {"s3": S3Config, "web": WebConfig, "hub": HubConfig, "gcs": GcsConfig}
     settings |= {f"{name}.{field.name}" for name, group in groups.items() for field in dataclasses.fields(group)}
     assert settings == set(FIELDS.values())
 
@@ -397,6 +409,9 @@ def test_messages_name_every_variable_there_is() -> None:
         "NETRC",
         "HF_ENDPOINT",
         "HF_HUB_CACHE",
+        "RUNAI_STREAMER_GCS_CREDENTIAL_FILE",
+        "GCS_CREDENTIAL_FILE",
+        "STORAGE_EMULATOR_HOST",
     }  # a value that is a secret is not shown; tests/io/web
     without |= {"SLURM_STEP_TASKS_PER_NODE"}  # the user does not set it
     assert REMEDIES.keys() == FIELDS.keys() - without

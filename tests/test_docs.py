@@ -325,6 +325,8 @@ def test_a_setting_shows_the_default_that_it_has(setting: Setting) -> None:
             "web.netrc",
             "hub.endpoint",
             "hub.cache",
+            "gcs.credential_file",
+            "gcs.emulator",
             "log_level",
             "trace",
         )

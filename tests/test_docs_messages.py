@@ -44,6 +44,7 @@ COMPLETE = (
     "io/objects/errors/network.py",
     "io/web/errors.py",
     "io/hub/errors.py",
+    "io/gcs/errors.py",
     "io/http/answers.py",
     "io/s3/access.py",
     "io/files/failures.py",

@@ -16,9 +16,10 @@ _log = logging.getLogger(__name__)
 _T_co = TypeVar("_T_co", covariant=True)
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
-_NOT_YET: Final = {"gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
+_NOT_YET: Final = {"az": "Azure Blob Storage"}
 _EXAMPLES: Final = {
     "s3": "s3://bucket/key",
+    "gs": "gs://bucket/key",
     "https": "https://host/path",
     "http": "http://host/path",
     "hf": "hf://org/model",

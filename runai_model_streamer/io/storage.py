@@ -11,6 +11,7 @@ from runai_model_streamer.io.bandwidth import Bandwidth, PacedSource
 from runai_model_streamer.io.checksums import VerifiedSource
 from runai_model_streamer.io.files.listing import list_folder
 from runai_model_streamer.io.files.posix import FileSource
+from runai_model_streamer.io.gcs.store import GcsStore
 from runai_model_streamer.io.hub.store import HubStore
 from runai_model_streamer.io.listing import Entry, Wanted
 from runai_model_streamer.io.objects.source import PREFIX_BYTES
@@ -46,6 +47,7 @@ class Storage:
         connections = config.max_concurrency_for(SourceKind.OBJECT)
         self._stores: Mapping[str, _Store] = {
             "s3": S3Store(config.s3, copy(credentials), connections, self.setup),
+            "gs": GcsStore(config, self.setup),
             "https": WebStore(config, self.setup),
             "hf": HubStore(config, self.setup),
         }

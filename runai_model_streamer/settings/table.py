@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from runai_model_streamer.settings import parsers
+from runai_model_streamer.settings.others import OTHERS
 from runai_model_streamer.settings.setting import Setting
 
 PREFIX: Final = "RUNAI_STREAMER_"
@@ -170,6 +171,21 @@ SECTIONS: Final[Mapping[str, tuple[Setting, ...]]] = {
             secret=True,
         ),
         Setting(
+            "RUNAI_STREAMER_GCS_USE_ANONYMOUS_CREDENTIALS",
+            "gcs.anonymous",
+            parsers.flag(),
+            "`0`",
+            "The bucket of a `gs://` URL is public, and you have no credentials.",
+        ),
+        Setting(
+            "RUNAI_STREAMER_GCS_CREDENTIAL_FILE",
+            "gcs.credential_file",
+            parsers.text("a file's path"),
+            "none: what google-auth finds",
+            "The streamer reads `gs://` URLs with other credentials than other programs do: the key of a service "
+            "account, or a file of workload identity.",
+        ),
+        Setting(
             "RUNAI_STREAMER_VERIFY",
             "verify",
             parsers.flag(),
@@ -254,17 +270,4 @@ SECTIONS: Final[Mapping[str, tuple[Setting, ...]]] = {
 }
 """Heading in docs/environment.md -> its variables, in the order of the page."""
 
-CA_BUNDLE: Final = Setting("REQUESTS_CA_BUNDLE", "s3.ca_bundle", parsers.text("a file's path"), "none", "")
-"""A variable of other programs. The page lists it with boto3's."""
-
-NETRC: Final = Setting("NETRC", "web.netrc", parsers.text("a file's path"), "none", "")
-"""A variable of curl and other programs."""
-
-HUB: Final = (
-    Setting("HF_ENDPOINT", "hub.endpoint", parsers.text("URL"), "none", ""),
-    Setting("HF_HUB_CACHE", "hub.cache", parsers.text("a folder's path"), "none", ""),
-    Setting("HF_HUB_OFFLINE", "hub.offline", parsers.flag(), "`0`", ""),
-)
-"""Variables of huggingface_hub, which reads them once in a process; here they are read for each load."""
-
-SETTINGS: Final = (*(setting for section in SECTIONS.values() for setting in section), CA_BUNDLE, NETRC, *HUB)
+SETTINGS: Final = (*(setting for section in SECTIONS.values() for setting in section), *OTHERS)

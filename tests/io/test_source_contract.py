@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from runai_model_streamer.config import DirectIO, HubConfig, S3Transport, StreamerConfig
+from runai_model_streamer.config import DirectIO, GcsConfig, HubConfig, S3Transport, StreamerConfig
 from runai_model_streamer.io.files.posix import FileSource
+from runai_model_streamer.io.gcs.store import GcsStore
 from runai_model_streamer.io.hub.store import HubStore
 from runai_model_streamer.io.s3.store import S3Store
 from runai_model_streamer.io.source import Source
@@ -16,6 +17,7 @@ from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.ranges import PAGE
 from tests.io import transports
 from tests.io.contract import DATA, SourceContract
+from tests.io.gcs.servers import Gcs
 from tests.io.hub.servers import Hub
 from tests.servers import FaultServer, MotoServer, moto_server
 from tests.sources import MemorySource
@@ -170,4 +172,27 @@ class TestHubFile(SourceContract):
     @pytest.fixture
     def source(self, hub: HubStore, path: str) -> Iterator[Source]:
         with closing(hub.open(path)) as source:
+            yield source
+
+
+@pytest.fixture(scope="module")
+def gcs() -> Iterator[GcsStore]:
+    if why := transports.missing(S3Transport.CURL):
+        pytest.skip(why)
+    with FaultServer() as server:
+        Gcs(server).put(KEY, DATA)
+        with closing(GcsStore(StreamerConfig(gcs=GcsConfig(emulator=server.endpoint)))) as store:
+            yield store
+
+
+class TestGcsObject(SourceContract):
+    kind = SourceKind.OBJECT
+
+    @pytest.fixture
+    def path(self) -> str:
+        return f"gs://{BUCKET}/{KEY}"
+
+    @pytest.fixture
+    def source(self, gcs: GcsStore, path: str) -> Iterator[Source]:
+        with closing(gcs.open(path)) as source:
             yield source

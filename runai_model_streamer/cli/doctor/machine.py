@@ -163,6 +163,7 @@ def packages() -> Iterator[Check]:
     """Check the packages of extras that suit any machine."""
     yield _package("numba", "numba", "cast", "casting while loading")
     yield _package("boto3", "boto3", "s3", "s3:// URLs")
+    yield _package("google.auth", "google-auth", "gcs", "gs:// URLs")
     yield _package("huggingface_hub", "huggingface_hub", "hub", "hf:// URLs")
     yield _package("awscrt", "awscrt", "verify", "checksums of objects (RUNAI_STREAMER_VERIFY=1)")
     yield _package("rich", "rich", "cli", "colours and progress of this command")

@@ -61,6 +61,10 @@ class Remote(Protocol[A_contra]):
         """
         ...
 
+    def opened(self, reply: Reply) -> bool:
+        """Note the answer with which the object was opened. Return whether later requests are to be signed again."""
+        ...
+
     def is_beyond_end(self, error: Exception) -> bool:
         """Return whether the store says that the object ends before the range begins."""
         ...
@@ -89,6 +93,12 @@ class ObjectRequests(Generic[A]):
         self._signed: tuple[A, SignedRequest] | None = None
         self._if_match_works = True
         self.version = version
+
+    def opened(self, version: Version, reply: Reply) -> None:
+        """Ask for this version from now on, that of the answer with which the object was opened."""
+        self.version = version
+        if self._remote.opened(reply):
+            self._signed = None
 
     def ask(self, access: A, flight: Flight, span: ByteRange, view: memoryview) -> Reply:
         """Request a range. Request it again if an answer names another place, or refuses If-Match.

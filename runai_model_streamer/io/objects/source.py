@@ -160,7 +160,7 @@ class ObjectSource(Generic[A]):
             _check_complete(reply, span)
         del prefix[span.size :]
         self._size, self._prefix = total, prefix
-        self._requests.version = version
+        self._requests.opened(version, reply)
 
     def _fetch(self, span: ByteRange, view: memoryview) -> None:
         landed = 0

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from runai_model_streamer.io.checksums import ALGORITHMS, Checksum
 from runai_model_streamer.io.http.answers import changed
+from runai_model_streamer.io.objects.location import Location
 from runai_model_streamer.io.s3.errors.store import answer_in
-from runai_model_streamer.io.s3.location import Location
 
 _MD5_ETAG: Final = re.compile(r'"([0-9a-f]{32})"')
 _PARTS_ETAG: Final = re.compile(r'-\d+"?$')

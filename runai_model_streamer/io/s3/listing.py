@@ -6,10 +6,10 @@ from typing import Any, Final
 from runai_model_streamer.errors import NotFoundError, ReadError
 from runai_model_streamer.io.http.flights import Flights
 from runai_model_streamer.io.listing import Entry, Wanted, modified_ns
+from runai_model_streamer.io.objects.location import Location
 from runai_model_streamer.io.objects.store import ObjectStore
 from runai_model_streamer.io.s3.access import Access
 from runai_model_streamer.io.s3.errors.store import answer_in
-from runai_model_streamer.io.s3.location import Location
 
 _MAX_PAGES: Final = 10_000
 """Maximum pages of a listing, most of them of 1000 keys. No model has that many, and a faulty store may never end."""

@@ -7,12 +7,12 @@ from typing_extensions import override
 from runai_model_streamer.io.checksums import Checksum
 from runai_model_streamer.io.http.answers import Version
 from runai_model_streamer.io.http.flights import Flight
-from runai_model_streamer.io.http.transport import SignedRequest
+from runai_model_streamer.io.http.transport import Reply, SignedRequest
+from runai_model_streamer.io.objects.location import Location
 from runai_model_streamer.io.objects.requests import Refusal, Remote
 from runai_model_streamer.io.s3 import checksums
 from runai_model_streamer.io.s3.access import Access
 from runai_model_streamer.io.s3.errors import translation
-from runai_model_streamer.io.s3.location import Location
 from runai_model_streamer.io.s3.signing import sign
 
 
@@ -30,6 +30,10 @@ class S3Object(Remote[Access]):
     def sign(self, access: Access, refusals: Sequence[Refusal]) -> SignedRequest:
         """Sign a request: for another region, where a refusal names one."""
         return sign(access.client, *self._location, [refusal.reply for refusal in refusals])
+
+    @override
+    def opened(self, reply: Reply) -> bool:
+        return False
 
     @override
     def is_beyond_end(self, error: Exception) -> bool:

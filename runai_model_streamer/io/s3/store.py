@@ -12,13 +12,13 @@ from runai_model_streamer.config import S3Config
 from runai_model_streamer.io.http.retries import Attempts, Judgement
 from runai_model_streamer.io.listing import Entry, Wanted
 from runai_model_streamer.io.objects.errors.frames import release_frames
+from runai_model_streamer.io.objects.location import Location
 from runai_model_streamer.io.objects.store import ObjectStore
 from runai_model_streamer.io.s3.access import Access, MakeAccess, make_access
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.s3.errors import translation
 from runai_model_streamer.io.s3.errors.explanation import RequestContext
 from runai_model_streamer.io.s3.listing import list_objects
-from runai_model_streamer.io.s3.location import Location
 from runai_model_streamer.io.s3.remote import S3Object
 from runai_model_streamer.io.setup_time import SetupClock
 from runai_model_streamer.ranges import ByteRange

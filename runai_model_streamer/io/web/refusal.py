@@ -26,3 +26,5 @@ class RefusedError(Exception):
         self.authorized = "Authorization" in request.headers
         """Whether the request had credentials."""
         self.redirected = redirected
+        self.text = reply.text
+        """The beginning of the body."""

@@ -88,6 +88,10 @@ class WebObject(Remote[Access]):
         return SignedRequest(url, {**_PLAIN, **own}, time.time())
 
     @override
+    def opened(self, reply: Reply) -> bool:
+        return False
+
+    @override
     def is_beyond_end(self, error: Exception) -> bool:
         return isinstance(error, RefusedError) and error.status == 416
 

@@ -15,9 +15,9 @@ from botocore.session import Session
 from runai_model_streamer.config import S3Config, StreamerConfig
 from runai_model_streamer.errors import ChecksumError, SourceChangedError
 from runai_model_streamer.io.checksums import Checksum, make_digest
+from runai_model_streamer.io.objects.location import Location
 from runai_model_streamer.io.s3 import checksums
 from runai_model_streamer.io.s3.credentials import S3Credentials
-from runai_model_streamer.io.s3.location import Location
 from runai_model_streamer.io.storage import Storage
 from tests.io.contract import DATA
 from tests.io.transports import URL

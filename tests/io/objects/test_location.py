@@ -3,7 +3,7 @@
 import pytest
 
 from runai_model_streamer.errors import ArgumentError, IsDirectoryError
-from runai_model_streamer.io.s3.location import Location
+from runai_model_streamer.io.objects.location import Location
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Google Cloud Storage, gs://: google-auth finds credentials, and bytes are read in ranges of one generation."""

@@ -1,0 +1,122 @@
+"""What requests to Google Cloud Storage are made with: google-auth's credentials, and libcurl."""
+
+import threading
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from runai_model_streamer.config import GcsConfig, StreamerConfig
+from runai_model_streamer.errors import MissingDependencyError
+from runai_model_streamer.installation import install_command
+from runai_model_streamer.io.http.transport import Transport
+from runai_model_streamer.io.secret import Secret
+from runai_model_streamer.io.setup_time import SetupClock
+from runai_model_streamer.io.web.access import make_transport
+
+_ENDPOINT: Final = "https://storage.googleapis.com"
+_SCOPE: Final = "https://www.googleapis.com/auth/devstorage.read_only"
+
+
+class GcsCredentials:
+    """google-auth's credentials, which are refreshed when they are about to expire. Thread-safe.
+
+    Args:
+        config: the settings.
+
+    Raises:
+        Exception: google-auth's own, if it finds none, or a file cannot be used.
+    """
+
+    def __init__(self, config: GcsConfig) -> None:
+        import google.auth
+
+        self._lock = threading.Lock()
+        self._found: Any
+        if config.credential_file:
+            with warnings.catch_warnings():
+                # It warns of files from strangers. This one is the user's own choice, of whichever kind.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self._found, _ = google.auth.load_credentials_from_file(config.credential_file, scopes=[_SCOPE])
+        else:
+            self._found, _ = google.auth.default(scopes=[_SCOPE])
+
+    def token(self) -> Secret:
+        """Return a token that serves for some minutes at least. It may ask a provider for a new one.
+
+        Raises:
+            Exception: google-auth's own, if the provider gives none.
+        """
+        from google.auth.transport.requests import Request
+
+        with self._lock:
+            if not self._found.valid:
+                self._found.refresh(Request())
+            return Secret(self._found.token)
+
+    @property
+    def held(self) -> Secret:
+        """The token that it has now; "" for none."""
+        return Secret(self._found.token or "")
+
+
+@dataclass(frozen=True, slots=True)
+class GcsAccess:
+    """A transport, and who asks."""
+
+    transport: Transport
+    endpoint: str
+    """URL of the service, without a slash at its end."""
+    setup: SetupClock
+    credentials: GcsCredentials | None = field(repr=False)
+    """None: requests are anonymous."""
+
+    @property
+    def secrets(self) -> Collection[str]:
+        """Texts that no message may show."""
+        return () if self.credentials is None or not self.credentials.held else (self.credentials.held,)
+
+    def headers(self, url: str) -> Mapping[str, str]:  # noqa: ARG002 - every URL is one of the service
+        """Return the headers of a request to the service itself.
+
+        Raises:
+            Exception: as `GcsCredentials.token`.
+        """
+        if self.credentials is None:
+            return {}
+        return {"Authorization": Secret(f"Bearer {self.credentials.token()}")}
+
+    def close(self) -> None:
+        """Close the connections. Idempotent."""
+        self.transport.close()
+
+
+def endpoint_of(config: GcsConfig) -> str:
+    """Return the URL of the service, or of an emulator, without a slash at its end."""
+    endpoint = (config.emulator or _ENDPOINT).rstrip("/")
+    return endpoint if "://" in endpoint else f"http://{endpoint}"
+
+
+def make_gcs_access(config: StreamerConfig, setup: SetupClock) -> GcsAccess:
+    """Make the access. An emulator (STORAGE_EMULATOR_HOST) is asked without credentials, unless a file is named.
+
+    Raises:
+        MissingDependencyError: google-auth is not installed, or there is no libcurl.
+        Exception: as `GcsCredentials`.
+    """
+    settings = config.gcs
+    endpoint = endpoint_of(settings)
+    transport = make_transport(config, "gs://")
+    if settings.anonymous or (settings.emulator and not settings.credential_file):
+        return GcsAccess(transport, endpoint, setup, None)
+    try:
+        import google.auth.transport.requests  # noqa: F401 - all that will be needed
+    except ImportError as error:
+        transport.close()
+        raise MissingDependencyError(
+            "reading from gs:// needs google-auth",
+            remedy=f"{install_command('gcs')}; a public bucket needs none: "
+            "RUNAI_STREAMER_GCS_USE_ANONYMOUS_CREDENTIALS=1",
+            sep=": ",
+        ) from error
+    return GcsAccess(transport, endpoint, setup, GcsCredentials(settings))

@@ -1,0 +1,78 @@
+"""Objects of Google Cloud Storage; see `ObjectStore`."""
+
+from typing_extensions import override
+
+from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.io.gcs.access import GcsAccess, endpoint_of, make_gcs_access
+from runai_model_streamer.io.gcs.errors import explain_gcs, explain_google, judge_google, of_google
+from runai_model_streamer.io.gcs.listing import list_bucket
+from runai_model_streamer.io.gcs.remote import GcsObject
+from runai_model_streamer.io.http.retries import Attempts, Judgement
+from runai_model_streamer.io.listing import Entry, Wanted
+from runai_model_streamer.io.objects.errors.translation import error_of
+from runai_model_streamer.io.objects.location import Location
+from runai_model_streamer.io.objects.store import ObjectStore
+from runai_model_streamer.io.setup_time import SetupClock
+from runai_model_streamer.io.web import errors
+from runai_model_streamer.io.web.errors import RequestContext
+from runai_model_streamer.io.web.refusal import RefusedError
+from runai_model_streamer.ranges import ByteRange
+
+
+class GcsStore(ObjectStore[GcsAccess]):
+    """Objects named gs://bucket/key. The key is used as written.
+
+    Args:
+        config: the settings.
+        setup: times imports and connecting.
+    """
+
+    def __init__(self, config: StreamerConfig, setup: SetupClock | None = None) -> None:
+        clock = setup or SetupClock()
+        super().__init__(lambda: make_gcs_access(config, clock), config.s3.max_retries, clock)
+        self._timeout = config.s3.timeout
+        self._endpoint = endpoint_of(config.gcs)
+
+    @override
+    def remote(self, path: str) -> GcsObject:
+        return GcsObject(self._endpoint, Location.of_object(path, "gs"))
+
+    @override
+    def entries(self, path: str, wanted: Wanted, *, recursive: bool) -> list[Entry]:
+        return list_bucket(self, path, wanted, recursive=recursive)
+
+    @override
+    def key_of(self, path: str) -> str:
+        return Location.of_prefix(path, "gs").key
+
+    @override
+    def judge(self, error: Exception) -> Judgement:
+        if of_google(error):
+            return judge_google(error)
+        judgement = errors.judge(error)
+        # A token that ran out between two requests: read the credentials again, once.
+        expired = isinstance(error, RefusedError) and error.status == 401 and error.authorized
+        return Judgement(judgement.words, renew=True, answered=True) if expired else judgement
+
+    @override
+    def translated(
+        self,
+        error: Exception,
+        path: str,
+        span: ByteRange | None,
+        attempts: Attempts,
+        access: GcsAccess | None,
+        *,
+        opening: bool,
+    ) -> Exception:
+        secrets = () if access is None else access.secrets
+        if of_google(error):
+            return error_of(explain_google(error), error, path, span, attempts, secrets)
+        plain = access is not None and access.endpoint.startswith("http://")
+        at = RequestContext(path, span, attempts, self._timeout, opening, plain, secrets)
+        return errors.translated(error, at, lambda refused: explain_gcs(refused, _named(path)))
+
+
+def _named(path: str) -> Location:
+    bucket, _, key = path.removeprefix("gs://").partition("/")
+    return Location(bucket, key)
