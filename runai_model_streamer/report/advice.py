@@ -48,7 +48,8 @@ def _network(report: LoadReport) -> tuple[str, str]:
         return what, "RUNAI_STREAMER_DIST=0 has each rank read everything itself, which a fast disk does faster"
     what = f"went into waiting for object storage, read at {_rate(report)} in {report.readers} requests at once{again}"
     if report.plan_seconds > report.wait_seconds:
-        what = f"went into waiting for object storage, most of it to open {report.files} files{again}"
+        files = "a file" if report.files == 1 else f"{report.files} files"
+        what = f"went into waiting for object storage, most of it to open {files}{again}"
     if advice := _paced(report):
         return what, advice
     return what, _more_connections(report)
