@@ -77,8 +77,10 @@ class TestLoad:
 
     @pytest.mark.parametrize("seed", range(4))
     def test_any_mix_of_passing_faults_of_the_cdn_ends_with_every_byte_right(
-        self, hub: Hub, folder: Path, seed: int
+        self, hub: Hub, folder: Path, seed: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        # All of them may meet one range.
+        monkeypatch.setenv("RUNAI_STREAMER_S3_MAX_RETRIES", "4")
         chance = random.Random(seed)
         faults = [refuse(503, ""), refuse(429, ""), cut_short(chance.randrange(200_000)), reset_at_once(), garbage()]
         urls = list_safetensors("hf://org/model")
