@@ -41,10 +41,10 @@ class Storage:
             config = replace(config, s3=replace(config.s3, hedge=False))
         self._config = config
         self._shared = shared
-        # A copy: the caller may change the object for another call while this load still renews its credentials.
         self.setup = SetupClock()
         """Times the load's set-up."""
         connections = config.max_concurrency_for(SourceKind.OBJECT)
+        # A copy: the caller may change the object for another call while this load still renews its credentials.
         self._stores: Mapping[str, _Store] = {
             "s3": S3Store(config.s3, copy(credentials), connections, self.setup),
             "gs": GcsStore(config, self.setup),

@@ -154,8 +154,8 @@ def _compiling(report: LoadReport) -> tuple[str, str]:
 
 def _credentials(report: LoadReport) -> tuple[str, str]:
     return _before_reading(report), (
-        "keys in the environment or in a profile are found at once; AWS_EC2_METADATA_DISABLED=true asks no metadata "
-        "service, off AWS"
+        "credentials in the environment or in a file are found at once; for S3 off AWS, AWS_EC2_METADATA_DISABLED=true "
+        "asks no metadata service"
     )
 
 
