@@ -22,7 +22,7 @@ class SetupSeconds:
     """Seconds of each stage of a load's set-up, before reads begin. Stages at the same time count once."""
 
     imports: float = 0.0
-    """Importing libraries and making their clients: those of object stores, CUDA's bindings for GPUs, numba for casts."""
+    """Importing libraries and making their clients: for stores, CUDA's bindings, numba for casts."""
     compiling: float = 0.0
     """Compiling the kernels that cast, or reading them from numba's cache. Only with `dtype=`."""
     credentials: float = 0.0
