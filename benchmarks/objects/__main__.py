@@ -26,6 +26,13 @@ file. Tensors are dropped as they come. Columns are medians over the counted rou
   such a thread in another process that did nothing meanwhile: what two busy cores alone, one of them the server's, do
   to any thread. What the load adds to that is the first claim's; the second has a process on the idle machine instead.
 
+- fetched / wanted: the most bytes of bodies in any round that the server sent, headers of files included, over those of
+  the objects; refused: the part of its answers that were 503, in the median.
+
+slow30, slow90, far, stragglers, throttled, loopback, loopback-tls: loaders find the number of their connections by
+themselves, curl has 64, and '(8 connections)' is ours with 8. The server gives a connection 30 or 90 MB/s, holds each
+request back by 20 ms, sends one range in 50 a tenth as fast, or refuses requests above 200 a second (server.py).
+
 http-faults: a server that answers 503 SlowDown to 30% of requests, drawn at random. '(no faults)' is the same loader
 in the same rounds against the server that answers all. http-verify: RUNAI_STREAMER_VERIFY=1, against CRC64NVME.
 """

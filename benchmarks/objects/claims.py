@@ -68,7 +68,34 @@ def _costs(results: Results) -> Iterator[Claim]:
             yield named(number, f"{text}: {what}, over that without", value)
 
 
+def _found(results: Results) -> Iterator[Claim]:
+    eight = f"{OURS}@8"
+    for scenario, other, text, wanted in (
+        ("slow30", PROGRAM, "30 MB/s a connection: of the curl program with 64", 0.9),
+        ("slow30", PEER, "30 MB/s a connection: times the peer", 2.0),
+        ("slow90", PROGRAM, "90 MB/s a connection: of the curl program with 64", 0.9),
+        ("far", PEER, "20 ms a request: times the peer", 1.5),
+        ("far", eight, "20 ms a request: times 8 connections", 3.0),
+        ("loopback", eight, "no limit, HTTP: of 8 connections", 0.97),
+        ("loopback-tls", eight, "no limit, TLS: of 8 connections", 0.97),
+    ):
+        yield least(
+            8, text, results.ratio(scenario, OURS, other), wanted, spread(results.ratios(scenario, OURS, other))
+        )
+    for scenario in ("loopback", "loopback-tls"):
+        ratio = results.ratio(scenario, OURS, eight, cpu_s_per_gb)
+        yield most(8, f"{scenario}: CPU seconds per GB over that of 8 connections", ratio, 1.0)
+    plain = results.median("slow30", OURS, lambda sample: sample.seconds)
+    late = results.median("stragglers", OURS, lambda sample: sample.seconds)
+    times = None if plain is None or late is None else late / plain
+    yield most(9, "one range in 50 ten times as slow: seconds, over those without", times, 1.15)
+    fetched = results.largest("stragglers", OURS, lambda sample: sample.fetched and sample.fetched / sample.nbytes)
+    yield most(9, "the same: bytes fetched, over those wanted", fetched, 1.05)
+    refused = results.median("throttled", OURS, lambda sample: sample.refused)
+    yield most(10, "200 requests a second: part that was refused, of all of the load", refused, 0.05)
+
+
 def evaluate(results: Results, objects: Objects) -> list[Claim]:
     """Every claim in order, those that this run did not measure included."""
-    claims = [*_speeds(results), *_heartbeat(results), *_memory(results, objects), *_costs(results)]
+    claims = [*_speeds(results), *_heartbeat(results), *_memory(results, objects), *_costs(results), *_found(results)]
     return sorted(claims, key=lambda claim: claim.number)
