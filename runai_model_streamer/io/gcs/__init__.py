@@ -1,1 +1,1 @@
-"""Google Cloud Storage, gs://: google-auth finds credentials, and bytes are read in ranges of one generation."""
+"""Reads Google Cloud Storage (gs://) in ranges of one generation, with google-auth's credentials."""

@@ -1,4 +1,4 @@
-"""What requests to Google Cloud Storage are made with: google-auth's credentials, and libcurl."""
+"""Makes the access to Google Cloud Storage: google-auth's credentials, and libcurl."""
 
 import threading
 import warnings
@@ -42,7 +42,7 @@ class GcsCredentials:
             self._found, _ = google.auth.default(scopes=[_SCOPE])
 
     def token(self) -> Secret:
-        """Return a token that serves for some minutes at least. It may ask a provider for a new one.
+        """Return a token that is valid for some minutes at least. It may ask a provider for a new one.
 
         Raises:
             Exception: google-auth's own, if the provider gives none.
@@ -56,24 +56,24 @@ class GcsCredentials:
 
     @property
     def held(self) -> Secret:
-        """The token that it has now; "" for none."""
+        """The current token; "" for none."""
         return Secret(self._found.token or "")
 
 
 @dataclass(frozen=True, slots=True)
 class GcsAccess:
-    """A transport, and who asks."""
+    """The transport and credentials for requests to the service."""
 
     transport: Transport
     endpoint: str
-    """URL of the service, without a slash at its end."""
+    """URL of the service, without a final slash."""
     setup: SetupClock
     credentials: GcsCredentials | None = field(repr=False)
-    """None: requests are anonymous."""
+    """None for anonymous requests."""
 
     @property
     def secrets(self) -> Collection[str]:
-        """Texts that no message may show."""
+        """Texts to redact in messages."""
         return () if self.credentials is None or not self.credentials.held else (self.credentials.held,)
 
     def headers(self, url: str) -> Mapping[str, str]:  # noqa: ARG002 - every URL is one of the service
@@ -92,7 +92,7 @@ class GcsAccess:
 
 
 def endpoint_of(config: GcsConfig) -> str:
-    """Return the URL of the service, or of an emulator, without a slash at its end."""
+    """Return the URL of the service, or of an emulator, without a final slash."""
     endpoint = (config.emulator or _ENDPOINT).rstrip("/")
     return endpoint if "://" in endpoint else f"http://{endpoint}"
 

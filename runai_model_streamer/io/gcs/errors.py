@@ -1,4 +1,4 @@
-"""What failures of Google Cloud Storage mean to users: credentials, permissions, buckets and objects."""
+"""Explains failures of Google Cloud Storage to users: credentials, permissions, buckets and objects."""
 
 import re
 from typing import Final
@@ -28,7 +28,7 @@ _GRANT: Final = (
 )
 _NOT_PUBLIC: Final = "Unset RUNAI_STREAMER_GCS_USE_ANONYMOUS_CREDENTIALS and give credentials."
 _FILE: Final = re.compile(r"(the )?file |failed to load", re.IGNORECASE)
-"""How google-auth says that a file is missing, or is none of credentials."""
+"""google-auth's messages for a file that is missing, or does not hold credentials."""
 _NO_BUCKET: Final = (b"NoSuchBucket", b"bucket does not exist")
 
 
@@ -38,7 +38,7 @@ def of_google(error: Exception) -> bool:
 
 
 def judge_google(error: Exception) -> Judgement:
-    """Return whether a request may be made again that got no credentials."""
+    """Say whether a request that got no credentials may be retried."""
     release_frames(error)
     name = type(error).__name__
     again = name == "TransportError" or bool(getattr(error, "retryable", False))
@@ -64,7 +64,7 @@ def _names_a_file(error: Exception) -> bool:
 
 
 def explain_gcs(error: RefusedError, location: Location) -> Explanation | None:
-    """Explain a refusal of the service; None for one that means what it means everywhere."""
+    """Explain a refusal of the service; None for one that means the same on every web server."""
     answer: Answer = error.answer
     bucket, key = location
     match error.status:

@@ -1,4 +1,4 @@
-"""An object of Google Cloud Storage: its requests, for the generation that was opened, and its checksums."""
+"""Makes the requests for an object of Google Cloud Storage: ranges of the generation that was opened, and checksums."""
 
 import json
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from runai_model_streamer.io.web.remote import Access, WebObject
 from runai_model_streamer.ranges import ByteRange
 
 _LARGEST: Final = 16 << 20
-"""Bytes of an answer of the JSON API. 1000 objects with the longest names take some 2 MB."""
+"""Maximum bytes of an answer of the JSON API. 1000 objects with the longest names take some 2 MB."""
 
 
 class GcsObject(WebObject):
@@ -62,7 +62,7 @@ class GcsObject(WebObject):
 def ask_api(
     access: Access | GcsAccess, flight: Flight, endpoint: str, path: str, query: dict[str, str]
 ) -> tuple[dict[str, Any], Answer]:
-    """Ask the JSON API once.
+    """Make one request to the JSON API.
 
     Raises:
         RefusedError: the service refuses.

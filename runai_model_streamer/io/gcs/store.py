@@ -1,4 +1,4 @@
-"""Objects of Google Cloud Storage; see `ObjectStore`."""
+"""Opens and lists objects of Google Cloud Storage."""
 
 from typing_extensions import override
 
