@@ -70,6 +70,8 @@ def patches_in(source: str) -> list[Patch]:
         if isinstance(target, ast.Constant):
             return isinstance(target.value, str) and _is_ours(target.value)
         root = _root(target)
+        if root == "__import__":
+            return any(isinstance(each, ast.Constant) and _is_ours(str(each.value)) for each in ast.walk(target))
         return root not in made_here and _is_ours(imported.get(root or "", PACKAGE))
 
     found = []
@@ -134,6 +136,7 @@ def test_a_patch_of_the_package_is_found(line: str) -> None:
         'monkeypatch.setattr(threading.Thread, "start", print)',
         'monkeypatch.setattr("IPython.display.display", print)',
         'monkeypatch.setitem(sys.modules, "numba", None)',
+        'monkeypatch.setitem(__import__("sys").modules, "numba", None)',
         'monkeypatch.setenv("A", "b")',
         "streamer.attribute = 1",
     ],
