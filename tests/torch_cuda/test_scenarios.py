@@ -24,6 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.fixture(autouse=True)
 def _groups_of_six_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a load of little more than a MiB has six groups."""
+    # A measured constant of planning; small groups make many of them out of little data.
     monkeypatch.setattr(destination, "GROUP_BYTES", 256 * KIB)
     monkeypatch.setenv("RUNAI_STREAMER_MEMORY_LIMIT", str(256 * KIB))
     monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", "2")
