@@ -1,12 +1,14 @@
 """Where a load lands: one value, whatever the device and the dtype, with its groups planned."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from runai_model_streamer.config import GdsMode, StreamerConfig
 from runai_model_streamer.errors import GdsUnavailableError, RunaiStreamerMemoryLimitException
+from runai_model_streamer.origins import Origin
 from runai_model_streamer.pipeline.destination import destination_for
 from runai_model_streamer.pipeline.landing.destination import HOST, LoadSpec
 from runai_model_streamer.pipeline.plan.casts import casting_of
@@ -70,3 +72,37 @@ def test_ranks_that_share_a_load_cannot_ask_for_gpudirect() -> None:
 def test_a_limit_below_a_tensor_is_an_error() -> None:
     with pytest.raises(RunaiStreamerMemoryLimitException, match="tensor 't0' has 1048576 bytes"):
         destination_for(HOST, spec_of(1000))
+
+
+class ArraySource(MemorySource):
+    """A file on several disks, or on one; cached, or not."""
+
+    def __init__(self, streams: int, origin: Origin) -> None:
+        super().__init__("m", bytes(100))
+        self._streams, self._origin = streams, origin
+
+    @property
+    def streams(self) -> int:
+        return self._streams
+
+    def origin(self, offset: int, length: int) -> Origin:
+        return self._origin
+
+
+@pytest.mark.parametrize(
+    ("streams", "origin", "fields", "larger"),
+    [
+        (32, Origin.DISK, {}, True),
+        (16, Origin.DISK, {}, False),
+        (32, Origin.PAGE_CACHE, {}, False),
+        (32, Origin.DISK, {"limit": 64 << 20}, False),
+        (32, Origin.DISK, {"waits_for_ranks": True}, False),
+    ],
+    ids=["an array", "one disk", "cached", "a limit", "shared by ranks"],
+)
+def test_groups_are_larger_for_cold_files_on_an_array_of_disks_only(
+    streams: int, origin: Origin, fields: dict[str, Any], larger: bool
+) -> None:
+    spec = spec_of(**fields, sources=[ArraySource(streams, origin)])
+    spec = replace(spec, files=[file._replace(size=file.tensors[-1].end) for file in spec.files])
+    assert [file.group > 0 for file in destination_for(HOST, spec).files] == [larger]

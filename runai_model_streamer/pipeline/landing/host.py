@@ -1,6 +1,7 @@
 """Lands reads in host memory, where the tensors then live."""
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import torch
 
@@ -14,14 +15,20 @@ from runai_model_streamer.pipeline.memory.pool import SlabPool
 from runai_model_streamer.pipeline.memory.slabs import Lease, OtherMemory
 from runai_model_streamer.pipeline.plan.groups import (
     LARGE_BYTES,
+    LARGE_GROUP_BYTES,
     REST_BYTES,
     Group,
     Grouping,
     PlannedFile,
     Step,
+    plan_groups,
+    steps_of,
 )
 from runai_model_streamer.pipeline.tally.nvtx import nvtx_range
 from runai_model_streamer.pipeline.tally.reading import Reading, timed_read
+
+ARRAY_STREAMS: Final = 32
+"""Reads that an array of two disks is first asked for at once (`Source.streams`)."""
 
 
 class HostLanding:
@@ -85,8 +92,20 @@ def host_destination(spec: LoadSpec) -> Destination:
     # Without a chunk size from the user, reads may have any size. But within a memory limit large reads would be
     # slower: a reader that has finished its part of a group often waits for memory until another has finished, too.
     if limit is None and spec.config.chunk_bytesize is None and not spec.waits_for_ranks:
-        files = [file._replace(large=LARGE_BYTES if file.kind is SourceKind.FILE else 0) for file in files]
+        files = list(map(_larger, files, spec.sources))
     return in_host_memory(files, limit, other_memory(spec.config.pinned, limit))
+
+
+def _larger(file: PlannedFile, source: Source) -> PlannedFile:
+    """Let a file's reads become larger, and its groups on an array of disks, unless the file is cached."""
+    if file.kind is not SourceKind.FILE:
+        return file
+    large = file._replace(large=LARGE_BYTES)
+    if source.streams is None or source.streams < ARRAY_STREAMS:
+        return large
+    first = next((step for group in plan_groups([file]) for step in steps_of(group, [file])), None)
+    cold = first is not None and source.origin(first.offset, first.length).waits_for_storage
+    return large._replace(group=LARGE_GROUP_BYTES) if cold else large
 
 
 def in_host_memory(files: Sequence[PlannedFile], limit: int | None, memory: OtherMemory | None = None) -> Destination:

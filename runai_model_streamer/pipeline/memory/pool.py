@@ -251,7 +251,8 @@ class SlabPool:
     def _fresh(self, group: Group) -> Slab:
         self._machine.took(group.footprint)
         try:
-            return self._policy.new_slab(max(round_up(group.footprint, CAPACITY_STEP), self._usual_capacity))
+            usual = max(self._usual_capacity, group.target)
+            return self._policy.new_slab(max(round_up(group.footprint, CAPACITY_STEP), round_up(usual, CAPACITY_STEP)))
         except (OSError, MemoryError) as error:
             raise OutOfMemoryError(
                 f"no memory for the {group.footprint} bytes of the group that begins with tensor {group.first_name!r} "

@@ -11,6 +11,15 @@ from runai_model_streamer.ranges import PAGE, ByteRange, round_up, widen
 GROUP_BYTES: Final = 16 << 20
 """Target size of a group, and of the slab that it lands in."""
 
+LARGE_GROUP_BYTES: Final = 64 << 20
+"""Target size of a group on storage so fast that Python, which runs for each group with the GIL, would limit it.
+
+Tensors of 2 MiB take 0.6 of the CPU time and of the Python (benchmarks/RUNS.md).
+"""
+
+SMALL_GROUPS: Final = 16
+"""Groups that are small there, too, so that the first tensors come as early."""
+
 MAX_GAP: Final = {SourceKind.FILE: 64 << 10, SourceKind.OBJECT: 1 << 20}
 """Largest gap between two wanted tensors that is read and thrown away. A larger gap is skipped.
 
@@ -58,6 +67,8 @@ class PlannedFile(NamedTuple):
     """A last read of at most this size is joined to the one before it."""
     large: int = 0
     """Maximum size of a read where reads larger than `chunk` are faster; 0 if they never are."""
+    group: int = 0
+    """Target size of groups after the first `SMALL_GROUPS`, if larger than the plan's."""
 
 
 class Part(NamedTuple):
@@ -97,6 +108,8 @@ class Group:
     """Bytes from the first to the last tensor of each part, without empty tensors."""
     footprint: int
     """Bytes of memory that it needs: the payload and what alignment adds."""
+    target: int = 0
+    """Size of memory that suits it and groups like it; 0 if unknown."""
 
     @property
     def charge(self) -> int:
@@ -192,7 +205,7 @@ class _Builder:
     """Collects parts until a group is full."""
 
     def __init__(self, limit: int | None, target: int | None) -> None:
-        self._target = group_target(limit) if target is None else target
+        self._target = self._first_target = group_target(limit) if target is None else target
         self._limit = limit
         self._index = 0
         self._reset()
@@ -203,10 +216,11 @@ class _Builder:
 
     def add_file(self, index: int, file: PlannedFile) -> Iterator[Group]:
         tensors, count = file.tensors, len(file.tensors)
-        gap, target = MAX_GAP[file.kind], self._target
+        gap = MAX_GAP[file.kind]
         first = 0
         while first < count:
             start = end = tensors[first].start
+            target = self._target = max(self._first_target, file.group if self._index >= SMALL_GROUPS else 0)
             # Bytes of memory that this part may still take, without alignment at its two ends.
             room = target - self._footprint - 2 * PAGE
             last, full = first, False
@@ -258,6 +272,7 @@ class _Builder:
 
     def finish(self) -> Iterator[Group]:
         if self._parts:
-            yield Group(self._index, tuple(self._parts), self._steps, self._payload, round_up(self._footprint, PAGE))
+            footprint = round_up(self._footprint, PAGE)
+            yield Group(self._index, tuple(self._parts), self._steps, self._payload, footprint, self._target)
             self._index += 1
             self._reset()

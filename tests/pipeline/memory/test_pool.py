@@ -2,6 +2,7 @@ import errno
 import logging
 import os
 import threading
+from dataclasses import replace
 from typing import NoReturn
 
 import numpy as np
@@ -16,7 +17,7 @@ from runai_model_streamer.pipeline.memory import headroom
 from runai_model_streamer.pipeline.memory.policy import PoolPolicy
 from runai_model_streamer.pipeline.memory.pool import SlabPool
 from runai_model_streamer.pipeline.memory.slabs import Bytes, Lease, Slab
-from runai_model_streamer.pipeline.plan.groups import Group, Part
+from runai_model_streamer.pipeline.plan.groups import GROUP_BYTES, Group, Part
 from runai_model_streamer.ranges import PAGE, round_up
 from tests.checkpoints import PATIENCE, infos
 
@@ -210,6 +211,18 @@ def test_a_dropped_callers_memory_goes_round_in_few_slabs() -> None:
         consumer.pool.release(index)
         del tensor
     assert len(places) == 1
+
+
+def test_groups_of_a_larger_target_use_each_others_memory_whatever_their_size() -> None:
+    pool = Consumer(limit=None).pool
+    target = 2 * GROUP_BYTES
+    capacities = []
+    for index, size in enumerate([target - MIB, target]):
+        lease = pool.lease(replace(group_of(index, size), target=target))
+        capacities.append((lease.slab, lease.slab.capacity))
+        del lease.root
+    assert capacities[0] == capacities[1]
+    assert capacities[0][1] == target
 
 
 def test_what_comes_back_while_the_pool_is_locked_does_not_deadlock() -> None:

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.plan.groups import (
     GROUP_BYTES,
+    LARGE_GROUP_BYTES,
     MAX_GAP,
     REST_BYTES,
+    SMALL_GROUPS,
     Group,
     PlannedFile,
     Step,
@@ -412,3 +414,24 @@ def test_no_large_gap_is_ever_read(case: Case) -> None:
             held = [tensor for tensor in part.tensors if tensor.nbytes]
             gaps = [after.start - before.end for before, after in pairwise(held)]
             assert max(gaps, default=0) <= MAX_GAP[case.files[part.file].kind]
+
+
+# Larger groups.
+
+
+def test_after_the_first_small_groups_they_are_as_large_as_the_file_says() -> None:
+    file = file_of([MIB] * 600)
+    groups = list(plan_groups([file._replace(group=LARGE_GROUP_BYTES)]))
+    assert groups[:SMALL_GROUPS] == list(plan_groups([file]))[:SMALL_GROUPS]
+    rest = groups[SMALL_GROUPS:-1]
+    assert all(GROUP_BYTES < group.footprint <= LARGE_GROUP_BYTES for group in rest)
+    assert {group.target for group in rest} == {LARGE_GROUP_BYTES}
+    assert [name for names in names_of(groups) for name in names] == [tensor.name for tensor in file.tensors]
+
+
+def test_each_file_says_for_itself_how_large_its_groups_are() -> None:
+    file = file_of([MIB] * 300)
+    groups = list(plan_groups([file._replace(group=LARGE_GROUP_BYTES), file]))
+    small = [group for group in groups if {part.file for part in group.parts} == {1}]
+    assert small
+    assert max(group.footprint for group in small) <= GROUP_BYTES
