@@ -217,10 +217,9 @@ class TestListing:
         assert found == [f"{URL}/model.safetensors"]
         assert "Credential=AKID/" in server.requests[0].headers["Authorization"]
 
-    @pytest.mark.parametrize("url", ["gs://bucket/model", "az://container/model"])
-    def test_other_storage_is_refused(self, url: str) -> None:
+    def test_other_storage_is_refused(self) -> None:
         with pytest.raises(UnsupportedError, match="is not supported yet"):
-            list_safetensors(url)
+            list_safetensors("az://container/model")
 
     def test_settings_are_read_at_the_call(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", "many")
