@@ -186,12 +186,21 @@ class Peers:
         # A wait has timed out, here or there. The rank waited for may itself wait for another. Each rank says which
         # ranks it waited for, and a rank that says nothing hangs.
         waited = self._long_waits()
-        if not waited:
-            self._end(self._absent(self._blamed_by(rank)))
+        if not waited or self._accused(waited):
+            self._end(self._absent(self.rank if waited else self._blamed_by(rank)))
             return
         self._stop(TimedOut(waited))
         self._reason = self._found_out(waited)
         self._settled.set()
+
+    def _accused(self, waited: Sequence[int]) -> bool:
+        """Return whether a rank that this one waits for has said before that it waits for this one.
+
+        A process that was stopped finds its own waits long when it goes on, but the others timed out first.
+        """
+        deadline = time.monotonic() + 0.25  # a listener's thread takes what has arrived
+        answers = (self._said_by(rank, max(deadline - time.monotonic(), 0)) for rank in waited if rank != self.rank)
+        return any(isinstance(said, TimedOut) and self.rank in said.waited for said in answers)
 
     def _found_out(self, waited: Sequence[int]) -> Reason:
         """Return the rank that the longest waits end at: the first that is at fault itself, or that says nothing."""
