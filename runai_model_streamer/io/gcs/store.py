@@ -9,17 +9,16 @@ from runai_model_streamer.io.gcs.listing import list_bucket
 from runai_model_streamer.io.gcs.remote import GcsObject
 from runai_model_streamer.io.http.retries import Attempts, Judgement
 from runai_model_streamer.io.listing import Entry, Wanted
+from runai_model_streamer.io.objects.errors.explanation import Explanation
 from runai_model_streamer.io.objects.errors.translation import error_of
 from runai_model_streamer.io.objects.location import Location
-from runai_model_streamer.io.objects.store import ObjectStore
 from runai_model_streamer.io.setup_time import SetupClock
-from runai_model_streamer.io.web import errors
-from runai_model_streamer.io.web.errors import RequestContext
+from runai_model_streamer.io.web.base import HttpStore
 from runai_model_streamer.io.web.refusal import RefusedError
 from runai_model_streamer.ranges import ByteRange
 
 
-class GcsStore(ObjectStore[GcsAccess]):
+class GcsStore(HttpStore[GcsAccess]):
     """Objects named gs://bucket/key. The key is used as written.
 
     Args:
@@ -28,9 +27,7 @@ class GcsStore(ObjectStore[GcsAccess]):
     """
 
     def __init__(self, config: StreamerConfig, setup: SetupClock | None = None) -> None:
-        clock = setup or SetupClock()
-        super().__init__(lambda: make_gcs_access(config, clock), config.s3.max_retries, clock)
-        self._timeout = config.s3.timeout
+        super().__init__(make_gcs_access, config, setup)
         self._endpoint = endpoint_of(config.gcs)
 
     @override
@@ -49,7 +46,7 @@ class GcsStore(ObjectStore[GcsAccess]):
     def judge(self, error: Exception) -> Judgement:
         if of_google(error):
             return judge_google(error)
-        judgement = errors.judge(error)
+        judgement = super().judge(error)
         # A token that ran out between two requests: read the credentials again, once.
         expired = isinstance(error, RefusedError) and error.status == 401 and error.authorized
         return Judgement(judgement.words, renew=True, answered=True) if expired else judgement
@@ -65,12 +62,18 @@ class GcsStore(ObjectStore[GcsAccess]):
         *,
         opening: bool,
     ) -> Exception:
-        secrets = () if access is None else access.secrets
         if of_google(error):
+            secrets = () if access is None else access.secrets
             return error_of(explain_google(error), error, path, span, attempts, secrets)
-        plain = access is not None and access.endpoint.startswith("http://")
-        at = RequestContext(path, span, attempts, self._timeout, opening, plain, secrets)
-        return errors.translated(error, at, lambda refused: explain_gcs(refused, _named(path)))
+        return super().translated(error, path, span, attempts, access, opening=opening)
+
+    @override
+    def url(self, path: str, access: GcsAccess | None) -> str:
+        return "" if access is None else access.endpoint
+
+    @override
+    def explain(self, refused: RefusedError, path: str, access: GcsAccess | None) -> Explanation | None:
+        return explain_gcs(refused, _named(path))
 
 
 def _named(path: str) -> Location:

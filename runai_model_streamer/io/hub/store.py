@@ -9,22 +9,20 @@ from runai_model_streamer.errors import NotFoundError, StorageUnreachableError
 from runai_model_streamer.io.checksums import Checksum
 from runai_model_streamer.io.http.answers import Version
 from runai_model_streamer.io.http.flights import Flight
-from runai_model_streamer.io.http.retries import Attempts, Judgement
 from runai_model_streamer.io.hub.access import HubAccess, make_hub_access
 from runai_model_streamer.io.hub.errors import explain_hub
 from runai_model_streamer.io.hub.location import HubLocation
 from runai_model_streamer.io.hub.snapshot import Snapshot, cached_snapshot, fetch_snapshot
 from runai_model_streamer.io.listing import Entry, Wanted, modified_ns
-from runai_model_streamer.io.objects.store import ObjectStore
+from runai_model_streamer.io.objects.errors.explanation import Explanation
 from runai_model_streamer.io.secret import Link
 from runai_model_streamer.io.setup_time import SetupClock
-from runai_model_streamer.io.web import errors
-from runai_model_streamer.io.web.errors import RequestContext
+from runai_model_streamer.io.web.base import HttpStore
+from runai_model_streamer.io.web.refusal import RefusedError
 from runai_model_streamer.io.web.remote import Access, WebObject
-from runai_model_streamer.ranges import ByteRange
 
 
-class HubStore(ObjectStore[HubAccess]):
+class HubStore(HttpStore[HubAccess]):
     """Files named hf://org/model[@revision]/file. A revision is resolved to its commit once for each load.
 
     Args:
@@ -33,9 +31,7 @@ class HubStore(ObjectStore[HubAccess]):
     """
 
     def __init__(self, config: StreamerConfig, setup: SetupClock | None = None) -> None:
-        clock = setup or SetupClock()
-        super().__init__(lambda: make_hub_access(config, clock), config.s3.max_retries, clock)
-        self._timeout = config.s3.timeout
+        super().__init__(make_hub_access, config, setup)
         self._offline = config.hub.offline
         self._asking = threading.Lock()
         self._snapshots: dict[tuple[str, str], Snapshot] = {}
@@ -134,24 +130,12 @@ class HubStore(ObjectStore[HubAccess]):
         return found[-1]
 
     @override
-    def judge(self, error: Exception) -> Judgement:
-        return errors.judge(error)
+    def url(self, path: str, access: HubAccess | None) -> str:
+        return "" if access is None else access.endpoint
 
     @override
-    def translated(
-        self,
-        error: Exception,
-        path: str,
-        span: ByteRange | None,
-        attempts: Attempts,
-        access: HubAccess | None,
-        *,
-        opening: bool,
-    ) -> Exception:
-        endpoint = "" if access is None else access.endpoint
-        secrets = () if access is None else access.secrets
-        at = RequestContext(path, span, attempts, self._timeout, opening, endpoint.startswith("http://"), secrets)
-        return errors.translated(error, at, lambda refused: explain_hub(refused, HubLocation.of(path), endpoint))
+    def explain(self, refused: RefusedError, path: str, access: HubAccess | None) -> Explanation | None:
+        return explain_hub(refused, HubLocation.of(path), self.url(path, access))
 
 
 class HubObject(WebObject):

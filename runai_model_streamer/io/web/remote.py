@@ -1,7 +1,7 @@
 """Makes the requests for a file of a web server, and follows redirects."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Protocol
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
@@ -39,6 +39,11 @@ class Access(Protocol):
     @property
     def setup(self) -> SetupClock:
         """Times imports and connecting."""
+        ...
+
+    @property
+    def secrets(self) -> Collection[str]:
+        """Texts to redact in messages."""
         ...
 
     def headers(self, url: str) -> Mapping[str, str]:

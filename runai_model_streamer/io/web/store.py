@@ -5,23 +5,17 @@ from urllib.parse import unquote, urlsplit
 from typing_extensions import override
 
 from runai_model_streamer.config import StreamerConfig
-from runai_model_streamer.io.http.retries import Attempts, Judgement
 from runai_model_streamer.io.listing import Entry, Wanted
-from runai_model_streamer.io.objects.errors.explanation import Explanation
-from runai_model_streamer.io.objects.store import ObjectStore
 from runai_model_streamer.io.secret import without_secrets
 from runai_model_streamer.io.setup_time import SetupClock
-from runai_model_streamer.io.web import errors
 from runai_model_streamer.io.web.access import WebAccess, make_web_access
-from runai_model_streamer.io.web.errors import RequestContext
+from runai_model_streamer.io.web.base import HttpStore
 from runai_model_streamer.io.web.listing import list_usual
 from runai_model_streamer.io.web.location import file_url, folder_url
-from runai_model_streamer.io.web.refusal import RefusedError
 from runai_model_streamer.io.web.remote import WebObject
-from runai_model_streamer.ranges import ByteRange
 
 
-class WebStore(ObjectStore[WebAccess]):
+class WebStore(HttpStore[WebAccess]):
     """Files of any web server that serves ranges, named https://host/path. Messages omit the query of a signed URL.
 
     Args:
@@ -30,9 +24,7 @@ class WebStore(ObjectStore[WebAccess]):
     """
 
     def __init__(self, config: StreamerConfig, setup: SetupClock | None = None) -> None:
-        clock = setup or SetupClock()
-        super().__init__(lambda: make_web_access(config, clock), config.s3.max_retries, clock)
-        self._timeout = config.s3.timeout
+        super().__init__(make_web_access, config, setup)
 
     @override
     def remote(self, path: str) -> WebObject:
@@ -55,25 +47,5 @@ class WebStore(ObjectStore[WebAccess]):
         return without_secrets(path)
 
     @override
-    def judge(self, error: Exception) -> Judgement:
-        return errors.judge(error)
-
-    @override
-    def translated(
-        self,
-        error: Exception,
-        path: str,
-        span: ByteRange | None,
-        attempts: Attempts,
-        access: WebAccess | None,
-        *,
-        opening: bool,
-    ) -> Exception:
-        plain = path.startswith("http://")
-        secrets = () if access is None else access.secrets
-        at = RequestContext(path, span, attempts, self._timeout, opening, plain, secrets)
-        return errors.translated(error, at, _nothing_more)
-
-
-def _nothing_more(_: RefusedError) -> Explanation | None:
-    return None
+    def url(self, path: str, access: WebAccess | None) -> str:
+        return path
