@@ -23,6 +23,16 @@ class Cgroup(NamedTuple):
         except (OSError, ValueError):
             return None
 
+    @property
+    def memory_limit(self) -> int | None:
+        """Bytes that the group may use; None for no limit. Version 1 writes a huge number for that."""
+        return self.number("memory.max" if self.unified else "memory.limit_in_bytes")
+
+    @property
+    def memory_usage(self) -> int | None:
+        """Bytes in use, with the page cache; None if unknown."""
+        return self.number("memory.current" if self.unified else "memory.usage_in_bytes")
+
 
 def cgroups(controller: str, proc: Path = _PROC, mounted: Path = _CGROUPS) -> Iterator[Cgroup]:
     """Yield this process's control group for a controller ("memory", "cpu"), and its ancestors. Each has its limits."""

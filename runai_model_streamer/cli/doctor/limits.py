@@ -12,8 +12,6 @@ from runai_model_streamer.io.cgroups import cgroups, usable_cpus
 
 _PROC: Final = Path("/proc")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
-_VERSION_1: Final = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-_VERSION_2: Final = ("memory.max", "memory.current")
 _NO_LIMIT: Final = 1 << 60
 """cgroup v1 writes a number above this for no limit."""
 
@@ -33,12 +31,8 @@ def limits(proc: Path = _PROC, mounted: Path = _CGROUPS) -> Iterator[Check]:
 
 
 def _memory(proc: Path, mounted: Path) -> Check:
-    found: list[tuple[int, int | None]] = []
-    for group in cgroups("memory", proc, mounted):
-        limit, used = _VERSION_2 if group.unified else _VERSION_1
-        allowed = group.number(limit)
-        if allowed is not None and allowed < _NO_LIMIT:
-            found.append((allowed, group.number(used)))
+    known = [(group.memory_limit, group.memory_usage) for group in cgroups("memory", proc, mounted)]
+    found = [(allowed, taken) for allowed, taken in known if allowed is not None and allowed < _NO_LIMIT]
     if not found:
         return Check("memory", "ok", "no limit of a control group")
     allowed, taken = min(found, key=lambda each: each[0])

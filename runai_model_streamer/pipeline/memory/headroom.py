@@ -20,8 +20,6 @@ CHECK_SHARE: Final = 16
 
 _PROC: Final = Path("/proc")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
-_VERSION_2: Final = ("memory.max", "memory.current", "inactive_file")
-_VERSION_1: Final = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
 class Headroom:
@@ -81,11 +79,10 @@ def _machine(proc: Path) -> int | None:
 
 
 def _left_in(group: Cgroup) -> int | None:
-    limit_name, usage_name, reclaimable_name = _VERSION_2 if group.unified else _VERSION_1
-    limit, usage = group.number(limit_name), group.number(usage_name)
+    limit, usage = group.memory_limit, group.memory_usage
     if limit is None or usage is None:
         return None
-    reclaimable = 0
+    reclaimable, reclaimable_name = 0, "inactive_file" if group.unified else "total_inactive_file"
     try:
         for line in (group.folder / "memory.stat").read_text().splitlines():
             key, _, value = line.partition(" ")
