@@ -359,7 +359,7 @@ def test_a_configuration_cannot_be_changed() -> None:
         StreamerConfig().memory_limit = 0  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(("kind", "first", "maximum"), [(SourceKind.FILE, 16, 16), (SourceKind.OBJECT, 16, 256)])
+@pytest.mark.parametrize(("kind", "first", "maximum"), [(SourceKind.FILE, 16, 16), (SourceKind.OBJECT, 16, 400)])
 def test_concurrency_has_a_default_for_each_kind_of_source(kind: SourceKind, first: int, maximum: int) -> None:
     assert StreamerConfig().concurrency_for(kind) == first
     assert StreamerConfig().max_concurrency_for(kind) == maximum
@@ -370,7 +370,7 @@ def test_concurrency_that_is_set_is_the_number_of_reads_of_files() -> None:
     assert config.concurrency_for(SourceKind.FILE) == config.max_concurrency_for(SourceKind.FILE) == 3
 
 
-@pytest.mark.parametrize(("concurrency", "maximum"), [(1, 50), (3, 150), (8, 256), (1024, 256)])
+@pytest.mark.parametrize(("concurrency", "maximum"), [(1, 50), (3, 150), (8, 400), (1024, 512)])
 def test_for_objects_concurrency_that_is_set_counts_fifty_connections(concurrency: int, maximum: int) -> None:
     config = StreamerConfig(concurrency=concurrency)
     assert config.concurrency_for(SourceKind.OBJECT) == 16

@@ -3,12 +3,17 @@
 A store serves each connection at a rate of its own, 40 to 90 MB/s on S3, whatever the network. So the number of
 connections decides how fast a load is, and the right one depends on the store, the network and the machine:
 
-- It begins with a few, and doubles them while that is faster (`GAIN`). What is compared is bytes a second of one
-  connection, times their number: connections that begin together end together, so that counting what lands in a span of
-  time would depend on where the span begins.
-- Only reads that began after a change count for it. New connections begin at once, so that a trial takes about one and
-  a half reads: 16, 32, 64, 128 are tried within two seconds where a read of 8 MiB takes 0.3 s.
-- A trial that was no faster goes back, and comes again after `HOLD` windows, since others may have left by then.
+- It begins with a few, and tries four times as many (`STEP`) while each brings about as much as before; twice as many
+  where reads are quick, keep the CPUs busy, or where more have been in vain. What is compared is bytes a second of one
+  connection, times their number: connections that begin together end together, so that counting what lands in a span
+  of time would depend on where the span begins.
+- Only reads that began after a change count for it, or nearly so. New connections begin at once, so that a trial takes
+  about one read: 16, 64 and 256 are tried within a second where a read of 8 MiB takes 0.3 s.
+- Connections that are new are slower at first: TCP and TLS are set up, and TCP finds its speed. So a trial that
+  brings less than hoped is looked at a second time. Then there are as many as bring what was seen, and a quarter
+  more (`MARGIN`).
+- A trial that was no faster goes back, and comes again after `HOLD` windows, since others may have left by then; after
+  twice as many if that is in vain, too.
 - Refusals (503 SlowDown, 429), timeouts and a lack of file descriptors take connections away, a window at a time. They
   come again in smaller steps.
 - The last reads are smaller, so that connections end together.
@@ -22,20 +27,43 @@ A reader is a thread, with one connection. It rests without a step and without m
 import threading
 from collections.abc import Callable
 from enum import Enum
+from math import ceil
 from typing import Final
 
 from runai_model_streamer.pipeline.tally.timer import SystemTimer
 from runai_model_streamer.ranges import HUGE_PAGE, round_up
 
+STEP: Final = 4
+"""Times as many connections as before are tried, ..."""
+
+DOUBLE: Final = 2
+"""... or so many, where there is less to gain or more to lose."""
+
+EVEN: Final = 0.8
+"""Rate of a connection after a trial, of that before it, from which on nothing but their number bounds them."""
+
 GAIN: Final = 1.15
-"""Speedup that keeps twice as many connections."""
+"""Least speedup that keeps more connections."""
+
+MARGIN: Final = 1.25
+"""Connections that are kept, for each that was needed at the rate before."""
+
+NEARLY: Final = 0.9
+"""Part of a read that came after a change, from which on it counts for it. Connections that are served evenly begin
+together, so that many began a moment before the change that one of them made."""
 
 HOLD: Final = 8
-"""Windows between a failed trial and the next."""
+"""Windows between a first trial in vain and the next, ..."""
+
+LONGEST_HOLD: Final = 64
+"""... and the most between two of them."""
 
 BUSY: Final = 0.5
 """Share of readers' time in reads. Below it they mostly wait for memory or the caller. Just after a change the reads
 that began before it do not count, so that busy readers seem to read two thirds of the time."""
+
+LOOKS: Final = 2
+"""Windows of a trial that brings more, but not as much as hoped."""
 
 KEPT: Final = 0.7
 """Part of the connections that is left after a window with refusals, and ..."""
@@ -48,11 +76,12 @@ AGAIN: Final = 1.25
 
 
 ON_CPU: Final = 0.3
-"""Part of reads that readers are on a CPU or wait for one, from which on no more are tried. Where the network bounds
-reads, it is about a twentieth."""
+"""Part of reads that readers are on a CPU or wait for one, from which on no more are tried, and no more than twice as
+many from a quarter of it on. Where the network bounds reads, it is about a twentieth."""
 
-SLOW: Final = 0.1
-"""Seconds of a read from which on the last reads are cut smaller. Each is a request, which has a price, too."""
+SLOW: Final = 0.07
+"""Seconds of a read from which on connections are slow: the last reads are cut smaller, and trials are larger. Each
+request has a price, too."""
 
 
 class Held(Enum):
@@ -114,7 +143,10 @@ class ConnectionPace:
         self._refused = refusals()
         self._ever_refused = False
         self._before: tuple[int, float] | None = None  # during a trial: the connections and the rate before it
+        self._looks = 0  # windows of this trial so far
+        self._even = True  # the last trial brought as much as hoped
         self._hold = 0
+        self._next_hold = HOLD
         self._each = 0.0  # seconds of a read
         self._changed = now
         self._reset(now)
@@ -132,7 +164,7 @@ class ConnectionPace:
         """Record a read of `length` bytes that took `seconds`. Return whether more readers are useful now."""
         spent, before = self._on_cpu(), getattr(self._thread, "spent", 0.0)
         self._thread.spent = spent
-        if now - seconds < self._changed:
+        if now - self._changed < NEARLY * seconds:
             return False  # it began with another number of connections
         self._reads += 1
         self._bytes += length
@@ -159,9 +191,8 @@ class ConnectionPace:
             self._ever_refused = True
             self.held, self._hold = Held.REFUSED, HOLD
             self.readers = before[0] if before else max(int(self.readers * KEPT), self._minimum)
-        elif before is not None and (busy < BUSY or rate < self._wanted(*before)):
-            self.held, self._hold = Held.IDLE if busy < BUSY else Held.NO_FASTER, HOLD
-            self.readers = before[0]
+        elif before is not None and not self._goes_on(*before, rate, busy):
+            return
         elif self.readers >= self._maximum:
             self.held = Held.MAXIMUM
         elif self._hold:
@@ -171,10 +202,30 @@ class ConnectionPace:
         elif self._cpu >= ON_CPU * self._seconds:
             self.held = Held.CPU
         elif not refused:
-            self._before = self.readers, rate
-            more = int(self.readers * AGAIN) + 1 if self._ever_refused else 2 * self.readers
-            self.readers = min(more, self._maximum)
+            self._before, self._looks = (self.readers, rate), 0
+            self.readers = min(self._more(), self._maximum)
 
-    def _wanted(self, before: int, rate: float) -> float:
-        """Return the rate that keeps a trial: of fewer more connections, less is expected."""
-        return rate * (1 + (GAIN - 1) * (self.readers / before - 1))
+    def _goes_on(self, readers: int, rate: float, now: float, busy: float) -> bool:
+        """Judge a trial by the connections and the rate before it and the rate now. Return whether to go on at once."""
+        times = now / rate
+        self._even = times >= EVEN * self.readers / readers
+        self._looks += 1
+        if self._even and busy >= BUSY:
+            self._next_hold = HOLD
+            return True
+        # Of fewer more connections, less is expected.
+        faster = busy >= BUSY and times >= 1 + (GAIN - 1) * min(self.readers / readers - 1, 1)
+        if faster and self._looks < LOOKS:
+            self._before = readers, rate
+            return False
+        self.held, self._hold = Held.IDLE if busy < BUSY else Held.NO_FASTER, self._next_hold
+        self._next_hold = HOLD if faster else min(2 * self._next_hold, LONGEST_HOLD)
+        self.readers = min(ceil(readers * times * MARGIN), self.readers) if faster else readers
+        return False
+
+    def _more(self) -> int:
+        """Return how many connections to try."""
+        if self._ever_refused:
+            return int(self.readers * AGAIN) + 1
+        slow = self._each >= SLOW and self._cpu < ON_CPU / 4 * self._seconds
+        return self.readers * (STEP if slow and self._even else DOUBLE)

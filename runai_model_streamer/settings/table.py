@@ -21,7 +21,7 @@ SECTIONS: Final[Mapping[str, tuple[Setting, ...]]] = {
             "Network mounts want more reads in flight (raise it). For files it is the most reads in flight, each a "
             "thread; a local disk begins with 4 (for each disk of an array), and gets more while that makes it "
             "faster. For objects it means what it means in the original: one counts for up to 50 connections. There "
-            "are 16 to begin with, and more while that makes it faster, up to 256: [S3](s3.md#connections). More than "
+            "are 16 to begin with, and more while that makes it faster, up to 512: [S3](s3.md#connections). More than "
             "1024 count as 1024.",
         ),
         Setting(

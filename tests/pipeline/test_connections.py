@@ -1,82 +1,12 @@
 """How many connections to object storage a load finds to be the best: a store that is made up, and its own clock."""
 
-import heapq
-from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 
 from runai_model_streamer.pipeline.connections import HOLD, ConnectionPace, thread_seconds
 from runai_model_streamer.ranges import HUGE_PAGE
-
-READ = 8 << 20
-MB = 10**6
-
-
-class Store:
-    """Readers that read one range after the other, as long as they are useful.
-
-    Args:
-        rate: bytes a second of one connection, where there are so many.
-        refuses: whether a request is refused, where there are so many. It takes a second then.
-        pause: seconds that a reader waits for memory between two reads.
-    """
-
-    def __init__(
-        self,
-        first: int,
-        maximum: int,
-        rate: Callable[[int], float],
-        refuses: Callable[[int], bool] = lambda _: False,
-        pause: float = 0.0,
-        minimum: int = 1,
-        on_cpu: Callable[[], float] = lambda: 0.0,
-    ) -> None:
-        self.rate, self.refuses, self.pause, self.now, self.refused = rate, refuses, pause, 0.0, 0
-        self.pace = ConnectionPace(first, maximum, 0.0, lambda: self.refused, minimum, on_cpu)
-        self._sent = 0.0  # bytes that a connection would have brought that was busy all the time
-        self._waiting: list[tuple[float, int, float]] = []  # until when, the reader, when its read began
-        self._reading: list[tuple[float, int, float]] = []  # until how much is sent, the reader, when its read began
-        self._wake()
-
-    def _wake(self) -> None:
-        """Let all useful readers read."""
-        busy = {reader for _, reader, _ in (*self._reading, *self._waiting)}
-        for reader in set(range(self.pace.readers)) - busy:
-            self._begin(reader, self.now)
-
-    def _begin(self, reader: int, began: float) -> None:
-        refused = self.refuses(self.pace.readers)
-        self.refused += refused
-        heapq.heappush(self._waiting, (began + refused, reader, began))
-
-    def run(self, seconds: float) -> "Store":
-        end = self.now + seconds
-        while self.now < end:
-            rate = self.rate(max(len(self._reading), 1))
-            lands = self.now + (self._reading[0][0] - self._sent) / rate if self._reading else end
-            then = min(lands, self._waiting[0][0] if self._waiting else end, end)
-            self._sent += (then - self.now) * rate
-            self.now = then
-            if self._waiting and self._waiting[0][0] <= then:
-                _, reader, began = heapq.heappop(self._waiting)
-                heapq.heappush(self._reading, (self._sent + READ, reader, began))
-            elif then == lands < end:
-                self._land(*heapq.heappop(self._reading)[1:])
-        return self
-
-    def _land(self, reader: int, began: float) -> None:
-        were = self.pace.readers
-        more = self.pace.landed(READ, self.now - began, self.now)
-        assert more is (self.pace.readers > were)
-        if reader < self.pace.readers:
-            self._begin(reader, self.now + self.pause)
-        if more:
-            self._wake()
-
-    @property
-    def counts(self) -> list[int]:
-        return [count for _, count in self.pace.history]
+from tests.pipeline.slow_store import MB, READ, Store
 
 
 def test_it_begins_with_the_first_number() -> None:
@@ -88,10 +18,41 @@ def test_it_begins_with_no_more_than_there_may_be() -> None:
     assert (pace.readers, pace.held.value) == (5, "maximum")
 
 
-def test_connections_that_are_each_slow_become_as_many_as_there_may_be_within_two_seconds() -> None:
-    store = Store(16, 128, lambda _: 30 * MB)
-    store.run(2.0)
-    assert store.counts == [16, 32, 64, 128]
+def test_connections_that_are_each_slow_become_as_many_as_there_may_be_within_a_second() -> None:
+    store = Store(16, 512, lambda _: 30 * MB).run(1.2)
+    assert store.counts == [16, 64, 256, 512]
+
+
+@pytest.mark.parametrize(("latency", "uneven"), [(0.0, 0.0), (0.02, 0.1), (0.02, 0.3)])
+@pytest.mark.parametrize("whole", [1700 * MB, 5000 * MB, 12_500 * MB, 50_000 * MB])
+@pytest.mark.parametrize("each", [30 * MB, 90 * MB])
+def test_nine_tenths_of_what_a_store_gives_come_from_the_third_second_on(
+    each: int, whole: int, latency: float, uneven: float
+) -> None:
+    store = Store(16, 512, lambda count: min(each, whole / count), latency=latency, uneven=uneven).run(8.0)
+    most = min(whole, 512 * READ / (READ / each + latency))
+    assert min(store.seconds[2:8]) >= 0.9 * most
+
+
+@pytest.mark.parametrize("each", [30 * MB, 90 * MB])
+def test_a_store_that_is_far_away_takes_a_second_longer(each: int) -> None:
+    store = Store(16, 512, lambda _: each, latency=0.1, uneven=0.3).run(8.0)
+    assert min(store.seconds[3:8]) >= 0.9 * 512 * READ / (READ / each + 0.1)
+
+
+def test_new_connections_that_are_slow_at_first_are_looked_at_again() -> None:
+    """Four times as many bring twice as much at first, and then four times as much."""
+    store = Store(16, 64, lambda _: 60 * MB)
+    store.latency = 0.0
+    store.run(0.1)
+    store.latency = READ / (60 * MB)  # of reads from now on; a first one takes four times as long
+    store.run(5.0)
+    assert store.pace.readers == 64
+
+
+def test_a_network_that_is_nearly_full_gets_a_quarter_more_than_fill_it() -> None:
+    store = Store(16, 512, lambda count: min(90 * MB, 1700 * MB / count)).run(2.0)
+    assert store.counts[:3] == [16, 64, 24]  # 19 fill it
 
 
 def test_at_the_maximum_it_says_that_this_holds_it() -> None:
@@ -110,10 +71,13 @@ def test_a_network_of_any_speed_is_filled_and_no_more_connections_than_twice_tho
 
 def test_after_a_trial_in_vain_it_is_a_while_until_the_next() -> None:
     store = Store(16, 64, lambda count: 480 * MB / count).run(100.0)
-    assert set(store.counts) == {16, 32}
-    began = [began for began, count in store.pace.history if count == 32]
+    assert store.counts[:3] == [16, 64, 16]
+    assert set(store.counts[3:]) == {16, 32}
+    began = [began for began, count in store.pace.history if count > 16]
     window = READ / (30 * MB)
-    assert min(later - earlier for earlier, later in pairwise(began)) > HOLD * window
+    pauses = [later - earlier for earlier, later in pairwise(began)]
+    assert pauses[0] > HOLD * window
+    assert pauses[1] > 2 * HOLD * window
 
 
 def test_a_network_that_others_leave_is_noticed() -> None:
@@ -152,7 +116,7 @@ def test_after_refusals_connections_come_again_in_small_steps() -> None:
 
 def test_a_trial_that_is_refused_goes_back_to_the_number_before_it() -> None:
     store = Store(16, 64, lambda _: 60 * MB, lambda count: count > 20).run(3.0)
-    assert store.counts == [16, 32, 16]
+    assert store.counts[:3] == [16, 64, 16]
 
 
 def test_a_refusal_in_passing_takes_no_connection_away() -> None:
@@ -171,11 +135,11 @@ def test_refusals_before_it_began_do_not_count() -> None:
 
 def test_readers_that_wait_for_memory_are_enough() -> None:
     store = Store(16, 256, lambda _: 60 * MB, pause=1.0).run(30.0)
-    assert store.counts == [16, 32, 16]  # the first reads did not wait
+    assert store.counts == [16, 64, 16]  # the first reads did not wait
     assert store.pace.held.value == "idle"
 
 
-@pytest.mark.parametrize(("part", "counts"), [(0.05, [16, 32, 64]), (0.5, [16])])
+@pytest.mark.parametrize(("part", "counts"), [(0.05, [16, 64]), (0.2, [16, 32, 64]), (0.5, [16])])
 def test_readers_that_keep_the_cpus_busy_are_enough(part: float, counts: list[int]) -> None:
     spent = 0.0
 
@@ -190,12 +154,18 @@ def test_readers_that_keep_the_cpus_busy_are_enough(part: float, counts: list[in
 
 
 def test_reads_that_began_before_a_change_do_not_count_for_it() -> None:
-    pace = ConnectionPace(1, 4, 0.0)
+    pace = ConnectionPace(1, 16, 0.0)
     assert pace.landed(READ, 1.0, 1.0)
-    assert pace.readers == 2
-    for _ in range(5):
+    assert pace.readers == 4
+    for _ in range(9):
         assert not pace.landed(READ, 0.5, 1.2)
-    assert pace.readers == 2
+    assert pace.readers == 4
+
+
+def test_reads_that_began_a_moment_before_a_change_count_for_it() -> None:
+    pace = ConnectionPace(1, 16, 0.0)
+    assert pace.landed(READ, 1.0, 1.0)
+    assert [pace.landed(READ, 1.0, 1.95) for _ in range(4)] == [False, False, False, True]
 
 
 def test_a_clock_that_does_not_move_decides_nothing() -> None:

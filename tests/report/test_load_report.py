@@ -304,7 +304,7 @@ def test_object_storage_is_told_with_its_retries_and_transport(
     assert 2 <= report.retries <= 3  # the load may have been through when the third was scripted
     assert report.bytes_from == BytesFrom(object_storage=ALL)
     assert report.settings.transport is not None
-    assert (report.settings.first_concurrency, report.settings.concurrency) == (16, 256)
+    assert (report.settings.first_concurrency, report.settings.concurrency) == (16, 400)
     assert [count for _, count in report.connections] == [16]
     for secret in ("a secret", "a token"):
         assert secret not in report.to_json()
