@@ -12,6 +12,7 @@ CUDA ?= cuda13
 CUDA_VENV ?= $(VENV)-$(CUDA)
 OLDEST_VENV ?= $(VENV)-oldest
 ENGINES_VENV ?= $(VENV)-engines
+DOCS_VENV ?= $(VENV)-docs
 TORCH_VENV ?= $(VENV)-torch
 ARGS ?=
 
@@ -37,7 +38,7 @@ SLIM_TORCH = torch 'cuda-bindings==13.0.*' cuda-core cuda-pathfinder numba-cuda 
 OLDEST_TESTS = tests/kernels tests/pipeline/landing tests/io/http tests/io/s3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-stores test-cuda test-torch test-gpu test-oldest test-releases test-engines resolve lint types format hooks clean
+.PHONY: help demo test test-stores test-cuda test-torch test-gpu test-oldest test-releases test-engines resolve docs lint types format hooks clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -76,6 +77,10 @@ test-stores: $(VENV)/.dev ## real stores: moto, hadro, gcp-storage-emulator, and
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check hadro gcp-storage-emulator
 	@TEST_STORES=1 $(BIN)/python -m pytest tests/stores tests/io/gcs/test_emulator.py $(ARGS)
 
+docs: $(DOCS_VENV)/.docs ## the documentation as a site, in site/; a warning or a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs --quiet build --strict $(ARGS)
+	@echo 'site/index.html'
+
 lint: $(VENV)/.dev ## ruff: format and rules
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -91,11 +96,11 @@ hooks: $(VENV)/.dev ## check each commit before it is made
 	@$(BIN)/pre-commit install
 
 clean: ## remove the environments and what tools left behind (the demo's checkpoint stays in its cache)
-	@rm -rf $(VENV) $(VENV)-cuda12 $(VENV)-cuda13 $(VENV)-torch $(VENV)-oldest $(VENV)-engines .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	@rm -rf $(VENV) $(VENV)-cuda12 $(VENV)-cuda13 $(VENV)-torch $(VENV)-oldest $(VENV)-engines $(VENV)-docs site .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment is made anew when what it is made from changes, so that nothing is left of what was asked for before.
-$(VENV)/.python $(CUDA_VENV)/.python $(TORCH_VENV)/.python $(OLDEST_VENV)/.python $(ENGINES_VENV)/.python: pyproject.toml $(wildcard constraints*.txt)
+$(VENV)/.python $(CUDA_VENV)/.python $(TORCH_VENV)/.python $(OLDEST_VENV)/.python $(ENGINES_VENV)/.python $(DOCS_VENV)/.python: pyproject.toml $(wildcard constraints*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo 'error: $(PYTHON) is missing or older than Python 3.11; choose another: make PYTHON=python3.12' >&2; exit 1; }
 	@echo 'Making $(@D) ...'
@@ -134,6 +139,12 @@ $(TORCH_VENV)/.torch: $(TORCH_VENV)/.python
 	@$(PIP) --editable '.[s3,test]'
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --constraint constraints-torch.txt \
 	    $(SLIM_TORCH)
+	@touch $@
+
+# Of the package itself only the sources are read, so that nothing that it needs is installed.
+$(DOCS_VENV)/.docs: $(DOCS_VENV)/.python
+	@echo 'Installing what makes the documentation ...'
+	@$(PIP) $$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
 	@touch $@
 
 $(VENV)/.releases: $(VENV)/.dev tests/engines/releases.py

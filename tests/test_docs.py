@@ -35,7 +35,7 @@ from tests import environment_page
 from tests.servers import FaultServer, aws_environment
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 MOVING = ROOT / "docs" / "moving.md"
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -252,8 +252,16 @@ def test_the_rows_of_a_table_have_as_many_cells_as_its_head(page: Path) -> None:
 
 
 def test_every_page_is_in_the_index() -> None:
-    linked = set(re.findall(r"\]\(([\w-]+\.md)[)#]", TEXTS[ROOT / "docs" / "README.md"]))
-    assert linked == {page.name for page in PAGES if page.parent.name == "docs"} - {"README.md"}
+    linked = set(re.findall(r"\]\(([\w/-]+\.md)[)#]", TEXTS[ROOT / "docs" / "README.md"]))
+    assert linked == {page.relative_to(ROOT / "docs").as_posix() for page in PAGES[1:]} - {"README.md"}
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    # Also of those who do not build it: `make docs` fails for a page that the navigation lacks.
+    listed = set(
+        re.findall(r"^ +- (?:\w+: )?([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    assert {page.relative_to(ROOT).as_posix() for page in PAGES} <= listed
 
 
 @every_page

