@@ -10,9 +10,10 @@ import torch
 
 from runai_model_streamer.base_streamer import Streamer
 from runai_model_streamer.checkpoint.tensor_info import TensorInfo
-from runai_model_streamer.errors import ArgumentTypeError
+from runai_model_streamer.errors import ArgumentError, ArgumentTypeError
 from runai_model_streamer.io.paths import Ordered, Several, as_path
 from runai_model_streamer.io.s3.credentials import S3Credentials
+from runai_model_streamer.pipeline.landing.into import Into, device_of
 from runai_model_streamer.pipeline.plan.selection import Select
 from runai_model_streamer.pipeline.prepare import prepare_load
 from runai_model_streamer.report.make import Request
@@ -68,6 +69,7 @@ class SafetensorsStreamer(Streamer):
         *,
         progress: Watch = False,
         group: "ProcessGroup | None" = None,
+        into: Into | None = None,
     ) -> None:
         """Start to stream one file; see `stream_files`."""
         self.stream_files(
@@ -81,6 +83,7 @@ class SafetensorsStreamer(Streamer):
             select,
             progress=progress,
             group=group,
+            into=into,
         )
 
     def stream_files(
@@ -96,6 +99,7 @@ class SafetensorsStreamer(Streamer):
         *,
         progress: Watch = False,
         group: "ProcessGroup | None" = None,
+        into: Into | None = None,
     ) -> None:
         """Read and validate all headers, then begin to read data in the background. See docs/usage.md.
 
@@ -116,6 +120,10 @@ class SafetensorsStreamer(Streamer):
                 the caller's thread, after each group of tensors and at the end. What it raises ends the load.
             group: with `is_distributed`, the process group whose ranks share the load, of any backend. No other rank
                 takes part. None for torch's default group.
+            into: tensors that exist and get the values, by name, such as a model's parameters: all on one device, where
+                the load goes. `get_tensors` yields each when it is filled. Names, shapes and dtypes are checked before
+                anything is changed. A tensor is filled whole or not at all; where a load fails, a note on the error
+                says how far it came.
 
         Raises:
             StreamerError: docs/troubleshooting.md lists the errors, each with the built-in that it also is. Nothing is
@@ -129,6 +137,8 @@ class SafetensorsStreamer(Streamer):
                     "stream_files takes a list of paths", remedy=f"for one, call stream_file({paths!r})"
                 )
             self._device = self._parts.resolve_device(device)
+            if into is not None:
+                self._device = _where_they_are(into, self._device)
             if self._device.type == "cpu" and torch.cuda.is_initialized():
                 _tell_of_the_gpu()
             checked = [as_path(path) for path in paths]
@@ -145,6 +155,7 @@ class SafetensorsStreamer(Streamer):
                 sharing,
                 tally,
                 self._parts,
+                into,
             )
             self.files_to_tensors_metadata = prepared.metadata
             self._follow(
@@ -170,6 +181,16 @@ class SafetensorsStreamer(Streamer):
             StreamerError: what went wrong while reading. The next `next` raises it, before anything wrong is yielded.
         """
         return self._tensors("stream_file or stream_files")
+
+
+def _where_they_are(into: Into, asked: torch.device) -> torch.device:
+    found = device_of(into)
+    if asked not in {found, torch.device("cpu")}:
+        raise ArgumentError(
+            f"the tensors of into are on {found}, and device is {asked}",
+            remedy="leave device out: the load goes to into",
+        )
+    return found
 
 
 @functools.cache

@@ -4,6 +4,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from typing import Any, Final, NoReturn, TypeAlias, cast
 
 import torch
@@ -46,7 +47,7 @@ class Load:
         sources: one for each of the destination's files; the same source may be behind several.
         destination: what to read, in which groups, and where it lands.
         concurrency: reads in flight at once.
-        finish: makes what the caller gets out of what lands; None where that is the same.
+        finishing: make what the caller gets out of what lands, one after the other.
         tally: where the load is counted and timed.
         join_seconds: how long `close` waits for readers, at most.
         connections: finds the number of useful readers of objects; None where there are none, or where ranks share.
@@ -61,14 +62,14 @@ class Load:
         sources: Sequence[Source],
         destination: Destination,
         concurrency: int,
-        finish: Finish | None = None,
+        finishing: Sequence[Finish] = (),
         tally: Tally | None = None,
         join_seconds: float = JOIN_SECONDS,
         connections: ConnectionPace | None = None,
     ) -> None:
         self._storage = storage
         self._sources = sources
-        self._finish = finish
+        self._finishing = finishing
         self._join_seconds = join_seconds
         self._lifecycle = Lifecycle()
         self.tally = Tally() if tally is None else tally
@@ -131,7 +132,7 @@ class Load:
         self._taken = True
         landed = self._yield_tensors()
         next(landed)  # Begin it: a generator that was never begun does not notice that it is dropped.
-        return landed if self._finish is None else self._finish(landed)
+        return reduce(lambda tensors, finish: finish(tensors), self._finishing, landed)
 
     def _yield_tensors(self) -> Tensors:
         complete = False

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from runai_model_streamer.checkpoint.header import Opened, read_header
+from runai_model_streamer.checkpoint.header import read_header
 from runai_model_streamer.checkpoint.tensor_info import TensorInfo, nbytes_of
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.io.descriptors import at_most_allowed
@@ -18,19 +18,20 @@ from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import SourceKind
+from runai_model_streamer.pipeline.choosing import choose, skip_verification
 from runai_model_streamer.pipeline.connections import ConnectionPace, thread_seconds
 from runai_model_streamer.pipeline.destination import begin_landing, destination_for
 from runai_model_streamer.pipeline.landing.assembly import assembled, largest_assembled
 from runai_model_streamer.pipeline.landing.destination import HOST, LoadSpec
-from runai_model_streamer.pipeline.landing.tensors import check_dtypes
-from runai_model_streamer.pipeline.load import Load
+from runai_model_streamer.pipeline.landing.into import Into, check_into, placed
+from runai_model_streamer.pipeline.load import Finish, Load
 from runai_model_streamer.pipeline.opening import open_each
 from runai_model_streamer.pipeline.parts import PARTS, Parts
 from runai_model_streamer.pipeline.plan.casts import casting_of, target_name
 from runai_model_streamer.pipeline.plan.groups import PlannedFile
 from runai_model_streamer.pipeline.plan.limit import LIMIT, MemoryLimit
-from runai_model_streamer.pipeline.plan.request import checked_names, named
-from runai_model_streamer.pipeline.plan.selection import Select, Selected, select_parts
+from runai_model_streamer.pipeline.plan.request import checked_names
+from runai_model_streamer.pipeline.plan.selection import Select, Selected
 from runai_model_streamer.pipeline.sharing import Sharing
 from runai_model_streamer.pipeline.tally.load import Tally
 
@@ -62,6 +63,7 @@ def prepare_load(
     sharing: Sharing | None = None,
     tally: Tally | None = None,
     made_of: Parts = PARTS,
+    into: Into | None = None,
 ) -> PreparedLoad:
     """Open all files, validate their headers and the request, and plan what to read.
 
@@ -80,8 +82,10 @@ def prepare_load(
         opened = open_all(storage, paths, config, read_header, sharing, asked)
         sources = [source for source, _ in opened]
         close_with.extend(sources)
-        chosen = _choose(paths, opened, names, select)
-        _skip_verification(opened, chosen.read)
+        chosen = choose(paths, opened, names, select)
+        if into is not None:
+            check_into(into, paths, chosen.tensors, target, names is not None)
+        skip_verification(opened, chosen.read)
         reads = list(map(FileReads, paths, sources, chosen.read))
         load = make_load(
             storage,
@@ -93,35 +97,9 @@ def prepare_load(
             sharing=sharing,
             tally=tally,
             made_of=made_of,
+            into=into,
         )
     return PreparedLoad(load, dict(enumerate(chosen.tensors)))
-
-
-class _Chosen(NamedTuple):
-    """What a request comes to, for each file."""
-
-    tensors: list[list[TensorInfo]]
-    """What the caller gets."""
-    read: list[list[TensorInfo]]
-    """What is read for that."""
-    parts: list[Selected] | None
-    """How the first is made of the second; None if both are the same."""
-
-
-def _choose(
-    paths: Sequence[str], opened: Sequence[Opened], names: frozenset[str] | None, select: Select | None
-) -> _Chosen:
-    wanted = [list(header.tensors) for _, header in opened] if names is None else named(paths, opened, names)
-    if select is None:
-        for path, tensors in zip(paths, wanted, strict=True):
-            check_dtypes(path, tensors)
-        return _Chosen(wanted, wanted, None)
-    selected = select_parts(paths, wanted, [source.kind for source, _ in opened], select, check_dtypes)
-    return _Chosen(
-        [[part.info for part in parts] for parts in selected],
-        [[piece for part in parts for piece in part.reads] for parts in selected],
-        [part for parts in selected for part in parts],
-    )
 
 
 @contextmanager
@@ -189,6 +167,7 @@ def make_load(
     sharing: Sharing | None = None,
     tally: Tally | None = None,
     made_of: Parts = PARTS,
+    into: Into | None = None,
 ) -> Load:
     """Plan what to read, and where it lands.
 
@@ -203,6 +182,7 @@ def make_load(
         sharing: other processes that read the same; None: this one reads all.
         tally: where the load is counted and timed; None: in one of its own.
         made_of: what the load is made of.
+        into: the tensors that get the values, as `check_into` has checked them; None: the caller gets new ones.
 
     Raises:
         StreamerError: the destination cannot be used, or the memory limit is too low. The sources are not closed.
@@ -244,14 +224,18 @@ def make_load(
     if grouping.readers is not None and (waits_for_ranks or any(source.in_order for source in sources)):
         # A reader that waits for another rank, or for another reader, may hold what that one needs.
         concurrency = min(concurrency, grouping.readers)
-    finish = partial(assembled, parts=parts, tally=tally) if parts and assembled_bytes else None
+    finishing: list[Finish] = []
+    if parts and assembled_bytes:
+        finishing.append(partial(assembled, parts=parts, tally=tally))
+    if into is not None:
+        finishing.append(partial(placed, into=into, tally=tally))
     pace = None
     if not waits_for_ranks and any(file.kind is SourceKind.OBJECT for file in files):
         minimum = first if config.s3.connections else 1
         pace = ConnectionPace(
             first, concurrency, time.perf_counter(), lambda: storage.refusals, minimum, thread_seconds
         )
-    return Load(storage, sources, destination, concurrency, finish, tally, connections=pace)
+    return Load(storage, sources, destination, concurrency, finishing, tally, connections=pace)
 
 
 def _reads_at_once(files: Sequence[PlannedFile], config: StreamerConfig) -> tuple[int, int]:
@@ -273,24 +257,6 @@ def _reads_at_once(files: Sequence[PlannedFile], config: StreamerConfig) -> tupl
 def is_shared(config: StreamerConfig) -> bool:
     """Return whether other processes of this node load the same files."""
     return config.local_processes > 1 or in_process_group()
-
-
-def _skip_verification(opened: Sequence[Opened], read: Sequence[Sequence[TensorInfo]]) -> None:
-    """Skip the checksum of an object that is read in part: it is one of the whole object."""
-    partial_reads = 0
-    for (source, header), tensors in zip(opened, read, strict=True):
-        if source.verified_by is not None and (
-            len(tensors) < len(header.tensors) or nbytes_of(tensors) < nbytes_of(header.tensors)
-        ):
-            source.skip_verification()
-            partial_reads += 1
-    if partial_reads:
-        _log.warning(
-            "RUNAI_STREAMER_VERIFY: %d of %d files are not verified: tensor_names or select leaves out some of their "
-            "tensors, and a store's checksum is one of the whole object",
-            partial_reads,
-            len(opened),
-        )
 
 
 def in_process_group() -> bool:

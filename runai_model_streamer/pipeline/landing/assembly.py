@@ -11,7 +11,7 @@ from runai_model_streamer.pipeline.plan.casts import as_cast
 from runai_model_streamer.pipeline.plan.selection import Rows, Selected
 from runai_model_streamer.pipeline.tally.load import Tally
 
-_CARRIERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+CARRIERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Bytes of an element -> a dtype of that width that torch can copy. It cannot copy all dtypes."""
 
 
@@ -72,7 +72,7 @@ def cut(piece: torch.Tensor, rows: Rows) -> torch.Tensor:
     """Cut a part out of all bytes from its first piece to its last."""
     # A tensor made in the caller's inference mode could never be trained.
     with torch.inference_mode(False), torch.no_grad():
-        strided = piece.view(_CARRIERS[piece.itemsize]).as_strided((rows.outer, rows.inner), (rows.stride, 1))
+        strided = piece.view(CARRIERS[piece.itemsize]).as_strided((rows.outer, rows.inner), (rows.stride, 1))
         return strided.clone(memory_format=torch.contiguous_format).view(piece.dtype)
 
 
@@ -86,7 +86,7 @@ def _first(piece: torch.Tensor, rows: Rows) -> torch.Tensor:
 def add(piece: torch.Tensor, made: torch.Tensor, row: int) -> None:
     """Copy a piece to its row in a part."""
     with torch.inference_mode(False), torch.no_grad():
-        carrier = _CARRIERS[piece.itemsize]
+        carrier = CARRIERS[piece.itemsize]
         made[row].view(carrier).copy_(piece.view(carrier))
 
 

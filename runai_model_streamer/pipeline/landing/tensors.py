@@ -119,6 +119,11 @@ def torch_shape(info: TensorInfo) -> tuple[int, ...]:
     return info.shape if per_element == 1 else (*info.shape[:-1], info.shape[-1] // per_element)
 
 
+def torch_type(info: TensorInfo) -> torch.dtype:
+    """Return torch's dtype for the tensor."""
+    return _LAYOUTS[info.dtype].dtype
+
+
 def make_tensors(group: Group, root: Root | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
     """Make the tensors of a group whose bytes have all landed in `root`, in file order, one batch at a time.
 
