@@ -24,6 +24,7 @@ from runai_model_streamer.pipeline.tally.trace import Trace, trace_path
 from runai_model_streamer.report.load_report import LoadReport
 from runai_model_streamer.report.make import Request, delivered, make_report
 from runai_model_streamer.report.progress import Display, Progress, Watch, display_of
+from runai_model_streamer.report.telemetry import tell_telemetry
 from runai_model_streamer.settings.overrides import Settings, as_variables
 from runai_model_streamer.settings.variables import warn_of_settings
 from runai_model_streamer.threads.forks import OwnProcess
@@ -139,6 +140,7 @@ class Streamer:
             except BaseException as error:
                 tally.fail(error)
                 self._end_load()
+                tell_telemetry(lambda: self.report)
                 raise
 
     def _follow(self, load: Load, request: Request) -> None:
@@ -161,7 +163,7 @@ class Streamer:
         return self._on_device(load, load.tensors())
 
     def _on_device(self, load: Load, tensors: Tensors) -> Generator[tuple[str, torch.Tensor]]:
-        size, display = self.total_size, self._display
+        size, display, request = self.total_size, self._display, self._request
         try:
             if display is not None:
                 display.start()
@@ -175,10 +177,11 @@ class Streamer:
             tensors.close()
             if display is not None:
                 display.stop()
+            tell_telemetry(lambda: make_report(load.tally, request))
         if self._reports:
             self._log_throughput(size)
         if _log.isEnabledFor(logging.DEBUG):
-            _log.debug("[RunAI Streamer] %s", make_report(load.tally, self._request).verdict)
+            _log.debug("[RunAI Streamer] %s", make_report(load.tally, request).verdict)
 
     def _place(self, tensor: torch.Tensor, tally: Tally) -> torch.Tensor:
         began = time.perf_counter()

@@ -202,8 +202,8 @@ class LoadReport:
     make_seconds: float = 0.0
     """Making tensors from landed bytes. Each group's first tensors are timed; the others are estimated from them."""
     place_seconds: float = 0.0
-    """Joining parts of `select=`, and copying or casting tensors as they are yielded, if that did not happen during
-    reads."""
+    """Joining parts of `select=`, copying to `into=`, and copying or casting tensors as they are yielded, if that did
+    not happen during reads."""
     caller_seconds: float = 0.0
     """The caller's own code: before it asked for the first tensor, and between tensors."""
     close_seconds: float = 0.0
