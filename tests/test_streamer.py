@@ -107,7 +107,7 @@ def test_the_arguments_have_the_names_order_and_defaults_that_engines_use() -> N
         named = [each for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
         assert both + named == parameters
         assert [(each.name, each.default) for each in both[1:]] == list(expected.items())
-        assert [(each.name, each.default) for each in named] == [("progress", False), ("group", None)]
+        assert [(each.name, each.default) for each in named] == [("progress", False), ("group", None), ("into", None)]
 
 
 def test_all_arguments_may_be_positional(file: Path) -> None:
