@@ -2,6 +2,7 @@
 
 - `large`: bfloat16, Llama-2-7B's shapes, nine layers, 3.9 GB in two shards; the embedding (250 MiB, the largest
   tensor) is in the first shard only.
+- `70b`: Llama-2-70B's shapes, 138 GB in 15 shards, for benchmarks.ceiling: sparse files, which take no disk.
 - `many`: 50,000 tensors of 2 KiB in one file.
 - `shards`: 163 files with 560 tensors of 1 KiB each, as many as DeepSeek-V3 has: what opening them takes.
 - `odd`: 1 GB whose data start at an odd offset, with odd-sized tensors between wider dtypes, so that most tensors
@@ -37,6 +38,9 @@ LAYERS_PER_SHARD = (4, 5)
 
 SMALL = ("many", "shards")
 """Checkpoints whose time goes to tensors, not to bytes."""
+
+SPARSE = ("70b",)
+"""Checkpoints without data, for disks that move none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,30 @@ def _large() -> list[list[Spec]]:
     ]
 
 
+def _llama_70b() -> list[list[Spec]]:
+    # Unlike the 7B, its keys and values have fewer heads: 1024 rows.
+    hidden, intermediate, few, shards = 8192, 28672, 1024, 15
+    shapes = {
+        "input_layernorm": (hidden,),
+        "mlp.down_proj": (hidden, intermediate),
+        "mlp.gate_proj": (intermediate, hidden),
+        "mlp.up_proj": (intermediate, hidden),
+        "post_attention_layernorm": (hidden,),
+        "self_attn.k_proj": (few, hidden),
+        "self_attn.o_proj": (hidden, hidden),
+        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.v_proj": (few, hidden),
+    }
+    layers = [
+        [Spec(f"model.layers.{index}.{name}.weight", "BF16", shape) for name, shape in shapes.items()]
+        for index in range(80)
+    ]
+    found = [[spec for layer in layers[shard::shards] for spec in layer] for shard in range(shards)]
+    found[0].insert(0, Spec("model.embed_tokens.weight", "BF16", (VOCABULARY, hidden)))
+    found[-1] += [Spec("lm_head.weight", "BF16", (VOCABULARY, hidden)), Spec("model.norm.weight", "BF16", (hidden,))]
+    return found
+
+
 def _many() -> list[list[Spec]]:
     return [[Spec(f"model.layers.{i // 500}.experts.{i % 500}.scale", "BF16", (16, 64)) for i in range(50_000)]]
 
@@ -143,6 +171,7 @@ def _tiny() -> list[list[Spec]]:
 
 LAYOUTS = {
     "large": _large,
+    "70b": _llama_70b,
     "many": _many,
     "shards": _shards,
     "odd": _odd,
@@ -172,12 +201,16 @@ def _write_pattern(file: BinaryIO, size: int) -> None:
         size -= file.write(memoryview(block)[: min(size, len(block))])
 
 
-def _write(path: Path, specs: list[Spec], *, odd_start: bool) -> None:
+def _write(path: Path, specs: list[Spec], *, odd_start: bool, sparse: bool) -> None:
     partial = path.with_suffix(".partial")
     header = _header(specs, odd_start=odd_start)
     with partial.open("wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
-        _write_pattern(file, sum(spec.nbytes for spec in specs))
+        data = sum(spec.nbytes for spec in specs)
+        if sparse:
+            file.truncate(file.tell() + data)
+        else:
+            _write_pattern(file, data)
         file.flush()
         # Dirty pages can be neither evicted nor read directly without being written first.
         os.fsync(file.fileno())
@@ -195,7 +228,7 @@ def make(name: str, folder: Path | None = None) -> Checkpoint:
         odd_start = name == "odd"
         size = 8 + len(_header(specs, odd_start=odd_start)) + sum(spec.nbytes for spec in specs)
         if not path.exists() or path.stat().st_size != size:
-            _write(path, specs, odd_start=odd_start)
+            _write(path, specs, odd_start=odd_start, sparse=name in SPARSE)
         files.append(path)
     return Checkpoint(name, tuple(files))
 

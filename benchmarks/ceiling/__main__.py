@@ -1,6 +1,7 @@
 """Compare what loaders' own code costs, on a disk of any speed.
 
     python -m benchmarks.ceiling
+    python -m benchmarks.ceiling --checkpoint 70b       # beside it, the start of a load hardly counts
     python -m benchmarks.ceiling --rounds 3 --disk 50 --disk 1000 --readers 16,64 --peers runai-buffered
 
 A preloaded library (null_disk.c; needs a C compiler) answers large reads without moving a byte, as late as a disk of
@@ -102,7 +103,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--readers", default="1,4,16,64", help="numbers of readers (1,4,16,64)")
     parser.add_argument("--peers", help="comma-separated loaders beside ours (all; 'none' for ours alone)")
     parser.add_argument("--use", choices=("dropped", "copied", "kept"), default="dropped", help="of tensors (dropped)")
-    parser.add_argument("--checkpoint", default="large", help="large (4 GB) or many (50,000 small tensors)")
+    parser.add_argument("--checkpoint", default="large", help="large (4 GB), 70b (138 GB) or many (50,000 small)")
     parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="another checkout of ours, in turns with it")
     return parser.parse_args(arguments)
 
