@@ -176,6 +176,8 @@ def test_each_ranks_report_tells_what_it_read_and_what_it_took_of_others(equal: 
                 report["bytes"] == report["total_bytes"] <= report["bytes_read"] == sum(report["bytes_from"].values())
             )
             assert shared["bytes_taken"] == pytest.approx(report["bytes"] * (1 - 1 / ranks), rel=0.3)
+            # A read that ends in another rank's block is not all from there.
+            assert report["bytes_from"]["other_ranks"] == shared["bytes_taken"]
             assert (shared["bytes_received"], shared["bytes_alone"]) == (0, 0)
             assert set(shared["wait_seconds"]) <= {str(each) for each in range(ranks) if each != number}
             assert 0 < shared["ring_bytes"] <= 512 << 20

@@ -5,6 +5,8 @@
  * through syscall(2). Smaller reads (headers) are real. cachestat(2) finds nothing cached. It does not see io_uring and
  * mmap: what reads by those reads the real disk. For figures only: the bytes are garbage.
  *
+ * NULLDISK_CLOCK names a file of 8 bytes: processes with the same one read the same disk.
+ *
  * NULLDISK_REPORT names a file that gets one line at exit: reads, bytes, and what share of the samples of a thread that
  * wakes every SAMPLE_NS found the GIL held. CPython up to 3.11 only: later ones keep the current thread's state in
  * thread-local memory; there the share is -1.
@@ -20,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -34,7 +37,8 @@
 typedef long long ns_t;
 static double ns_per_byte = 0.02; /* 50 GB/s */
 static ns_t latency = 80000;
-static atomic_llong next_free, reads, bytes_read, samples, samples_held;
+static atomic_llong own_clock, reads, bytes_read, samples, samples_held;
+static atomic_llong *next_free = &own_clock;
 static atomic_llong first_read, last_read; /* Samples count between these only. */
 
 static ns_t now(void) {
@@ -50,9 +54,9 @@ static void sleep_until(ns_t moment) {
 
 /* When a read of this length, asked for now, has been answered. */
 static ns_t answered(size_t length) {
-    ns_t cost = (ns_t)(length * ns_per_byte), t = now(), was = atomic_load(&next_free), begin, none = 0;
+    ns_t cost = (ns_t)(length * ns_per_byte), t = now(), was = atomic_load(next_free), begin, none = 0;
     do begin = was > t ? was : t;
-    while (!atomic_compare_exchange_weak(&next_free, &was, begin + cost));
+    while (!atomic_compare_exchange_weak(next_free, &was, begin + cost));
     atomic_fetch_add(&reads, 1);
     atomic_fetch_add(&bytes_read, length);
     atomic_compare_exchange_strong(&first_read, &none, t);
@@ -218,6 +222,11 @@ __attribute__((constructor)) static void start(void) {
     const char *speed = getenv("NULLDISK_GBS"), *delay = getenv("NULLDISK_US");
     if (speed) ns_per_byte = 1.0 / atof(speed);
     if (delay) latency = atoll(delay) * 1000;
+    const char *clock = getenv("NULLDISK_CLOCK");
+    int file = clock ? open(clock, O_RDWR | O_CLOEXEC) : -1;
+    void *shared = file < 0 ? MAP_FAILED : mmap(NULL, sizeof *next_free, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (shared != MAP_FAILED) next_free = shared;
+    if (file >= 0) close(file);
     void *state = dlsym(RTLD_DEFAULT, "_PyThreadState_UncheckedGet");
     const char *version = (const char *)dlsym(RTLD_DEFAULT, "Py_Version");
     pthread_t thread;

@@ -42,14 +42,22 @@ def build(folder: Path | None = None) -> Path:
     return library
 
 
-def variables(library: Path, gb_per_s: float, report: Path) -> dict[str, str]:
+def variables(library: Path, gb_per_s: float, report: Path, latency_us: int = LATENCY_US) -> dict[str, str]:
     """What the environment of a process on this disk has in addition."""
     return {
         "LD_PRELOAD": str(library),
         "NULLDISK_GBS": str(gb_per_s),
-        "NULLDISK_US": str(LATENCY_US),
+        "NULLDISK_US": str(latency_us),
         "NULLDISK_REPORT": str(report),
     }
+
+
+def shared(library: Path, gb_per_s: float, clock: Path, latency_us: int = LATENCY_US) -> dict[str, str]:
+    """The same, for processes that read one disk together. The clock's file must not be there yet."""
+    clock.write_bytes(bytes(8))
+    variables_of = variables(library, gb_per_s, clock, latency_us)
+    del variables_of["NULLDISK_REPORT"]
+    return variables_of | {"NULLDISK_CLOCK": str(clock)}
 
 
 def said(report: Path) -> Said:

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from runai_model_streamer.io.setup_time import SetupSeconds
 from runai_model_streamer.origins import Origin
+from runai_model_streamer.report.shared_load import SharedLoad, gigabytes
 
 _WORTH_A_ROW: Final = 0.02
 """Share of a load's seconds from which the summary has a row for its set-up."""
@@ -85,33 +86,6 @@ class ReaderSeconds:
     def all(self) -> float:
         """The sum of all activities."""
         return self.read + self.cast + self.copy + self.memory + self.rest
-
-
-@dataclass(frozen=True, slots=True)
-class SharedLoad:
-    """One rank's part in a load that ranks share (`is_distributed`).
-
-    Its bytes are exact. `LoadReport.bytes_from` counts a read as if all of it came from another rank where some did.
-    """
-
-    rank: int
-    """This rank, in torch's default process group."""
-    ranks: tuple[int, ...]
-    """Those that want some of the same bytes, this one among them."""
-    memory: bool
-    """Whether ranks of this node pass each other bytes through memory that they share; else through sockets."""
-    bytes_read: int
-    """Read from storage by this rank for all that want them, itself among them."""
-    bytes_received: int
-    """Received through a socket, for all of this node that want them."""
-    bytes_taken: int
-    """Copied out of memory that another rank of this node has filled."""
-    bytes_alone: int
-    """Read by this rank for itself: just it wants them, or they were in the page cache."""
-    ring_bytes: int
-    """Bytes of memory that the ranks of this node share, all together."""
-    wait_seconds: dict[int, float]
-    """Rank -> thread-seconds in which threads of this one waited for it: for its reads, or until it had taken bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,19 +253,17 @@ def rows(report: LoadReport) -> Iterator[tuple[str, str]]:
     """Yield the names and values of the summary."""
     first = report.first_tensor_seconds
     yield "outcome", report.outcome + (f": {report.error}" if report.error else "")
-    yield "loaded", f"{report.tensors} of {report.total_tensors} tensors, {_gb(report.bytes)}, to {report.device}"
+    yield "loaded", f"{report.tensors} of {report.total_tensors} tensors, {gigabytes(report.bytes)}, to {report.device}"
     yield "time", f"{report.seconds:.2f} s" + ("" if first is None else f", first tensor after {first:.3f} s")
     yield "speed", f"{report.gb_per_second:.2f} GB/s"
     origins = {each.field: getattr(report.bytes_from, each.field) for each in Origin}
-    read = ", ".join(f"{name.replace('_', ' ')} {_gb(count)}" for name, count in origins.items() if count)
+    read = ", ".join(f"{name.replace('_', ' ')} {gigabytes(count)}" for name, count in origins.items() if count)
     yield "read from", read or "nothing"
+    if report.shared is not None:
+        yield "shared", str(report.shared)
     yield from (("files", f"{count} {way}, {report.readers} readers") for way, count in report.ways.items())
     setup = report.setup
     if setup.all >= _WORTH_A_ROW * report.seconds > 0.0:
         yield "set-up", str(setup)
-    yield "memory", f"{_gb(report.peak_memory)} held at most"
+    yield "memory", f"{gigabytes(report.peak_memory)} held at most"
     yield "verdict", report.verdict
-
-
-def _gb(count: float) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -13,8 +13,8 @@ from runai_model_streamer.report.load_report import (
     Outcome,
     ReaderSeconds,
     Settings,
-    SharedLoad,
 )
+from runai_model_streamer.report.shared_load import SharedLoad
 from runai_model_streamer.report.verdict import judge
 
 
@@ -39,7 +39,7 @@ def make_report(tally: Tally, request: Request) -> LoadReport:
     readers = list(tally.readers)
     times = [reader.times for reader in readers]
     delays = [each.delay for each in times if each is not None and each.delay is not None]
-    bytes_from = BytesFrom(**{name: sum(reader.bytes[name] for reader in readers) for name in _names(BytesFrom)})
+    bytes_from = _bytes_from(tally)
     report = LoadReport(
         outcome=cast(Outcome, tally.outcome),
         error=tally.error,
@@ -91,6 +91,12 @@ def delivered(tally: Tally, request: Request) -> tuple[int, int]:
     # is exact, and bytes are off by those between wanted tensors.
     tensors = request.tensors * done.pieces // planned.pieces
     return tensors, request.bytes * done.payload // planned.payload if planned.payload else 0
+
+
+def _bytes_from(tally: Tally) -> BytesFrom:
+    if tally.shared is not None:  # a read may have got some of its bytes from other ranks, and some not
+        return BytesFrom(**tally.shared.origins)
+    return BytesFrom(**{name: sum(reader.bytes[name] for reader in tally.readers) for name in _names(BytesFrom)})
 
 
 def _shared_load(tally: Tally) -> SharedLoad | None:

@@ -49,7 +49,7 @@ def shared(source: Source) -> Source:
         assert number == 0
         return source.read_into(first.start + start, buffer)
 
-    return SharedSource(source, spans, copy, start=lambda: None, count=lambda _: None, idle=lambda: True)
+    return SharedSource(source, spans, copy, start=lambda: None, count=lambda *_: None, idle=lambda: True)
 
 
 WRAPPERS: dict[str, Wrapper] = {"paced": paced, "verified": verified, "taped": taped, "shared": shared}

@@ -15,6 +15,7 @@ from runai_model_streamer.errors import NotFoundError, StreamerError
 from runai_model_streamer.io.setup_time import SetupSeconds
 from runai_model_streamer.origins import Origin
 from runai_model_streamer.report.load_report import BytesFrom, ReaderSeconds, Settings
+from runai_model_streamer.report.shared_load import SharedLoad
 from tests.checkpoints import numbered, stored, write
 from tests.servers import FaultServer, refuse
 
@@ -88,6 +89,24 @@ def test_a_set_up_that_took_a_part_of_the_time_has_a_row() -> None:
     first = LoadReport(seconds=2.0, setup=SetupSeconds(imports=0.5, compiling=0.001, connecting=0.25))
     assert "set-up    imports 0.50 s, connecting 0.25 s" in str(first).splitlines()
     assert "set-up" not in str(dataclasses.replace(first, seconds=100.0))
+
+
+def test_a_shared_load_says_what_ranks_did_for_each_other_and_for_whom_this_one_waited() -> None:
+    shared = SharedLoad(
+        rank=1,
+        ranks=(0, 1, 3),
+        memory=True,
+        bytes_read=2_000_000_000,
+        bytes_received=0,
+        bytes_taken=4_000_000_000,
+        bytes_alone=0,
+        ring_bytes=1,
+        wait_seconds={0: 0.5, 3: 1.25},
+    )
+    assert str(LoadReport(shared=shared)).splitlines()[-3] == (
+        "shared    with rank 0, 3 through memory: 2.00 GB read for all, 4.00 GB of others' reads taken; "
+        "waited longest for rank 3 (1.25 thread-seconds)"
+    )
 
 
 def test_it_tells_how_far_the_load_is(file: Path) -> None:

@@ -1,6 +1,7 @@
 """Runs this rank's part in a shared load: the ring, the threads that fill it, the sources that copy from it."""
 
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -51,6 +52,7 @@ class Round:
         self._ring.connect(links)
         self._counting = threading.Lock()
         self._own = 0
+        self._came = Counter[Origin]()
 
     def source(self, source: Source, spans: Sequence[Span]) -> SharedSource:
         """Wrap a source so that this rank takes shared bytes from the ring."""
@@ -59,9 +61,11 @@ class Round:
     def _copy(self, number: int, start: int, buffer: memoryview) -> Origin:
         return self._fillers.origins[number] if self._ring.copy(number, start, buffer) else Origin.RANK
 
-    def _count(self, length: int) -> None:
+    def _count(self, origin: Origin, length: int, alone: bool) -> None:
         with self._counting:
-            self._own += length
+            self._came[origin] += length
+            if alone:
+                self._own += length
 
     def _idle(self) -> bool:
         return self._fillers.join(0)
@@ -87,6 +91,7 @@ class Round:
             taken=self._ring.taken,
             alone=self._own,
             ring=self._division.ring_bytes,
+            origins={origin.field: count for origin, count in list(self._came.items())},
             waited=dict(sorted(dict(self._ring.waited).items())),
         )
 

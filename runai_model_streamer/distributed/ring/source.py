@@ -32,7 +32,8 @@ class SharedSource(SourceWrapper):
         spans: all that this rank will read of it, in file order.
         copy: waits for a block, copies its bytes from an offset on, and returns where they came from.
         start: called before each read.
-        count: called with the number of bytes that this rank has read itself.
+        count: called with the origin and the number of bytes of each piece, and whether it was read for this rank
+            alone.
         idle: whether only this load's reader threads read from `source`. If not, it is not closed.
     """
 
@@ -42,7 +43,7 @@ class SharedSource(SourceWrapper):
         spans: Sequence[Span],
         copy: Callable[[int, int, memoryview], Origin],
         start: Callable[[], None],
-        count: Callable[[int], None],
+        count: Callable[[Origin, int, bool], None],
         idle: Callable[[], bool],
     ) -> None:
         super().__init__(source)
@@ -75,11 +76,13 @@ class SharedSource(SourceWrapper):
         for index in range(self._index(offset), len(self._spans)):
             span = self._spans[index]
             piece = buffer[position - offset : min(span.end, end) - offset]
+            alone = span.block is None
             if span.block is None:
-                origins.add(self._source.read_into(position, piece))
-                self._count(len(piece))
+                origin = self._source.read_into(position, piece)
             else:
-                origins.add(self._copy(span.block, position - span.offset, piece))
+                origin = self._copy(span.block, position - span.offset, piece)
+            self._count(origin, len(piece), alone)
+            origins.add(origin)
             position += len(piece)
             if position == end:
                 break

@@ -16,3 +16,5 @@ class SharedCounts(NamedTuple):
     alone: int
     ring: int
     waited: Mapping[int, float]
+    origins: Mapping[str, int]
+    """Bytes that this rank got, by field of `report.BytesFrom`."""

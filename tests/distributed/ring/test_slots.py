@@ -1,12 +1,15 @@
 """Memory that processes share: anonymous, allocated, sealed, and not in children."""
 
 import os
+import re
 import resource
+from pathlib import Path
 
 import pytest
 
 from runai_model_streamer.distributed.ring.slots import Slots, create
-from runai_model_streamer.ranges import PAGE
+from runai_model_streamer.io.libc import kernel_release
+from runai_model_streamer.ranges import HUGE_PAGE, PAGE
 
 
 def test_what_one_mapping_is_written_another_has() -> None:
@@ -92,3 +95,34 @@ def test_a_forked_child_does_not_have_it() -> None:
     with open("/proc/self/maps") as maps:
         assert "runai-streamer-ring" in maps.read()
     del made
+
+
+def _huge_bytes(name: str) -> int:
+    """Bytes of this process's mappings of a file that are huge pages."""
+    entries = re.split(r"^(?=[0-9a-f]+-)", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)
+    found = [re.search(r"^ShmemPmdMapped: +(\d+) kB", each, re.MULTILINE) for each in entries if name in each]
+    return sum(int(each[1]) << 10 for each in found if each is not None)
+
+
+def test_it_is_made_of_huge_pages_in_each_process_that_maps_it() -> None:
+    if kernel_release() < (6, 1) or not Path("/sys/kernel/mm/transparent_hugepage").exists():
+        pytest.skip("the kernel makes no huge pages of shared memory on request")
+    size = 3 * HUGE_PAGE // 2 - PAGE
+    file = create(3, size)
+    first, second = Slots(3, size, file), Slots(3, size, file)
+    os.close(file)
+    first.slot(2, size)[:] = b"x" * size
+    assert bytes(second.slot(2, size)) == b"x" * size
+    for slots in (first, second):
+        for index in range(3):
+            slots.slot(index, 1)[:] = b"y"
+    found = _huge_bytes("runai-streamer-ring")
+    assert found >= 2 * HUGE_PAGE  # the same pages, mapped twice
+    assert found % HUGE_PAGE == 0
+
+
+def test_all_of_it_is_there_before_it_is_used_whatever_of_it_is_huge() -> None:
+    for count, size in ((1, PAGE), (1, HUGE_PAGE), (3, HUGE_PAGE + PAGE), (5, 3 * PAGE)):
+        file = create(count, size)
+        assert os.fstat(file).st_blocks * 512 == count * size
+        os.close(file)
