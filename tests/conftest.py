@@ -31,7 +31,7 @@ settings.load_profile("project")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_PREFIXES = ("RUNAI_", "AWS_", "BOTO_", "HF_", "GCS_", "GOOGLE_", "STORAGE_EMULATOR_")
+_PREFIXES = ("RUNAI_", "AWS_", "BOTO_", "HF_", "GCS_", "GOOGLE_", "STORAGE_EMULATOR_", "AZURE_", "IDENTITY_", "MSI_")
 _NAMES = (
     "LOCAL_WORLD_SIZE",
     "SLURM_STEP_TASKS_PER_NODE",

@@ -115,6 +115,20 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "io.web",
         "ranges",
     ),
+    # Account keys, SAS tokens, azure-identity's tokens; read as files of a web server, listed in XML.
+    "io.azure": (
+        "config",
+        "errors",
+        "installation",
+        "io.http",
+        "io.listing",
+        "io.objects",
+        "io.objects.errors",
+        "io.secret",
+        "io.setup_time",
+        "io.web",
+        "ranges",
+    ),
     # Resolved and listed by huggingface_hub, read as files of a web server.
     "io.hub": (
         "config",
@@ -132,6 +146,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     ),
     "io.storage": (
         "config",
+        "io.azure",
         "io.bandwidth",
         "io.checksums",
         "io.files",

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from runai_model_streamer.config import (
+    AzureConfig,
     DirectIO,
     Distribution,
     FanOut,
@@ -58,6 +59,15 @@ FIELDS = {
     "RUNAI_STREAMER_GCS_CREDENTIAL_FILE": "gcs.credential_file",
     "GCS_CREDENTIAL_FILE": "gcs.credential_file",
     "STORAGE_EMULATOR_HOST": "gcs.emulator",
+    "AZURE_STORAGE_CONNECTION_STRING": "azure.connection_string",
+    "AZURE_STORAGE_ACCOUNT_NAME": "azure.account",
+    "AZURE_STORAGE_ACCOUNT": "azure.account",
+    "AZURE_STORAGE_ACCOUNT_KEY": "azure.key",
+    "AZURE_STORAGE_KEY": "azure.key",
+    "AZURE_STORAGE_SAS_TOKEN": "azure.sas",
+    "AZURE_STORAGE_ENDPOINT": "azure.endpoint",
+    "AZURE_STORAGE_ENDPOINT_SUFFIX": "azure.endpoint_suffix",
+    "AZURE_STORAGE_ANON": "azure.anonymous",
     "HF_ENDPOINT": "hub.endpoint",
     "HF_HUB_CACHE": "hub.cache",
     "HF_HUB_OFFLINE": "hub.offline",
@@ -227,6 +237,7 @@ BAD: list[tuple[str, str]] = [
     *(("RUNAI_STREAMER_DIST_TIMEOUT", text) for text in ("0", "-1", "never", "nan")),
     *(("RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", text) for text in ("2", "maybe", "-1", "01")),
     *(("RUNAI_STREAMER_S3_UNSIGNED", text) for text in ("2", "maybe", "-1", "01")),
+    ("AZURE_STORAGE_ANON", "2"),
     *(("RUNAI_STREAMER_S3_TRANSPORT", text) for text in ("libcurl", "boto", "1")),
     *(("RUNAI_STREAMER_S3_TIMEOUT", text) for text in ("0", "-1", "nan", "inf", "-inf", "30s", "soon", "86401")),
     *(("RUNAI_STREAMER_MAX_BANDWIDTH", text) for text in ("1", "100", "65535", "-1", "1e9", "1.5", "63Ki", "100MB/s")),
@@ -259,6 +270,7 @@ REMEDIES = {
     "LOCAL_WORLD_SIZE": "set it to a whole number, at least 1",
     "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "set it to 0 or 1",
     "RUNAI_STREAMER_S3_UNSIGNED": "set it to 0 or 1",
+    "AZURE_STORAGE_ANON": "set it to 0 or 1",
     "RUNAI_STREAMER_CONNECTIONS": "set it to a whole number, at least 1",
     "RUNAI_STREAMER_S3_MAX_RETRIES": "set it to a whole number, at least 0",
     "RUNAI_STREAMER_S3_TRANSPORT": "set it to auto, curl or boto3",
@@ -316,8 +328,8 @@ def test_more_digits_than_python_reads_are_a_bad_value(name: str) -> None:
 
 
 def test_every_setting_has_a_variable() -> None:
-    settings = {field.name for field in dataclasses.fields(StreamerConfig)} - {"s3", "web", "hub", "gcs"}
-    groups = {"s3": S3Config, "web": WebConfig, "hub": HubConfig, "gcs": GcsConfig}
+    settings = {field.name for field in dataclasses.fields(StreamerConfig)} - {"s3", "web", "hub", "gcs", "azure"}
+    groups = {"s3": S3Config, "web": WebConfig, "hub": HubConfig, "gcs": GcsConfig, "azure": AzureConfig}
     settings |= {f"{name}.{field.name}" for name, group in groups.items() for field in dataclasses.fields(group)}
     assert settings == set(FIELDS.values())
 
@@ -413,6 +425,7 @@ def test_messages_name_every_variable_there_is() -> None:
         "GCS_CREDENTIAL_FILE",
         "STORAGE_EMULATOR_HOST",
     }  # a value that is a secret is not shown; tests/io/web
+    without |= {name for name, field in FIELDS.items() if field.startswith("azure.") and field != "azure.anonymous"}
     without |= {"SLURM_STEP_TASKS_PER_NODE"}  # the user does not set it
     assert REMEDIES.keys() == FIELDS.keys() - without
     assert all(re.fullmatch(r"[A-Z0-9_]+", name) for name in FIELDS)

@@ -335,6 +335,12 @@ def test_a_setting_shows_the_default_that_it_has(setting: Setting) -> None:
             "hub.cache",
             "gcs.credential_file",
             "gcs.emulator",
+            "azure.account",
+            "azure.connection_string",
+            "azure.endpoint",
+            "azure.endpoint_suffix",
+            "azure.key",
+            "azure.sas",
             "log_level",
             "trace",
         )

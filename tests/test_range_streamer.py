@@ -307,8 +307,8 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 
 
 def test_storage_that_is_not_supported_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedError, match="Azure"):
-        FileChunks(1, "az://container/key", [0], [1])
+    with pytest.raises(UnsupportedError, match="ftp:// URLs are not supported"):
+        FileChunks(1, "ftp://host/key", [0], [1])
 
 
 def test_a_file_that_is_cut_short_meanwhile_is_an_error(file: str) -> None:

@@ -489,7 +489,7 @@ def test_one_path_is_no_list_of_paths(paths: Any) -> None:
         opened.stream_files(paths)
 
 
-@pytest.mark.parametrize("url", ["az://container/model", "ftp://host/model"])
+@pytest.mark.parametrize("url", ["abfs://container/model", "ftp://host/model"])
 def test_storage_that_is_not_supported_is_refused_by_name(url: str) -> None:
     with SafetensorsStreamer() as opened, pytest.raises(UnsupportedError, match=re.escape(url)) as raised:
         opened.stream_file(url)

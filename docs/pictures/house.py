@@ -49,6 +49,7 @@ ROOMS: Mapping[str, Room] = {
     "io/s3": Room("sign and list", 4.6, ("io.s3",)),
     "io/hub": Room("hf://", 5.2, ("io.hub",)),
     "io/gcs": Room("gs://", 6, ("io.gcs",)),
+    "io/azure": Room("az://", 3, ("io.azure",)),
     "io/web": Room("https:// and http://", 5.6, ("io.web",)),
     "io/s3/errors": Room("what answers mean", 4.6, ("io.s3.errors",)),
     "io/objects": Room("ranges of one version", 4.6, ("io.objects",)),

@@ -16,10 +16,10 @@ _log = logging.getLogger(__name__)
 _T_co = TypeVar("_T_co", covariant=True)
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
-_NOT_YET: Final = {"az": "Azure Blob Storage"}
 _EXAMPLES: Final = {
     "s3": "s3://bucket/key",
     "gs": "gs://bucket/key",
+    "az": "az://container/key",
     "https": "https://host/path",
     "http": "http://host/path",
     "hf": "hf://org/model",
@@ -76,8 +76,7 @@ def as_path(path: str | os.PathLike[str]) -> str:
     if scheme and scheme[1].lower() == "file":
         return _path_of(text)
     if scheme and scheme[1] not in _EXAMPLES:
-        service = _NOT_YET.get(scheme[1].lower())
-        what = f"{service} is not supported yet" if service else f"{scheme[1]}:// URLs are not supported"
+        what = f"{scheme[1]}:// URLs are not supported"
         raise UnsupportedError(what, where=text, remedy=f"give a local path or a URL: {_KNOWN}")
     return Link(text) if scheme and scheme[1].startswith("http") else text
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.io.azure.location import is_blob_url
+from runai_model_streamer.io.azure.store import AzureStore
 from runai_model_streamer.io.bandwidth import Bandwidth, PacedSource
 from runai_model_streamer.io.checksums import VerifiedSource
 from runai_model_streamer.io.files.listing import list_folder
@@ -48,6 +50,7 @@ class Storage:
         self._stores: Mapping[str, _Store] = {
             "s3": S3Store(config.s3, copy(credentials), connections, self.setup),
             "gs": GcsStore(config, self.setup),
+            "az": AzureStore(config, self.setup),
             "https": WebStore(config, self.setup),
             "hf": HubStore(config, self.setup),
         }
@@ -91,6 +94,8 @@ class Storage:
         return self._store_of(path).key_of(path) if is_object(path) else ""
 
     def _store_of(self, path: str) -> _Store:
+        if is_blob_url(path):
+            return self._stores["az"]
         scheme = scheme_of(path)
         return self._stores["https" if scheme == "http" else scheme]
 

@@ -24,4 +24,19 @@ HUB: Final = (
 )
 """Variables of huggingface_hub, which reads them once in a process; here they are read for each load."""
 
-OTHERS: Final = (CA_BUNDLE, NETRC, *HUB, *GCS)
+AZURE: Final = (
+    Setting(
+        "AZURE_STORAGE_CONNECTION_STRING", "azure.connection_string", parsers.text("text"), "none", "", secret=True
+    ),
+    Setting("AZURE_STORAGE_ACCOUNT_NAME", "azure.account", parsers.text("a name"), "none", ""),
+    Setting("AZURE_STORAGE_ACCOUNT", "azure.account", parsers.text("a name"), "none", ""),
+    Setting("AZURE_STORAGE_ACCOUNT_KEY", "azure.key", parsers.text("text"), "none", "", secret=True),
+    Setting("AZURE_STORAGE_KEY", "azure.key", parsers.text("text"), "none", "", secret=True),
+    Setting("AZURE_STORAGE_SAS_TOKEN", "azure.sas", parsers.text("text"), "none", "", secret=True),
+    Setting("AZURE_STORAGE_ENDPOINT", "azure.endpoint", parsers.text("URL"), "none", ""),
+    Setting("AZURE_STORAGE_ENDPOINT_SUFFIX", "azure.endpoint_suffix", parsers.text("a domain"), "none", ""),
+    Setting("AZURE_STORAGE_ANON", "azure.anonymous", parsers.flag(), "`0`", ""),
+)
+"""Variables of Azure's command line and of other clients of its storage."""
+
+OTHERS: Final = (CA_BUNDLE, NETRC, *HUB, *GCS, *AZURE)

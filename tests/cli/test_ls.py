@@ -135,7 +135,7 @@ def test_an_error_in_json_has_the_bytes_that_could_not_be_read(streamer: Command
         ("s3://models/nothing", "no key that begins with"),
         ("s3://models/nothing/", "no key that begins with"),
         ("s3://models/empty", "has no safetensors file"),
-        ("az://container/model", "Azure Blob Storage is not supported yet"),
+        ("ftp://host/model", "ftp:// URLs are not supported"),
     ],
 )
 def test_what_is_not_there_is_one_line_of_error(

@@ -81,21 +81,15 @@ def test_a_character_that_no_path_can_have_is_refused_and_shown(path: str) -> No
     assert repr(path) in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("path", "service"), [("az://container/key", "Azure Blob Storage"), ("AZ://container/key", "Azure Blob Storage")]
-)
-def test_storage_that_is_to_come_is_refused_by_name(path: str, service: str) -> None:
-    with pytest.raises(UnsupportedError) as caught:
-        as_path(path)
-    assert str(caught.value).startswith(f"{path}: {service} is not supported yet")
-
-
-@pytest.mark.parametrize("path", ["ftp://host/m", "S3://bucket/key", "a+b.c-1://x"])
+@pytest.mark.parametrize("path", ["ftp://host/m", "S3://bucket/key", "AZ://container/key", "a+b.c-1://x"])
 def test_a_scheme_that_is_not_known_lists_those_that_are(path: str) -> None:
     with pytest.raises(UnsupportedError) as caught:
         as_path(path)
     assert str(caught.value).startswith(f"{path}: ")
-    known = "s3://bucket/key, gs://bucket/key, https://host/path, http://host/path, hf://org/model, file:///path"
+    known = (
+        "s3://bucket/key, gs://bucket/key, az://container/key, https://host/path, http://host/path, hf://org/model, "
+        "file:///path"
+    )
     assert str(caught.value).endswith(f"give a local path or a URL: {known}")
 
 

@@ -6,16 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from runai_model_streamer.config import DirectIO, GcsConfig, HubConfig, S3Transport, StreamerConfig
+from runai_model_streamer.config import AzureConfig, DirectIO, GcsConfig, HubConfig, S3Transport, StreamerConfig
+from runai_model_streamer.io.azure.store import AzureStore
 from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.io.gcs.store import GcsStore
 from runai_model_streamer.io.hub.store import HubStore
 from runai_model_streamer.io.s3.store import S3Store
+from runai_model_streamer.io.secret import Secret
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.web.store import WebStore
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.ranges import PAGE
 from tests.io import transports
+from tests.io.azure.servers import ACCOUNT, Azure
+from tests.io.azure.servers import KEY as ACCOUNT_KEY
 from tests.io.contract import DATA, SourceContract
 from tests.io.gcs.servers import Gcs
 from tests.io.hub.servers import Hub
@@ -195,4 +199,30 @@ class TestGcsObject(SourceContract):
     @pytest.fixture
     def source(self, gcs: GcsStore, path: str) -> Iterator[Source]:
         with closing(gcs.open(path)) as source:
+            yield source
+
+
+@pytest.fixture(scope="module")
+def azure() -> Iterator[AzureStore]:
+    if why := transports.missing(S3Transport.CURL):
+        pytest.skip(why)
+    with FaultServer() as server:
+        azure = Azure(server)
+        azure.put(KEY, DATA)
+        azure.allow(key=ACCOUNT_KEY)
+        config = AzureConfig(account=ACCOUNT, key=Secret(ACCOUNT_KEY), endpoint=server.endpoint)
+        with closing(AzureStore(StreamerConfig(azure=config))) as store:
+            yield store
+
+
+class TestBlob(SourceContract):
+    kind = SourceKind.OBJECT
+
+    @pytest.fixture
+    def path(self) -> str:
+        return f"az://{BUCKET}/{KEY}"
+
+    @pytest.fixture
+    def source(self, azure: AzureStore, path: str) -> Iterator[Source]:
+        with closing(azure.open(path)) as source:
             yield source

@@ -164,6 +164,7 @@ def packages() -> Iterator[Check]:
     yield _package("numba", "numba", "cast", "casting while loading")
     yield _package("boto3", "boto3", "s3", "s3:// URLs")
     yield _package("google.auth", "google-auth", "gcs", "gs:// URLs")
+    yield _package("azure.identity", "azure-identity", "azure", "az:// URLs by a login (a key needs no package)")
     yield _package("huggingface_hub", "huggingface_hub", "hub", "hf:// URLs")
     yield _package("awscrt", "awscrt", "verify", "checksums of objects (RUNAI_STREAMER_VERIFY=1)")
     yield _package("rich", "rich", "cli", "colours and progress of this command")

@@ -18,7 +18,6 @@ from runai_model_streamer.io.objects.requests import Refusal
 from runai_model_streamer.io.secret import Link
 from runai_model_streamer.io.web.digests import find
 from runai_model_streamer.io.web.remote import Access, WebObject
-from runai_model_streamer.ranges import ByteRange
 
 _LARGEST: Final = 16 << 20
 """Maximum bytes of an answer of the JSON API. 1000 objects with the longest names take some 2 MB."""
@@ -69,13 +68,9 @@ def ask_api(
         TransportError: there was no whole answer.
         AnswerError: the answer is not JSON.
     """
-    text = bytearray(_LARGEST)
-    remote = WebObject(Link(f"{endpoint}{path}?{urlencode(query)}"))
-    reply = remote.ask(access, flight, ByteRange(0, _LARGEST), memoryview(text))
-    reply.check()
-    answer = Answer.to(reply)
+    text, answer = WebObject(Link(f"{endpoint}{path}?{urlencode(query)}")).ask_whole(access, flight, _LARGEST)
     try:
-        document = json.loads(text[: reply.landed])
+        document = json.loads(text)
     except ValueError:
         document = None
     if not isinstance(document, dict):

@@ -33,7 +33,7 @@ from runai_model_streamer.io.http.transport import (
     header_lines,
     headers_of,
     is_wanted,
-    range_headers,
+    sent_headers,
 )
 from runai_model_streamer.ranges import ByteRange
 from runai_model_streamer.threads.forks import OwnProcess
@@ -164,7 +164,7 @@ class _Connection:
         cancellation: Cancellation,
         proxy: Proxy,
     ) -> Reply:
-        headers = {**request.headers, **range_headers(span, etag)}
+        headers = sent_headers(request, span, etag)
         self._easy.set(libcurl.URL, request.url)
         self._easy.set(libcurl.PROXY, proxy.url)
         self._easy.set(libcurl.PROXYUSERNAME, proxy.user)

@@ -34,6 +34,8 @@ class SignedRequest:
     headers: Mapping[str, str] = field(repr=False)
     made: float
     """Seconds since the epoch. This clock runs while the machine sleeps, as the store's does."""
+    ranged: bool = True
+    """Whether a range is asked for; if not, all there is, such as a page of a listing."""
 
     @property
     def fresh(self) -> bool:
@@ -151,12 +153,14 @@ class Window:
         self._end, self._at_start = now + self._seconds, landed
 
 
-def range_headers(span: ByteRange, etag: str | None) -> dict[str, str]:
-    """Return the headers that are sent unsigned: the range, and the ETag wanted."""
-    wanted = {"Range": f"bytes={span.start}-{span.end - 1}"}
+def sent_headers(request: SignedRequest, span: ByteRange, etag: str | None) -> dict[str, str]:
+    """Return the headers to send: those of the request, and unsigned the range, and the ETag wanted."""
+    headers = dict(request.headers)
+    if request.ranged:
+        headers["Range"] = f"bytes={span.start}-{span.end - 1}"
     if etag is not None:
-        wanted["If-Match"] = etag
-    return wanted
+        headers["If-Match"] = etag
+    return headers
 
 
 def headers_of(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from runai_model_streamer.io.http.transport import (
     Window,
     headers_of,
     is_wanted,
-    range_headers,
+    sent_headers,
 )
 from runai_model_streamer.io.s3.errors.boto3_failures import failure_of
 from runai_model_streamer.ranges import ByteRange
@@ -43,7 +43,7 @@ class Boto3Transport(Transport):
         from botocore.awsrequest import AWSPreparedRequest
 
         # `cancellation` is the thread's current flight, which the connection finds itself (`connections`).
-        headers: Any = {**request.headers, **range_headers(span, etag)}
+        headers: Any = sent_headers(request, span, etag)
         try:
             # Do not put botocore's request into a variable: its repr shows a user in the URL.
             raw = self._session.send(AWSPreparedRequest("GET", request.url, headers, None, stream_output=True)).raw

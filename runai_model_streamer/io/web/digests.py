@@ -22,8 +22,8 @@ _WIDTHS: Final = {"SHA256": 32, "SHA1": 20, "MD5": 16, "CRC32C": 4}
 def find(headers: Mapping[str, str]) -> Checksum | None:
     """Return the checksum that is the cheapest to compute; None if the headers have none.
 
-    It knows `Repr-Digest`, `Digest`, Google Cloud Storage's `x-goog-hash`, and `X-Checksum-Sha256`. They cover the
-    whole file, even in the answer to a range.
+    It knows `Repr-Digest`, `Digest`, Google Cloud Storage's `x-goog-hash`, Azure's `x-ms-blob-content-md5`, and
+    `X-Checksum-Sha256`. They cover the whole file, even in the answer to a range.
     """
     found = {
         algorithm: value
@@ -41,6 +41,8 @@ def _values(headers: Mapping[str, str]) -> Iterator[tuple[str, bytes | None]]:
             if algorithm is not None:
                 # RFC 9530 puts colons around the value.
                 yield algorithm, _base64(value.strip(":"))
+    if "x-ms-blob-content-md5" in headers:
+        yield "MD5", _base64(headers["x-ms-blob-content-md5"])
     for header, algorithm in _HEX.items():
         if header in headers:
             yield algorithm, _hex(headers[header])

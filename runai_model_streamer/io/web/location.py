@@ -65,7 +65,8 @@ def same_origin(one: str, other: str) -> bool:
 
     From http://host to https://host, at their usual ports, counts as the same.
     """
-    (first, second) = urlsplit(one), urlsplit(other)
+    # Without the queries, which may sign: a traceback shows the variables of this frame.
+    first, second = (urlsplit(url.partition("?")[0]) for url in (one, other))
     if first.hostname != second.hostname:
         return False
     ways = tuple((each.scheme, each.port or {"http": 80, "https": 443}.get(each.scheme)) for each in (first, second))

@@ -16,7 +16,8 @@ class RefusedError(Exception):
 
     def __init__(self, refusal: Refusal, *, redirected: bool) -> None:
         request, reply = refusal
-        self.answer = Answer.to(reply)
+        # Azure says in a header what it refuses; no other server has it.
+        self.answer = Answer.to(reply)._replace(code=reply.headers.get("x-ms-error-code", ""))
         super().__init__(str(self.answer))
         self.status = reply.status or 0
         self.headers = reply.headers

@@ -108,10 +108,34 @@ class WebObject(Remote[Access]):
             raise changed("the object is no longer the one that was opened (its ETag differs)", Answer.to(reply))
         return find(reply.headers)
 
+    def ask_whole(self, access: Access, flight: Flight, most: int) -> tuple[bytes, Answer]:
+        """Request all of it, once and without a range.
+
+        Args:
+            access: the transport and credentials.
+            flight: cuts the request short.
+            most: maximum number of bytes.
+
+        Raises:
+            TransportError: there was no whole answer, or it has more bytes.
+            RefusedError, AnswerError: as `sign`.
+        """
+        text = bytearray(most)
+        reply = self.ask(access, flight, ByteRange(0, most), memoryview(text), ranged=False)
+        reply.check()
+        return bytes(text[: reply.landed]), Answer.to(reply)
+
     def ask(
-        self, access: Access, flight: Flight, span: ByteRange, view: memoryview, extra: Mapping[str, str] | None = None
+        self,
+        access: Access,
+        flight: Flight,
+        span: ByteRange,
+        view: memoryview,
+        extra: Mapping[str, str] | None = None,
+        *,
+        ranged: bool = True,
     ) -> Reply:
-        """Request a range of any version once, with extra headers.
+        """Request a range of any version once, with extra headers; all there is unless `ranged`.
 
         Returns:
             A reply with a status below 300.
@@ -123,7 +147,7 @@ class WebObject(Remote[Access]):
         refusals: list[Refusal] = []
         while True:
             request = self.sign(access, refusals)
-            request = SignedRequest(request.url, {**request.headers, **(extra or {})}, request.made)
+            request = SignedRequest(request.url, {**request.headers, **(extra or {})}, request.made, ranged=ranged)
             reply = access.transport.get(request, span, None, view, flight)
             if reply.status is None:
                 reply.check()

@@ -29,6 +29,7 @@ def text(value: bytes) -> str:
         ({"digest": f"SHA-256={text(SHA256)}"}, "SHA256", SHA256),
         ({"digest": f"MD5={text(MD5)},SHA-256={text(SHA256)}"}, "SHA256", SHA256),
         ({"x-goog-hash": f"crc32c=AAAAAA==, md5={text(MD5)}"}, "CRC32C", bytes(4)),
+        ({"x-ms-blob-content-md5": text(MD5)}, "MD5", MD5),
         ({"x-checksum-sha256": SHA256.hex()}, "SHA256", SHA256),
         ({"x-checksum-md5": MD5.hex()}, "MD5", MD5),
     ],
