@@ -78,7 +78,8 @@ test-stores: $(VENV)/.dev $(VENV)/.azurite ## real stores: moto, hadro, gcp-stor
 	@TEST_STORES=1 AZURITE=$(VENV)/azurite/node_modules/.bin/azurite-blob \
 	    $(BIN)/python -m pytest tests/stores tests/io/gcs/test_emulator.py tests/io/azure/test_azurite.py $(ARGS)
 
-docs: $(DOCS_VENV)/.docs ## the documentation as a site, in site/; a warning or a broken link is an error
+docs: $(DOCS_VENV)/.docs ## the documentation as a site, in site/; a warning, a broken link or a wrong manifest is an error
+	@$(DOCS_VENV)/bin/python -m docs.manifests
 	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs --quiet build --strict $(ARGS)
 	@echo 'site/index.html'
 

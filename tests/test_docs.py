@@ -146,11 +146,12 @@ def test_the_python_examples_of_a_page_run(page: Path, world: Path, capsys: pyte
     run_python(page, world)
 
 
-def test_only_what_needs_a_gpu_or_an_engine_is_left_out() -> None:
+def test_only_what_needs_a_gpu_or_another_program_is_left_out() -> None:
     skipped = {
         example.skip for text in TEXTS.values() for example in examples(text) if example.language in ("python", "bash")
     }
-    assert skipped == {"", "needs a GPU", "needs a web server", "starts an engine"}
+    programs = {f"needs {name}" for name in ("Ray", "Slurm", "a cluster", "a store", "the Hub")}
+    assert skipped == {"", "needs a GPU", "needs a web server", "starts an engine"} | programs
     cuda = [
         example
         for text in TEXTS.values()
