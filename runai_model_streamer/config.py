@@ -20,6 +20,7 @@ __all__ = [
     "MIB",
     "UNLIMITED",
     "AzureConfig",
+    "CacheConfig",
     "DirectIO",
     "Distribution",
     "FanOut",
@@ -106,6 +107,18 @@ class FanOut(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """The node's cache of objects."""
+
+    folder: str | None = None
+    """Where it is. None: there is none."""
+    size: int | None = None
+    """Bytes that it may have. None: as many as leave a tenth of the file system free."""
+    offline: bool = False
+    """Read from it alone, and ask no store."""
+
+
+@dataclass(frozen=True, slots=True)
 class StreamerConfig:
     """Settings of one load."""
 
@@ -137,6 +150,7 @@ class StreamerConfig:
     hub: HubConfig = field(default_factory=HubConfig)
     gcs: GcsConfig = field(default_factory=GcsConfig)
     azure: AzureConfig = field(default_factory=AzureConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     vllm: bool = False
     """The plugin for vLLM takes the place of vLLM's own loader. Read when vLLM starts, not by a load."""
     sglang: bool = False
@@ -221,6 +235,7 @@ _GROUPS: Final[Mapping[str, Any]] = {
     "hub": HubConfig,
     "gcs": GcsConfig,
     "azure": AzureConfig,
+    "cache": CacheConfig,
 }
 """The fields of `StreamerConfig` that are groups of settings, and their classes."""
 _DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {

@@ -4,10 +4,11 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from runai_model_streamer.checkpoint.index import choose_index, compare, is_index, parse_index
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import CacheConfig, StreamerConfig
 from runai_model_streamer.errors import NotFoundError, StreamerError
 from runai_model_streamer.installation import warn_of_original
 from runai_model_streamer.io.listing import Patterns
@@ -34,7 +35,8 @@ def open_storage(credentials: S3Credentials | None) -> Iterator[tuple[Storage, S
     configure_logging(config)
     warn_of_original()
     warn_of_settings()
-    storage = Storage(config, credentials, shared=False)
+    # What is pulled stays in a folder already.
+    storage = Storage(replace(config, cache=CacheConfig()), credentials, shared=False)
     try:
         yield storage, config
     finally:

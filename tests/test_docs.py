@@ -342,6 +342,8 @@ def test_a_setting_shows_the_default_that_it_has(setting: Setting) -> None:
             "azure.endpoint_suffix",
             "azure.key",
             "azure.sas",
+            "cache.folder",
+            "cache.size",
             "log_level",
             "trace",
         )

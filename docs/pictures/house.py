@@ -54,6 +54,7 @@ ROOMS: Mapping[str, Room] = {
     "io/s3/errors": Room("what answers mean", 4.6, ("io.s3.errors",)),
     "io/objects": Room("ranges of one version", 4.6, ("io.objects",)),
     "io/http": Room("move bytes, try again", 4.6, ("io.http",)),
+    "io/cache": Room("objects on the disk", 3.5, ("io.cache",)),
     "io/files": Room("local files", 3.5, ("io.files",)),
     "io": Room("the Source seam", 1.8, ("io",)),
     "kernels": Room("compiled by numba", 2.9, ("kernels",)),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runai_model_streamer.checkpoint.header import read_header
-from runai_model_streamer.cli.arguments import Subcommands, add_command, add_paths
+from runai_model_streamer.cli.arguments import CACHE, Subcommands, add_command, add_paths
 from runai_model_streamer.cli.interrupts import ended_by_ctrl_c
 from runai_model_streamer.cli.output import counted, described, size, write_json, write_line
 from runai_model_streamer.cli.progress import progress
@@ -46,7 +46,7 @@ def add(commands: Subcommands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Verify the files. Return exit code 1 if any of them is broken."""
     results = []
-    with environment({_VERIFY: "1"}):
+    with environment({_VERIFY: "1", CACHE: None}):
         config = StreamerConfig.from_environment()
         configure_logging(config)
         targets = find_targets(arguments.paths)

@@ -238,7 +238,7 @@ class _SharedStorage(Storage):
         if config.verify:
             _log.warning("RUNAI_STREAMER_VERIFY=1 has no effect: no rank reads all of an object, so none can verify it")
         # shared=False: only one rank of the node reads a byte, so it may bypass the page cache.
-        super().__init__(replace(config, verify=False), credentials, shared=False)
+        super().__init__(replace(config, verify=False), credentials, shared=False, alike=True)
         self._sharing = sharing
 
     @override

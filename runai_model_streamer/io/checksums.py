@@ -73,6 +73,22 @@ def make_digest(algorithm: str, size: int) -> Digest:
     return CombinedDigest(getattr(checksums, name), getattr(checksums, f"combine_{name}"), _CRC_BYTES[algorithm], size)
 
 
+def crc64() -> Callable[[memoryview], int]:
+    """Return what computes the CRC64NVME of bytes, without the GIL: 8 GB/s on one core.
+
+    Raises:
+        MissingDependencyError: awscrt is not installed.
+    """
+    try:
+        from awscrt import checksums
+    except ImportError as error:
+        raise MissingDependencyError(
+            "the cache needs awscrt for its checksums", remedy=install_command("verify"), sep=": "
+        ) from error
+    compute: Callable[[memoryview], int] = checksums.crc64nvme
+    return compute
+
+
 class CombinedDigest:
     """A CRC, computed for each piece, and combined for neighbours; see `Digest`.
 

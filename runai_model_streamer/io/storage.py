@@ -1,22 +1,24 @@
 """Opens and lists one load's files and objects, in any kind of storage."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import UNLIMITED, StreamerConfig
 from runai_model_streamer.io.azure.location import is_blob_url
 from runai_model_streamer.io.azure.store import AzureStore
 from runai_model_streamer.io.bandwidth import Bandwidth, PacedSource
+from runai_model_streamer.io.cache.cache import NodeCache
+from runai_model_streamer.io.cache_counts import CacheCounts
 from runai_model_streamer.io.checksums import VerifiedSource
 from runai_model_streamer.io.files.listing import list_folder
 from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.io.gcs.store import GcsStore
 from runai_model_streamer.io.hub.store import HubStore
 from runai_model_streamer.io.listing import Entry, Wanted
-from runai_model_streamer.io.objects.source import PREFIX_BYTES
+from runai_model_streamer.io.objects.source import PREFIX_BYTES, ObjectSource
 from runai_model_streamer.io.objects.store import ObjectStore
 from runai_model_streamer.io.paths import is_object, scheme_of
 from runai_model_streamer.io.s3.credentials import S3Credentials
@@ -36,9 +38,13 @@ class Storage:
 
     Args:
         shared: whether other processes of this node load the same files.
+        alike: whether several processes plan the same reads, so that an object is no file to them, even if all of it is
+            cached.
     """
 
-    def __init__(self, config: StreamerConfig, credentials: S3Credentials | None, *, shared: bool) -> None:
+    def __init__(
+        self, config: StreamerConfig, credentials: S3Credentials | None, *, shared: bool, alike: bool = False
+    ) -> None:
         if config.max_bandwidth:  # what is asked for a second time would not be paid for
             config = replace(config, s3=replace(config.s3, hedge=False))
         self._config = config
@@ -55,6 +61,10 @@ class Storage:
             "hf": HubStore(config, self.setup),
         }
         self._bandwidth = Bandwidth(config.max_bandwidth) if config.max_bandwidth else None
+        self._cache: NodeCache | None = None
+        if config.cache.folder:
+            memory = None if config.memory_limit == UNLIMITED else config.memory_limit
+            self._cache = NodeCache(config.cache, config.direct_io, shared=shared, as_files=not alike, memory=memory)
 
     def open(self, path: str) -> Source:
         """Open the source behind a path.
@@ -69,14 +79,22 @@ class Storage:
         if not is_object(path):
             return self._paced(FileSource(path, self._config.direct_io, shared=self._shared), 0)
         store = self._store_of(path)
+        if self._cache is not None and self._cache.offline:
+            return self._paced(self._cache.open_offline(path, store.shown(path)), 0)
         local = self._local_copy(store, path)
         if local is not None:
             return local
-        source = store.open(path)
+        opened: list[ObjectSource[Any]] = []
+
+        def open_it(beginning: int | None) -> Source:
+            opened.append(store.open(path, beginning=beginning or PREFIX_BYTES))
+            return opened[-1]
+
+        source = open_it(None) if self._cache is None else self._cache.open(path, open_it)
         if not self._config.verify:
             return self._paced(source, PREFIX_BYTES)
         try:
-            checksum = source.checksum()
+            checksum = opened[-1].checksum()
             if checksum is not None:
                 return VerifiedSource(self._paced(source, PREFIX_BYTES), checksum)
         except BaseException:
@@ -84,6 +102,11 @@ class Storage:
             raise
         _log.warning("%s: not verified: the store has no checksum of the whole object%s", source.path, store.upload)
         return self._paced(source, PREFIX_BYTES)
+
+    def expect(self, paths: Iterable[str]) -> None:
+        """Note the paths that will be opened, which the node's cache keeps room for."""
+        if self._cache is not None:
+            self._cache.expect(filter(is_object, paths))
 
     def key_of(self, path: str) -> str:
         """Return the full name of a prefix of objects, which patterns see too; "" for a local folder.
@@ -128,7 +151,13 @@ class Storage:
         if not is_object(path):
             return self.open(path)
         store = self._store_of(path)
-        return self._local_copy(store, path) or self._paced(store.open(path, (size, version)), 0)
+        if self._cache is not None and self._cache.offline:
+            return self.open(path)
+        local = self._local_copy(store, path)
+        if local is not None:
+            return local
+        source: Source = store.open(path, (size, version))
+        return self._paced(source if self._cache is None else self._cache.wrap(path, source), 0)
 
     @property
     def retries(self) -> int:
@@ -141,6 +170,11 @@ class Storage:
         return sum(store.rate.refusals for store in self._stores.values())
 
     @property
+    def cached(self) -> CacheCounts | None:
+        """What the load did with the node's cache so far; None if there is none."""
+        return None if self._cache is None else self._cache.counts
+
+    @property
     def transport(self) -> str | None:
         """The library that reads objects; None if no object was read."""
         return next(filter(None, (store.transport for store in self._stores.values())), None)
@@ -149,6 +183,8 @@ class Storage:
         """Make current and later requests end soon. Idempotent. Any thread may call it."""
         if self._bandwidth is not None:
             self._bandwidth.stop()
+        if self._cache is not None:
+            self._cache.interrupt()
         for store in self._stores.values():
             store.interrupt()
 
@@ -157,5 +193,7 @@ class Storage:
 
     def close(self) -> None:
         """Close the connections. Idempotent."""
+        if self._cache is not None:
+            self._cache.close()
         for store in self._stores.values():
             store.close()

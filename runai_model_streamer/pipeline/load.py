@@ -291,6 +291,7 @@ class Load:
         self.tally.peak = self._landing.peak
         self.tally.ways = dict(Counter(source.way for source in self._sources if source.way is not None))
         self.tally.retries, self.tally.transport = self._storage.retries, self._storage.transport
+        self.tally.cached = self._storage.cached
         self.tally.setup = self._storage.setup.seconds
         self.tally.connecting = self._storage.setup.connect_seconds - self._connected
         if self._connections is not None:

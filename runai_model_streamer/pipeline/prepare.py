@@ -132,13 +132,13 @@ def open_all(
     """Open every path; see `open_each`. Ranks that share the load open them together.
 
     Args:
-        storage: what to open the sources from.
-        paths: the files.
+        storage, paths: what to open the sources from, and which.
         config: of the load.
         look: reads what has to be known of each source.
         sharing: the ranks that share the load; None: this process opens all.
-        asked: what else all ranks have to ask for alike, by its name.
+        asked: what else all ranks have to ask for alike.
     """
+    storage.expect(paths)
     requests = at_most_allowed(config.concurrency_for(SourceKind.OBJECT))
     if sharing is None:
         return open_each(storage, paths, requests, look)

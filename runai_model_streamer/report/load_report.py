@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Final, Literal, TypeAlias
 
+from runai_model_streamer.io.cache_counts import CacheCounts
 from runai_model_streamer.io.setup_time import SetupSeconds
 from runai_model_streamer.origins import Origin
 from runai_model_streamer.report.shared_load import SharedLoad, gigabytes
@@ -155,6 +156,8 @@ class LoadReport:
     """How local files have been read, and why -> number of files."""
     retries: int = 0
     """Requests to object storage that were repeated, including those for headers."""
+    cache: CacheCounts | None = None
+    """Bytes of the node's cache; None: there is none (RUNAI_STREAMER_CACHE_DIR)."""
     connections: tuple[tuple[float, int], ...] = ()
     """Seconds of the load, and the most connections to object storage from then on. Empty: no objects, or shared."""
     connections_held_by: Held = ""
@@ -261,6 +264,8 @@ def rows(report: LoadReport) -> Iterator[tuple[str, str]]:
     yield "read from", read or "nothing"
     if report.shared is not None:
         yield "shared", str(report.shared)
+    if report.cache is not None:
+        yield "cache", str(report.cache)
     yield from (("files", f"{count} {way}, {report.readers} readers") for way, count in report.ways.items())
     setup = report.setup
     if setup.all >= _WORTH_A_ROW * report.seconds > 0.0:

@@ -54,6 +54,7 @@ def make_report(tally: Tally, request: Request) -> LoadReport:
         reads=sum(reader.reads for reader in readers),
         ways=tally.ways,
         retries=tally.retries,
+        cache=tally.cached,
         connections=tuple((max(began - tally.started, 0.0), count) for began, count in tally.connections),
         connections_held_by=cast(Held, tally.held_by),
         seconds=seconds.all,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from runai_model_streamer.settings import parsers
+from runai_model_streamer.settings.cache import CACHE
 from runai_model_streamer.settings.others import OTHERS
 from runai_model_streamer.settings.setting import Setting
 
@@ -194,6 +195,7 @@ SECTIONS: Final[Mapping[str, tuple[Setting, ...]]] = {
             "[others](stores.md#checksums).",
         ),
     ),
+    "Cache on the node": CACHE,
     "Several processes": (
         Setting(
             "RUNAI_STREAMER_DIST",

@@ -20,6 +20,7 @@ from runai_model_streamer.ranges import PAGE
 from tests.io import transports
 from tests.io.azure.servers import ACCOUNT, Azure
 from tests.io.azure.servers import KEY as ACCOUNT_KEY
+from tests.io.cache import objects
 from tests.io.contract import DATA, SourceContract
 from tests.io.gcs.servers import Gcs
 from tests.io.hub.servers import Hub
@@ -82,6 +83,37 @@ class TestAlignedMemorySource(TestMemorySource):
 
 class TestMemoryObject(TestMemorySource):
     kind = SourceKind.OBJECT
+
+
+class TestObjectThatIsCached(TestMemorySource):
+    """Read from the store, and written to the node's cache."""
+
+    kind = SourceKind.OBJECT
+
+    @pytest.fixture
+    def path(self) -> str:
+        return objects.URL
+
+    @pytest.fixture
+    def source(self, path: str, tmp_path: Path) -> Iterator[Source]:
+        store = objects.MemoryStore(DATA)
+        with closing(objects.make_cache(tmp_path)) as cache, closing(cache.open(path, store.open)) as source:
+            yield source
+
+
+class TestCachedObject(TestObjectThatIsCached):
+    """Read from the node's cache."""
+
+    kind = SourceKind.FILE
+
+    @pytest.fixture
+    def source(self, path: str, tmp_path: Path) -> Iterator[Source]:
+        store = objects.MemoryStore(DATA)
+        with closing(objects.make_cache(tmp_path)) as cache:
+            with closing(cache.open(path, store.open)) as source:
+                objects.read(source, 0, len(DATA))
+            with closing(cache.open(path, store.open)) as source:
+                yield source
 
 
 def open_store(server: FaultServer | MotoServer, transport: S3Transport) -> AbstractContextManager[S3Store]:

@@ -7,7 +7,7 @@ from typing import Final
 
 from runai_model_streamer.cli.doctor.machine import Check
 from runai_model_streamer.cli.output import counted, size
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import CacheConfig, StreamerConfig
 from runai_model_streamer.errors import ConfigError, StreamerError
 from runai_model_streamer.io.paths import scheme_of, without_query
 from runai_model_streamer.io.storage import Storage
@@ -24,6 +24,7 @@ def answers(urls: Sequence[str]) -> Iterator[Check]:
         config = StreamerConfig.from_environment()
     except ConfigError:
         return  # `machine.settings` says so
+    config = dataclasses.replace(config, cache=CacheConfig())
     hasty = dataclasses.replace(config.s3, timeout=min(config.s3.timeout, _PATIENCE), max_retries=0)
     with closing(Storage(dataclasses.replace(config, s3=hasty, verify=False), None, shared=False)) as storage:
         for url in urls:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from runai_model_streamer.cli.arguments import Subcommands, add_command, add_device, add_paths, seconds
+from runai_model_streamer.cli.arguments import CACHE, Subcommands, add_command, add_device, add_paths, seconds
 from runai_model_streamer.cli.interrupts import ended_by_ctrl_c
 from runai_model_streamer.cli.output import (
     Column,
@@ -23,6 +23,7 @@ from runai_model_streamer.cli.tune.search import WORTH, Found, Setting, Tried, c
 from runai_model_streamer.config import UNLIMITED
 from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.report.load_report import BytesFrom
+from runai_model_streamer.settings.environment import environment
 
 if TYPE_CHECKING:
     from runai_model_streamer.cli.tune.trials import Trials
@@ -63,6 +64,11 @@ def add(commands: Subcommands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Search for the fastest setting. Return exit code 0 even if it is the current one."""
+    with environment({CACHE: None}):  # each run has to read the same
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     with ended_by_ctrl_c():
         from runai_model_streamer.cli.tune.trials import Trials, current, min_chunk, read_checkpoint
 

@@ -46,7 +46,13 @@ class ObjectSource(Generic[A]):
     way: str | None = None
 
     def __init__(
-        self, store: Store[A], path: str, remote: Remote[A], flights: Flights, version: tuple[int, str | None] | None
+        self,
+        store: Store[A],
+        path: str,
+        remote: Remote[A],
+        flights: Flights,
+        version: tuple[int, str | None] | None,
+        beginning: int = PREFIX_BYTES,
     ) -> None:
         self._store = store
         self._path = path
@@ -56,7 +62,8 @@ class ObjectSource(Generic[A]):
         self._prefix: bytearray | None = None
         self._requests = ObjectRequests(path, remote, Version(etag))
         if version is None:
-            self._retry(ByteRange(0, PREFIX_BYTES), self._fetch_prefix)
+            first = ByteRange(0, beginning)
+            self._retry(first, lambda access, flight: self._fetch_prefix(access, flight, first))
         _log.debug("%s: %d bytes, ETag %s", path, self._size, self.version)
 
     @property
@@ -87,7 +94,7 @@ class ObjectSource(Generic[A]):
     def read_into(self, offset: int, buffer: memoryview) -> Origin:
         """Fill `buffer` with the bytes from `offset` on. Takes one request, and retries.
 
-        Opening fetched the first `PREFIX_BYTES`. They are kept until a read goes beyond them.
+        Opening fetched the first bytes. They are kept until a read goes beyond them.
 
         Returns:
             `Origin.OBJECT`.
@@ -142,9 +149,8 @@ class ObjectSource(Generic[A]):
         self._store.forget(self._flights)
         self._prefix = None
 
-    def _fetch_prefix(self, access: A, flight: Flight) -> None:
-        prefix = bytearray(PREFIX_BYTES)
-        asked = ByteRange(0, PREFIX_BYTES)
+    def _fetch_prefix(self, access: A, flight: Flight, asked: ByteRange) -> None:
+        prefix = bytearray(asked.size)
         try:
             reply = self._requests.ask(access, flight, asked, memoryview(prefix))
         except Exception as error:
@@ -153,7 +159,7 @@ class ObjectSource(Generic[A]):
                 return
             raise
         total = total_size(reply, asked)
-        span = ByteRange(0, min(PREFIX_BYTES, total))
+        span = ByteRange(0, min(asked.size, total))
         version = Version.of(reply)
         if total:
             verify(reply, span, total, version)

@@ -14,7 +14,7 @@ from runai_model_streamer.io.http.retries import Attempts, Judgement, retry
 from runai_model_streamer.io.listing import Entry, Wanted
 from runai_model_streamer.io.objects.access import CurrentAccess
 from runai_model_streamer.io.objects.requests import A, Remote
-from runai_model_streamer.io.objects.source import ObjectSource
+from runai_model_streamer.io.objects.source import PREFIX_BYTES, ObjectSource
 from runai_model_streamer.io.setup_time import SetupClock
 from runai_model_streamer.ranges import ByteRange
 
@@ -47,12 +47,15 @@ class ObjectStore(ABC, Generic[A]):
         self.answered = False
         """The store has answered a request, for any of its objects."""
 
-    def open(self, path: str, version: tuple[int, str | None] | None = None) -> ObjectSource[A]:
+    def open(
+        self, path: str, version: tuple[int, str | None] | None = None, beginning: int = PREFIX_BYTES
+    ) -> ObjectSource[A]:
         """Open an object with one request.
 
         Args:
             path: the URL.
             version: size and ETag if another rank has sent them: then no request is made.
+            beginning: bytes to fetch with that request; at least one.
 
         Raises:
             ArgumentError: the URL does not name an object.
@@ -64,7 +67,7 @@ class ObjectStore(ABC, Generic[A]):
         remote = self.remote(path)
         flights = self.flights()
         try:
-            return ObjectSource(self, self.shown(path), remote, flights, version)
+            return ObjectSource(self, self.shown(path), remote, flights, version, beginning)
         except BaseException:
             self.forget(flights)
             raise

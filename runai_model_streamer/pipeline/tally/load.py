@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from runai_model_streamer.io.cache_counts import CacheCounts
 from runai_model_streamer.io.setup_time import SetupSeconds
 from runai_model_streamer.pipeline.plan.groups import Group
 from runai_model_streamer.pipeline.tally.reader import ReaderTally
@@ -88,6 +89,8 @@ class Tally:
         self.held_by = ""
         """What kept it from more: a value of `connections.Held`."""
         self.transport: str | None = None
+        self.cached: CacheCounts | None = None
+        """What the load did with the node's cache; None: there is none."""
         self.setup = SetupSeconds()
         """What was done before reads could begin."""
         self.connecting = 0.0

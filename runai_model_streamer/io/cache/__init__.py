@@ -1,0 +1,1 @@
+"""A cache of objects on the node's disk, which its processes and pods share."""

@@ -1,0 +1,281 @@
+"""One version of an object in the cache: a sparse file with its bytes at their offsets, and the journal of its pieces.
+
+Whoever uses an entry holds a lock that all users share, so that it is not removed meanwhile. Whoever fetches a range
+locks it, so that nobody else does. A piece counts once its record is in the journal, and the record is written after
+the bytes. So a process may be killed at any moment. After the machine has crashed, a record may be on the disk without
+its bytes: then the checksum is wrong.
+
+Not every read computes checksums, since a node may read its cache at 100 GB/s. An entry is *sealed* when its last user
+leaves it, and all its pieces have been written or compared since it was sealed before. The seal names the boot, and the
+times at which the file was written to and changed. As long as these are the same, only the kernel has had the bytes.
+Else pieces are compared as they are read: after a boot, and after anybody has written to the file.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Self, TypeAlias
+
+from runai_model_streamer.config import DirectIO
+from runai_model_streamer.io.cache import locks
+from runai_model_streamer.io.cache.extents import Extents, Piece, Run
+from runai_model_streamer.io.cache.journal import About, Kind, Record, append, read_last, read_records
+from runai_model_streamer.io.cache.names import JOURNAL
+from runai_model_streamer.io.cache.writes import write_at
+from runai_model_streamer.io.files import file_systems
+from runai_model_streamer.ranges import PAGE, ByteRange
+
+Compute: TypeAlias = Callable[[memoryview], int]
+"""Returns the checksum of bytes, without the GIL."""
+
+
+class Entry:
+    """An open entry, made by `files.open_entry`. Thread safe. `OSError`s come from the cache's file system.
+
+    Args:
+        fd: the data file, on which the users' lock is held. It is closed with the entry.
+        stem: path of its files, without their ends.
+        about: what object it is.
+        begin: where the records of its journal begin.
+        writable: whether the file may be written to.
+        direct: whether to write past the page cache.
+        compute: returns the checksum of bytes.
+        boot: identifies the boot; 0 if unknown.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        stem: str,
+        about: About,
+        begin: int,
+        writable: bool,
+        direct: DirectIO,
+        compute: Compute,
+        boot: int,
+    ) -> None:
+        self.fd = fd
+        """The data file."""
+        self.about = about
+        self.writable = writable
+        """Whether pieces can be written at all."""
+        self.budget: int | None = None
+        """Bytes that may still be written; None: as many as the object has."""
+        self._stem = stem
+        self._begin = self._position = begin
+        self._compute = compute
+        self._boot = boot
+        self._direct = not file_systems.why_buffered(file_systems.name(fd), direct, shared=False)
+        self._changed = threading.Condition()
+        self._appending = threading.Lock()
+        self._extents = Extents()
+        self._doubted: set[Piece] = set()
+        self._users = 1
+        self._seal: Record | None = None
+        if not self._is_sealed_whole():
+            self._learn()
+        if self._fits(self._seal):
+            self._doubted.clear()
+        with contextlib.suppress(OSError):
+            os.utime(stem + JOURNAL)  # when it was used last
+
+    def _is_sealed_whole(self) -> bool:
+        """Look at the last record alone: an object of 5 GB has more than a thousand."""
+        fd = os.open(self._stem + JOURNAL, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            last = read_last(fd, self._begin)
+            if last is None or last.kind != Kind.COMPLETE or not self._fits(last):
+                return False
+            self._position = os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+        self._seal = last
+        return self._extents.add(Piece(0, self.about.size, 0))
+
+    def _learn(self) -> None:
+        """Read the records that are new. The caller holds the lock, or is the only one."""
+        fd = os.open(self._stem + JOURNAL, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            records, self._position = read_records(fd, self._position)
+        finally:
+            os.close(fd)
+        for kind, first, second, third in records:
+            if kind in (Kind.SEALED, Kind.COMPLETE):
+                self._seal = Record(kind, first, second, third)
+            elif kind == Kind.HELD and first < second <= self.about.size:
+                piece = Piece(first, second, third)
+                if self._extents.named(first, second) != piece and self._extents.add(piece):
+                    self._doubted.add(piece)
+            elif kind == Kind.LOST:
+                self._drop(self._extents.named(first, second))
+
+    def _drop(self, piece: Piece | None) -> None:
+        if piece is not None:
+            self._extents.remove(piece)
+            self._doubted.discard(piece)
+
+    def refresh(self) -> None:
+        """Learn what others have written meanwhile."""
+        with self._changed:
+            self._learn()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all bytes of the object are here."""
+        return self._extents.bytes == self.about.size
+
+    @property
+    def trusted(self) -> bool:
+        """Whether every piece that is here is known to be right."""
+        return not self._doubted
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the object that are here."""
+        return self._extents.bytes
+
+    def runs(self, span: ByteRange) -> list[Run]:
+        """Divide a range into what is here, and what is not."""
+        with self._changed:
+            return list(self._extents.runs(span))
+
+    def has(self, span: ByteRange) -> bool:
+        """Return whether all of a range is here."""
+        return all(run.held for run in self.runs(span))
+
+    def pieces(self) -> Sequence[Piece]:
+        """Return all pieces, in order."""
+        with self._changed:
+            return list(self._extents)
+
+    def doubted(self, span: ByteRange) -> Sequence[Piece]:
+        """Return the pieces in a range that have to be compared."""
+        if not self._doubted:
+            return ()
+        with self._changed:
+            return [piece for piece in self._extents.within(*span) if piece in self._doubted]
+
+    def compare(self, piece: Piece, view: memoryview) -> bool:
+        """Compare the bytes of a piece with its checksum. If they differ, forget the piece, here and for all others."""
+        if self._compute(view) == piece.checksum:
+            with self._changed:
+                self._doubted.discard(piece)
+            return True
+        self.lose([piece])
+        return False
+
+    def lose(self, pieces: Iterable[Piece]) -> None:
+        """Forget pieces whose bytes are damaged."""
+        lost = list(pieces)
+        with self._changed:
+            for piece in lost:
+                self._drop(piece)
+        if self.writable:
+            with contextlib.suppress(OSError):
+                self._append([Record(Kind.LOST, piece.start, piece.end) for piece in lost])
+
+    def read(self, start: int, view: memoryview) -> None:
+        """Read bytes through the page cache.
+
+        Raises:
+            EOFError: the file is shorter.
+        """
+        landed = 0
+        while landed < len(view):
+            count = os.preadv(self.fd, [view[landed:]], start + landed)
+            if not count:
+                raise EOFError(f"the cached file ends at byte {start + landed}")
+            landed += count
+
+    def claim(self, start: int, end: int) -> bool:
+        """Lock a range in order to fetch it. Return False if somebody else has a part of it locked."""
+        return locks.lock(self.fd, start, end - start)
+
+    def release(self, start: int, end: int) -> None:
+        """Unlock a range, or a part of one."""
+        with self._changed:
+            if self.fd >= 0:
+                locks.unlock(self.fd, start, end - start)
+
+    @property
+    def shared(self) -> bool:
+        """Whether anybody else uses the entry now."""
+        return locks.is_locked(self.fd, locks.USERS, 1)
+
+    def keep(self, room: int) -> None:
+        """Write at most `room` bytes, fewer than the object has; none at all while another user of the entry does."""
+        if locks.lock(self.fd, locks.KEEPING, 1):
+            self.budget = room
+            self._append([Record(Kind.PROMISED, self._extents.bytes + room)])
+        else:
+            self.budget = 0
+
+    def write(self, start: int, view: memoryview) -> bool:
+        """Write a piece, and record it. Return False if there is no room for it.
+
+        Writes past the page cache need memory whose place in its page is that of `start`.
+        """
+        with self._changed:
+            if self.budget is not None:
+                needed = len(view) + 2 * PAGE  # the pages at its ends may be new, too
+                if needed > self.budget:
+                    return False
+                self.budget -= needed
+        piece = Piece(start, start + len(view), self._compute(view))
+        self._direct = write_at(self.fd, start, view, direct=self._direct)
+        self._append([Record(Kind.HELD, *piece)])
+        with self._changed:
+            self._extents.add(piece)
+        return True
+
+    def _append(self, records: list[Record]) -> None:
+        with self._appending:
+            fd = os.open(self._stem + JOURNAL, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                locks.await_lock(self.fd, locks.APPENDING, 1)
+                append(fd, self._begin, records)
+            finally:
+                os.close(fd)
+                locks.unlock(self.fd, locks.APPENDING, 1)
+
+    def use(self) -> Self:
+        """Keep the entry open until one more call of `close`."""
+        with self._changed:
+            self._users += 1
+        return self
+
+    def await_others(self, seconds: float) -> bool:
+        """Wait until the caller is the only one who has it open here. Return whether that is so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._users == 1, seconds)
+
+    def close(self) -> None:
+        """Give up the entry; the last one to do so here seals and closes it."""
+        with self._changed:
+            self._users -= 1
+            self._changed.notify_all()
+            if self._users:
+                return
+        with contextlib.suppress(OSError):
+            self._seal_it()
+        with contextlib.suppress(OSError):
+            locks.unlock(self.fd, 0, 0)
+        with self._changed:
+            fd, self.fd = self.fd, -1
+        os.close(fd)
+
+    def _seal_it(self) -> None:
+        if not (self.writable and self._boot and len(self._extents)) or not locks.lock(self.fd, locks.USERS, 1):
+            return
+        self._learn()
+        now = self._seal_of_now(Kind.COMPLETE if self.complete else Kind.SEALED)
+        if self.trusted and now != self._seal:
+            self._append([now])
+
+    def _fits(self, seal: Record | None) -> bool:
+        return seal is not None and seal == self._seal_of_now(seal.kind)
+
+    def _seal_of_now(self, kind: int) -> Record:
+        status = os.fstat(self.fd)
+        return Record(kind, self._boot, status.st_mtime_ns, status.st_ctime_ns)

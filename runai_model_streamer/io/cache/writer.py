@@ -1,0 +1,142 @@
+"""Writes pieces to the cache behind the readers, from copies in a bounded number of buffers."""
+
+import mmap
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from runai_model_streamer.errors import StreamerError
+from runai_model_streamer.io.cache.entry import Entry
+from runai_model_streamer.io.cache.policy import CachePolicy
+from runai_model_streamer.io.cache.trouble import Trouble
+from runai_model_streamer.io.cache_counts import Counter
+from runai_model_streamer.ranges import PAGE
+from runai_model_streamer.threads.crew import Crew
+
+_LOOK_AGAIN: float = 0.05
+"""Seconds between two looks at whether to wait for a buffer still."""
+
+
+class _Job(NamedTuple):
+    entry: Entry
+    start: int
+    size: int
+    buffer: mmap.mmap
+
+
+class Writer:
+    """The threads and buffers of one load. Thread safe.
+
+    A piece that finds no buffer free is left out, so that the network never waits for the disk. It is waited for if
+    others on this node use the object at the same time: they would have to fetch it again.
+
+    Args:
+        policy: how many buffers and threads.
+        counter: counts what is written, and what is left out.
+        trouble: told when a write fails. After that nothing is written.
+    """
+
+    def __init__(self, policy: CachePolicy, counter: Counter, trouble: Trouble) -> None:
+        self._policy = policy
+        self._counter = counter
+        self._trouble = trouble
+        self._changed = threading.Condition()
+        self._jobs: deque[_Job] = deque()
+        self._free: list[mmap.mmap] = []
+        self._made = 0
+        self._idle = 0
+        self._closed = False
+        self._crew = Crew("cache", "write the cache")
+
+    @property
+    def writes(self) -> bool:
+        """Whether pieces are still written."""
+        return self._trouble.why is None and not self._closed
+
+    def put(self, entry: Entry, start: int, view: memoryview, ended: Callable[[], bool]) -> None:
+        """Copy a piece of at most `policy.piece` bytes, to be written soon. After that its range is unlocked.
+
+        Args:
+            entry: where to write it.
+            start: its first byte.
+            view: its bytes; no reference is kept.
+            ended: whether the load has ended, so that nothing is to be waited for.
+        """
+        buffer = self._take(entry, ended) if self.writes else None
+        if buffer is None:
+            self._counter.add(left_out=len(view))
+            entry.release(start, start + len(view))
+            return
+        shift = start % PAGE
+        # numpy copies without the GIL.
+        np.copyto(np.frombuffer(buffer, np.uint8, len(view), shift), np.frombuffer(view, np.uint8))
+        with self._changed:
+            self._jobs.append(_Job(entry.use(), start, len(view), buffer))
+            self._changed.notify()
+            if not self._idle and len(self._crew.threads) < self._policy.threads:
+                self._add_thread()
+
+    def _add_thread(self) -> None:
+        try:
+            self._crew.add(self._run)
+        except StreamerError as error:
+            self._trouble.report(str(error))
+            for job in self._jobs:
+                job.entry.release(job.start, job.start + job.size)
+                job.entry.close()
+            self._jobs.clear()
+
+    def _take(self, entry: Entry, ended: Callable[[], bool]) -> mmap.mmap | None:
+        shared = False
+        while True:
+            with self._changed:
+                if self._free:
+                    return self._free.pop()
+                if self._made < self._policy.buffers:
+                    self._made += 1
+                    break
+                if shared:
+                    self._changed.wait(_LOOK_AGAIN)
+                    if self._free:
+                        continue
+            shared = entry.shared and self.writes and not ended()
+            if not shared:
+                return None
+        return mmap.mmap(-1, self._policy.piece + PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._idle += 1
+                self._changed.wait_for(lambda: self._jobs or self._closed)
+                self._idle -= 1
+                if not self._jobs:
+                    return
+                job = self._jobs.popleft()
+            self._write(job)
+            with self._changed:
+                self._free.append(job.buffer)
+                self._changed.notify_all()
+
+    def _write(self, job: _Job) -> None:
+        entry, start, size, buffer = job
+        shift = start % PAGE
+        written = False
+        try:
+            if self._trouble.why is None:
+                written = entry.write(start, memoryview(buffer)[shift : shift + size])
+        except OSError as error:
+            self._trouble.cannot_write(error)
+        self._counter.add(**{"written" if written else "left_out": size})
+        entry.release(start, start + size)
+        entry.close()
+
+    def close(self, seconds: float) -> None:
+        """End the threads once they have written what waits. Wait at most `seconds` for that. Idempotent."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._crew.join(seconds)

@@ -1,0 +1,266 @@
+"""Loads through the node's cache (RUNAI_STREAMER_CACHE_DIR), from servers that count what they send."""
+
+import logging
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from runai_model_streamer import SafetensorsStreamer
+from runai_model_streamer.errors import AccessDeniedError, ChecksumError, StorageUnreachableError
+from runai_model_streamer.io.cache.names import FOLDER
+from runai_model_streamer.report.load_report import LoadReport
+from runai_model_streamer.settings.overrides import Settings
+from tests.cache_processes import SIZE, killed, together
+from tests.checkpoints import encode, raw, stored
+from tests.servers import FaultServer, refuse
+from tests.test_files import environment
+
+pytest.importorskip("awscrt", reason="the extra [verify] is not installed")
+
+TENSORS = {f"t{number:02}": stored("F32", [97 + number, 501 + number], number) for number in range(40)}
+DATA = encode(TENSORS)
+SECRET = "topsecret0123456789"
+
+
+@pytest.fixture
+def server() -> Iterator[FaultServer]:
+    with FaultServer() as server:
+        server.put("models", "model.safetensors", DATA)
+        yield server
+
+
+@pytest.fixture
+def url(server: FaultServer) -> str:
+    return f"{server.endpoint}/models/model.safetensors"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "cache").mkdir()
+    return {"RUNAI_STREAMER_CACHE_DIR": str(tmp_path / "cache")}
+
+
+def load(url: str, settings: Settings, names: list[str] | None = None, device: str = "cpu") -> LoadReport:
+    """Load tensors, and compare them."""
+    found = []
+    with SafetensorsStreamer(settings) as streamer:
+        streamer.stream_file(url, tensor_names=names, device=device)
+        for name, tensor in streamer.get_tensors():
+            assert raw(tensor) == TENSORS[name].data
+            found.append(name)
+    assert found == (sorted(TENSORS) if names is None else sorted(names))
+    return streamer.report
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def cached(settings: Settings) -> list[Path]:
+    return sorted(path for path in Path(str(settings["RUNAI_STREAMER_CACHE_DIR"])).rglob("*") if path.is_file())
+
+
+def test_half_of_the_tensors_and_then_all_fetch_each_byte_once(
+    server: FaultServer, url: str, settings: Settings
+) -> None:
+    load(url, settings, sorted(TENSORS)[::2])
+    assert 0 < server.bytes_served < len(DATA)
+    load(url, settings)
+    assert server.bytes_served == len(DATA) + 1  # with one byte the store was asked for access
+    report = load(url, settings)
+    assert server.bytes_served == len(DATA) + 2
+    assert report.bytes_from.object_storage == 0
+
+
+def test_the_report_says_how_much_came_from_the_cache(url: str, settings: Settings) -> None:
+    first, second = load(url, settings).cache, load(url, settings)
+    assert first is not None
+    assert first.bytes_written == len(DATA)
+    assert second.cache is not None
+    assert (second.cache.bytes_read >= second.bytes_read, second.cache.bytes_written) == (True, 0)
+    assert "read from it" in str(second)
+    assert second.as_dict()["cache"]["bytes_read"] == second.cache.bytes_read
+    assert load(url, {}).cache is None
+
+
+def test_a_load_that_was_broken_off_is_completed_by_the_next(server: FaultServer, url: str, settings: Settings) -> None:
+    with SafetensorsStreamer(settings) as streamer:
+        streamer.stream_file(url)
+        for _ in streamer.get_tensors():
+            break
+    load(url, settings)
+    assert server.bytes_served <= len(DATA) + 1 + (1 << 20)  # a request that was cut short had sent some of it
+    assert load(url, settings).bytes_from.object_storage == 0
+
+
+def test_an_object_of_s3_is_cached_and_the_store_is_asked_for_access_each_time(
+    server: FaultServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(server).items():
+        monkeypatch.setenv(name, value)
+    url = "s3://models/model.safetensors"
+    load(url, settings)
+    assert load(url, settings).bytes_from.object_storage == 0
+    server.script(*[refuse(403, "AccessDenied")] * 10)
+    with pytest.raises(AccessDeniedError):
+        load(url, settings)
+
+
+def test_a_checksum_is_compared_with_what_comes_from_the_cache(
+    server: FaultServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(server).items():
+        monkeypatch.setenv(name, value)
+    url = "s3://models/model.safetensors"
+    load(url, settings)
+    load(url, {**settings, "RUNAI_STREAMER_VERIFY": "1"})
+    server.put("models", "other.safetensors", DATA, '"0123456789abcdef0123456789abcdef"')
+    other = "s3://models/other.safetensors"
+    load(other, settings)
+    with pytest.raises(ChecksumError):
+        load(other, {**settings, "RUNAI_STREAMER_VERIFY": "1"})
+
+
+def test_a_new_version_is_fetched_and_the_old_one_stays(server: FaultServer, url: str, settings: Settings) -> None:
+    load(url, settings)
+    changed = encode({name: stored("F32", [97, 501], 100 + number) for number, name in enumerate(TENSORS)})
+    server.put("models", "model.safetensors", changed)
+    with SafetensorsStreamer(settings) as streamer:
+        streamer.stream_file(url)
+        assert sum(raw(tensor) in changed for _, tensor in streamer.get_tensors()) == len(TENSORS)
+    served = server.bytes_served
+    server.put("models", "model.safetensors", DATA)
+    load(url, settings)
+    assert server.bytes_served == served + 1
+
+
+def test_flipped_bits_are_found_fetched_again_and_said(
+    server: FaultServer, url: str, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(url, settings)
+    (data,) = (path for path in cached(settings) if path.suffix == ".data")
+    with data.open("r+b") as file:
+        for place in (len(DATA) // 3, len(DATA) - 5):
+            file.seek(place)
+            was = file.read(1)
+            file.seek(place)
+            file.write(bytes([was[0] ^ 1]))
+    served = server.bytes_served
+    report = load(url, settings)
+    assert report.cache is not None
+    assert report.cache.bytes_damaged == server.bytes_served - served - 1 > 0
+    assert any("were damaged in the cache" in message for message in caplog.messages)
+    assert load(url, settings).bytes_from.object_storage == 0
+
+
+def test_offline_nothing_is_asked_of_the_store(server: FaultServer, url: str, settings: Settings) -> None:
+    load(url, settings)
+    requests = len(server.requests)
+    offline = {**settings, "RUNAI_STREAMER_CACHE_OFFLINE": "1"}
+    report = load(url, offline)
+    assert report.bytes_from.object_storage == 0
+    with pytest.raises(StorageUnreachableError, match="RUNAI_STREAMER_CACHE_OFFLINE is set"):
+        load(f"{url}.other", offline)
+    assert len(server.requests) == requests
+
+
+def test_no_secret_is_in_a_name_a_file_or_the_log(
+    server: FaultServer, url: str, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "runai_model_streamer")
+    host = url.split("/")[2]
+    secrets: Settings = {**settings, "RUNAI_STREAMER_HTTP_TOKEN": f"{host}={SECRET}token"}
+    load(f"{url}?sig={SECRET}&expires=1", secrets)
+    report = load(f"{url}?sig={SECRET}again&expires=2", secrets)
+    assert report.bytes_from.object_storage == 0  # signed anew, it is the same object
+    for path in cached(settings):
+        assert SECRET not in str(path)
+        assert SECRET.encode() not in path.read_bytes()
+        assert b"expires" not in path.read_bytes()
+        assert path.stat().st_mode & 0o077 == 0
+    assert (Path(str(settings["RUNAI_STREAMER_CACHE_DIR"])) / FOLDER).stat().st_mode & 0o077 == 0
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("folder", ["/sys", "/nowhere/at/all", __file__])
+def test_a_folder_that_is_missing_or_read_only_is_one_warning(
+    url: str, folder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    report = load(url, {"RUNAI_STREAMER_CACHE_DIR": folder})
+    assert report.complete
+    (said,) = warnings(caplog)
+    assert said.startswith(f"RUNAI_STREAMER_CACHE_DIR={folder}: ")
+    assert said.endswith("The load goes on without it")
+
+
+def test_a_disk_that_becomes_full_is_one_warning(
+    server: FaultServer, url: str, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with SafetensorsStreamer({**settings, "RUNAI_STREAMER_MEMORY_LIMIT": "0"}) as streamer:
+        streamer.stream_file(url)
+        tensors = streamer.get_tensors()
+        next(tensors)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(DATA) // 2, limits[1]))
+        try:
+            for name, tensor in tensors:
+                assert raw(tensor) == TENSORS[name].data
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (said,) = warnings(caplog)
+    assert "its disk is full, or a limit of it is reached" in said
+    load(url, settings)
+    assert load(url, settings).bytes_from.object_storage == 0
+
+
+def test_a_cache_of_a_quarter_of_what_is_loaded_works_and_stays_within_its_size(
+    server: FaultServer, settings: Settings
+) -> None:
+    urls = []
+    for number in range(8):
+        server.put("models", f"{number}.safetensors", DATA)
+        urls.append(f"{server.endpoint}/models/{number}.safetensors")
+    size = 2 * len(DATA) + (1 << 16)
+    streamer = SafetensorsStreamer({**settings, "RUNAI_STREAMER_CACHE_SIZE": str(size)})
+    for _ in range(3):
+        with streamer:
+            streamer.stream_files(urls)
+            for name, tensor in streamer.get_tensors():
+                assert raw(tensor) == TENSORS[name].data
+        assert sum(path.stat().st_blocks * 512 for path in cached(settings) if path.suffix == ".data") <= size
+    assert streamer.report.cache is not None
+    assert streamer.report.cache.bytes_read >= 2 * len(DATA)
+
+
+def test_the_files_of_the_cache_are_closed_with_the_load(url: str, settings: Settings) -> None:
+    load(url, settings)
+    load(url, settings)
+    targets = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    assert [target for target in targets if FOLDER in target] == []
+
+
+def test_tensors_are_right_in_any_piece_of_memory(url: str, settings: Settings) -> None:
+    for limit in ("-1", "0", "1MiB"):
+        for _ in range(2):
+            load(url, {**settings, "RUNAI_STREAMER_MEMORY_LIMIT": limit})
+    tensors: dict[str, torch.Tensor] = {}
+    with SafetensorsStreamer(settings) as streamer:
+        streamer.stream_file(url, select={"t05": (0, 3, 60)})
+        tensors.update(streamer.get_tensors())
+    assert tensors["t05"].shape[0] == 57
+
+
+def test_eight_processes_at_once_fetch_each_byte_once(tmp_path: Path) -> None:
+    found, served, digest = together(8, tmp_path)
+    assert [each.digest for each in found] == [digest] * 8
+    # One opens the object; the others ask for one byte each.
+    assert served == SIZE + 7
+    assert sum(each.written for each in found) == SIZE
+
+
+def test_after_loads_were_killed_only_what_is_missing_is_fetched(tmp_path: Path) -> None:
+    killed(4, tmp_path, seed=3, longest=0.1)
