@@ -99,9 +99,16 @@ def _instanttensor() -> Opener:
     return stream
 
 
+def _null_gpu() -> Opener:
+    """Ours onto a GPU that does nothing."""
+    opener: Opener = importlib.import_module("benchmarks.ceiling.null_gpu").opener()
+    return opener
+
+
 OPENERS: dict[str, Callable[[], Opener]] = {
     "ours": _streamer,
     "ours-before": _streamer,
+    "ours-null-gpu": _null_gpu,
     "runai": _streamer,
     "runai-buffered": _streamer,
     "fastsafetensors": _fastsafetensors,

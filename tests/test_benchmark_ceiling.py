@@ -44,11 +44,11 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return null_disk.build(tmp_path_factory.mktemp("null_disk"))
 
 
-def read(library: Path, folder: Path, length: int, call: str) -> tuple[int, int, null_disk.Said]:
+def read(library: Path, folder: Path, length: int, call: str, header: int = 0) -> tuple[int, int, null_disk.Said]:
     """What a read of a file of ones returns, the sum of its first 100 bytes, and what the disk says."""
     file, report = folder / "file", folder / "report"
     file.write_bytes(b"\1" * length)
-    environment = os.environ | null_disk.variables(library, 100, report)
+    environment = os.environ | null_disk.variables(library, 100, report, header=header)
     command = [sys.executable, "-c", _READ, str(file), str(length), call]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     landed, ones = map(int, done.stdout.split())
@@ -64,6 +64,18 @@ def test_a_small_read_is_real(library: Path, tmp_path: Path, call: str) -> None:
 def test_a_large_read_moves_no_byte_and_is_counted(library: Path, tmp_path: Path, call: str) -> None:
     landed, ones, said = read(library, tmp_path, 2048 * KIB, call)
     assert (landed, ones, said.reads, said.nbytes) == (2048 * KIB, 0, 1, 2048 * KIB)
+
+
+@pytest.mark.parametrize("call", ["preadv", "readinto"])
+def test_a_read_of_a_header_is_real_however_large(library: Path, tmp_path: Path, call: str) -> None:
+    length = 2048 * KIB
+    assert read(library, tmp_path, length, call, header=length) == (length, 100, null_disk.Said(0, 0, None))
+
+
+def test_a_headers_length_is_that_of_the_file_with_the_longest_one(tmp_path: Path) -> None:
+    for name, size in (("a", 24), ("b", 1000)):
+        (tmp_path / name).write_bytes(size.to_bytes(8, "little") + b" " * size)
+    assert null_disk.header_bytes([tmp_path / "a", tmp_path / "b"]) == 1008
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="by the system call numbers of x86-64")

@@ -2,6 +2,7 @@
 
     python -m benchmarks.ceiling
     python -m benchmarks.ceiling --checkpoint 70b       # beside it, the start of a load hardly counts
+    python -m benchmarks.ceiling --gpu --rounds 3 --disk 1000 --readers 16 --peers none
     python -m benchmarks.ceiling --rounds 3 --disk 50 --disk 1000 --readers 16,64 --peers runai-buffered
 
 A preloaded library (null_disk.c; needs a C compiler) answers large reads without moving a byte, as late as a disk of
@@ -11,6 +12,9 @@ its ceiling on any disk, and what it takes of the CPUs here it takes everywhere.
 
 Loaders take turns, A B C A B C, each load in a process of its own, with PyTorch imported and a tiny file loaded before.
 Peers that read by io_uring or map files cannot be compared so, and are not among the loaders. Columns are medians:
+
+With `--gpu` ours also loads onto a GPU that does nothing (null_gpu.py; needs cuda.bindings). There a step, a read of 8
+MiB, takes 0.0084 times the CPU s/GB.
 
 - disk: GB/s of all reads together; each takes 80 microseconds more.
 - readers: RUNAI_STREAMER_CONCURRENCY; "-" where the loader has no such setting.
@@ -31,13 +35,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import checkpoints, machine, rounds
-from benchmarks.ceiling import null_disk
+from benchmarks.ceiling import null_disk, null_gpu
 from benchmarks.environments import WORKER, CannotRunError, Environment
 from benchmarks.files import peers
 from benchmarks.worker_process import LoadError, Worker
 
 LOADERS = ("ours", "runai-buffered", "fastsafetensors-buffered")
-SETTABLE = ("ours", "ours-before", "runai-buffered")
+SETTABLE = ("ours", "ours-before", null_gpu.NAME, "runai-buffered")
 """Loaders whose readers can be set."""
 
 
@@ -80,7 +84,9 @@ def _load(row: Row, environment: Environment, library: Path, use: str, checkpoin
     }
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
-        variables = environment.variables() | null_disk.variables(library, row.disk, report)
+        variables = environment.variables() | null_disk.variables(
+            library, row.disk, report, header=null_disk.header_bytes(files)
+        )
         if row.readers is not None:
             variables["RUNAI_STREAMER_CONCURRENCY"] = str(row.readers)
         worker = Worker([environment.python, WORKER, json.dumps(job)], variables)
@@ -104,6 +110,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", help="comma-separated loaders beside ours (all; 'none' for ours alone)")
     parser.add_argument("--use", choices=("dropped", "copied", "kept"), default="dropped", help="of tensors (dropped)")
     parser.add_argument("--checkpoint", default="large", help="large (4 GB), 70b (138 GB) or many (50,000 small)")
+    parser.add_argument("--gpu", action="store_true", help="also ours onto a GPU that does nothing")
     parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="another checkout of ours, in turns with it")
     return parser.parse_args(arguments)
 
@@ -123,6 +130,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ready[name] = peers.prepare(name)
         except CannotRunError as reason:
             rounds.say(f"{name} cannot run here: {reason}")
+    if options.gpu:
+        try:
+            ready[null_gpu.NAME] = null_gpu.prepare()
+        except CannotRunError as reason:
+            rounds.say(f"{null_gpu.NAME} cannot run here: {reason}")
     settings = [int(count) for count in options.readers.split(",")]
     disks = options.disk or [10, 25, 50, 100, 200, 1000]
     rows = [

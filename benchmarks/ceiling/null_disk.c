@@ -2,8 +2,9 @@
  *
  * Preloaded, it answers reads of LARGE bytes and more without moving a byte, as late as a device of NULLDISK_GBS (GB/s,
  * all readers together) and NULLDISK_US (microseconds of latency) would: pread, preadv, preadv2, read, and Linux AIO
- * through syscall(2). Smaller reads (headers) are real. cachestat(2) finds nothing cached. It does not see io_uring and
- * mmap: what reads by those reads the real disk. For figures only: the bytes are garbage.
+ * through syscall(2). Smaller reads are real, and those that begin before NULLDISK_HEADER and end at most HEADER_REST
+ * behind it: headers. cachestat(2) finds nothing cached. It does not see io_uring and mmap: what reads by those reads
+ * the real disk. For figures only: the bytes are garbage.
  *
  * NULLDISK_CLOCK names a file of 8 bytes: processes with the same one read the same disk.
  *
@@ -29,6 +30,7 @@
 #include <unistd.h>
 
 #define LARGE (128 << 10)
+#define HEADER_REST (1 << 20)
 #define SAMPLE_NS 200000
 #define CACHESTAT 451
 #define CONTEXTS 256
@@ -39,6 +41,7 @@ static double ns_per_byte = 0.02; /* 50 GB/s */
 static ns_t latency = 80000;
 static atomic_llong own_clock, reads, bytes_read, samples, samples_held;
 static atomic_llong *next_free = &own_clock;
+static long long header;
 static atomic_llong first_read, last_read; /* Samples count between these only. */
 
 static ns_t now(void) {
@@ -78,10 +81,14 @@ typedef ssize_t (*pread_t)(int, void *, size_t, off_t);
 typedef ssize_t (*preadv_t)(int, const struct iovec *, int, off_t);
 typedef ssize_t (*preadv2_t)(int, const struct iovec *, int, off_t, int);
 
+static int is_real(size_t length, off_t offset) {
+    return length < LARGE || (offset < header && offset + (long long)length <= header + HEADER_REST);
+}
+
 #define PREAD(name)                                                 \
     ssize_t name(int fd, void *data, size_t length, off_t offset) { \
         REAL(#name, pread_t);                                       \
-        return length >= LARGE ? serve(length) : real(fd, data, length, offset); \
+        return is_real(length, offset) ? real(fd, data, length, offset) : serve(length); \
     }
 PREAD(pread)
 PREAD(pread64)
@@ -96,7 +103,7 @@ static size_t total(const struct iovec *vector, int count) {
     ssize_t name(int fd, const struct iovec *vector, int count, off_t offset) {   \
         REAL(#name, preadv_t);                                                    \
         size_t length = total(vector, count);                                     \
-        return length >= LARGE ? serve(length) : real(fd, vector, count, offset); \
+        return is_real(length, offset) ? real(fd, vector, count, offset) : serve(length); \
     }
 PREADV(preadv)
 PREADV(preadv64)
@@ -105,7 +112,7 @@ PREADV(preadv64)
     ssize_t name(int fd, const struct iovec *vector, int count, off_t offset, int flags) { \
         REAL(#name, preadv2_t);                                                            \
         size_t length = total(vector, count);                                              \
-        return length >= LARGE ? serve(length) : real(fd, vector, count, offset, flags);   \
+        return is_real(length, offset) ? real(fd, vector, count, offset, flags) : serve(length);   \
     }
 PREADV2(preadv2)
 PREADV2(preadv64v2)
@@ -113,7 +120,8 @@ PREADV2(preadv64v2)
 ssize_t read(int fd, void *data, size_t length) {
     REAL("read", read_t);
     /* Not of pipes and sockets, which cannot seek. */
-    if (length < 1 << 20 || lseek(fd, (off_t)length, SEEK_CUR) < 0) return real(fd, data, length);
+    off_t offset = length < 1 << 20 ? 0 : lseek(fd, 0, SEEK_CUR);
+    if (length < 1 << 20 || is_real(length, offset) || lseek(fd, (off_t)length, SEEK_CUR) < 0) return real(fd, data, length);
     return serve(length);
 }
 
@@ -153,7 +161,7 @@ static long submit(aio_context_t id, long count, struct iocb **requests) {
     struct context *context = find(id);
     for (; context && done < count && context->count < PENDING; done++) {
         struct iocb *request = requests[done];
-        if (request->aio_nbytes >= LARGE) {
+        if (!is_real(request->aio_nbytes, request->aio_offset)) {
             add(context, request, (long long)request->aio_nbytes, answered(request->aio_nbytes));
         } else {
             ssize_t landed = pread(request->aio_fildes, (void *)request->aio_buf, request->aio_nbytes, request->aio_offset);
@@ -227,6 +235,7 @@ __attribute__((constructor)) static void start(void) {
     void *shared = file < 0 ? MAP_FAILED : mmap(NULL, sizeof *next_free, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     if (shared != MAP_FAILED) next_free = shared;
     if (file >= 0) close(file);
+    if (getenv("NULLDISK_HEADER")) header = atoll(getenv("NULLDISK_HEADER"));
     void *state = dlsym(RTLD_DEFAULT, "_PyThreadState_UncheckedGet");
     const char *version = (const char *)dlsym(RTLD_DEFAULT, "Py_Version");
     pthread_t thread;

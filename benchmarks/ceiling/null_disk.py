@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,25 +30,40 @@ class Said:
     held: float | None
 
 
-def build(folder: Path | None = None) -> Path:
-    """The library to preload, made by the C compiler unless it is there."""
+def build(folder: Path | None = None, source: Path = SOURCE) -> Path:
+    """The library to preload, or one made from another source, made by the C compiler unless it is there."""
     folder = folder or cache_folder() / "null_disk"
     folder.mkdir(parents=True, exist_ok=True)
-    library = folder / f"{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]}.so"
+    library = folder / f"{hashlib.sha256(source.read_bytes()).hexdigest()[:16]}.so"
     if not library.exists():
         partial = library.with_suffix(".partial")
         flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-        subprocess.run(["cc", *flags, "-o", partial, SOURCE, "-ldl", "-lpthread"], check=True)
+        subprocess.run(["cc", *flags, "-o", partial, source, "-ldl", "-lpthread"], check=True)
         partial.replace(library)
     return library
 
 
-def variables(library: Path, gb_per_s: float, report: Path, latency_us: int = LATENCY_US) -> dict[str, str]:
-    """What the environment of a process on this disk has in addition."""
+def header_bytes(files: Iterable[Path]) -> int:
+    """Bytes from the start of a file to the end of its header, of the file with the longest one."""
+    longest = 0
+    for path in files:
+        with path.open("rb") as file:
+            longest = max(longest, 8 + int.from_bytes(file.read(8), "little"))
+    return longest
+
+
+def variables(
+    library: Path, gb_per_s: float, report: Path, latency_us: int = LATENCY_US, header: int = 0
+) -> dict[str, str]:
+    """What the environment of a process on this disk has in addition.
+
+    header: see `header_bytes`; reads of headers are real, however large.
+    """
     return {
         "LD_PRELOAD": str(library),
         "NULLDISK_GBS": str(gb_per_s),
         "NULLDISK_US": str(latency_us),
+        "NULLDISK_HEADER": str(header),
         "NULLDISK_REPORT": str(report),
     }
 

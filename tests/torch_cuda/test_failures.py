@@ -57,7 +57,7 @@ def test_an_error_at_any_call_of_a_load_is_ours_and_leaves_nothing(emulator: Emu
 @emulated_torch()
 def test_a_copy_that_fails_as_it_runs_ends_the_load(emulator: Emulator, checkpoint: Path) -> None:
     begin(emulator)
-    emulator.fail_when_run("cuMemcpyHtoDAsync", 10, 700)
+    emulator.fail_when_run("cuMemcpyBatchAsync", 10, 700)
     with pytest.raises((CudaError, torch.AcceleratorError)):
         mapped(checkpoint, torch.Tensor.cpu)
     join_ours()

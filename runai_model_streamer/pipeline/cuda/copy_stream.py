@@ -8,6 +8,7 @@ from functools import partial
 from runai_model_streamer.errors import CudaError
 from runai_model_streamer.lifecycle import Stopped
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
+from runai_model_streamer.pipeline.cuda.image import Copies
 
 
 class CopyStream:
@@ -43,6 +44,28 @@ class CopyStream:
                 raise Stopped
             with self._driver.current():
                 yield self._handle
+
+    def copy(self, copies: Copies, event: int | None) -> int:
+        """Queue copies from an attached thread, then record the event after them. Return the event.
+
+        It is called for each read, so it has no context manager.
+
+        Args:
+            copies: what to copy.
+            event: the event to record; None for a new one.
+
+        Raises:
+            Stopped: the stream has been stopped. Nothing was queued.
+        """
+        with self._queueing:
+            handle = self._handle
+            if self._stopped or handle is None:
+                raise Stopped
+            self._driver.copy_to_device(*copies, handle)
+            if event is None:
+                event = self.event()
+            self._driver.record(event, handle)
+        return event
 
     def event(self) -> int:
         """Return an unused event. Call it inside `queue`."""

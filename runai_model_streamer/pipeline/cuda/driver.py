@@ -7,7 +7,7 @@ calls as a GPU's driver. `cuda.core` lacks some of them (event flags, copies of 
 import contextlib
 import importlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ _RELAXED: Final = 2
 """CU_STREAM_CAPTURE_MODE_RELAXED: the thread may make calls that a graph capture in another thread would forbid."""
 
 _OUT_OF_MEMORY: Final = 2
+_NOT_SUPPORTED: Final = 801
 
 
 def driver_api() -> Any:
@@ -66,8 +67,23 @@ class CudaDriver:
         self.api = api
         self._of_thread = threading.local()
         self._call("cuInit", 0)
+        self._batch = self._batch_of_copies()
         self._device = self._call("cuDeviceGet", device)
         self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
+
+    def _batch_of_copies(self) -> Callable[[Sequence[int], Sequence[int], Sequence[int], int], Any] | None:
+        """Return a call that queues several copies at once; None if the driver has none. It returns the error."""
+        api = self.api
+        if not hasattr(api, "cuMemcpyBatchAsync") or self._call("cuDriverGetVersion") < api.CUDA_VERSION:
+            return None
+        pointer, attributes = api.CUdeviceptr, api.CUmemcpyAttributes()
+        attributes.srcAccessOrder = api.CUmemcpySrcAccessOrder.CU_MEMCPY_SRC_ACCESS_ORDER_STREAM
+
+        def batch(targets: Sequence[int], sources: Sequence[int], sizes: Sequence[int], stream: int) -> Any:
+            to, of = [pointer(target) for target in targets], [pointer(source) for source in sources]
+            return api.cuMemcpyBatchAsync(to, of, sizes, len(sizes), [attributes], [0], 1, stream)[0]
+
+        return batch
 
     def _call(self, name: str, *arguments: Any) -> Any:
         error, *values = getattr(self.api, name)(*arguments)
@@ -113,6 +129,16 @@ class CudaDriver:
         finally:
             # Its traceback refers to this frame. The cycle would keep the callers' frames alive until gc runs.
             errors.clear()
+
+    def attach(self) -> None:
+        """Make the context current in the calling thread, one of our readers, for as long as the thread lives.
+
+        It also relaxes the thread's capture mode. Per call, that and `current` would be five calls for each read.
+        """
+        if not getattr(self._of_thread, "attached", False):
+            self.relax_capture()
+            self._call("cuCtxSetCurrent", self._context)
+            self._of_thread.attached = True
 
     def relax_capture(self) -> None:
         """Let the calling thread, one of our readers, continue while another thread captures a CUDA graph.
@@ -192,9 +218,20 @@ class CudaDriver:
         """Free pinned memory. No read, write or copy may still use it."""
         self._call("cuMemFreeHost", address)
 
-    def copy_to_device(self, pointer: int, address: int, size: int, stream: int) -> None:
-        """Queue a copy from pinned memory. The memory is read when the copy runs."""
-        self._call("cuMemcpyHtoDAsync", pointer, address, size, stream)
+    def copy_to_device(self, targets: Sequence[int], sources: Sequence[int], sizes: Sequence[int], stream: int) -> None:
+        """Queue copies from pinned memory. The memory is read when they run, in any order among them.
+
+        Several are one call, where the driver has it: from CUDA 12.8 on.
+        """
+        if self._batch is not None and len(sizes) > 1:
+            error = self._batch(targets, sources, sizes, stream)
+            if not int(error):
+                return
+            if int(error) != _NOT_SUPPORTED:
+                self._fail("cuMemcpyBatchAsync", error)
+            self._batch = None
+        for target, source, size in zip(targets, sources, sizes, strict=True):
+            self._call("cuMemcpyHtoDAsync", target, source, size, stream)
 
     def close(self) -> None:
         """Release the context. Idempotent."""

@@ -1,6 +1,6 @@
 """Device addresses of a group's bytes, and the casts of its tensors: pure arithmetic on pointers."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -8,6 +8,7 @@ import torch
 
 from runai_model_streamer.checkpoint.tensor_info import TensorInfo
 from runai_model_streamer.kernels.bits import ITEM_SIZES
+from runai_model_streamer.pipeline.landing.tensors import TorchForm, torch_forms
 from runai_model_streamer.pipeline.plan.casts import as_cast, is_cast
 from runai_model_streamer.pipeline.plan.groups import Group, Step
 from runai_model_streamer.ranges import round_up
@@ -16,14 +17,15 @@ _APART: Final = 256
 """Alignment, in bytes, of each tensor in scratch memory. Copies there are as fast as to separate memory."""
 
 
-class Piece(NamedTuple):
-    """Bytes of one read that belong to one tensor."""
+class Copies(NamedTuple):
+    """Copies from host memory to the device, in parallel lists without empty copies."""
 
-    start: int
-    """Offset in the read bytes."""
-    length: int
-    pointer: int
-    """Address on the device."""
+    targets: list[int]
+    """Addresses on the device."""
+    sources: list[int]
+    """Addresses in host memory, or offsets in the file."""
+    sizes: list[int]
+    """Bytes of each copy."""
 
 
 class Cast(NamedTuple):
@@ -41,23 +43,25 @@ class Cast(NamedTuple):
 class Needs(NamedTuple):
     """The device memory of a group."""
 
-    tensors: list[int]
-    """Bytes of each non-empty tensor after its cast, in file order."""
+    tensors: list[TorchForm]
+    """Each tensor after its cast, in file order."""
     scratch: int
     """Bytes of scratch memory for tensors to cast; 0 without any."""
 
     @property
-    def sizes(self) -> list[int]:
-        """Sizes of the pieces of memory that an `Image` needs, in bytes."""
-        return [*self.tensors, self.scratch] if self.scratch else self.tensors
+    def forms(self) -> list[TorchForm]:
+        """The tensors that an `Image` needs."""
+        return [*self.tensors, ((self.scratch,), torch.uint8)] if self.scratch else self.tensors
 
 
-class _Run(NamedTuple):
-    file: int
-    start: int
+class _Places(NamedTuple):
+    """Where the bytes of one file's tensors are, in file order."""
+
+    starts: list[int]
     """First byte in the file."""
-    end: int
-    pointer: int
+    ends: list[int]
+    pointers: list[int]
+    """Address on the device."""
 
 
 class Image:
@@ -65,42 +69,66 @@ class Image:
 
     Args:
         group: the tensors.
-        memory: one piece for each size of `needs_of(group, target).sizes`.
+        memory: a tensor for each of `needs_of(group, target).forms`.
         target: the format's name of the dtype that floating-point tensors are cast to; None to leave all as they are.
     """
 
     def __init__(self, group: Group, memory: Sequence[torch.Tensor], target: str | None = None) -> None:
-        with_bytes = [(part.file, tensor) for part in group.parts for tensor in part.tensors if tensor.nbytes]
-        scratch = memory[len(with_bytes) :]
+        infos = list(tensors_of(group))
+        scratch = memory[len(infos) :]
         self._scratch = scratch[0] if scratch else None
-        self._memory = list(reversed(memory[: len(with_bytes)]))
+        self.tensors = [(info.name, tensor) for info, tensor in zip(infos, memory, strict=False)]
+        """Name and tensor of those that were not handed out, in reverse file order. `pop` the next one."""
+        self.tensors.reverse()
         self.casts: list[Cast] = []
         """Casts to run when all bytes of the group have landed."""
-        # In file order, as groups and headers are, so that both lists are sorted.
-        self._runs: list[_Run] = []
-        landed = scratch[0].data_ptr() if scratch else 0
-        for (file, tensor), piece in zip(with_bytes, memory[: len(with_bytes)], strict=True):
-            pointer = piece.data_ptr()
-            if target is not None and is_cast(tensor, target):
-                count = tensor.nbytes // ITEM_SIZES[tensor.dtype]
-                self.casts.append(Cast(tensor.dtype, landed, pointer, count))
-                pointer, landed = landed, landed + round_up(tensor.nbytes, _APART)
-            self._runs.append(_Run(file, tensor.start, tensor.end, pointer))
-        self._ends = [(run.file, run.end) for run in self._runs]
+        self._places: dict[int, _Places] = {}
+        pointers = [tensor.data_ptr() for tensor in memory]
+        if target is not None:
+            self._land_in_scratch(infos, pointers, target)
+        first = 0
+        for part in group.parts:  # in file order, as headers are: so the lists are sorted
+            places = self._places.setdefault(part.file, _Places([], [], []))
+            last = first + len(part.tensors)
+            for (_, _, _, start, end, _), pointer in zip(part.tensors, pointers[first:last], strict=True):
+                if end > start:
+                    places.starts.append(start)
+                    places.ends.append(end)
+                    places.pointers.append(pointer)
+            first = last
 
-    def pieces(self, step: Step) -> Iterator[Piece]:
-        """Yield the pieces of the step's bytes and their addresses. Padding and bytes between tensors are skipped."""
+    def _land_in_scratch(self, infos: Sequence[TensorInfo], pointers: list[int], target: str) -> None:
+        """Replace the pointers of tensors to cast, and note their casts."""
+        landed = 0 if self._scratch is None else self._scratch.data_ptr()
+        for index, info in enumerate(infos):
+            if info.nbytes and is_cast(info, target):
+                self.casts.append(Cast(info.dtype, landed, pointers[index], info.nbytes // ITEM_SIZES[info.dtype]))
+                pointers[index], landed = landed, landed + round_up(info.nbytes, _APART)
+
+    def copies(self, step: Step, address: int) -> Copies:
+        """Return the copies that bring a step's bytes to the device. Padding and bytes between tensors are skipped.
+
+        Args:
+            step: what was read.
+            address: where its first byte is in host memory.
+        """
+        starts, ends, pointers = self._places[step.file]
         end = step.offset + step.length
-        for index in range(bisect_right(self._ends, (step.file, step.offset)), len(self._runs)):
-            run = self._runs[index]
-            if run.file != step.file or run.start >= end:
-                return
-            start = max(run.start, step.offset)
-            yield Piece(start - step.offset, min(run.end, end) - start, run.pointer + start - run.start)
-
-    def pop(self) -> torch.Tensor:
-        """Return the memory of the next non-empty tensor, in file order, and drop the reference to it."""
-        return self._memory.pop()
+        first, last = bisect_right(ends, step.offset), bisect_left(starts, end)
+        if first >= last:
+            return Copies([], [], [])
+        shift = address - step.offset
+        targets = pointers[first:last]
+        sources = [shift + start for start in starts[first:last]]
+        sizes = [after - start for start, after in zip(starts[first:last], ends[first:last], strict=True)]
+        # A tensor may begin before the step, or end after it.
+        before = step.offset - starts[first]
+        if before > 0:
+            targets[0] += before
+            sources[0] += before
+            sizes[0] -= before
+        sizes[-1] -= max(ends[last - 1] - end, 0)
+        return Copies(targets, sources, sizes)
 
     def pop_scratch(self) -> torch.Tensor | None:
         """Return the scratch memory, once, and drop the reference to it."""
@@ -110,11 +138,11 @@ class Image:
 
 def needs_of(group: Group, target: str | None = None) -> Needs:
     """Return the memory that an `Image` of the group needs."""
-    tensors = [tensor for tensor in tensors_of(group) if tensor.nbytes]
     if target is None:
-        return Needs([tensor.nbytes for tensor in tensors], 0)
+        return Needs(torch_forms(tensors_of(group)), 0)
+    tensors = list(tensors_of(group))
     scratch = sum(round_up(tensor.nbytes, _APART) for tensor in tensors if is_cast(tensor, target))
-    return Needs([as_cast(tensor, target).nbytes for tensor in tensors], scratch)
+    return Needs(torch_forms(as_cast(tensor, target) for tensor in tensors), scratch)
 
 
 def tensors_of(group: Group) -> Iterator[TensorInfo]:

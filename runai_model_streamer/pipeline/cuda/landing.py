@@ -47,7 +47,7 @@ from typing import Final
 
 import torch
 
-from runai_model_streamer.checkpoint.tensor_info import TensorInfo
+from runai_model_streamer.checkpoint.gc_pause import gc_paused
 from runai_model_streamer.errors import CudaError, StateError
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.lifecycle import Lifecycle, Stopped
@@ -58,20 +58,22 @@ from runai_model_streamer.pipeline.cuda.cast import DeviceCast
 from runai_model_streamer.pipeline.cuda.copy_stream import CopyStream
 from runai_model_streamer.pipeline.cuda.direct import MIN_DIRECT, DeviceFile
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
-from runai_model_streamer.pipeline.cuda.image import Image, Piece, needs_of, tensors_of
+from runai_model_streamer.pipeline.cuda.image import Copies, Image, needs_of, tensors_of
 from runai_model_streamer.pipeline.cuda.lease import CudaLease, LeasesAhead
 from runai_model_streamer.pipeline.cuda.memory import DeviceMemory
 from runai_model_streamer.pipeline.cuda.slots import Slot, SlotRing
 from runai_model_streamer.pipeline.cuda.staging import Staging
-from runai_model_streamer.pipeline.landing.tensors import empty_tensor, tensor_of
-from runai_model_streamer.pipeline.plan.casts import as_cast
+from runai_model_streamer.pipeline.landing.tensors import empty_tensor
 from runai_model_streamer.pipeline.plan.groups import Group, Step
-from runai_model_streamer.pipeline.tally.nvtx import nvtx_range
+from runai_model_streamer.pipeline.tally.nvtx import in_range, nvtx_range
 from runai_model_streamer.pipeline.tally.reading import Reading, timed_call, timed_read
 from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
 from runai_model_streamer.threads.forks import OwnProcess
 
 _log = logging.getLogger(__name__)
+
+_MANY: Final = 1000
+"""Tensors of a group above which their allocation pauses Python's garbage collector."""
 
 _JOIN_SECONDS: Final = 1.0
 """Maximum seconds that closing waits for an allocation in flight. One that ends later frees its memory itself."""
@@ -122,6 +124,8 @@ class CudaLanding:
         self._leases_ahead = LeasesAhead(groups, lifecycle, self.waits)
         self._counting = threading.Lock()
         self._direct_reads = 0
+        self._acquire = in_range("wait for a slot", self._ring.acquire)
+        self._queue = in_range("copy", self._copy)
         try:
             self._stream = CopyStream(driver)
         except BaseException:
@@ -140,39 +144,44 @@ class CudaLanding:
 
     def _allocate(self, group: Group) -> CudaLease:
         self._driver.relax_capture()
-        allocate = partial(self._memory.allocate, needs_of(group, self._target).sizes)
         # Outside the driver's context: torch would replace it with another device's.
-        allocated_for, memory = self._ahead.give(group.index, allocate)
+        allocated_for, image = self._ahead.give(group.index, partial(self._make_image, group))
         with self._stream.queue() as stream:
             event = self._stream.event()
             self._driver.record_for_caller(event, allocated_for)
             self._driver.wait(stream, event)
-        lease = CudaLease(group, Image(group, memory, self._target), allocated_for, event)
+        lease = CudaLease(group, image, allocated_for, event)
         self._leases[group.index] = lease
         return lease
 
+    def _make_image(self, group: Group) -> tuple[int, Image]:
+        """Allocate a group's memory. Return the stream that it is allocated for, and its image."""
+        needs = needs_of(group, self._target)
+        # Tens of thousands of tensors at once would have Python's collector look through all of torch's objects.
+        with gc_paused() if len(needs.tensors) > _MANY else contextlib.nullcontext():
+            allocated = self._memory.allocate(needs.forms)
+            return allocated.stream, Image(group, allocated.tensors, self._target)
+
     def read(self, lease: CudaLease, step: Step, source: Source) -> Reading:
         """Read into a slot and queue its copy; or read straight into device memory, if GPUDirect can read the file."""
-        self._driver.relax_capture()
-        pieces = list(lease.image.pieces(step))
-        file = self._files.get(step.file)
-        if file is not None and step.length >= MIN_DIRECT * len(pieces):
-            return self._read_direct(lease, step, pieces, file)
-        with nvtx_range("wait for a slot"):
-            slot = self._ring.acquire()
+        self._driver.attach()
+        if self._files:
+            file, copies = self._files.get(step.file), lease.image.copies(step, step.offset)
+            if file is not None and step.length >= MIN_DIRECT * len(copies.sizes):
+                return self._read_direct(lease, copies, file)
+        slot = self._acquire()
         try:
             reading = timed_read(source, step.offset, slot.memory[: step.length])
         except BaseException:
             self._ring.give_back(slot)
             raise
-        with nvtx_range("copy"):
-            self._copy(slot, pieces)
+        self._queue(slot, lease.image.copies(step, slot.address))
         return reading
 
-    def _read_direct(self, lease: CudaLease, step: Step, pieces: list[Piece], file: DeviceFile) -> Reading:
+    def _read_direct(self, lease: CudaLease, copies: Copies, file: DeviceFile) -> Reading:
         def read() -> Origin:
-            for piece in pieces:
-                file.read_into_device(step.offset + piece.start, piece.pointer, piece.length)
+            for pointer, offset, size in zip(*copies, strict=True):
+                file.read_into_device(offset, pointer, size)
             return Origin.DISK
 
         self._count_direct(1)
@@ -189,14 +198,9 @@ class CudaLanding:
         with self._counting:
             self._direct_reads += change
 
-    def _copy(self, slot: Slot, pieces: list[Piece]) -> None:
+    def _copy(self, slot: Slot, copies: Copies) -> None:
         try:
-            with self._stream.queue() as stream:
-                for piece in pieces:
-                    self._driver.copy_to_device(piece.pointer, slot.address + piece.start, piece.length, stream)
-                if slot.event is None:
-                    slot.event = self._stream.event()
-                self._driver.record(slot.event, stream)
+            slot.event = self._stream.copy(copies, slot.event)
         except Stopped:
             self._ring.give_back(slot)
             raise
@@ -220,33 +224,34 @@ class CudaLanding:
         return self._tensors(group, lease)
 
     def _tensors(self, group: Group, lease: CudaLease | None) -> Iterator[list[tuple[str, torch.Tensor]]]:
-        waiting: set[int] = set()
-        for planned in tensors_of(group):
-            info = planned if self._target is None else as_cast(planned, self._target)
-            if lease is None or not info.nbytes:
+        if lease is None:
+            for info in tensors_of(group):
                 yield [(info.name, empty_tensor(info, self._memory.device))]
-            else:
-                yield [(info.name, self._hand_over(lease, info, waiting))]
-        if lease is not None:
-            self._leases.pop(group.index, None)
-            self._stream.give_back(lease.event)
+            return
+        tensors, current_stream = lease.image.tensors, self._memory.current_stream
+        waiting: set[int] = set()
+        while tensors:
+            stream = current_stream()
+            if stream not in waiting:
+                self._make_wait(stream, lease)
+                waiting.add(stream)
+            if stream != lease.stream:
+                self._memory.record(tensors[-1][1])
+            # Keep no reference to what is yielded.
+            yield [tensors.pop()]
+        self._leases.pop(group.index, None)
+        self._stream.give_back(lease.event)
 
-    def _hand_over(self, lease: CudaLease, info: TensorInfo, waiting: set[int]) -> torch.Tensor:
-        """Return the group's next tensor. The current stream waits for its copies, unless it is in `waiting`."""
-        stream = self._memory.current_stream()
-        if stream not in waiting:
-            try:
-                with self._stream.queue():
-                    self._driver.make_caller_wait(stream, lease.event)
-            except Stopped:
-                raise StateError("the load was closed while its tensors were being read") from None
-            waiting.add(stream)
-        memory, scratch = lease.image.pop(), lease.image.pop_scratch()
-        if stream != lease.stream:
-            self._memory.record(memory)
-            if scratch is not None:
-                self._memory.record(scratch)
-        return tensor_of(info, memory)
+    def _make_wait(self, stream: int, lease: CudaLease) -> None:
+        """Make a stream of the caller's wait for the group's copies and casts."""
+        try:
+            with self._stream.queue():
+                self._driver.make_caller_wait(stream, lease.event)
+        except Stopped:
+            raise StateError("the load was closed while its tensors were being read") from None
+        scratch = lease.image.pop_scratch()
+        if scratch is not None and stream != lease.stream:
+            self._memory.record(scratch)
 
     def await_group(self, index: int) -> None:
         """Note that the caller waits for this group; see `Ahead.await_group`."""

@@ -1,13 +1,19 @@
 """Allocates device memory for tensors, through torch."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import prod
+from typing import Final, NamedTuple, Protocol, cast
 
 import torch
 from typing_extensions import override
 
 from runai_model_streamer.errors import CudaError, OutOfMemoryError
+from runai_model_streamer.pipeline.landing.tensors import TorchForm
 from runai_model_streamer.pipeline.memory.process_end import allocating
+
+_PACKED: Final = getattr(torch, "float4_e2m1fn_x2", None)
+"""The dtype that torch cannot fill, as `torch.use_deterministic_algorithms` makes it do with all new memory."""
 
 
 class Allocated(NamedTuple):
@@ -37,8 +43,8 @@ class DeviceMemory(Protocol):
         """
         ...
 
-    def allocate(self, sizes: Sequence[int]) -> Allocated:
-        """Return one-dimensional tensors of these sizes in bytes, aligned to 256 bytes at least. From any thread.
+    def allocate(self, forms: Sequence[TorchForm]) -> Allocated:
+        """Return tensors, each with its own storage, aligned to 256 bytes at least. From a thread of the load's.
 
         Reference counts free them, in the order of `Allocated.stream`: the memory may be reused at once by work that is
         queued there later.
@@ -73,6 +79,9 @@ class TorchMemory(DeviceMemory):
         self._device = device
         with torch.cuda.device(device):
             self._stream = torch.cuda.current_stream(device)
+        # A tenth of `torch.cuda.current_stream`, for every tensor. It is what code made by torch.compile calls.
+        current = torch._C._cuda_getCurrentRawStream  # noqa: SLF001
+        self._current_stream: Callable[[], int] = partial(current, device.index)
 
     @property
     @override
@@ -84,24 +93,32 @@ class TorchMemory(DeviceMemory):
         self._stream = torch.cuda.current_stream(self._device)
 
     @override
-    def allocate(self, sizes: Sequence[int]) -> Allocated:
-        """Allocate tensors, each with its own storage."""
-        stream = self._stream  # `follow` may change it meanwhile
+    def allocate(self, forms: Sequence[TorchForm]) -> Allocated:
+        device, stream = self._device, self._stream  # `follow` may change it meanwhile
         try:
-            with allocating(), torch.cuda.device(self._device), torch.cuda.stream(stream):
-                tensors = [torch.empty(size, dtype=torch.uint8, device=self._device) for size in sizes]
+            with allocating(), torch.cuda.device(device), torch.cuda.stream(stream):
+                # Tensors are made at once as the caller gets them: no call for them is left to the caller's thread.
+                tensors = [
+                    torch.empty(shape, dtype=dtype, device=device) if dtype is not _PACKED else _packed(shape, device)
+                    for shape, dtype in forms
+                ]
                 return Allocated(stream.cuda_stream, tensors)
         except torch.cuda.OutOfMemoryError as error:
-            raise OutOfMemoryError(
-                f"{self._device} has no memory for {sum(sizes)} bytes of tensors: {error}"
-            ) from error
+            size = sum(prod(shape) * dtype.itemsize for shape, dtype in forms)
+            raise OutOfMemoryError(f"{device} has no memory for {size} bytes of tensors: {error}") from error
         except RuntimeError as error:
-            raise CudaError(f"torch.empty failed on {self._device}: {error}") from error
+            raise CudaError(f"torch.empty failed on {device}: {error}") from error
 
     @override
     def current_stream(self) -> int:
-        return torch.cuda.current_stream(self._device).cuda_stream
+        return self._current_stream()
 
     @override
     def record(self, tensor: torch.Tensor) -> None:
         tensor.record_stream(torch.cuda.current_stream(self._device))
+
+
+def _packed(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    memory = torch.empty(prod(shape), dtype=torch.uint8, device=device)
+    tensor = torch.empty(0, dtype=_PACKED, device=device)
+    return cast(torch.Tensor, tensor.set_(memory.untyped_storage(), 0, shape))  # type: ignore[call-overload]  # strides may be left out

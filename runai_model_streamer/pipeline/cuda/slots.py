@@ -43,8 +43,9 @@ class SlotRing:
         self._staging = staging
         self._lifecycle = lifecycle
         self._arenas = arenas
-        self._turn = threading.Lock()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._waiting = 0
         self._free: list[Slot] = []
         self._copying: deque[Slot] = deque()  # oldest copy first
         self._closed = False
@@ -65,32 +66,41 @@ class SlotRing:
     def acquire(self) -> Slot:
         """Return a slot to fill: an unused one, else the one whose copy ends first.
 
-        Readers wait in a queue, and the first of them waits for the arena, or for the oldest copy. The GPU finishes
-        that copy even if the load ends. Other waits end with the load.
+        The calling thread is attached to the driver. It waits for the arena, for a slot that another reader holds, or
+        for the oldest copy that nobody waits for. The GPU finishes that copy even if the load ends. Other waits end
+        with the load.
 
         Raises:
             Stopped: the load has ended.
             CudaError: a copy failed, or the system cannot page-lock the arena.
             OutOfMemoryError: the system has no memory for the arena.
         """
-        with self._turn:
-            with self._changed:
-                self._changed.wait_for(lambda: self._available() or not self._lifecycle.running)
-                self._lifecycle.check()
-                if not self._made:
-                    self._make()
-                self.held += 1
-                if self._free:
-                    return self._free.pop()
-                slot = self._copying.popleft()
-            try:
-                assert slot.event is not None
-                with self._driver.current():
-                    self._driver.synchronize_event(slot.event)
-            except BaseException:
-                self.strand()
-                raise
-            return slot
+        with self._lock:
+            if not self._free and not self._copying:
+                self._wait()
+            self._lifecycle.check()
+            self.held += 1
+            if self._free:
+                return self._free.pop()
+            slot = self._copying.popleft()
+        try:
+            assert slot.event is not None
+            self._driver.synchronize_event(slot.event)
+        except BaseException:
+            self.strand()
+            raise
+        return slot
+
+    def _wait(self) -> None:
+        """Wait for a slot, with the lock held."""
+        self._waiting += 1
+        try:
+            self._changed.wait_for(lambda: self._available() or not self._lifecycle.running)
+        finally:
+            self._waiting -= 1
+        self._lifecycle.check()
+        if not self._made:
+            self._make()
 
     def _available(self) -> bool:
         if self._made:
@@ -106,24 +116,24 @@ class SlotRing:
 
     def copying(self, slot: Slot) -> None:
         """Note that the slot's copy is queued and its event recorded."""
-        self._copying.append(slot)
-        self._let_go()
+        self._let_go(slot, self._copying)
 
     def give_back(self, slot: Slot) -> None:
         """Return a slot that is neither read nor written."""
-        with self._changed:
-            self._free.append(slot)
-        self._let_go()
+        self._let_go(slot, self._free)
 
     def strand(self) -> None:
         """Retire a slot whose copy may still run; it is not used again."""
-        self._let_go()
+        self._let_go(None, self._free)
 
-    def _let_go(self) -> None:
-        with self._changed:
+    def _let_go(self, slot: Slot | None, slots: list[Slot] | deque[Slot]) -> None:
+        with self._lock:
+            if slot is not None:
+                slots.append(slot)
             self.held -= 1
             ended = self._closed and not self.held
-            self._changed.notify_all()
+            if self._waiting:
+                self._changed.notify()
         if ended:
             self._end()
 
@@ -136,7 +146,7 @@ class SlotRing:
         Raises:
             CudaError: the arena could not be freed.
         """
-        with self._changed:
+        with self._lock:
             self._closed, self._intact = True, intact
             ended = not self.held
         if ended:
@@ -150,5 +160,5 @@ class SlotRing:
             self._arenas.give_back(arena, self._staging, intact=self._intact)
 
     def _wake(self) -> None:
-        with self._changed:
+        with self._lock:
             self._changed.notify_all()

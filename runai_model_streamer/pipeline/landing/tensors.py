@@ -63,6 +63,9 @@ def _layouts() -> dict[str, _Layout]:
 
 _LAYOUTS: Final = _layouts()
 
+TorchForm: TypeAlias = tuple[tuple[int, ...], torch.dtype]
+"""The shape and dtype of a tensor, as torch has them."""
+
 
 def check_dtypes(path: str, tensors: Iterable[TensorInfo]) -> None:
     """Check that torch can hold every tensor.
@@ -122,6 +125,16 @@ def torch_shape(info: TensorInfo) -> tuple[int, ...]:
 def torch_type(info: TensorInfo) -> torch.dtype:
     """Return torch's dtype for the tensor."""
     return _LAYOUTS[info.dtype].dtype
+
+
+def torch_forms(tensors: Iterable[TensorInfo]) -> list[TorchForm]:
+    """Return the forms of tensors, without a Python frame for each."""
+    layouts = _LAYOUTS
+    return [
+        (tensor.shape if layout.per_element == 1 else torch_shape(tensor), layout.dtype)
+        for tensor in tensors
+        for layout in (layouts[tensor.dtype],)
+    ]
 
 
 def make_tensors(group: Group, root: Root | None) -> Iterator[list[tuple[str, torch.Tensor]]]:

@@ -16,11 +16,12 @@ from runai_model_streamer.origins import Origin
 from runai_model_streamer.pipeline.cuda.ahead import GROUPS_AHEAD
 from runai_model_streamer.pipeline.cuda.copy_stream import CopyStream
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
-from runai_model_streamer.pipeline.cuda.image import Piece
+from runai_model_streamer.pipeline.cuda.image import Copies
 from runai_model_streamer.pipeline.cuda.landing import CudaLanding
 from runai_model_streamer.pipeline.cuda.lease import CudaLease
 from runai_model_streamer.pipeline.cuda.memory import Allocated
 from runai_model_streamer.pipeline.cuda.slots import Slot
+from runai_model_streamer.pipeline.landing.tensors import TorchForm
 from runai_model_streamer.pipeline.plan.groups import Group
 from runai_model_streamer.ranges import PAGE
 from tests.casts import FLOATS, TARGETS, expected, finite
@@ -204,13 +205,12 @@ def test_a_slot_that_is_used_again_before_its_event_is_found(emulator: Emulator)
 
 def test_a_slots_event_that_is_recorded_before_its_copy_is_found(emulator: Emulator) -> None:
     class TooEarly(CudaLanding):
-        def _copy(self, slot: Slot, pieces: list[Piece]) -> None:
+        def _copy(self, slot: Slot, copies: Copies) -> None:
             with self._stream.queue() as stream:
                 if slot.event is None:
                     slot.event = self._stream.event()
                 self._driver.record(slot.event, stream)
-                for piece in pieces:
-                    self._driver.copy_to_device(piece.pointer, slot.address + piece.start, piece.length, stream)
+                self._driver.copy_to_device(*copies, stream)
             self._ring.copying(slot)
 
     assert is_found(("source-changed", "host-access"), lambda: lazily(emulator, PLAIN, landing=TooEarly))
@@ -346,8 +346,8 @@ class Scratch(Caching):
         self.scratches: list[weakref.ref[torch.Tensor]] = []
         self.max_alive = 0
 
-    def allocate(self, sizes: Sequence[int]) -> Allocated:
-        made = super().allocate(sizes)
+    def allocate(self, forms: Sequence[TorchForm]) -> Allocated:
+        made = super().allocate(forms)
         self.scratches.append(weakref.ref(made.tensors[-1]))
         self.max_alive = max(self.max_alive, sum(each() is not None for each in self.scratches))
         return made

@@ -13,6 +13,7 @@ from runai_model_streamer.origins import Origin
 from runai_model_streamer.pipeline.cuda.image import Image
 from runai_model_streamer.pipeline.cuda.lease import CudaLease, LeasesAhead
 from runai_model_streamer.pipeline.cuda.memory import Allocated
+from runai_model_streamer.pipeline.landing.tensors import TorchForm
 from runai_model_streamer.pipeline.plan.groups import Group
 from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
 from runai_model_streamer.ranges import PAGE
@@ -110,11 +111,11 @@ class Counting(Caching):
         self.groups = 0
         self.second = threading.Event()
 
-    def allocate(self, sizes: Sequence[int]) -> Allocated:
+    def allocate(self, forms: Sequence[TorchForm]) -> Allocated:
         self.groups += 1
         if self.groups == 2:
             self.second.set()
-        return super().allocate(sizes)
+        return super().allocate(forms)
 
 
 def test_memory_is_allocated_while_the_only_reader_reads(emulator: Emulator) -> None:

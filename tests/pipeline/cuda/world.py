@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from math import prod
+from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -35,6 +37,7 @@ from runai_model_streamer.pipeline.cuda.landing import CudaLanding
 from runai_model_streamer.pipeline.cuda.memory import Allocated
 from runai_model_streamer.pipeline.cuda.staging import staging_for
 from runai_model_streamer.pipeline.landing.destination import Destination
+from runai_model_streamer.pipeline.landing.tensors import TorchForm
 from runai_model_streamer.pipeline.load import Load
 from runai_model_streamer.pipeline.parts import Parts
 from runai_model_streamer.pipeline.plan.groups import Group, Grouping, PlannedFile
@@ -68,6 +71,7 @@ class CtypesApi:
     """The functions of `cuda.bindings.driver` that are used, on an emulator that was loaded into this process."""
 
     _RETURNS = (
+        "cuDriverGetVersion",
         "cuDeviceGet",
         "cuDevicePrimaryCtxRetain",
         "cuCtxPopCurrent",
@@ -76,7 +80,10 @@ class CtypesApi:
         "cuMemAlloc",
         "cuMemHostAlloc",
     )
-    CUstreamCaptureMode = int
+    CUDA_VERSION = 13000
+    CUstreamCaptureMode = CUdeviceptr = int
+    CUmemcpyAttributes = SimpleNamespace
+    CUmemcpySrcAccessOrder = SimpleNamespace(CU_MEMCPY_SRC_ACCESS_ORDER_STREAM=1)
 
     def __init__(self, emulator: Emulator) -> None:
         self._library = emulator.library
@@ -90,7 +97,25 @@ class CtypesApi:
         code = self._library.cuStreamIsCapturing(ctypes.c_uint64(stream), ctypes.byref(status))
         return Code(code), status.value
 
+    def _copy_batch(
+        self,
+        targets: list[int],
+        sources: list[int],
+        sizes: list[int],
+        count: int,
+        _: Any,
+        __: Any,
+        ___: int,
+        stream: int,
+    ) -> tuple[Any, ...]:
+        lists = [(ctypes.c_uint64 * count)(*numbers) for numbers in (targets, sources, sizes)]
+        none = ctypes.c_void_p()
+        numbers = (ctypes.c_size_t(count), none, none, ctypes.c_size_t(0), ctypes.c_uint64(stream))
+        return (Code(self._library.cuMemcpyBatchAsync_v2(*lists, *numbers)),)
+
     def __getattr__(self, name: str) -> Any:
+        if name == "cuMemcpyBatchAsync":
+            return self._copy_batch
         if name == "cuThreadExchangeStreamCaptureMode":
             return self._exchange
         if name == "cuStreamIsCapturing":
@@ -114,7 +139,6 @@ class Faulty:
 
     def __init__(self, api: Any) -> None:
         self._api = api
-        self.CUstreamCaptureMode = api.CUstreamCaptureMode
         self.calls: Counter[str] = Counter()
         self.fails: tuple[str, int] | None = None
         """The name and number (from 1) of the call that fails."""
@@ -126,6 +150,8 @@ class Faulty:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._api, name)
+        if not name.startswith("cu"):
+            return function  # a type or a constant
 
         def call(*arguments: Any) -> tuple[Any, ...]:
             if not self.count(name):
@@ -157,12 +183,15 @@ class Caching:
     def follow(self) -> None:
         """It stays with the stream that it was made for."""
 
-    def allocate(self, sizes: Sequence[int]) -> Allocated:
+    def allocate(self, forms: Sequence[TorchForm]) -> Allocated:
         with self._world.current():
-            return Allocated(self.stream, [self._allocate(size) for size in sizes])
+            return Allocated(self.stream, [self._allocate(*form) for form in forms])
 
-    def _allocate(self, size: int) -> torch.Tensor:
-        call = self._world.call
+    def _allocate(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        call, size = self._world.call, prod(shape) * dtype.itemsize
+        tensor = torch.empty(0, dtype=dtype)
+        if not size:
+            return tensor.view(shape)
         capacity = round_up(size, 512)
         for block in list(self._cached):
             address, found, events = block
@@ -178,7 +207,8 @@ class Caching:
         self._used_on[address] = set()
         self.lent += 1
         weakref.finalize(root, self._freed, address, capacity).atexit = False
-        return torch.from_numpy(root)
+        made: torch.Tensor = tensor.set_(torch.from_numpy(root).untyped_storage(), 0, shape)  # type: ignore[call-overload]  # strides may be left out
+        return made
 
     def _freed(self, address: int, capacity: int) -> None:
         events: list[int] = []
@@ -199,7 +229,8 @@ class Caching:
         return self._world.using
 
     def record(self, tensor: torch.Tensor) -> None:
-        self._used_on[tensor.data_ptr()].add(self._world.using)
+        if tensor.nbytes:
+            self._used_on[tensor.data_ptr()].add(self._world.using)
 
     def close(self) -> None:
         for address, _, events in self._cached:

@@ -59,6 +59,15 @@ def test_a_load_that_casts_shows_its_casts(ranges: Counter[str], tmp_path: Path)
     assert ranges == {"read": 1, "wait for memory": 1, "cast": 1}
 
 
+def test_a_function_is_called_in_a_range_where_there_is_a_profiler(ranges: Counter[str]) -> None:
+    assert nvtx.in_range("copy", int)("7") == 7
+    assert ranges == {"copy": 1}
+
+
+def test_without_a_profiler_a_function_is_itself() -> None:
+    assert nvtx.in_range("copy", int) is int
+
+
 def test_a_profiler_without_the_package_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NVTX_INJECTION64_PATH", "/opt/nvidia/libToolsInjection64.so")
     monkeypatch.setitem(sys.modules, "nvtx", None)
