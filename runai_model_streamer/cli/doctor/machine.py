@@ -172,7 +172,7 @@ def packages() -> Iterator[Check]:
 
 def _package(module: str, distribution: str, extra: str, use: str) -> Check:
     install = install_command(extra)
-    if importlib.util.find_spec(module) is None:
+    if not _is_there(module):
         return Check(module, "ok", f"not installed; for {use}: {install}")
     try:
         importlib.import_module(module)
@@ -180,6 +180,13 @@ def _package(module: str, distribution: str, extra: str, use: str) -> Check:
         reason = " ".join(str(error).split())
         return Check(module, "error", f"{_version(distribution)} cannot be imported: {reason}", install)
     return Check(module, "ok", f"{_version(distribution)}, for {use}")
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package that it would be in
+        return False
 
 
 def _version(distribution: str) -> str:

@@ -243,9 +243,10 @@ class TestMachine:
         assert check.status == "error"
         assert "cannot be imported: needs another version" in check.detail
 
-    def test_a_package_that_is_missing_is_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "awscrt", None)
-        (check,) = (each for each in machine.packages() if each.name == "awscrt")
+    @pytest.mark.parametrize(("missing", "name"), [("awscrt", "awscrt"), ("azure", "azure.identity")])
+    def test_a_package_that_is_missing_is_not(self, missing: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, missing, None)
+        (check,) = (each for each in machine.packages() if each.name == name)
         assert check.status == "ok"
         assert check.detail.startswith("not installed; ")
 
