@@ -5,11 +5,12 @@ import re
 from typing import Any, Final
 
 from runai_model_streamer.files import list_safetensors, pull_files
-from runai_model_streamer.io.paths import Ordered, Several
+from runai_model_streamer.io.paths import Ordered, Several, without_query
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.streamer import SafetensorsStreamer
 
-_REMOTE: Final = re.compile(r"^(?:s3|gs|az)://[^/]+/*", re.IGNORECASE)
+_REMOTE: Final = re.compile(r"^(?:(?:s3|gs|az|https?)://[^/]+|hf://[^/]+/[^/]+)/*", re.IGNORECASE)
+"""What the folder stands for: a bucket, a container, a host, or a repository of the Hub."""
 
 
 class StreamerPatcher:
@@ -22,7 +23,7 @@ class StreamerPatcher:
     monkeypatch.setattr("engine.loader.SafetensorsStreamer", patcher.create_mock_streamer)
     ```
 
-    `gs://` and `az://` URLs work, too. Local paths stay as they are.
+    URLs of other stores work, too: `hf://org/model/file` becomes the file `file`. Local paths stay as they are.
 
     Args:
         local_bucket_path: the folder.
@@ -60,7 +61,7 @@ class StreamerPatcher:
         """Return the file or folder for a URL."""
         text = os.fspath(path)
         remote = _REMOTE.match(text)
-        return os.path.join(self._folder, text[remote.end() :]) if remote else text
+        return os.path.join(self._folder, without_query(text)[remote.end() :]) if remote else text
 
 
 class _LocalStreamer(SafetensorsStreamer):

@@ -39,7 +39,19 @@ def patcher(bucket: Path) -> StreamerPatcher:
     return StreamerPatcher(str(bucket))
 
 
-@pytest.mark.parametrize("url", ["s3://any/gpt2/", "s3://other/gpt2", "gs://any/gpt2", "az://any/gpt2", "S3://a/gpt2"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://any/gpt2/",
+        "s3://other/gpt2",
+        "gs://any/gpt2",
+        "az://any/gpt2",
+        "https://any.example.com/gpt2",
+        "https://account.blob.core.windows.net/gpt2",
+        "hf://org/model@main/gpt2",
+        "S3://a/gpt2",
+    ],
+)
 def test_a_url_is_listed_as_urls(patcher: StreamerPatcher, url: str) -> None:
     assert patcher.shim_list_safetensors(url) == [f"{url.rstrip('/')}/model.safetensors"]
     assert patcher.shim_list_safetensors(path=url, s3_credentials=S3Credentials()) != []
@@ -76,6 +88,23 @@ def test_a_streamer_reads_urls_from_the_folder(patcher: StreamerPatcher) -> None
         assert sum(len(found) for found in streamer.files_to_tensors_metadata.values()) == 2
         again = {name: raw(tensor) for name, tensor in streamer.get_tensors()}
     assert once == again == {name: value.data for name, value in WEIGHTS.items()}
+
+
+@pytest.mark.parametrize("bucket_url", ["az://any", "gs://any", "http://any:8000", "hf://org/model"])
+def test_urls_of_any_store_are_listed_pulled_and_read(
+    patcher: StreamerPatcher, bucket_url: str, tmp_path: Path
+) -> None:
+    patcher.shim_pull_files(f"{bucket_url}/gpt2", tmp_path / "pulled", ["*.json"])
+    assert (tmp_path / "pulled" / "config.json").read_text() == "{}"
+    with patcher.create_mock_streamer() as streamer:
+        streamer.stream_files(patcher.shim_list_safetensors(f"{bucket_url}/gpt2"))
+        assert {name: raw(tensor) for name, tensor in streamer.get_tensors()} == {
+            name: value.data for name, value in WEIGHTS.items()
+        }
+
+
+def test_the_query_of_a_signed_link_is_no_part_of_the_file(patcher: StreamerPatcher, bucket: Path) -> None:
+    assert patcher.local("https://any/gpt2/model.safetensors?sig=1") == str(bucket / "gpt2" / "model.safetensors")
 
 
 def test_a_streamer_of_the_stand_in_is_one(patcher: StreamerPatcher, bucket: Path) -> None:

@@ -6,7 +6,8 @@ core's hashing bounds the speed of an object, at 0.5 to 1 GB/s (benchmarks/RUNS.
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from runai_model_streamer.errors import ChecksumError, InterruptedReadError, MissingDependencyError
@@ -30,6 +31,17 @@ class Checksum(NamedTuple):
     algorithm: str
     """One of `ALGORITHMS`."""
     value: bytes
+
+
+def cheapest(found: Mapping[str, bytes]) -> Checksum | None:
+    """Choose among the checksums of one object, by algorithm; None if there are none.
+
+    A CRC is the cheapest to compute. Without awscrt, which computes it, a hash is chosen if there is one.
+    """
+    known = [name for name in ALGORITHMS if name in found]
+    if find_spec("awscrt") is None:
+        known.sort(key=lambda name: name in _CRC_BYTES)
+    return Checksum(known[0], found[known[0]]) if known else None
 
 
 class Digest(Protocol):

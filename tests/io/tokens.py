@@ -15,6 +15,7 @@ class TokenRequest(NamedTuple):
     method: str
     target: str
     headers: Mapping[str, str]
+    """By names in lower case."""
     body: str
 
     @property
@@ -40,7 +41,9 @@ class ProviderServer:
             def do_GET(self) -> None:
                 length = int(self.headers.get("Content-Length", "0"))
                 body = self.rfile.read(length).decode()
-                request = TokenRequest(self.command, self.path, dict(self.headers.items()), body)
+                request = TokenRequest(
+                    self.command, self.path, {name.lower(): value for name, value in self.headers.items()}, body
+                )
                 owner.requests.append(request)
                 status, document = owner.answer(request)
                 text = document if isinstance(document, str) else json.dumps(document)

@@ -4,6 +4,7 @@ import threading
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, Final
 
 from runai_model_streamer.config import GcsConfig, StreamerConfig
@@ -15,7 +16,27 @@ from runai_model_streamer.io.setup_time import SetupClock
 from runai_model_streamer.io.web.access import make_transport
 
 _ENDPOINT: Final = "https://storage.googleapis.com"
+_PROJECTS: Final = "https://cloudresourcemanager.googleapis.com/"
 _SCOPE: Final = "https://www.googleapis.com/auth/devstorage.read_only"
+
+
+class _Providers:
+    """google-auth's way to ask providers, except that it does not ask for the name of a workload's project.
+
+    Nobody here needs that name, and where a firewall lets only some of Google's services through, asking fails.
+    """
+
+    def __init__(self) -> None:
+        from google.auth.transport.requests import Request
+
+        self._ask: Any = Request()
+        self.session = self._ask.session
+        """google-auth adds the certificates of a machine's metadata server to it."""
+
+    def __call__(self, url: str, *arguments: Any, **named: Any) -> Any:
+        if url.startswith(_PROJECTS):
+            return SimpleNamespace(status=404, headers={}, data=b"{}")
+        return self._ask(url, *arguments, **named)
 
 
 class GcsCredentials:
@@ -32,14 +53,17 @@ class GcsCredentials:
         import google.auth
 
         self._lock = threading.Lock()
+        self._ask: Any = _Providers()
         self._found: Any
         if config.credential_file:
             with warnings.catch_warnings():
                 # It warns of files from strangers. This one is the user's own choice, of whichever kind.
                 warnings.simplefilter("ignore", DeprecationWarning)
-                self._found, _ = google.auth.load_credentials_from_file(config.credential_file, scopes=[_SCOPE])
+                self._found, _ = google.auth.load_credentials_from_file(
+                    config.credential_file, scopes=[_SCOPE], request=self._ask
+                )
         else:
-            self._found, _ = google.auth.default(scopes=[_SCOPE])
+            self._found, _ = google.auth.default(scopes=[_SCOPE], request=self._ask)
 
     def token(self) -> Secret:
         """Return a token that is valid for some minutes at least. It may ask a provider for a new one.
@@ -47,11 +71,9 @@ class GcsCredentials:
         Raises:
             Exception: google-auth's own, if the provider gives none.
         """
-        from google.auth.transport.requests import Request
-
         with self._lock:
             if not self._found.valid:
-                self._found.refresh(Request())
+                self._found.refresh(self._ask)
             return Secret(self._found.token)
 
     @property

@@ -5,7 +5,7 @@ import binascii
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from runai_model_streamer.io.checksums import ALGORITHMS, Checksum
+from runai_model_streamer.io.checksums import Checksum, cheapest
 
 WANTED: Final[Mapping[str, str]] = {"Want-Repr-Digest": "sha-256=9, md5=1", "Want-Digest": "SHA-256, MD5;q=0.1"}
 """Headers that request a checksum: RFC 9530, and RFC 3230, which it replaces."""
@@ -30,7 +30,7 @@ def find(headers: Mapping[str, str]) -> Checksum | None:
         for algorithm, value in _values(headers)
         if value is not None and len(value) == _WIDTHS[algorithm]
     }
-    return next((Checksum(algorithm, found[algorithm]) for algorithm in ALGORITHMS if algorithm in found), None)
+    return cheapest(found)
 
 
 def _values(headers: Mapping[str, str]) -> Iterator[tuple[str, bytes | None]]:

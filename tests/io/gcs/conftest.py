@@ -50,5 +50,5 @@ def gcs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gcs]:
 
 @pytest.fixture
 def tokens() -> Iterator[TokenServer]:
-    with TokenServer().running() as server:
+    with TokenServer() as server:
         yield server

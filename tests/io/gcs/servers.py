@@ -4,14 +4,11 @@ import base64
 import hashlib
 import json
 import re
-import threading
 import urllib.parse
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
+from tests.io.tokens import ProviderServer, TokenRequest
 from tests.servers import Exchange, Fault, FaultServer, Request, refuse
 
 TOKEN: Final = "ya29.PlantedToken000000000000000000000001"
@@ -49,6 +46,8 @@ class Gcs:
         self.allowed = True
         """The account may read the bucket."""
         self.page_size = 1000
+        self.crc32c: dict[str, str] = {}
+        """Key -> base64; others have their MD5 alone, as where nobody has awscrt."""
         self.objects: dict[str, tuple[bytes, int]] = {}
         """Key -> bytes and generation."""
         server.choose = self.answer
@@ -72,7 +71,11 @@ class Gcs:
             return _json(self._page(query))
         if match := _ABOUT.fullmatch(path):
             found = self.objects.get(match[2])
-            return api_error(404, "No such object") if found is None else _json(_about(match[2], *found))
+            return (
+                api_error(404, "No such object")
+                if found is None
+                else _json(_about(match[2], *found) | self._crc(match[2]))
+            )
         key = path.removeprefix("/models/")
         if key not in self.objects:
             return refuse(404, "NoSuchKey")
@@ -91,6 +94,9 @@ class Gcs:
         if bucket != "models":
             return api_error(404, "The specified bucket does not exist.") if api else refuse(404, "NoSuchBucket")
         return None
+
+    def _crc(self, key: str) -> dict[str, str]:
+        return {"crc32c": self.crc32c[key]} if key in self.crc32c else {}
 
     def _media(self, request: Request, key: str) -> Fault | None:
         generation = str(self.objects[key][1])
@@ -135,45 +141,20 @@ def _about(key: str, data: bytes, generation: int) -> dict[str, Any]:
     }
 
 
-class TokenServer:
+class TokenServer(ProviderServer):
     """Gives out tokens, as https://oauth2.googleapis.com/token does. `tokens` is used up from its left."""
 
     def __init__(self) -> None:
+        super().__init__(self._token)
         self.tokens = [TOKEN]
         self.lifetime = 3600
-        self.requests: list[str] = []
-        owner = self
+        self.url += "/token"
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                owner.requests.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
-                token = owner.tokens.pop(0) if len(owner.tokens) > 1 else owner.tokens[0]
-                status = 200 if token else 400
-                answer = {"access_token": token, "expires_in": owner.lifetime} if token else {"error": "invalid_grant"}
-                body = json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/token"
-
-    @contextmanager
-    def running(self) -> Iterator["TokenServer"]:
-        """Serve in the block."""
-        thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        try:
-            yield self
-        finally:
-            self._server.shutdown()
-            thread.join()
-            self._server.server_close()
+    def _token(self, _: TokenRequest) -> tuple[int, object]:
+        token = self.tokens.pop(0) if len(self.tokens) > 1 else self.tokens[0]
+        if not token:
+            return 400, {"error": "invalid_grant"}
+        return 200, {"access_token": token, "expires_in": self.lifetime}
 
 
 def service_account(folder: Path, token_url: str) -> Path:

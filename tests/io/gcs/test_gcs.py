@@ -1,5 +1,6 @@
 """Google Cloud Storage: ranges of one generation, listings, credentials, and what users are told."""
 
+import base64
 import logging
 import random
 from collections.abc import Callable
@@ -171,6 +172,19 @@ class TestVerify:
         gcs.objects[f"llama/{SHARDS[0]}"] = data[:-1] + b"?", generation  # what the service says it is
         with pytest.raises(ChecksumError, match="MD5 is"):
             loaded([URL])
+
+    @pytest.mark.parametrize("right", [True, False])
+    def test_the_crc32c_of_an_object_is_compared(self, gcs: Gcs, right: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        awscrt = pytest.importorskip("awscrt.checksums", reason="the extra [verify] is not installed")
+        monkeypatch.setenv("RUNAI_STREAMER_VERIFY", "1")
+        data, _ = gcs.objects[f"llama/{SHARDS[0]}"]
+        crc = awscrt.crc32c(data) ^ (0 if right else 1)
+        gcs.crc32c[f"llama/{SHARDS[0]}"] = base64.b64encode(crc.to_bytes(4)).decode()
+        if right:
+            assert len(loaded([URL])) == 1
+        else:
+            with pytest.raises(ChecksumError, match="CRC32C is"):
+                loaded([URL])
 
 
 class TestCredentials:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,6 +37,12 @@ def text(value: bytes) -> str:
 )
 def test_a_header_with_a_checksum_is_understood(headers: Mapping[str, str], algorithm: str, value: bytes) -> None:
     assert find(headers) == (algorithm, value)
+
+
+def test_without_awscrt_a_hash_is_taken_before_a_crc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "awscrt", None)
+    assert find({"x-goog-hash": f"crc32c=AAAAAA==, md5={text(MD5)}"}) == ("MD5", MD5)
+    assert find({"x-goog-hash": "crc32c=AAAAAA=="}) == ("CRC32C", bytes(4))
 
 
 @pytest.mark.parametrize(
