@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from runai_model_streamer.config import GcsConfig, StreamerConfig
 from runai_model_streamer.errors import MissingDependencyError
@@ -53,7 +53,7 @@ class GcsCredentials:
         import google.auth
 
         self._lock = threading.Lock()
-        self._ask: Any = _Providers()
+        self._ask: Final = _Providers()
         self._found: Any
         if config.credential_file:
             with warnings.catch_warnings():
@@ -63,7 +63,7 @@ class GcsCredentials:
                     config.credential_file, scopes=[_SCOPE], request=self._ask
                 )
         else:
-            self._found, _ = google.auth.default(scopes=[_SCOPE], request=self._ask)
+            self._found, _ = google.auth.default(scopes=[_SCOPE], request=cast("Any", self._ask))
 
     def token(self) -> Secret:
         """Return a token that is valid for some minutes at least. It may ask a provider for a new one.
