@@ -94,6 +94,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder, and the store, that examples find themselves beside."""
     folder = tmp_path / "world"
     (folder / "fixtures").mkdir(parents=True)
+    (folder / "cache").mkdir()
     tensors = checkpoint()
     half = dict(list(tensors.items())[:3]), dict(list(tensors.items())[3:])
     files = {"model.safetensors": tensors} | {f"model-0000{i + 1}-of-00002.safetensors": half[i] for i in (0, 1)}
@@ -219,7 +220,7 @@ def test_the_bash_examples_of_a_page_run_or_parse(
 def test_examples_of_the_command_are_run() -> None:
     ran = [words for text in TEXTS.values() for each in examples(text) if is_run(each) for words in commands(each.code)]
     assert {words[1] for words in ran if words[0] == "runai-streamer"} == {
-        "doctor", "load", "ls", "pull", "tune", "verify",
+        "cache", "doctor", "load", "ls", "pull", "tune", "verify",
     }  # fmt: skip
     assert any(words[0] == "python" for words in ran)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import runai_model_streamer
-from runai_model_streamer.cli import load, ls, pull, verify
+from runai_model_streamer.cli import cache, load, ls, pull, verify
 from runai_model_streamer.cli.arguments import SIZES, store_settings
 from runai_model_streamer.cli.doctor import command as doctor
 from runai_model_streamer.cli.output import described, write_error, write_json
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         help="print a script for the shell that completes subcommands and options, and exit",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for each in (ls, load, tune, verify, pull, doctor):
+    for each in (ls, load, tune, verify, pull, cache, doctor):
         each.add(commands)
     return parser
 

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Final
 
 from runai_model_streamer.config import CacheConfig, DirectIO
@@ -15,7 +14,7 @@ from runai_model_streamer.errors import MissingDependencyError, StorageUnreachab
 from runai_model_streamer.io.cache import locks
 from runai_model_streamer.io.cache.entry import Compute, Entry
 from runai_model_streamer.io.cache.files import find_entries, holds_beginning, open_entry
-from runai_model_streamer.io.cache.journal import About
+from runai_model_streamer.io.cache.journal import About, boot_id
 from runai_model_streamer.io.cache.names import FOLDER, LOCKS, hash_of, name_of, shown
 from runai_model_streamer.io.cache.offline import VARIABLE, OfflineObject
 from runai_model_streamer.io.cache.policy import USUAL, CachePolicy
@@ -260,13 +259,3 @@ class NodeCache:
     def close(self) -> None:
         """End the threads that write. Idempotent."""
         self._writer.close(max(self._flushed_by() - time.monotonic(), 0.0))
-
-
-@cache
-def boot_id() -> int:
-    """Return a number that each boot of the machine has for itself; 0 if it is not known."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return int(file.read().replace("-", "")[:16], 16)
-    except (OSError, ValueError):
-        return 0

@@ -165,6 +165,12 @@ class Entry:
         self.lose([piece])
         return False
 
+    def doubt_all(self) -> None:
+        """Compare every piece, whoever has compared it before."""
+        with self._changed:
+            self._extents, self._position = Extents(), self._begin
+            self._learn()
+
     def lose(self, pieces: Iterable[Piece]) -> None:
         """Forget pieces whose bytes are damaged."""
         lost = list(pieces)

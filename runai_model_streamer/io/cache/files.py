@@ -149,27 +149,39 @@ def find_entries(folder: str, url: str = "") -> list[Found]:
     return sorted(found, key=lambda each: each.used_ns, reverse=True)
 
 
+def describe_entry(stem: str) -> tuple[About, int] | None:
+    """Return what object an entry is of, and how many of its bytes are there; None if it is gone, or of no use."""
+    found = _pieces_of(stem)
+    return None if found is None else (found[0], found[1].bytes)
+
+
 def holds_beginning(stem: str, length: int) -> bool:
     """Return whether an entry has its object's first bytes, or all of a shorter object."""
+    found = _pieces_of(stem)
+    return found is not None and found[1].has(0, min(length, found[0].size))
+
+
+def _pieces_of(stem: str) -> tuple[About, Extents] | None:
     try:
         journal = os.open(stem + JOURNAL, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return False
+        return None
     try:
         found = read_about(journal)
         if found is None:
-            return False
+            return None
         about, begin = found
+        extents = Extents()
         last = read_last(journal, begin)
         if last is not None and last.kind == Kind.COMPLETE:
-            return True
-        held, end = Extents(), min(length, about.size)
+            extents.add(Piece(0, about.size, 0))
+            return about, extents
         for kind, first, second, third in read_records(journal, begin)[0]:
-            if kind == Kind.HELD and first < end:
-                held.add(Piece(first, second, third))
-            elif kind == Kind.LOST and first < end:
-                return False
-        return held.has(0, end)
+            if kind == Kind.HELD and first < second <= about.size:
+                extents.add(Piece(first, second, third))
+            elif kind == Kind.LOST and (lost := extents.named(first, second)):
+                extents.remove(lost)
+        return about, extents
     finally:
         os.close(journal)
 

@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from enum import IntEnum
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -68,6 +69,16 @@ class About(NamedTuple):
         """Return the beginning of the file: a line of JSON, filled up to whole pages."""
         line = orjson.dumps({"format": _FORMAT, **self._asdict()})
         return line.ljust(round_up(len(line) + 1, PAGE) - 1) + b"\n"
+
+
+@cache
+def boot_id() -> int:
+    """Return a number that each boot of the machine has for itself; 0 if it is not known."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return int(file.read().replace("-", "")[:16], 16)
+    except (OSError, ValueError):
+        return 0
 
 
 def read_about(fd: int) -> tuple[About, int] | None:
