@@ -11,7 +11,15 @@ from runai_model_streamer.errors import ConfigError
 from runai_model_streamer.io.secret import Secret, Url
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.ranges import PAGE, round_up
-from runai_model_streamer.settings.stores import AzureConfig, GcsConfig, HubConfig, S3Config, S3Transport, WebConfig
+from runai_model_streamer.settings.stores import (
+    SECOND_ANSWERS,
+    AzureConfig,
+    GcsConfig,
+    HubConfig,
+    S3Config,
+    S3Transport,
+    WebConfig,
+)
 from runai_model_streamer.settings.table import SETTINGS
 
 __all__ = [
@@ -181,6 +189,16 @@ class StreamerConfig:
         It is the setting, at least 2 MiB (files) or 5 MiB (objects), rounded up to whole pages: direct reads need them.
         """
         return round_up(max(self.chunk_bytesize or _DEFAULT_CHUNK, _MIN_CHUNK[kind]), PAGE)
+
+    @property
+    def second_answers(self) -> int:
+        """The bytes of memory for answers to second requests. The memory limit counts them: they are a part of it."""
+        if not self.s3.hedge or self.max_bandwidth:  # what is asked for a second time would not be paid for
+            return 0
+        if self.memory_limit == UNLIMITED:
+            return SECOND_ANSWERS
+        part = min(self.memory_limit // (8 * self.local_processes), SECOND_ANSWERS)
+        return part if part >= self.chunk_for(SourceKind.OBJECT) else 0
 
     @classmethod
     def for_ranks(cls, overrides: Mapping[str, str] | None = None) -> "StreamerConfig":

@@ -331,7 +331,8 @@ def test_every_setting_has_a_variable() -> None:
     settings = {field.name for field in dataclasses.fields(StreamerConfig)} - {"s3", "web", "hub", "gcs", "azure"}
     groups = {"s3": S3Config, "web": WebConfig, "hub": HubConfig, "gcs": GcsConfig, "azure": AzureConfig}
     settings |= {f"{name}.{field.name}" for name, group in groups.items() for field in dataclasses.fields(group)}
-    assert settings == set(FIELDS.values())
+    # A load gives second answers their part of the memory limit.
+    assert settings - {"s3.second_answers"} == set(FIELDS.values())
 
 
 def test_an_empty_environment_gives_what_the_class_gives() -> None:
@@ -436,3 +437,20 @@ def test_ranks_meet_by_those_of_their_settings_that_can_be_used(monkeypatch: pyt
     monkeypatch.setenv("RUNAI_STREAMER_DIST_TIMEOUT", "soon")
     monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", "many")
     assert StreamerConfig.for_ranks() == StreamerConfig(distribution=Distribution.NEVER)
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"),
+    [
+        pytest.param({}, 32 * MIB, id="without a limit"),
+        pytest.param({"RUNAI_STREAMER_MEMORY_LIMIT": "1GiB"}, 32 * MIB, id="with a large one"),
+        pytest.param({"RUNAI_STREAMER_MEMORY_LIMIT": "128MiB"}, 16 * MIB, id="an eighth of a limit"),
+        pytest.param({"RUNAI_STREAMER_MEMORY_LIMIT": "48MiB"}, 0, id="an eighth that holds no range"),
+        pytest.param({"RUNAI_STREAMER_MEMORY_LIMIT": "0"}, 0, id="as little as the largest tensor"),
+        pytest.param({"RUNAI_STREAMER_MEMORY_LIMIT": "1GiB", "LOCAL_WORLD_SIZE": "8"}, 16 * MIB, id="eight processes"),
+        pytest.param({"RUNAI_STREAMER_HEDGE": "0"}, 0, id="none wanted"),
+        pytest.param({"RUNAI_STREAMER_MAX_BANDWIDTH": "1000000"}, 0, id="bytes are counted"),
+    ],
+)
+def test_answers_to_second_requests_take_a_part_of_the_memory(settings: dict[str, str], size: int) -> None:
+    assert StreamerConfig.from_environment(settings).second_answers == size

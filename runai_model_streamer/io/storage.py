@@ -45,8 +45,7 @@ class Storage:
     def __init__(
         self, config: StreamerConfig, credentials: S3Credentials | None, *, shared: bool, alike: bool = False
     ) -> None:
-        if config.max_bandwidth:  # what is asked for a second time would not be paid for
-            config = replace(config, s3=replace(config.s3, hedge=False))
+        config = replace(config, s3=replace(config.s3, second_answers=config.second_answers))
         self._config = config
         self._shared = shared
         self.setup = SetupClock()

@@ -88,6 +88,7 @@ class Feed(Generic[LeaseT]):
                 self._missing[group.index] = len(steps)
                 for step in steps:
                     yield lease, step
+                del lease  # while the next one is waited for, the caller may drop what was made from it
 
     def next(self, reader: int, tally: ReaderTally | None = None) -> tuple[LeaseT, Step] | None:
         """Return the next step for reader number `reader`, whose tally is `tally`; None if no steps are left.

@@ -194,7 +194,7 @@ def make_load(
         for _, source, tensors in reads
     ]
     first, concurrency = _reads_at_once(files, config)
-    limit = MemoryLimit(config.memory_limit, limit_name)
+    limit = MemoryLimit(config.memory_limit, limit_name, second_answers=config.second_answers)
     waits_for_ranks = False
     if sharing is not None:
         agreed = sharing.agree_on_reads(files, sources, first)

@@ -103,8 +103,7 @@ class Readers:
         try:
             self.grow()
             tally.begin(self._feed.tally.trace)
-            while (work := self._feed.next(number, tally)) is not None:
-                _read(self._feed, *work, self._sources, tally)
+            while self._read_next(number, tally):
                 if self.grow():
                     tally.mark()
         except Stopped:
@@ -121,6 +120,14 @@ class Readers:
             tally.end()
         if stopped:
             self._left(None)
+
+    def _read_next(self, number: int, tally: ReaderTally) -> bool:
+        """Read the next step, and keep no lease: a reader that waits would keep memory that the caller has dropped."""
+        work = self._feed.next(number, tally)
+        if work is None:
+            return False
+        _read(self._feed, *work, self._sources, tally)
+        return True
 
 
 def _read(feed: Feed[LeaseT], lease: LeaseT, step: Step, sources: Sequence[Source], tally: ReaderTally) -> None:

@@ -122,6 +122,8 @@ def _settings_of(tally: Tally, request: Request) -> Settings:
     limit = tally.limit
     if limit is None and request.device.startswith("cuda") and config.memory_limit != UNLIMITED:
         limit = config.memory_limit
+    elif config.memory_limit > 0 and request.ranks == 1:
+        limit = config.memory_limit  # the tally's is without what is not tensors
     return Settings(
         concurrency=tally.concurrency,
         first_concurrency=tally.first_concurrency,

@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from runai_model_streamer.io.secret import Secret
+
+SECOND_ANSWERS: Final = 32 << 20
+"""Memory for the answers to second requests, without a limit; with one, an eighth of it at most."""
 
 
 class S3Transport(Enum):
@@ -34,6 +38,8 @@ class S3Config:
     """Exact number of connections that read. None: as many as bring the most."""
     hedge: bool = True
     """Ask a second time for ranges that lag far behind the others."""
+    second_answers: int = SECOND_ANSWERS
+    """Maximum bytes of memory for the answers. 0: nothing is asked for a second time."""
     ca_bundle: str | None = None
     """File of certificates to trust if neither AWS_CA_BUNDLE nor the profile names one."""
 

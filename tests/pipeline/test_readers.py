@@ -1,5 +1,7 @@
 import os
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 
@@ -486,3 +488,45 @@ def test_readers_are_daemons_so_that_a_stuck_read_does_not_keep_the_process() ->
     readers = start_readers(2, work.feed, [source], work.lifecycle)
     assert readers.join(PATIENCE) == []
     assert [thread.daemon for thread in readers.threads] == [True, True]
+
+
+class WatchedLease(Lease):
+    """A lease of which one can tell whether anybody holds it."""
+
+    __slots__ = ("__weakref__",)
+
+
+class OneGroupLanding(RecordingLanding):
+    """A landing with memory for one group: whoever leases another waits."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        super().__init__(lifecycle)
+        self.first: weakref.ref[WatchedLease] | None = None
+        self.waits_for_memory = threading.Event()
+        self.freed = threading.Event()
+
+    def lease(self, group: Group, storage_bound: bool) -> Lease:
+        if self.first is not None:
+            self.waits_for_memory.set()
+            assert self.freed.wait(PATIENCE)
+        plain = super().lease(group, storage_bound)
+        watched = WatchedLease(plain.slab, group)
+        self.first = self.first or weakref.ref(watched)
+        return watched
+
+
+def test_readers_that_wait_for_memory_hold_none() -> None:
+    work = Work([3000, 3000])
+    landing = OneGroupLanding(work.lifecycle)
+    feed = Feed(work.groups, work.files, landing, work.lifecycle, first=Origin.BUFFERED)
+    readers = start_readers(4, feed, [MemorySource("m", bytes(work.size))], work.lifecycle)
+    assert landing.waits_for_memory.wait(PATIENCE)
+    work.lifecycle.wait_for(lambda: feed.is_complete(0))
+    del feed.leases[0]
+    assert landing.first is not None
+    ends = time.monotonic() + PATIENCE
+    while landing.first() is not None and time.monotonic() < ends:  # the last thread leaves its frames
+        time.sleep(0.001)
+    assert landing.first() is None
+    landing.freed.set()
+    assert readers.join(PATIENCE) == []

@@ -151,5 +151,10 @@ class HedgedTransport(Transport):
                 thread.join(_JOIN_SECONDS)
 
 
+def hedged(transport: Transport, second_answers: int) -> Transport:
+    """Return the transport, with second requests if their answers may take so many bytes of memory."""
+    return HedgedTransport(transport, HedgePolicy(held=second_answers)) if second_answers else transport
+
+
 def _is_complete(reply: Reply, span: ByteRange) -> bool:
     return reply.status == 206 and reply.landed == span.size

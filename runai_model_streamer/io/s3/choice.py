@@ -8,7 +8,7 @@ from runai_model_streamer.config import S3Config, S3Transport
 from runai_model_streamer.errors import MissingDependencyError
 from runai_model_streamer.io.http import libcurl
 from runai_model_streamer.io.http.curl import make_curl_transport
-from runai_model_streamer.io.http.hedging import HedgedTransport
+from runai_model_streamer.io.http.hedging import hedged
 from runai_model_streamer.io.http.proxies import proxy_for
 from runai_model_streamer.io.http.transport import Transport
 
@@ -53,4 +53,4 @@ def make_transport(
             _log.debug("object storage is not read through curl: %s", error)
     transport = transport or other()
     _log.debug("object storage is read through %s", transport.name)
-    return HedgedTransport(transport) if config.hedge else transport
+    return hedged(transport, config.second_answers) if config.hedge else transport

@@ -11,7 +11,7 @@ from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import MissingDependencyError
 from runai_model_streamer.io.http import libcurl
 from runai_model_streamer.io.http.curl import make_curl_transport
-from runai_model_streamer.io.http.hedging import HedgedTransport
+from runai_model_streamer.io.http.hedging import hedged
 from runai_model_streamer.io.http.transport import Transport
 from runai_model_streamer.io.secret import Secret
 from runai_model_streamer.io.setup_time import SetupClock
@@ -70,7 +70,7 @@ def make_transport(config: StreamerConfig, urls: str) -> Transport:
     """
     try:
         transport = make_curl_transport(config.s3.timeout, authorities(config.s3.ca_bundle))
-        return HedgedTransport(transport) if config.s3.hedge else transport
+        return hedged(transport, config.s3.second_answers) if config.s3.hedge else transport
     except libcurl.UnusableError as error:
         raise MissingDependencyError(
             f"{urls} URLs are read through libcurl, which cannot be used: {error}",

@@ -197,7 +197,7 @@ class SlabPool:
         slab = self._reuse(group)
         if slab is not None:
             return slab, 0
-        wait = self._wait_before_fresh(group, group.charge, group.footprint, storage_bound)
+        wait = self._wait_before_fresh(group, self._charge(group), group.footprint, storage_bound)
         return self._fresh(group) if wait == 0 else None, wait
 
     def _reuse(self, group: Group) -> GroupMemory | None:
@@ -210,7 +210,7 @@ class SlabPool:
                 best = slab
         if best is None:
             return None
-        growth = max(group.charge - best.charge, 0)
+        growth = max(self._charge(group) - best.charge, 0)
         if self._limit is not None and self._spoken_for(group) + growth > self._limit:
             return None
         self._idle.remove(best)
@@ -251,8 +251,7 @@ class SlabPool:
     def _fresh(self, group: Group) -> Slab:
         self._machine.took(group.footprint)
         try:
-            usual = max(self._usual_capacity, group.target)
-            return self._policy.new_slab(max(round_up(group.footprint, CAPACITY_STEP), round_up(usual, CAPACITY_STEP)))
+            return self._policy.new_slab(self._capacity(group))
         except (OSError, MemoryError) as error:
             raise OutOfMemoryError(
                 f"no memory for the {group.footprint} bytes of the group that begins with tensor {group.first_name!r} "
@@ -262,8 +261,18 @@ class SlabPool:
                 sep=": ",
             ) from error
 
+    def _capacity(self, group: Group) -> int:
+        return round_up(max(group.footprint, self._usual_capacity, group.target), CAPACITY_STEP)
+
+    def _charge(self, group: Group) -> int:
+        """Return the bytes that the group counts for. Within a limit, those are what becomes resident."""
+        if self._limit is None:
+            return group.charge
+        resident = Slab.resident(group.footprint, self._capacity(group))
+        return max(group.charge, min(resident, self._limit))  # a limit equal to the largest tensor is enough
+
     def _grant(self, slab: GroupMemory, group: Group) -> Lease:
-        slab.charge = max(slab.charge, group.charge)
+        slab.charge = max(slab.charge, self._charge(group))
         self._recent.append(slab.charge)
         self._held += slab.charge
         self.peak = max(self.peak, self._spoken_for(group))

@@ -13,7 +13,7 @@ import torch
 
 from runai_model_streamer.io.libc import kernel_release
 from runai_model_streamer.pipeline.plan.groups import Group
-from runai_model_streamer.ranges import HUGE_PAGE
+from runai_model_streamer.ranges import HUGE_PAGE, round_up
 
 FORKS_COPY_MORE: Final = kernel_release() < (5, 19)
 """Whether a fork while direct reads fill a slab can lose bytes.
@@ -100,6 +100,11 @@ class Slab(GroupMemory):
             self._offset = -ctypes.addressof(ctypes.c_char.from_buffer(self._mapping)) % HUGE_PAGE
             # Whole huge pages only: the rest gets small pages, so that only memory in use becomes resident.
             self._advise(mmap.MADV_HUGEPAGE, self._offset, capacity - capacity % HUGE_PAGE)
+
+    @staticmethod
+    def resident(size: int, capacity: int) -> int:
+        """Return the bytes that become resident in a slab of this capacity when `size` of them are written."""
+        return min(round_up(size, HUGE_PAGE), capacity) if capacity >= HUGE_PAGE else size
 
     def memory(self) -> memoryview:
         """Return its bytes, for reads to land in."""

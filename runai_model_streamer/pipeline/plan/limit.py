@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 
 from runai_model_streamer.config import UNLIMITED
 from runai_model_streamer.errors import RunaiStreamerMemoryLimitException
+from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.plan.groups import PlannedFile, largest_tensor
 
 LIMIT: Final = "RUNAI_STREAMER_MEMORY_LIMIT"
@@ -23,6 +24,8 @@ class MemoryLimit(NamedTuple):
     """Without a limit, hold at most twice the largest tensor, or these bytes if they are more; None for any number."""
     buffers: int = 0
     """Bytes of buffers that these processes share. They count once."""
+    second_answers: int = 0
+    """Bytes of this process for answers to second requests, where there are objects to read."""
 
     @property
     def part(self) -> int:
@@ -54,8 +57,10 @@ class MemoryLimit(NamedTuple):
             return self.part
         if self.setting == 0:
             return needed - made
-        # If the limit is just enough for the tensors, the shared buffers (then at their minimum) come on top.
-        part = max(self.part, min(self._part(0), needed))
+        # If the limit is just enough for the tensors, the shared buffers (then at their minimum) come on top, and so
+        # do second answers.
+        second_answers = self.second_answers if any(file.kind is SourceKind.OBJECT for file in files) else 0
+        part = max(self.part - second_answers, min(self._part(0), needed))
         if part < needed:
             index, tensor = largest
             size = f"{tensor.nbytes} bytes"

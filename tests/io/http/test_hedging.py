@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from runai_model_streamer.io.http.failures import Failure, TransportError
 from runai_model_streamer.io.http.flights import Flight, Flights
-from runai_model_streamer.io.http.hedging import HedgedTransport
+from runai_model_streamer.io.http.hedging import HedgedTransport, hedged
 from runai_model_streamer.io.http.laggards import HedgePolicy
 from runai_model_streamer.io.http.transport import Cancellation, Reply, SignedRequest, Transport
 from runai_model_streamer.ranges import ByteRange
@@ -223,3 +223,9 @@ def test_closing_leaves_no_thread() -> None:
     load(transport)
     transport.close()
     assert [thread for thread in threading.enumerate() if thread.name.startswith("runai-hedge")] == []
+
+
+def test_without_memory_for_a_second_answer_nothing_is_asked_for_twice() -> None:
+    inner = Scripted(random.Random(1))
+    assert hedged(inner, 0) is inner
+    assert isinstance(hedged(inner, SIZE), HedgedTransport)

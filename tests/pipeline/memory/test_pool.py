@@ -128,6 +128,21 @@ def eager() -> PoolPolicy:
 # What comes back, and when.
 
 
+@pytest.mark.parametrize(
+    ("limit", "size", "counted"),
+    [
+        pytest.param(64 * MIB, 9 * MIB, 10 * MIB, id="whole huge pages become resident"),
+        pytest.param(9 * MIB, 9 * MIB, 9 * MIB, id="a limit equal to the tensor is enough"),
+        pytest.param(4 * MIB, MIB // 2, MIB // 2, id="small slabs have small pages"),
+        pytest.param(None, 9 * MIB, 9 * MIB, id="without a limit"),
+    ],
+)
+def test_a_group_counts_for_the_memory_that_becomes_resident(limit: int | None, size: int, counted: int) -> None:
+    consumer = Consumer(limit)
+    consumer.lease(0, size)
+    assert consumer.pool.peak == counted
+
+
 def test_a_slab_is_used_again_when_its_tensor_has_been_dropped() -> None:
     consumer = Consumer(limit=4 * MIB)
     lease = consumer.lease(0)
