@@ -5,6 +5,9 @@ wait for all work on the device. So a load has one arena for all its slots. A th
 read, before the first byte is staged, and the next load uses it again. Nothing is page-locked or unlocked between a
 load's first tensor and its last. A caller that runs a collective for each tensor would wait there for other ranks,
 while they wait for its tensors.
+
+Two loads at once have an arena each. If they shared its slots, each could wait for slots of the other: ranks that share
+their loads would do so for ever, where rank 0's slots are full of a load that rank 1 has no slots for.
 """
 
 import contextlib
@@ -22,6 +25,7 @@ import numpy as np
 from runai_model_streamer.errors import CudaError, OutOfMemoryError, StreamerError
 from runai_model_streamer.io.cgroups import usable_cpus
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
+from runai_model_streamer.pipeline.cuda.near import Cpus, FindCpus, near_cpus, running_on
 from runai_model_streamer.pipeline.cuda.staging import Staging
 from runai_model_streamer.pipeline.memory.slabs import Slab
 from runai_model_streamer.ranges import PAGE, round_up
@@ -42,9 +46,10 @@ class Arena:
         device: the device's number.
         api: `cuda.bindings.driver`, or a replacement.
         size: bytes of the memory.
+        find_cpus: finds the CPUs on the GPU's node, on which the memory is to be.
     """
 
-    def __init__(self, device: int, api: Any, size: int) -> None:
+    def __init__(self, device: int, api: Any, size: int, find_cpus: FindCpus = near_cpus) -> None:
         self.device = device
         self.size = size
         self.memory: Future[memoryview] = Future()
@@ -53,6 +58,7 @@ class Arena:
         The view keeps the memory mapped, but not page-locked.
         """
         self._api = api
+        self._find_cpus = find_cpus
         self._slab: Slab | None = None
         self._driver: CudaDriver | None = None
         self._unlock: Callable[[], object] = lambda: None
@@ -80,9 +86,9 @@ class Arena:
         slab.hide_from_children(True)
         self._slab = slab
         memory = slab.memory()[: self.size]
-        _make_resident(memory)
         self._driver = driver = CudaDriver(self.device, self._api)
         try:
+            _make_resident(memory, self._find_cpus(driver.pci_address))
             with driver.current():
                 try:
                     driver.page_lock(address_of(memory), self.size)
@@ -143,8 +149,8 @@ def address_of(memory: memoryview) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 
-def _make_resident(memory: memoryview) -> None:
-    """Touch each page, in several threads. If memory is page-locked untouched, the kernel clears it in one thread."""
+def _make_resident(memory: memoryview, cpus: Cpus) -> None:
+    """Touch each page, in several threads on these CPUs. Page-locked untouched, memory is cleared in one thread."""
     pages = np.frombuffer(memory, np.uint8)[::PAGE]
     step = _PIECE // PAGE
     pieces: SimpleQueue[np.ndarray[Any, Any]] = SimpleQueue()
@@ -153,7 +159,7 @@ def _make_resident(memory: memoryview) -> None:
         pieces.put(pages[start : start + step])
 
     def touch() -> None:
-        with contextlib.suppress(Empty):
+        with running_on(cpus), contextlib.suppress(Empty):
             while True:
                 pieces.get_nowait()[...] = 0  # NumPy releases the GIL
 
@@ -166,9 +172,14 @@ def _make_resident(memory: memoryview) -> None:
 
 
 class Arenas:
-    """The arenas of a process that no load uses."""
+    """The arenas of a process that no load uses.
 
-    def __init__(self) -> None:
+    Args:
+        find_cpus: finds the CPUs on a GPU's node.
+    """
+
+    def __init__(self, find_cpus: FindCpus = near_cpus) -> None:
+        self.find_cpus = find_cpus
         self._lock = threading.Lock()
         self._idle: list[Arena] = []
 
@@ -197,7 +208,7 @@ class Arenas:
         for each in dropped:
             with contextlib.suppress(CudaError):  # a fault of the device will fail the load itself
                 each.free()
-        arena = Arena(device, api, staging.bytes)
+        arena = Arena(device, api, staging.bytes, self.find_cpus)
         try:
             Crew("pinner", "page-lock memory").add(arena.prepare)
         except StreamerError:  # the system refuses threads

@@ -1,6 +1,7 @@
 """Makes the `Destination` of a load onto a GPU: reads that fit the slots, files for GPUDirect, and the landing."""
 
 import logging
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
@@ -23,6 +24,7 @@ from runai_model_streamer.pipeline.cuda.direct import DeviceFile
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver, driver_api
 from runai_model_streamer.pipeline.cuda.landing import CudaLanding
 from runai_model_streamer.pipeline.cuda.memory import DeviceMemory, TorchMemory
+from runai_model_streamer.pipeline.cuda.near import enough
 from runai_model_streamer.pipeline.cuda.staging import MAX_BYTES, Staging, staging_for
 from runai_model_streamer.pipeline.landing.destination import Destination, LoadSpec
 from runai_model_streamer.pipeline.plan.groups import GROUP_BYTES, Group, Grouping
@@ -189,7 +191,9 @@ def _landing(
     except BaseException:
         _close(direct)
         raise
-    return CudaLanding(driver, memory, staging, lifecycle, groups, parts.arenas, direct, tools.cast)
+    near = parts.arenas.find_cpus(driver.pci_address)
+    cpus = enough(near, spec.concurrency, len(os.sched_getaffinity(0)))
+    return CudaLanding(driver, memory, staging, lifecycle, groups, parts.arenas, direct, tools.cast, cpus)
 
 
 def _direct_files(sources: Sequence[Source], gds: GdsMode, shared: bool, open_gds: OpenGds) -> dict[int, DeviceFile]:

@@ -69,6 +69,9 @@ class CudaDriver:
         self._call("cuInit", 0)
         self._batch = self._batch_of_copies()
         self._device = self._call("cuDeviceGet", device)
+        address: bytes = self._call("cuDeviceGetPCIBusId", 16, self._device)
+        self.pci_address = address.partition(b"\0")[0].decode()
+        """The device's PCI address, such as "0000:C1:00.0"."""
         self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
 
     def _batch_of_copies(self) -> Callable[[Sequence[int], Sequence[int], Sequence[int], int], Any] | None:
@@ -130,15 +133,20 @@ class CudaDriver:
             # Its traceback refers to this frame. The cycle would keep the callers' frames alive until gc runs.
             errors.clear()
 
-    def attach(self) -> None:
+    def attach(self) -> bool:
         """Make the context current in the calling thread, one of our readers, for as long as the thread lives.
 
         It also relaxes the thread's capture mode. Per call, that and `current` would be five calls for each read.
+
+        Returns:
+            Whether this was the thread's first call.
         """
-        if not getattr(self._of_thread, "attached", False):
-            self.relax_capture()
-            self._call("cuCtxSetCurrent", self._context)
-            self._of_thread.attached = True
+        if getattr(self._of_thread, "attached", False):
+            return False
+        self.relax_capture()
+        self._call("cuCtxSetCurrent", self._context)
+        self._of_thread.attached = True
+        return True
 
     def relax_capture(self) -> None:
         """Let the calling thread, one of our readers, continue while another thread captures a CUDA graph.

@@ -61,6 +61,7 @@ from runai_model_streamer.pipeline.cuda.driver import CudaDriver
 from runai_model_streamer.pipeline.cuda.image import Copies, Image, needs_of, tensors_of
 from runai_model_streamer.pipeline.cuda.lease import CudaLease, LeasesAhead
 from runai_model_streamer.pipeline.cuda.memory import DeviceMemory
+from runai_model_streamer.pipeline.cuda.near import Cpus, bind
 from runai_model_streamer.pipeline.cuda.slots import Slot, SlotRing
 from runai_model_streamer.pipeline.cuda.staging import Staging
 from runai_model_streamer.pipeline.landing.tensors import empty_tensor
@@ -91,6 +92,7 @@ class CudaLanding:
         arenas: lends the slots' memory.
         files: index of a file in the plan -> the file, if GPUDirect reads it.
         cast: casts tensors as they land; None to leave them as they are.
+        cpus: what readers run on.
 
     Raises:
         CudaError: from here and from most methods: a call or a copy failed.
@@ -108,6 +110,7 @@ class CudaLanding:
         arenas: Arenas,
         files: Mapping[int, DeviceFile] | None = None,
         cast: DeviceCast | None = None,
+        cpus: Cpus = frozenset(),
     ) -> None:
         self._driver = driver
         self._memory = memory
@@ -115,6 +118,7 @@ class CudaLanding:
         self._files = files or {}
         self._cast = cast
         self._target = None if cast is None else cast.target
+        self._cpus = cpus
         self._ring = SlotRing(driver, staging, lifecycle, arenas)
         self._peak = self._ring.bytes
         self.waits = WaitClock()
@@ -164,7 +168,8 @@ class CudaLanding:
 
     def read(self, lease: CudaLease, step: Step, source: Source) -> Reading:
         """Read into a slot and queue its copy; or read straight into device memory, if GPUDirect can read the file."""
-        self._driver.attach()
+        if self._driver.attach():
+            bind(self._cpus)
         if self._files:
             file, copies = self._files.get(step.file), lease.image.copies(step, step.offset)
             if file is not None and step.length >= MIN_DIRECT * len(copies.sizes):

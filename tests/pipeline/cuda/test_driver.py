@@ -27,10 +27,12 @@ class Recording:
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
 
     def __getattr__(self, name: str) -> Any:
-        def call(*arguments: Any) -> tuple[int, int]:
+        def call(*arguments: Any) -> tuple[int, Any]:
             self.calls.append((name, arguments))
             if name == "cuMemcpyBatchAsync":
                 return self._refused, 0
+            if name == "cuDeviceGetPCIBusId":
+                return 0, b"0000:C1:00.0\0"
             return 0, self._version if name == "cuDriverGetVersion" else 0
 
         return call

@@ -35,6 +35,7 @@ from runai_model_streamer.pipeline.cuda.direct import DeviceFile
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
 from runai_model_streamer.pipeline.cuda.landing import CudaLanding
 from runai_model_streamer.pipeline.cuda.memory import Allocated
+from runai_model_streamer.pipeline.cuda.near import FindCpus, near_cpus
 from runai_model_streamer.pipeline.cuda.staging import staging_for
 from runai_model_streamer.pipeline.landing.destination import Destination
 from runai_model_streamer.pipeline.landing.tensors import TorchForm
@@ -113,9 +114,15 @@ class CtypesApi:
         numbers = (ctypes.c_size_t(count), none, none, ctypes.c_size_t(0), ctypes.c_uint64(stream))
         return (Code(self._library.cuMemcpyBatchAsync_v2(*lists, *numbers)),)
 
+    def _pci_address(self, length: int, device: int) -> tuple[Any, ...]:
+        made = ctypes.create_string_buffer(length)
+        return Code(self._library.cuDeviceGetPCIBusId(made, length, device)), made.raw
+
     def __getattr__(self, name: str) -> Any:
         if name == "cuMemcpyBatchAsync":
             return self._copy_batch
+        if name == "cuDeviceGetPCIBusId":
+            return self._pci_address
         if name == "cuThreadExchangeStreamCaptureMode":
             return self._exchange
         if name == "cuStreamIsCapturing":
@@ -267,7 +274,13 @@ class Classes(NamedTuple):
 class World:
     """The driver, the caller's two streams, and its memory."""
 
-    def __init__(self, emulator: Emulator, api: Any, classes: Classes = Classes()) -> None:  # noqa: B008 - immutable
+    def __init__(
+        self,
+        emulator: Emulator,
+        api: Any,
+        classes: Classes = Classes(),  # noqa: B008 - immutable
+        find_cpus: FindCpus = near_cpus,
+    ) -> None:
         self._classes = classes
         self.emulator = emulator
         self.api = api
@@ -284,7 +297,7 @@ class World:
         self.lost = False
         """The device fails in this test: nothing more can be asked of it."""
         self.memory = classes.memory(self)
-        self.arenas = Arenas()
+        self.arenas = Arenas(find_cpus)
         self.faulty = Faulty(api)
         """What the landing calls the driver through."""
         self._results: list[tuple[str, int, int]] = []
@@ -325,7 +338,8 @@ class World:
     ) -> CudaLanding:
         staging = staging_for(limit, chunk, concurrency)
         driver = self._classes.driver(0, self.faulty)
-        return self._classes.landing(driver, self.memory, staging, lifecycle, groups, self.arenas, files, cast)
+        cpus = self.arenas.find_cpus(driver.pci_address)
+        return self._classes.landing(driver, self.memory, staging, lifecycle, groups, self.arenas, files, cast, cpus)
 
     def cast(self, target: str) -> DeviceCast:
         """As numba-cuda's kernels are queued, without numba-cuda."""
