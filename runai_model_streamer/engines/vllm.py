@@ -1,7 +1,7 @@
 """The plugin for vLLM, which calls `register` in each of its processes: docs/engines.md.
 
-It registers the loader of `vllm_loader` under a load format of its own, and instead of vLLM's own loader where
-`RUNAI_STREAMER_VLLM` asks for it. In a vLLM that it does not know, vLLM's own loader is used, and one warning says so.
+It registers the loader of `vllm_loader` under a load format of its own, and its loaders instead of vLLM's own where
+`RUNAI_STREAMER_VLLM` asks for it. In a vLLM that it does not know, vLLM's own are used, and one warning says so.
 """
 
 import functools
@@ -17,6 +17,7 @@ RELEASES: Final = ("0.28", "0.29", "0.30", "0.31", "0.32", "0.33")
 
 OWN_FORMAT: Final = "runai_streamer_cuda"
 VLLMS_FORMAT: Final = "runai_streamer"
+SHARDED_FORMAT: Final = "runai_streamer_sharded"
 
 _log: Final = logging.getLogger("vllm.runai_model_streamer")
 """vLLM shows only what is logged below its own logger."""
@@ -38,23 +39,24 @@ def register() -> None:
 def _register(replace: bool) -> None:
     loaders = importlib.import_module("vllm.model_executor.model_loader")
     stock: Any = loaders.RunaiModelStreamerLoader
-    ours, doubt = _loader()
+    ours, doubt = _loaders()
     if doubt and replace:
         _warn(doubt)
-    loaders.register_model_loader(OWN_FORMAT)(_with_warning(stock, doubt) if doubt else ours)
+    loaders.register_model_loader(OWN_FORMAT)(_with_warning(stock, doubt) if doubt else ours.StreamerLoader)
     if replace and not doubt:
-        loaders.register_model_loader(VLLMS_FORMAT)(ours)
+        loaders.register_model_loader(VLLMS_FORMAT)(ours.StreamerLoader)
+        loaders.register_model_loader(SHARDED_FORMAT)(ours.ShardedLoader)
 
 
-def _loader() -> tuple[Any, str]:
-    """Return the loader, and why it cannot be used: "" if it can."""
+def _loaders() -> tuple[Any, str]:
+    """Return the module of the loaders, and why it cannot be used: "" if it can."""
     version = ".".join(map(str, importlib.import_module("vllm.version").__version_tuple__[:2]))
     if version not in RELEASES:
         return None, f"vLLM {version} is not one of the releases that it knows ({RELEASES[0]} to {RELEASES[-1]})"
     try:
-        return importlib.import_module("runai_model_streamer.engines.vllm_loader").StreamerLoader, ""
+        return importlib.import_module("runai_model_streamer.engines.vllm_loader"), ""
     except (ImportError, AttributeError) as error:
-        return None, f"this vLLM {version} lacks what the loader needs ({error})"
+        return None, f"this vLLM {version} lacks what the loaders need ({error})"
 
 
 def _with_warning(stock: Any, doubt: str) -> Any:

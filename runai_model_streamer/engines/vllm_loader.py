@@ -1,12 +1,13 @@
-"""The model loader for vLLM. Importing this needs a vLLM of `vllm.RELEASES`.
+"""The model loaders for vLLM. Importing this needs a vLLM of `vllm.RELEASES`.
 
-It is vLLM's loader for `runai_streamer`, with other weights: on their device instead of on the host, not cloned, and
-without those that this rank's model does not use. Parts of tensors are not selected. Only the model's own weight
-loaders know which rows a rank takes, after they have renamed, merged and split what the checkpoint has.
+They are vLLM's loaders for `runai_streamer` and `runai_streamer_sharded`, with other weights: on their device instead
+of on the host, not cloned, and without those that this rank's model does not use. Parts of tensors are not selected.
+Only the model's own weight loaders know which rows a rank takes, after they have renamed, merged and split what the
+checkpoint has.
 """
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +17,7 @@ from vllm.distributed import get_dp_group, get_pp_group, get_tp_group
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.ep_weight_filter import should_skip_weight
 from vllm.model_executor.model_loader.runai_streamer_loader import RunaiModelStreamerLoader
+from vllm.model_executor.model_loader.sharded_state_loader import ShardedStateLoader
 from vllm.model_executor.model_loader.weight_utils import _BAR_FORMAT, enable_tqdm, tqdm
 from vllm.platforms import current_platform
 
@@ -66,15 +68,26 @@ class StreamerLoader(RunaiModelStreamerLoader):  # type: ignore[misc]
         def wanted(name: str) -> bool:
             return not (should_skip_weight(name, experts) or (unused is not None and unused(name)))
 
-        yield from stream_weights(
+        yield from _stream(
+            self.load_config,
             files,
-            _device(self.load_config.device),
-            _log,
-            partial(_bar, shown=enable_tqdm(self.load_config.use_tqdm_on_load)),
             is_distributed=self._is_distributed,
             group=loading_group(model_config, reload=reload) if shared else None,
             select=None if unused is None and experts is None else wanted,
         )
+
+
+class ShardedLoader(ShardedStateLoader):  # type: ignore[misc]
+    """Loads a model that vLLM has saved rank by rank: each rank reads its own files, and all of them."""
+
+    def iterate_over_files(self, paths: Sequence[str]) -> Generator[tuple[str, torch.Tensor], None, None]:
+        """Yield the parameters in these files. Raises as `stream_weights` does."""
+        yield from _stream(self.load_config, paths)
+
+
+def _stream(load_config: Any, files: Sequence[str], **options: Any) -> Generator[tuple[str, torch.Tensor], None, None]:
+    bar = partial(_bar, shown=enable_tqdm(load_config.use_tqdm_on_load))
+    yield from stream_weights(files, _device(load_config.device), _log, bar, **options)
 
 
 def loading_group(model_config: Any, *, reload: bool) -> "ProcessGroup | None":

@@ -123,11 +123,13 @@ class TestRegistering:
         plugin.register()
         assert type(vllm.loader("runai_streamer")) is vllm.stock
         assert type(vllm.loader("runai_streamer_cuda")).__module__ == OURS
+        assert type(vllm.loader("runai_streamer_sharded")).__module__ != OURS
 
     def test_asked_it_takes_the_place_of_vllms_own(self, vllm: Vllm, asked: None) -> None:
         plugin.register()
         assert type(vllm.loader("runai_streamer")).__module__ == OURS
         assert type(vllm.loader("runai_streamer_cuda")).__module__ == OURS
+        assert type(vllm.loader("runai_streamer_sharded")).__module__ == OURS
 
     def test_a_second_call_changes_nothing(self, vllm: Vllm, asked: None) -> None:
         plugin.register()
@@ -306,6 +308,45 @@ class TestLoading:
             vllm.loader("runai_streamer", model_loader_extra_config={"concurency": 4})
         shared = vllm.loader("runai_streamer", model_loader_extra_config={"distributed": True})
         assert loaded(shared, ModelConfig(str(folder))) == TENSORS.keys()
+
+
+class TestSharded:
+    """What vLLM has saved of each rank."""
+
+    @pytest.fixture(autouse=True)
+    def _registered(self, vllm: Vllm, asked: None) -> None:
+        plugin.register()
+        vllm.groups["tp"] = Group("tp", 2, 1)
+
+    class Layer(torch.nn.Module):
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.full((64, 32), value), requires_grad=False)
+            self.register_buffer("scale", torch.full((1,), value))
+
+    @pytest.fixture
+    def saved(self, vllm: Vllm, tmp_path: Path) -> Path:
+        for rank in (0, 1):
+            vllm.groups["tp"] = Group("tp", 2, rank)
+            sys.modules[f"{LOADERS}.sharded_state_loader"].ShardedStateLoader.save_model(
+                self.Layer(float(rank + 1)), str(tmp_path), max_size=8192
+            )
+        return tmp_path
+
+    def test_a_rank_gets_what_was_saved_of_it_and_no_tensor_is_cloned(self, vllm: Vllm, saved: Path) -> None:
+        assert len(list(saved.iterdir())) == 4
+        model = self.Layer(0.0)
+        with Clones() as counted:
+            vllm.loader("runai_streamer_sharded").load_weights(model, ModelConfig(str(saved)))
+        assert {value.unique().item() for value in model.state_dict().values()} == {2.0}
+        assert counted.count == 0
+        assert vllm.bars[-1]["done"] == 2
+
+    def test_a_broken_file_ends_the_load_with_our_error(self, vllm: Vllm, saved: Path) -> None:
+        path = saved / "model-rank-1-part-0.safetensors"
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(HeaderError, match=r"model-rank-1-part-0\.safetensors"):
+            vllm.loader("runai_streamer_sharded").load_weights(self.Layer(0.0), ModelConfig(str(saved)))
 
 
 class TestPlaces:

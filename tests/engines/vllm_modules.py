@@ -112,11 +112,12 @@ class Vllm:
                 "get_current_vllm_config": lambda: types.SimpleNamespace(parallel_config=self.parallel),
             },
             "vllm.config.load": {"LoadConfig": LoadConfig},
-            "vllm.logger": {"init_logger": lambda _: log},
+            "vllm.logger": {"init_logger": lambda _: _Logger(log)},
             "vllm.distributed": {
                 **{f"get_{name}_group": functools.partial(self.groups.get, name) for name in self.groups},
                 "get_world_group": lambda: Group("world"),
                 "get_tensor_model_parallel_rank": lambda: self.groups["tp"].rank_in_group,
+                "get_pipeline_model_parallel_rank": lambda: self.groups["pp"].rank_in_group,
             },
             "vllm.platforms": {
                 "current_platform": types.SimpleNamespace(
@@ -126,6 +127,8 @@ class Vllm:
                 )
             },
             "vllm.transformers_utils.repo_utils": {"resolve_revision": lambda _, revision: revision},
+            "vllm.transformers_utils.s3_utils": {"glob": None},
+            "vllm.transformers_utils.utils": {"is_s3": lambda path: path.startswith("s3://")},
             "vllm.transformers_utils.runai_utils": {
                 "is_runai_obj_uri": lambda path: path.startswith("s3://"),
                 "list_safetensors": runai_model_streamer.list_safetensors,
@@ -163,11 +166,13 @@ class Vllm:
         experts = {"compute_local_expert_ids": sys.modules[f"{LOADERS}.ep_weight_filter"].compute_local_expert_ids}
         self._cut(f"{LOADERS}.default_loader", around | base | experts, "DefaultModelLoader")
         self._whole(f"{LOADERS}.runai_streamer_loader")
-        others = ("Dummy", "ModelExpress", "ShardedState", "Tensorizer", "Ipc")
+        self._whole(f"{LOADERS}.sharded_state_loader")
+        others = ("Dummy", "ModelExpress", "Tensorizer", "Ipc")
         loaders: dict[str, Any] = dict.fromkeys((f"{each}Loader" for each in others), object)
         loaders |= dict.fromkeys((f"{each}ModelLoader" for each in others), object)
         loaders["DefaultModelLoader"] = sys.modules[f"{LOADERS}.default_loader"].DefaultModelLoader
         loaders["RunaiModelStreamerLoader"] = self.stock
+        loaders["ShardedStateLoader"] = sys.modules[f"{LOADERS}.sharded_state_loader"].ShardedStateLoader
         wanted = ("register_model_loader", "get_model_loader", "_LOAD_FORMAT_TO_MODEL_LOADER")
         self._cut(LOADERS, around | base | loaders | {"LoadConfig": LoadConfig, "Literal": Literal}, *wanted)
 

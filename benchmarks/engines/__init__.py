@@ -1,0 +1,1 @@
+"""The plugin for vLLM against vLLM's own loaders, in its CPU worker."""
