@@ -59,7 +59,7 @@ def _page(text: bytes, answer: Answer) -> Page:
         remedy = "Check the account's endpoint, and any proxy in between."
         raise AnswerError(ReadError, "the answer is not a listing of Azure", remedy, answer)
     prefixes = root.find("Blobs/BlobPrefix") is not None
-    return Page(tuple(_items(root)), prefixes, root.findtext("NextMarker", ""), answer)
+    return Page(tuple(_items(root)), prefixes, root.findtext("NextMarker") or None, answer)
 
 
 def _items(root: ET.Element) -> Iterator[Item]:

@@ -7,15 +7,15 @@ from runai_model_streamer.io.gcs.access import GcsAccess, endpoint_of, make_gcs_
 from runai_model_streamer.io.gcs.errors import explain_gcs, explain_google, judge_google, of_google
 from runai_model_streamer.io.gcs.listing import list_bucket
 from runai_model_streamer.io.gcs.remote import GcsObject
-from runai_model_streamer.io.http.retries import Attempts, Judgement
+from runai_model_streamer.io.http.retries import Judgement
 from runai_model_streamer.io.listing import Entry, Wanted
 from runai_model_streamer.io.objects.errors.explanation import Explanation
 from runai_model_streamer.io.objects.errors.translation import error_of
 from runai_model_streamer.io.objects.location import Location
+from runai_model_streamer.io.objects.store import FailedRequest
 from runai_model_streamer.io.setup_time import SetupClock
 from runai_model_streamer.io.web.base import HttpStore
 from runai_model_streamer.io.web.refusal import RefusedError
-from runai_model_streamer.ranges import ByteRange
 
 
 class GcsStore(HttpStore[GcsAccess]):
@@ -52,20 +52,11 @@ class GcsStore(HttpStore[GcsAccess]):
         return Judgement(judgement.words, renew=True, answered=True) if expired else judgement
 
     @override
-    def translated(
-        self,
-        error: Exception,
-        path: str,
-        span: ByteRange | None,
-        attempts: Attempts,
-        access: GcsAccess | None,
-        *,
-        opening: bool,
-    ) -> Exception:
-        if of_google(error):
-            secrets = () if access is None else access.secrets
-            return error_of(explain_google(error), error, path, span, attempts, secrets)
-        return super().translated(error, path, span, attempts, access, opening=opening)
+    def translated(self, error: Exception, failed: FailedRequest[GcsAccess]) -> Exception:
+        if not of_google(error):
+            return super().translated(error, failed)
+        secrets = () if failed.access is None else failed.access.secrets
+        return error_of(explain_google(error), error, failed.path, failed.span, failed.attempts, secrets)
 
     @override
     def url(self, path: str, access: GcsAccess | None) -> str:

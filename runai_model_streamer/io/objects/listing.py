@@ -10,7 +10,7 @@ from runai_model_streamer.io.listing import Entry, Wanted
 from runai_model_streamer.io.objects.requests import A
 from runai_model_streamer.io.objects.store import ObjectStore
 
-_MAX_PAGES: Final = 10_000
+MAX_PAGES: Final = 10_000
 """Maximum pages of a listing, most of them of 1000 keys. No model has that many, and a faulty store may never end."""
 
 
@@ -28,8 +28,8 @@ class Page(NamedTuple):
     items: Sequence[Item]
     folders: bool
     """There are keys in folders below the prefix, which are not listed."""
-    next_token: str
-    """Asks for the next page; "" after the last."""
+    next_token: str | None
+    """Asks for the next page; None after the last."""
     answer: Answer | None = None
 
 
@@ -55,7 +55,7 @@ def list_folder(
     wanted: Wanted,
     *,
     recursive: bool,
-    max_pages: int = _MAX_PAGES,
+    max_pages: int = MAX_PAGES,
 ) -> list[Entry]:
     """List the objects under a prefix, sorted by name. Each page costs one request, one after another.
 
@@ -90,9 +90,9 @@ def list_folder(
             page = pages.pop()
             found = found or bool(page.items) or page.folders
             entries += _entries(page, folder, wanted, recursive)
-            if not page.next_token:
+            if page.next_token is None:
                 break
-            if page.next_token in tokens or len(tokens) == max_pages:
+            if page.next_token in tokens or len(tokens) > max_pages:
                 raise unfit(folder.path, f"its listing does not end (page {len(tokens)})", page.answer)
             tokens.append(page.next_token)
     finally:

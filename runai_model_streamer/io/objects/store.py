@@ -6,6 +6,7 @@ Each store derives from `ObjectStore`, and adds how to sign, how to list, and wh
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic
 
 from runai_model_streamer.io.http.flights import Flight, Flights
@@ -13,10 +14,25 @@ from runai_model_streamer.io.http.request_rate import RequestRate
 from runai_model_streamer.io.http.retries import Attempts, Judgement, retry
 from runai_model_streamer.io.listing import Entry, Wanted
 from runai_model_streamer.io.objects.access import CurrentAccess
-from runai_model_streamer.io.objects.requests import A, Remote
+from runai_model_streamer.io.objects.requests import A, A_co, Remote
 from runai_model_streamer.io.objects.source import PREFIX_BYTES, ObjectSource
 from runai_model_streamer.io.setup_time import SetupClock
 from runai_model_streamer.ranges import ByteRange
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRequest(Generic[A_co]):
+    """A request that failed for good."""
+
+    path: str
+    """The object or prefix."""
+    span: ByteRange | None
+    """The range; None for a listing."""
+    attempts: Attempts
+    access: A_co | None
+    """What the last attempt was made with; None if there was none."""
+    opening: bool
+    """The store has not answered any request yet."""
 
 
 class ObjectStore(ABC, Generic[A]):
@@ -131,7 +147,7 @@ class ObjectStore(ABC, Generic[A]):
         """
 
         def translated(error: Exception, attempts: Attempts, access: A | None) -> Exception:
-            return self.translated(error, path, span, attempts, access, opening=not self.answered)
+            return self.translated(error, FailedRequest(path, span, attempts, access, opening=not self.answered))
 
         def timed(access: A, flight: Flight) -> None:
             try:
@@ -146,17 +162,8 @@ class ObjectStore(ABC, Generic[A]):
         """Say whether to go on after this error, and release its references to the caller's buffer."""
 
     @abstractmethod
-    def translated(
-        self,
-        error: Exception,
-        path: str,
-        span: ByteRange | None,
-        attempts: Attempts,
-        access: A | None,
-        *,
-        opening: bool,
-    ) -> Exception:
-        """Make the package's error for the last failure. `opening`: the store has not answered any request yet."""
+    def translated(self, error: Exception, failed: FailedRequest[A]) -> Exception:
+        """Make the package's error for the last failure of a request."""
 
     @property
     def max_retries(self) -> int:

@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing_extensions import override
 
 from runai_model_streamer.config import S3Config
-from runai_model_streamer.io.http.retries import Attempts, Judgement
+from runai_model_streamer.io.http.retries import Judgement
 from runai_model_streamer.io.listing import Entry, Wanted
 from runai_model_streamer.io.objects.errors.frames import release_frames
 from runai_model_streamer.io.objects.location import Location
-from runai_model_streamer.io.objects.store import ObjectStore
+from runai_model_streamer.io.objects.store import FailedRequest, ObjectStore
 from runai_model_streamer.io.s3.access import Access, MakeAccess, make_access
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.s3.errors import translation
@@ -21,7 +21,6 @@ from runai_model_streamer.io.s3.errors.explanation import RequestContext
 from runai_model_streamer.io.s3.listing import list_objects
 from runai_model_streamer.io.s3.remote import S3Object
 from runai_model_streamer.io.setup_time import SetupClock
-from runai_model_streamer.ranges import ByteRange
 
 
 class S3Store(ObjectStore[Access]):
@@ -66,18 +65,13 @@ class S3Store(ObjectStore[Access]):
         return translation.judge(error)
 
     @override
-    def translated(
-        self,
-        error: Exception,
-        path: str,
-        span: ByteRange | None,
-        attempts: Attempts,
-        access: Access | None,
-        *,
-        opening: bool,
-    ) -> Exception:
-        bucket = Location.of_prefix(path).bucket
-        at = RequestContext(path, bucket, span, attempts.count, attempts.seconds, self.config.timeout, opening)
+    def translated(self, error: Exception, failed: FailedRequest[Access]) -> Exception:
+        bucket = Location.of_prefix(failed.path).bucket
+        tries = failed.attempts
+        at = RequestContext(
+            failed.path, bucket, failed.span, tries.count, tries.seconds, self.config.timeout, failed.opening
+        )
+        access = failed.access
         if access is not None:
             at = replace(at, unsigned=access.unsigned, provenance=access.provenance, secrets=access.secrets)
         return translation.translated(error, at)

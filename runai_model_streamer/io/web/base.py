@@ -7,15 +7,13 @@ from typing import TypeVar
 from typing_extensions import override
 
 from runai_model_streamer.config import StreamerConfig
-from runai_model_streamer.io.http.retries import Attempts, Judgement
+from runai_model_streamer.io.http.retries import Judgement
 from runai_model_streamer.io.objects.errors.explanation import Explanation
-from runai_model_streamer.io.objects.store import ObjectStore
+from runai_model_streamer.io.objects.store import FailedRequest, ObjectStore
 from runai_model_streamer.io.setup_time import SetupClock
 from runai_model_streamer.io.web import errors
-from runai_model_streamer.io.web.errors import RequestContext
 from runai_model_streamer.io.web.refusal import RefusedError
 from runai_model_streamer.io.web.remote import Access
-from runai_model_streamer.ranges import ByteRange
 
 W = TypeVar("W", bound=Access)
 
@@ -49,17 +47,7 @@ class HttpStore(ObjectStore[W]):
         return errors.judge(error)
 
     @override
-    def translated(
-        self,
-        error: Exception,
-        path: str,
-        span: ByteRange | None,
-        attempts: Attempts,
-        access: W | None,
-        *,
-        opening: bool,
-    ) -> Exception:
-        plain = self.url(path, access).startswith("http://")
-        secrets = () if access is None else access.secrets
-        at = RequestContext(path, span, attempts, self._timeout, opening, plain, secrets)
-        return errors.translated(error, at, lambda refused: self.explain(refused, path, access))
+    def translated(self, error: Exception, failed: FailedRequest[W]) -> Exception:
+        plain = self.url(failed.path, failed.access).startswith("http://")
+        way = errors.way_to(self._timeout, opening=failed.opening, plain=plain)
+        return errors.translated(error, failed, way, lambda refused: self.explain(refused, failed.path, failed.access))

@@ -1,7 +1,6 @@
 """Explains failures of web servers to users, for all stores that make their requests with `WebObject`."""
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from runai_model_streamer.errors import (
@@ -21,13 +20,14 @@ from runai_model_streamer.io.http.failures import (
     UNREACHABLE,
     TransportError,
 )
-from runai_model_streamer.io.http.retries import Attempts, Judgement
+from runai_model_streamer.io.http.retries import Judgement
 from runai_model_streamer.io.objects.errors.explanation import Explanation
 from runai_model_streamer.io.objects.errors.frames import release_frames
 from runai_model_streamer.io.objects.errors.network import CHECK_PROXY, CHECK_WAY, EASE, Way, explain_failure
 from runai_model_streamer.io.objects.errors.translation import error_of
+from runai_model_streamer.io.objects.store import FailedRequest
 from runai_model_streamer.io.web.refusal import RefusedError
-from runai_model_streamer.ranges import ByteRange
+from runai_model_streamer.io.web.remote import Access
 
 SIGN_AGAIN: Final = "If the URL is a signed link, it may have expired: make a new one."
 _GIVE_CREDENTIALS: Final = (
@@ -47,22 +47,6 @@ _SENDABLE: Final = "Look for a line break, or a letter that is not ASCII, in the
 
 Refusals: TypeAlias = Callable[[RefusedError], Explanation | None]
 """Explains a refusal if the store knows more about it than `refused`; else returns None."""
-
-
-@dataclass(frozen=True, slots=True)
-class RequestContext:
-    """The request that failed."""
-
-    path: str
-    span: ByteRange | None
-    attempts: Attempts
-    timeout: float
-    opening: bool
-    """The store has not answered any request yet."""
-    plain: bool
-    """The URL begins with http://."""
-    secrets: Collection[str]
-    """Texts to redact."""
 
 
 def judge(error: Exception) -> Judgement:
@@ -85,28 +69,36 @@ def judge(error: Exception) -> Judgement:
     return Judgement(type(error).__name__, answered=isinstance(error, AnswerError))
 
 
-def translated(error: Exception, at: RequestContext, refusals: Refusals) -> Exception:
+def translated(error: Exception, failed: FailedRequest[Access], way: Way, refusals: Refusals) -> Exception:
     """Make our error from a request's. Return any other error as it is: that is a bug."""
     if isinstance(error, AnswerError):
         explanation = Explanation(error.kind, str(error), error.remedy, error.answer)
     elif isinstance(error, RefusedError):
         explanation = refusals(error) or refused(error)
     elif isinstance(error, TransportError):
-        explanation = explain_failure(error, error.host or "the server", _way(at))
+        explanation = explain_failure(error, error.host or "the server", way)
     else:
         return error
-    return error_of(explanation, error, at.path, at.span, at.attempts, at.secrets)
+    secrets = () if failed.access is None else failed.access.secrets
+    return error_of(explanation, error, failed.path, failed.span, failed.attempts, secrets)
 
 
-def _way(at: RequestContext) -> Way:
+def way_to(timeout: float, *, opening: bool, plain: bool) -> Way:
+    """Return the facts and remedies for failures on the way to a web server.
+
+    Args:
+        timeout: of a request, in seconds.
+        opening: whether it has not answered any request yet.
+        plain: whether the URL begins with http://.
+    """
     return Way(
-        timeout=at.timeout,
-        opening=at.opening,
+        timeout=timeout,
+        opening=opening,
         check=CHECK_WAY,
         authorities=_AUTHORITIES,
         no_authorities=_NO_AUTHORITIES,
         plain="Write http:// instead of https://, or the port at which it speaks TLS.",
-        wants_tls="If it speaks TLS at this port, write https:// instead of http://." if at.plain else "",
+        wants_tls="If it speaks TLS at this port, write https:// instead of http://." if plain else "",
         credentials=_SENDABLE,
     )
 
