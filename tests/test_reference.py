@@ -51,7 +51,7 @@ def test_what_the_reference_shows_has_a_docstring(path: str) -> None:
 @pytest.mark.parametrize("name", ERRORS)
 def test_the_reference_of_an_error_leads_to_its_messages_and_remedies(name: str) -> None:
     _, after = re.split(rf"^::: runai_model_streamer\.errors\.{name}$", PAGES["errors"], flags=re.MULTILINE)
-    link = re.match(r"\n\n\[Messages and remedies\]\(\.\./troubleshooting\.md#(\w+)-\w+\)", after)
+    link = re.match(r"(?:\n    .*)*\n\n\[Messages and remedies\]\(\.\./troubleshooting\.md#(\w+)-\w+\)", after)
     if f"\n### {name} " in (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"):
         assert link
         assert link[1] == name.lower()

@@ -2,10 +2,14 @@
 
 import errno
 import os
-from typing import Literal
+import re
+from typing import Final, Literal
 
 from runai_model_streamer import errors
 from runai_model_streamer.ranges import ByteRange
+
+_HUB_NAME: Final = re.compile(r"(?P<organization>[\w.-]*\w)/[\w.-]+(?<!\.safetensors)(?<!\.json)")
+"""What a repository of the Hub is called, but for names of files."""
 
 
 def dangling(path: str) -> errors.NotFoundError | None:
@@ -22,6 +26,14 @@ def dangling(path: str) -> errors.NotFoundError | None:
     return errors.NotFoundError(broken_link, where=path)
 
 
+def _of_the_hub(path: str) -> str:
+    """Return a remedy for a path that may be meant as the name of a model of the Hugging Face Hub, "" for others."""
+    name = _HUB_NAME.fullmatch(path)
+    if name is None or os.path.isdir(name["organization"]):
+        return ""
+    return f"a model of the Hugging Face Hub would be hf://{path}"
+
+
 def translated(
     error: OSError, path: str, span: ByteRange | None = None, kind: Literal["file", "folder"] = "file"
 ) -> errors.StreamerError:
@@ -29,13 +41,13 @@ def translated(
     where = errors.Where(path, span)
     match error.errno:
         case errno.ENOENT if kind == "folder":
-            return dangling(path) or errors.NotFoundError("no such folder", where=where)
+            return dangling(path) or errors.NotFoundError("no such folder", where=where, remedy=_of_the_hub(path))
         case errno.ENOTDIR if kind == "folder":
             return errors.NotDirectoryError(
                 "is a file, not a folder", where=where, remedy="stream_file takes it as it is"
             )
         case errno.ENOENT | errno.ENOTDIR:
-            return dangling(path) or errors.NotFoundError("no such file", where=where)
+            return dangling(path) or errors.NotFoundError("no such file", where=where, remedy=_of_the_hub(path))
         case errno.EACCES | errno.EPERM:
             return errors.AccessDeniedError(
                 "this user may not read it", where=where, remedy=f"check the {kind}'s permissions"

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from runai_model_streamer import errors
+from runai_model_streamer import errors, list_safetensors
 from runai_model_streamer.config import DirectIO
 from runai_model_streamer.io.files import file_systems
 from runai_model_streamer.io.files.page_cache import PageCache
@@ -728,6 +728,30 @@ def test_what_cannot_be_opened_is_an_error_of_its_kind(
     with pytest.raises(error, match=says) as caught:
         FileSource(str(make(tmp_path)))
     assert type(caught.value) is error
+
+
+@pytest.mark.parametrize(
+    ("path", "remedy"),
+    [
+        ("org/model", "a model of the Hugging Face Hub would be hf://org/model"),
+        ("here/model", ""),
+        ("org/model.safetensors", ""),
+        ("/org/model", ""),
+        ("../model", ""),
+        ("model", ""),
+    ],
+)
+def test_what_may_be_a_name_of_the_hub_is_told_how_to_write_it(
+    path: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / "here").mkdir()
+    with pytest.raises(errors.NotFoundError) as opened:
+        FileSource(path)
+    with pytest.raises(errors.NotFoundError) as listed:
+        list_safetensors(path)
+    assert (opened.value.remedy, listed.value.remedy) == (remedy, remedy)
 
 
 @refusals
