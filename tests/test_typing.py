@@ -1,12 +1,18 @@
 """What type checkers say of the documented calls: the right ones pass, a `str` for several files or names does not."""
 
+import ast
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import runai_model_streamer
+from runai_model_streamer import plots, profiling
+
 ROOT = Path(__file__).parents[1]
+PROGRAM = Path(__file__).with_name("every_public_name.py")
 
 RIGHT = """
 from pathlib import Path
@@ -63,3 +69,22 @@ def test_right_and_wrong_calls_are_told_apart(tmp_path: Path) -> None:
         'Argument 4 to "pull_files"',
         'Argument 1 to "pull_files" of "ObjectStorageModel"',
     ]
+
+
+def test_the_program_for_type_checkers_uses_every_public_name() -> None:
+    used = {node.id for node in ast.walk(ast.parse(PROGRAM.read_text("utf-8"))) if isinstance(node, ast.Name)}
+    used |= {node.attr for node in ast.walk(ast.parse(PROGRAM.read_text("utf-8"))) if isinstance(node, ast.Attribute)}
+    assert {*runai_model_streamer.__all__, *profiling.__all__, *plots.__all__, "StreamerPatcher"} - used == set()
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="pyright runs on Node.js")
+def test_pyright_accepts_a_program_that_uses_every_public_name() -> None:
+    pytest.importorskip("pyright")
+    done = subprocess.run(
+        [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, str(PROGRAM)],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "0 errors, 0 warnings, 0 informations"), done.stdout
