@@ -12,8 +12,11 @@ class CachePolicy(NamedTuple):
     beginning: int = 256 << 10
     """Bytes that the store sends when an object is opened."""
     buffers: int = 16
-    """Pieces that wait for the disk at most, in memory of their own: 64 MiB. They cover a pause of the disk of 30 ms at
-    2 GB/s; a disk that is slower than the network for long fills any number."""
+    """Pieces that wait for the disk at most, in memory of their own: 64 MiB."""
+    overflow: float = 0.1
+    """Part of the time of a read, at most, that writing what it has read may take, where no buffer is free."""
+    pause: float = 0.5
+    """Seconds for which nothing is written without a buffer, after it took longer."""
     threads: int = 4
     """Threads that write."""
     patience: float = 60.0

@@ -168,13 +168,14 @@ class CachedSource(SourceWrapper):
             if entry.runs(ByteRange(start, end)) != [Run(start, end, held=False)]:
                 entry.release(start, end)
                 return None
+            began = time.perf_counter()
             origin = self._source.read_into(start, view)
+            each = (time.perf_counter() - began) / (end - start)
         except BaseException:
             entry.release(start, end)
             raise
         for part in split(ByteRange(start, end), self._policy.piece):
-            piece = view[part.start - start : part.end - start]
-            self._writer.put(entry, part.start, piece, self._stopped.is_set)
+            self._writer.put(entry, part.start, view[part.start - start : part.end - start], each * part.size)
         return origin
 
     def _claim(self, start: int, end: int) -> bool:

@@ -2,8 +2,8 @@
 
 import mmap
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +16,6 @@ from runai_model_streamer.io.cache_counts import Counter
 from runai_model_streamer.ranges import PAGE
 from runai_model_streamer.threads.crew import Crew
 
-_LOOK_AGAIN: float = 0.05
-"""Seconds between two looks at whether to wait for a buffer still."""
-
 
 class _Job(NamedTuple):
     entry: Entry
@@ -30,8 +27,10 @@ class _Job(NamedTuple):
 class Writer:
     """The threads and buffers of one load. Thread safe.
 
-    A piece that finds no buffer free is left out, so that the network never waits for the disk. It is waited for if
-    others on this node use the object at the same time: they would have to fetch it again.
+    A piece that finds no buffer free goes to the page cache at once, in the thread that has fetched it. If that takes
+    long, the kernel makes writers wait for the disk. Then such pieces are left out for a while, so that the network
+    does not wait, too. They are always written if others on this node use the object at the same time: those
+    would have to fetch them again.
 
     Args:
         policy: how many buffers and threads.
@@ -48,6 +47,7 @@ class Writer:
         self._free: list[mmap.mmap] = []
         self._made = 0
         self._idle = 0
+        self._paused_until = 0.0
         self._closed = False
         self._crew = Crew("cache", "write the cache")
 
@@ -56,19 +56,22 @@ class Writer:
         """Whether pieces are still written."""
         return self._trouble.why is None and not self._closed
 
-    def put(self, entry: Entry, start: int, view: memoryview, ended: Callable[[], bool]) -> None:
-        """Copy a piece of at most `policy.piece` bytes, to be written soon. After that its range is unlocked.
+    def put(self, entry: Entry, start: int, view: memoryview, seconds: float) -> None:
+        """Write a piece of at most `policy.piece` bytes now or soon, or leave it out. After that its range is unlocked.
 
         Args:
             entry: where to write it.
             start: its first byte.
             view: its bytes; no reference is kept.
-            ended: whether the load has ended, so that nothing is to be waited for.
+            seconds: how long it took to fetch them.
         """
-        buffer = self._take(entry, ended) if self.writes else None
+        buffer = self._take() if self.writes else None
         if buffer is None:
-            self._counter.add(left_out=len(view))
-            entry.release(start, start + len(view))
+            overflows = self.writes and (entry.shared or time.monotonic() >= self._paused_until)
+            began = time.perf_counter()
+            self._write(entry, start, view, overflows)
+            if time.perf_counter() - began > self._policy.overflow * seconds:
+                self._paused_until = time.monotonic() + self._policy.pause
             return
         shift = start % PAGE
         # numpy copies without the GIL.
@@ -89,22 +92,14 @@ class Writer:
                 job.entry.close()
             self._jobs.clear()
 
-    def _take(self, entry: Entry, ended: Callable[[], bool]) -> mmap.mmap | None:
-        shared = False
-        while True:
-            with self._changed:
-                if self._free:
-                    return self._free.pop()
-                if self._made < self._policy.buffers:
-                    self._made += 1
-                    break
-                if shared:
-                    self._changed.wait(_LOOK_AGAIN)
-                    if self._free:
-                        continue
-            shared = entry.shared and self.writes and not ended()
-            if not shared:
+    def _take(self) -> mmap.mmap | None:
+        """Return a free buffer; None if there is none."""
+        with self._changed:
+            if self._free:
+                return self._free.pop()
+            if self._made == self._policy.buffers:
                 return None
+            self._made += 1
         return mmap.mmap(-1, self._policy.piece + PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def _run(self) -> None:
@@ -116,23 +111,22 @@ class Writer:
                 if not self._jobs:
                     return
                 job = self._jobs.popleft()
-            self._write(job)
+            shift, wanted = job.start % PAGE, self._trouble.why is None
+            self._write(job.entry, job.start, memoryview(job.buffer)[shift : shift + job.size], wanted)
+            job.entry.close()
             with self._changed:
                 self._free.append(job.buffer)
                 self._changed.notify_all()
 
-    def _write(self, job: _Job) -> None:
-        entry, start, size, buffer = job
-        shift = start % PAGE
+    def _write(self, entry: Entry, start: int, view: memoryview, wanted: bool) -> None:
+        """Write a piece now, if `wanted`. Count it, and unlock its range."""
         written = False
         try:
-            if self._trouble.why is None:
-                written = entry.write(start, memoryview(buffer)[shift : shift + size])
+            written = wanted and entry.write(start, view)
         except OSError as error:
             self._trouble.cannot_write(error)
-        self._counter.add(**{"written" if written else "left_out": size})
-        entry.release(start, start + size)
-        entry.close()
+        self._counter.add(**{"written" if written else "left_out": len(view)})
+        entry.release(start, start + len(view))
 
     def close(self, seconds: float) -> None:
         """End the threads once they have written what waits. Wait at most `seconds` for that. Idempotent."""

@@ -283,12 +283,30 @@ def test_an_object_larger_than_the_cache_is_kept_in_part(tmp_path: Path, store: 
     assert data.stat().st_blocks * 512 <= limit
 
 
-def test_pieces_that_find_no_buffer_are_left_out_and_fetched_later(tmp_path: Path, store: MemoryStore) -> None:
-    counts = load(tmp_path, store, cache=make_cache(tmp_path, policy=POLICY._replace(buffers=0)))
+def test_pieces_that_find_no_buffer_are_written_at_once(tmp_path: Path, store: MemoryStore) -> None:
+    policy = POLICY._replace(buffers=0, overflow=1e9)
+    assert load(tmp_path, store, cache=make_cache(tmp_path, policy=policy)).bytes_written == SIZE
+    assert load(tmp_path, store).bytes_read == SIZE
+
+
+def test_pieces_that_would_hold_up_the_network_are_left_out_and_fetched_later(
+    tmp_path: Path, store: MemoryStore
+) -> None:
+    policy = POLICY._replace(buffers=0, overflow=0.0, pause=600.0)
+    counts = load(tmp_path, store, cache=make_cache(tmp_path, policy=policy))
     assert counts.bytes_left_out > 0
     counts = load(tmp_path, store)
     assert counts.bytes_read + counts.bytes_written == SIZE
     assert load(tmp_path, store).bytes_read == SIZE
+
+
+def test_nothing_is_left_out_while_others_use_the_object(tmp_path: Path, store: MemoryStore) -> None:
+    policy = POLICY._replace(buffers=0, overflow=0.0, pause=600.0)
+    other = make_cache(tmp_path)
+    using = other.open(URL, store.open)
+    assert load(tmp_path, store, cache=make_cache(tmp_path, policy=policy)).bytes_left_out == 0
+    using.close()
+    other.close()
 
 
 def test_a_memory_limit_leaves_few_buffers(tmp_path: Path, store: MemoryStore) -> None:
