@@ -196,7 +196,7 @@ class StreamerConfig:
         if not self.s3.hedge or self.max_bandwidth:  # what is asked for a second time would not be paid for
             return 0
         if self.memory_limit == UNLIMITED:
-            return SECOND_ANSWERS
+            return 2 * SECOND_ANSWERS  # of hundreds of connections more are late
         part = min(self.memory_limit // (8 * self.local_processes), SECOND_ANSWERS)
         return part if part >= self.chunk_for(SourceKind.OBJECT) else 0
 

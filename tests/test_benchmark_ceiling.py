@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.ceiling import null_disk
+from benchmarks.ceiling import null_disk, objects
 
 KIB = 1 << 10
 
@@ -83,3 +83,11 @@ def test_a_headers_length_is_that_of_the_file_with_the_longest_one(tmp_path: Pat
 def test_linux_aio_is_seen_too(library: Path, tmp_path: Path, length: int, ones: int, reads: int) -> None:
     landed, found, said = read(library, tmp_path, length, "aio")
     assert (landed, found, said.reads) == (length, ones, reads)
+
+
+def test_a_load_of_objects_is_measured_on_a_store_that_answers_at_once() -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    seconds, cpu, user, calls = objects.measure(ranges=30, readers=2)
+    assert min(seconds, cpu, user) >= 0
+    assert calls > 30 * 100

@@ -23,18 +23,19 @@ from runai_model_streamer.io.http.curl_request import CurlRequest, last_answer
 from runai_model_streamer.io.http.failures import TransportError, wrong_length
 from runai_model_streamer.io.http.libcurl import Code, Easy, Library, UnusableError
 from runai_model_streamer.io.http.progress import Watcher
-from runai_model_streamer.io.http.proxies import Proxy, proxy_for
+from runai_model_streamer.io.http.proxies import Proxies, Proxy
 from runai_model_streamer.io.http.transport import (
     TEXT_LIMIT,
     Cancellation,
     Reply,
     SignedRequest,
     Transport,
+    conditions,
     header_lines,
     headers_of,
     is_wanted,
-    sent_headers,
 )
+from runai_model_streamer.io.http.trust import Trust
 from runai_model_streamer.ranges import ByteRange
 from runai_model_streamer.threads.forks import OwnProcess
 
@@ -56,7 +57,7 @@ def make_curl_transport(
     Raises:
         UnusableError: there is no libcurl, or it lacks something.
     """
-    return CurlTransport(load(), timeout, certificates, proxy_for)
+    return CurlTransport(load(), timeout, certificates, Proxies())
 
 
 class CurlTransport(Transport):
@@ -72,6 +73,7 @@ class CurlTransport(Transport):
         self._library = library
         self._timeout = timeout
         self._certificates = certificates
+        self._trust = Trust(library, certificates)
         self._proxies = proxies
         self._lock = threading.Lock()
         self._closed = False
@@ -108,21 +110,24 @@ class CurlTransport(Transport):
         for connection in idle:
             connection.close()
         self._watcher.close()
+        self._trust.close()
 
     def _connect(self) -> "_Connection":
-        return _Connection(self._library, self._watcher, self._timeout, self._certificates)
+        return _Connection(self._library, self._watcher, self._timeout, self._certificates, self._trust)
 
 
 class _Connection:
     """A libcurl handle, and the request that it performs."""
 
-    def __init__(self, library: Library, watcher: Watcher, timeout: float, certificates: str) -> None:
+    def __init__(self, library: Library, watcher: Watcher, timeout: float, certificates: str, trust: Trust) -> None:
         self._watcher = watcher
         self._timeout = timeout
         self._says = ctypes.create_string_buffer(libcurl.ERROR_BYTES)
         self._head = ctypes.create_string_buffer(_HEAD_LIMIT)
         self._errno = 0
         self._work: CurlRequest | None = None
+        self._asked: tuple[SignedRequest, str | None] | None = None  # what URL and headers are for
+        self._proxy: Proxy | None = None
         # ctypes holds no reference to the function that libcurl will call.
         self._opener = libcurl.OpenSocket(self._open)
         self._easy = Easy(library)
@@ -136,7 +141,6 @@ class _Connection:
             libcurl.TCP_KEEPALIVE: 1,
             libcurl.BUFFERSIZE: _BUFFER,
             libcurl.CONNECTTIMEOUT_MS: max(1, int(timeout * 1000)),
-            libcurl.CAINFO: certificates,
             # libcurl must not read the proxy variables itself: `proxies` reads them as botocore does.
             libcurl.NOPROXY: "",
             libcurl.ERRORBUFFER: ctypes.addressof(self._says),
@@ -154,6 +158,7 @@ class _Connection:
         }.items():
             with contextlib.suppress(UnusableError):
                 self._easy.set(option, certified)
+        trust.apply(self._easy)
 
     def get(
         self,
@@ -164,12 +169,11 @@ class _Connection:
         cancellation: Cancellation,
         proxy: Proxy,
     ) -> Reply:
-        headers = sent_headers(request, span, etag)
-        self._easy.set(libcurl.URL, request.url)
-        self._easy.set(libcurl.PROXY, proxy.url)
-        self._easy.set(libcurl.PROXYUSERNAME, proxy.user)
-        self._easy.set(libcurl.PROXYPASSWORD, proxy.password)
-        self._easy.set_headers(headers)
+        if self._asked != (request, etag):
+            self._ask_for(request, etag)
+        if self._proxy is not proxy:
+            self._go_by(proxy)
+        self._easy.set(libcurl.RANGE, f"{span.start}-{span.end - 1}" if request.ranged else None)
         self._says.value = b""
         self._errno = 0
         # The text of a refusal may be longer than a short range.
@@ -179,6 +183,7 @@ class _Connection:
             self._easy.set(libcurl.WRITEDATA, work.body.pointer)
             self._easy.set(libcurl.HEADERDATA, work.head.pointer)
             self._work = work
+            cancellation.landed = work.landed_so_far
             kept = self._easy.socket()
             if kept != libcurl.BAD_SOCKET:
                 cancellation.watch(kept)
@@ -195,6 +200,20 @@ class _Connection:
         if reply.landed and buffer is not view:
             view[: reply.landed] = buffer[: reply.landed]
         return reply
+
+    def _ask_for(self, request: SignedRequest, etag: str | None) -> None:
+        """Let libcurl keep what is the same for many ranges of an object."""
+        self._asked = None
+        self._easy.set(libcurl.URL, request.url)
+        self._easy.set_headers({**request.headers, **conditions(etag)})
+        self._asked = request, etag
+
+    def _go_by(self, proxy: Proxy) -> None:
+        self._proxy = None
+        self._easy.set(libcurl.PROXY, proxy.url)
+        self._easy.set(libcurl.PROXYUSERNAME, proxy.user)
+        self._easy.set(libcurl.PROXYPASSWORD, proxy.password)
+        self._proxy = proxy
 
     def close(self) -> None:
         self._easy.close()

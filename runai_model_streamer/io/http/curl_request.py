@@ -1,4 +1,4 @@
-"""One libcurl request: where its answer goes, and how much has arrived."""
+"""One libcurl request: where its answer goes, by C streams over Python's memory, and how much has arrived."""
 
 import ctypes
 import re
@@ -8,10 +8,11 @@ from typing import Any, Final
 from typing_extensions import override
 
 from runai_model_streamer.io.http.failures import Failure
-from runai_model_streamer.io.http.memory_stream import MemoryStream
 from runai_model_streamer.io.http.progress import Progress, Watched
 from runai_model_streamer.io.http.transport import Cancellation
+from runai_model_streamer.io.libc import libc
 
+_UNBUFFERED: Final = 2
 _BLANK_LINE: Final = re.compile(r"\r?\n\r?\n")
 _STATUS: Final = re.compile(r"HTTP/[\d.]+ (\d{3})")
 
@@ -58,6 +59,11 @@ class CurlRequest(Watched):
             if self.failure is not None:
                 self.cancellation.stop()
 
+    def landed_so_far(self) -> int:
+        """Return how many bytes of the body have landed. From any thread."""
+        with self._lock:
+            return self.landed if self._window is None else self.body.written()
+
     def end(self) -> None:
         """Record what arrived, and release the caller's buffer. Called when the request has ended."""
         with self._lock:
@@ -81,3 +87,42 @@ def last_answer(head: str) -> tuple[int, str] | None:
         if status is not None and int(status[1]) >= 200:
             return int(status[1]), block
     return None
+
+
+class MemoryStream:
+    """A `FILE *` over memory. A write beyond the end fails.
+
+    The memory stays the caller's, and must outlive the stream. The stream appends no final zero. Any thread may call
+    `written` while another one writes.
+    """
+
+    def __init__(self, address: int, size: int) -> None:
+        """Open a stream over `size` bytes at `address`; `size` is at least 1."""
+        self.size = size
+        # The C library searches the memory for a zero when it opens it: put one first.
+        ctypes.memset(address, 0, 1)
+        self.pointer: int | None = _open(address, size, b"r+")
+        if not self.pointer:
+            raise OSError(ctypes.get_errno(), "fmemopen failed")
+        _set_buffer(self.pointer, None, _UNBUFFERED, 0)
+
+    def written(self) -> int:
+        """Return how many bytes were written; a write in progress does not count yet."""
+        position: int = _tell(self.pointer)
+        return position
+
+    def close(self) -> None:
+        """Release the memory. Idempotent."""
+        pointer, self.pointer = self.pointer, None
+        if pointer:
+            _close(pointer)
+
+
+_open: Final = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)(
+    ("fmemopen", libc())
+)
+_set_buffer: Final = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)(
+    ("setvbuf", libc())
+)
+_tell: Final = ctypes.PYFUNCTYPE(ctypes.c_long, ctypes.c_void_p)(("ftell", libc()))
+_close: Final = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(("fclose", libc()))

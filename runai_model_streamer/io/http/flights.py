@@ -8,7 +8,7 @@ timeouts.
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _current = threading.local()
@@ -31,6 +31,8 @@ class Flight:
         """Whether botocore has already asked for the bucket's region."""
         self.connect_seconds = 0.0
         """Seconds in which its connection was made; next to 0 where an earlier one was used."""
+        self.landed: Callable[[], int] | None = None
+        """Returns how many bytes of its answer have landed; None where that is not known."""
         self._lock = threading.Lock()
         self._cut = False
         self._handles: list[int] = []
@@ -61,6 +63,7 @@ class Flight:
 
     def land(self) -> None:
         """Release the sockets. Called when the request has ended, with or without success."""
+        self.landed = None  # it may refer to what refers to this flight
         with self._lock:
             self._release()
 

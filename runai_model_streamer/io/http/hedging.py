@@ -112,7 +112,7 @@ class HedgedTransport(Transport):
                 if closed or not self._laggards.any:
                     self._watch = None
                     return
-                for work in self._laggards.find(self._clock()):
+                for work in self._laggards.find(self._clock(), _landed):
                     thread = threading.Thread(target=self._ask_again, args=(work,), name="runai-hedge", daemon=True)
                     try:
                         thread.start()
@@ -154,6 +154,11 @@ class HedgedTransport(Transport):
 def hedged(transport: Transport, second_answers: int) -> Transport:
     """Return the transport, with second requests if their answers may take so many bytes of memory."""
     return HedgedTransport(transport, HedgePolicy(held=second_answers)) if second_answers else transport
+
+
+def _landed(work: _Request) -> int | None:
+    landed = work.cancellation.landed
+    return None if landed is None else landed()
 
 
 def _is_complete(reply: Reply, span: ByteRange) -> bool:

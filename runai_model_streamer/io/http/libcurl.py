@@ -4,6 +4,7 @@ Functions that take microseconds keep the GIL, because releasing and taking it a
 transfers, releases it.
 """
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -37,8 +38,10 @@ PROXY_CAINFO: Final = 10246
 PROXY_CAPATH: Final = 10247
 PROXYPASSWORD: Final = 10176
 PROXYUSERNAME: Final = 10175
+SSL_CTX_FUNCTION: Final = 20108
 SUPPRESS_CONNECT_HEADERS: Final = 265
 TCP_KEEPALIVE: Final = 213
+RANGE: Final = 10007
 URL: Final = 10002
 WRITEDATA: Final = 10001
 
@@ -85,6 +88,9 @@ class SockAddr(ctypes.Structure):
 OpenSocket: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(SockAddr))
 
 
+SslContext: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+
+
 class _Version(ctypes.Structure):
     _fields_ = (
         ("age", ctypes.c_int),
@@ -92,6 +98,7 @@ class _Version(ctypes.Structure):
         ("number", ctypes.c_uint),
         ("host", ctypes.c_char_p),
         ("features", ctypes.c_int),
+        ("tls", ctypes.c_char_p),
     )
 
 
@@ -170,6 +177,25 @@ class Easy:
         return default if code else value.value
 
 
+class OpenSsl:
+    """The functions of libcurl's OpenSSL for certificates of authorities (X509_STORE), which count references.
+
+    Raises:
+        AttributeError: libcurl does not use a shared OpenSSL.
+    """
+
+    def __init__(self, library: ctypes.CDLL, tls: str) -> None:
+        pointer = ctypes.c_void_p
+        # Among the libraries that libcurl needs, one may need another OpenSSL.
+        text = _typed(library, "OpenSSL_version", ctypes.c_char_p, ctypes.c_int)(0).decode()
+        if tls.split("/") != text.split()[:2]:
+            raise AttributeError(f"libcurl has {tls}, and not {text}")
+        self.store_of = _typed(library, "SSL_CTX_get_cert_store", pointer, pointer)
+        self.set_store = _typed(library, "SSL_CTX_set1_cert_store", None, pointer, pointer)
+        self.keep = _typed(library, "X509_STORE_up_ref", ctypes.c_int, pointer)
+        self.release = _typed(library, "X509_STORE_free", None, pointer)
+
+
 class Library:
     """A loaded libcurl: its functions, with their types."""
 
@@ -193,6 +219,10 @@ class Library:
         code = _typed(quick, "curl_global_init", ctypes.c_int, number)(_GLOBAL_DEFAULT)
         if code:
             raise UnusableError(f"{path} does not start: {self.text(code)}")
+        self.openssl: OpenSsl | None = None
+        """The OpenSSL that it uses; None where it uses none, or has it within itself."""
+        with contextlib.suppress(AttributeError):
+            self.openssl = OpenSsl(quick, (about.tls or b"").decode())
         self.path = _path_of(self.perform) or path
         self.version = about.version.decode()
 

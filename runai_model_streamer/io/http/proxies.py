@@ -1,5 +1,6 @@
 """Chooses the proxy for a store, by the rules of Python's standard library."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -37,6 +38,30 @@ def proxy_for(url: str) -> Proxy:
             sep=": ",
         )
     return proxy
+
+
+class Proxies:
+    """The proxies of a load, each looked up once for a host: that reads all variables of the environment. Thread safe.
+
+    Args:
+        look: returns the proxy for a URL.
+    """
+
+    def __init__(self, look: Callable[[str], Proxy] = proxy_for) -> None:
+        self._look = look
+        self._known: dict[str, Proxy] = {}
+
+    def __call__(self, url: str) -> Proxy:
+        """Return the proxy for a URL.
+
+        Raises:
+            ConfigError: the variable is not a URL.
+        """
+        host = "/".join(url.split("/", 3)[:3])
+        proxy = self._known.get(host)
+        if proxy is None:
+            proxy = self._known[host] = self._look(url)
+        return proxy
 
 
 def _parse(named: Url) -> Proxy | None:

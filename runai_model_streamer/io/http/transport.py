@@ -22,6 +22,10 @@ dead, and a new one may do better. A slow network that works is far above this."
 
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
+_LINE: Final = re.compile(rf"^({_NAME.pattern}):[ \t]*(.*)$", re.MULTILINE)
+_ODD: Final = re.compile(r"\r|\n[ \t]|[ \t]\n|[ \t]\Z")
+"""What `_LINE` would read wrong. Servers rarely send it."""
+
 _FRESH: Final = 300.0
 """Seconds for which a signature is used. Stores accept it for 15 minutes by their own clocks."""
 
@@ -85,6 +89,9 @@ class Cancellation(Protocol):
 
     connect_seconds: float
     """Set by the transport: seconds in which the request's connection was made."""
+
+    landed: Callable[[], int] | None
+    """Set by the transport: returns how many bytes of the answer's body have landed so far. From any thread."""
 
     @property
     def cut(self) -> bool:
@@ -155,22 +162,26 @@ class Window:
 
 def sent_headers(request: SignedRequest, span: ByteRange, etag: str | None) -> dict[str, str]:
     """Return the headers to send: those of the request, and unsigned the range, and the ETag wanted."""
-    headers = dict(request.headers)
-    if request.ranged:
-        headers["Range"] = f"bytes={span.start}-{span.end - 1}"
-    if etag is not None:
-        headers["If-Match"] = etag
-    return headers
+    wanted = {"Range": f"bytes={span.start}-{span.end - 1}"} if request.ranged else {}
+    return {**request.headers, **wanted, **conditions(etag)}
+
+
+def conditions(etag: str | None) -> dict[str, str]:
+    """Return the header that asks for the object with this ETag; none for any object."""
+    return {} if etag is None else {"If-Match": etag}
 
 
 def headers_of(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return headers by names in lower case. Different values of one header are joined by commas."""
-    found: dict[str, list[str]] = {}
-    for name, value in pairs:
-        values = found.setdefault(name.lower(), [])
-        if value not in values:
-            values.append(value)
-    return {name: ", ".join(values) for name, values in found.items()}
+    found: dict[str, str] = {}
+    several: dict[str, list[str]] = {}
+    for given, value in pairs:
+        name = given.lower()
+        if found.setdefault(name, value) is not value:
+            values = several.setdefault(name, [found[name]])
+            if value not in values:
+                values.append(value)
+    return {**found, **{name: ", ".join(values) for name, values in several.items()}}
 
 
 def header_lines(head: str) -> Iterator[tuple[str, str]]:
@@ -179,6 +190,10 @@ def header_lines(head: str) -> Iterator[tuple[str, str]]:
     Only a line feed ends a line, and a header needs a valid name before its colon: anyone who may set an object's
     metadata chooses values. A line that begins with a blank continues the one before it.
     """
+    text = head.replace("\r\n", "\n")
+    if _ODD.search(text) is None:
+        yield from _LINE.findall(text.partition("\n")[2])
+        return
     pairs: list[tuple[str, str]] = []
     for line in head.split("\n")[1:]:
         name, colon, value = line.partition(":")

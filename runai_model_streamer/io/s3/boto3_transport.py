@@ -53,6 +53,7 @@ class Boto3Transport(Transport):
         if raw.status >= 300:
             _quote(raw, Window(self._timeout), reply)
         elif is_wanted(reply, span, len(view)):
+            cancellation.landed = lambda: reply.landed
             try:
                 _land(raw, view, Window(self._timeout), reply)
             except Exception as error:

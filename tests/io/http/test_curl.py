@@ -5,10 +5,9 @@ import threading
 
 import pytest
 
-from runai_model_streamer.io.http.curl_request import CurlRequest, last_answer
+from runai_model_streamer.io.http.curl_request import CurlRequest, MemoryStream, last_answer
 from runai_model_streamer.io.http.failures import Failure
 from runai_model_streamer.io.http.flights import Flight
-from runai_model_streamer.io.http.memory_stream import MemoryStream
 from runai_model_streamer.io.http.progress import Progress, Watcher
 from runai_model_streamer.io.libc import libc
 from tests.checkpoints import PATIENCE

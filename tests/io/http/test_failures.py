@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import socket
 import time
 from collections.abc import Iterator
@@ -181,6 +182,14 @@ class TestHeaders:
     def test_one_that_came_twice_has_both_values_unless_they_are_the_same(self) -> None:
         head = "HTTP/1.1 206 P\r\nA: 1\r\na: 2\r\nB: 1\r\nb: 1\r\n\r\n"
         assert headers_of(header_lines(head)) == {"a": "1, 2", "b": "1"}
+
+    def test_those_of_any_head_are_the_same_whether_read_at_once_or_line_by_line(self) -> None:
+        made = random.Random(5)
+        pieces = ["a", "B", ":", " ", "\t", "\r", "\n", "\r\n", ": ", "\x85", "\x0b", "é", "etag", '"', "-", ""]
+        for _ in range(5000):
+            head = "HTTP/1.1 206 P\r\n" + "".join(made.choices(pieces, k=made.randrange(30)))
+            # Blanks at its end make all of it be read line by line.
+            assert [*header_lines(head + "\n"), ("Z", "z")] == list(header_lines(head + "\nZ: z "))
 
     @pytest.mark.parametrize("between", [b"\x85", b"\x0b", b"\x1c", b"\r", b"\r\n "])
     def test_both_transports_read_them_so(self, server: FaultServer, transport: S3Transport, between: bytes) -> None:

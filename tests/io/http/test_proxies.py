@@ -6,7 +6,7 @@ import traceback
 import pytest
 
 from runai_model_streamer.errors import ConfigError, StorageUnreachableError
-from runai_model_streamer.io.http.proxies import Proxy, proxy_for
+from runai_model_streamer.io.http.proxies import Proxies, Proxy, proxy_for
 from runai_model_streamer.io.s3.listing import has_keys
 from tests.io.transports import URL, store_of
 from tests.servers import FaultServer
@@ -95,3 +95,22 @@ class TestPasswords:
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         with store_of(server) as store:
             assert store.open(URL).size == len(DATA)
+
+
+def test_the_proxy_of_a_load_is_looked_up_once_for_each_host() -> None:
+    looked: list[str] = []
+
+    def look(url: str) -> Proxy:
+        looked.append(url)
+        return Proxy(url)
+
+    proxies = Proxies(look)
+    urls = ["https://a/b/c", "https://a/d", "http://a/b", "https://a:1/b", "https://a"]
+    assert [proxies(url).url for url in urls] == [
+        "https://a/b/c",
+        "https://a/b/c",
+        "http://a/b",
+        "https://a:1/b",
+        "https://a/b/c",
+    ]
+    assert looked == ["https://a/b/c", "http://a/b", "https://a:1/b"]
