@@ -25,7 +25,7 @@ from runai_model_streamer.pipeline.cuda.driver import CudaDriver, driver_api
 from runai_model_streamer.pipeline.cuda.landing import CudaLanding
 from runai_model_streamer.pipeline.cuda.memory import DeviceMemory, TorchMemory
 from runai_model_streamer.pipeline.cuda.near import enough
-from runai_model_streamer.pipeline.cuda.staging import MAX_BYTES, Staging, staging_for
+from runai_model_streamer.pipeline.cuda.staging import MAX_BYTES, OBJECT_FACTOR, Staging, staging_for
 from runai_model_streamer.pipeline.landing.destination import Destination, LoadSpec
 from runai_model_streamer.pipeline.plan.groups import GROUP_BYTES, Group, Grouping
 from runai_model_streamer.ranges import PAGE
@@ -117,10 +117,15 @@ def begin_staging(
     limit = None if config.memory_limit == UNLIMITED else config.memory_limit
     chunk, concurrency = max(map(config.chunk_for, kinds)), max(map(config.max_concurrency_for, kinds))
     try:
-        staging = staging_for(limit, chunk, concurrency, parts.max_pinned)
+        staging = staging_for(limit, chunk, concurrency, _most(kinds, parts))
         parts.arenas.begin(device.index, parts.driver_api(), staging)
     except (MissingDependencyError, RunaiStreamerMemoryLimitException):
         return  # the load itself will raise or log this
+
+
+def _most(kinds: Collection[SourceKind], parts: CudaParts) -> int:
+    """Return the most bytes to stage in. A slot is a connection to object storage, and each of them is slow."""
+    return parts.max_pinned * (OBJECT_FACTOR if SourceKind.OBJECT in kinds else 1)
 
 
 def _gds_mode(spec: LoadSpec) -> GdsMode:
@@ -142,7 +147,7 @@ def cuda_destination(device: torch.device, spec: LoadSpec, tools: CudaTools, par
     """
     limit = None if spec.limit.part == UNLIMITED else spec.limit.part
     chunk = max((file.chunk for file in spec.files), default=PAGE)
-    staging = staging_for(limit, chunk, spec.concurrency, parts.max_pinned)
+    staging = staging_for(limit, chunk, spec.concurrency, _most({file.kind for file in spec.files}, parts))
     # Two groups are ahead of the caller. Each must have work for all readers.
     group_bytes = max(GROUP_BYTES, min(spec.concurrency, staging.slots) * staging.size)
     files = [file._replace(chunk=min(file.chunk, staging.size)) for file in spec.files]

@@ -9,12 +9,17 @@ from typing import Any
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
+from typing_extensions import override
 
 from runai_model_streamer import FileChunks, FileStreamer, RunaiStreamerMemoryLimitException, SafetensorsStreamer
+from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import GdsUnavailableError, MissingDependencyError, NotFoundError
 from runai_model_streamer.installation import install_command
-from runai_model_streamer.pipeline.cuda.destination import CudaParts
+from runai_model_streamer.origins import SourceKind
+from runai_model_streamer.pipeline.cuda.arena import Arenas
+from runai_model_streamer.pipeline.cuda.destination import CudaParts, begin_staging
 from runai_model_streamer.pipeline.cuda.driver import driver_api
+from runai_model_streamer.pipeline.cuda.staging import Staging
 from runai_model_streamer.pipeline.parts import Parts
 from tests.checkpoints import Stored, join_ours, numbered, raw, stored, write
 from tests.cuda_emulator import Emulator
@@ -217,3 +222,16 @@ def test_it_is_begun_before_a_header_is_read(world: World, tmp_path: Path) -> No
     join_ours()
     assert world.faulty.calls["cuMemHostRegister"] == 1
     assert world.close() == []
+
+
+@pytest.mark.parametrize(("kind", "slots"), [(SourceKind.FILE, 18), (SourceKind.OBJECT, 64)])
+def test_objects_have_a_slot_for_each_of_many_connections(kind: SourceKind, slots: int) -> None:
+    prepared: list[Staging] = []
+
+    class Noting(Arenas):
+        @override
+        def begin(self, device: int, api: Any, staging: Staging) -> None:
+            prepared.append(staging)
+
+    begin_staging(GPU, StreamerConfig(), {kind}, CudaParts("13.0", lambda: None, arenas=Noting()))
+    assert [staging.slots for staging in prepared] == [slots]
