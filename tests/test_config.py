@@ -442,7 +442,7 @@ def test_ranks_meet_by_those_of_their_settings_that_can_be_used(monkeypatch: pyt
 @pytest.mark.parametrize(
     ("settings", "size"),
     [
-        pytest.param({}, 32 * MIB, id="without a limit"),
+        pytest.param({}, 64 * MIB, id="without a limit"),
         pytest.param({"RUNAI_STREAMER_MEMORY_LIMIT": "1GiB"}, 32 * MIB, id="with a large one"),
         pytest.param({"RUNAI_STREAMER_MEMORY_LIMIT": "128MiB"}, 16 * MIB, id="an eighth of a limit"),
         pytest.param({"RUNAI_STREAMER_MEMORY_LIMIT": "48MiB"}, 0, id="an eighth that holds no range"),
