@@ -38,7 +38,7 @@ SLIM_TORCH = torch 'cuda-bindings==13.0.*' cuda-core cuda-pathfinder numba-cuda 
 OLDEST_TESTS = tests/kernels tests/pipeline/landing tests/io/http tests/io/s3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-stores test-cuda test-torch test-gpu test-oldest test-releases test-engines test-vllm-own resolve docs lint types format hooks clean
+.PHONY: help demo test test-stores test-cuda test-torch test-gpu test-oldest test-ranks test-releases test-engines test-vllm-own resolve docs lint types format hooks clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -63,6 +63,9 @@ test-gpu: $(CUDA_VENV)/.cuda ## on a machine with a GPU: what only one can show,
 
 test-oldest: $(OLDEST_VENV)/.oldest ## kernels, casts and S3 with the oldest numba, boto3 ... that pyproject.toml allows
 	@$(OLDEST_VENV)/bin/python -m pytest $(OLDEST_TESTS) $(ARGS)
+
+test-ranks: $(VENV)/.dev ## eight ranks, of which one is killed, stopped, fails or leaves at a random moment: 50 times, which takes minutes
+	@$(BIN)/python -m tests.distributed.ring.chaos 50 8 $${SEED:-1}
 
 test-releases: $(VENV)/.releases ## functions of 16 releases of vLLM and SGLang, cut out of their wheels (1.3 GB fetched, little kept)
 	@ENGINE_SOURCES=$(VENV)/releases $(BIN)/python -m pytest $(addprefix tests/engines/test_,releases.py sglang_plugin.py vllm_plugin.py) $(ARGS)

@@ -8,7 +8,9 @@ page cache is brought into its state before each round, and that is checked. Pri
 - CPU seconds of all ranks together for each GB of the files
 - bytes that the disk was asked for, in units of the files' size
 
-The ranks of a node share its CPUs and its disk: figures count only where nothing else runs.
+The ranks of a node share its CPUs and its disk: figures count only where nothing else runs. With `--disk 0.5` they
+share an emulated disk of 0.5 GB/s (benchmarks/ceiling), which other work on the machine hardly disturbs: then the table
+says whether enough reads are in flight.
 """
 
 from __future__ import annotations
@@ -22,20 +24,25 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import caches
+from benchmarks.ceiling import null_disk
 from benchmarks.rounds import say
 from benchmarks.tables import aligned
+from runai_model_streamer.settings.environment import environment
 
 WAYS: Final[Mapping[str, Mapping[str, str]]] = {
     "alone": {"RUNAI_STREAMER_DIST": "0"},
     "memory": {"RUNAI_STREAMER_DIST_FANOUT": "memory"},
     "sockets": {"RUNAI_STREAMER_DIST_FANOUT": "sockets"},
 }
+EMULATED: Final = "emulated"
+"""The state of files on an emulated disk, which finds nothing cached."""
 TENSOR: Final = 8 << 20
 """Bytes of a tensor of the files that are made."""
 
@@ -119,8 +126,8 @@ class Ranks:
             process.join()
 
 
-def make_files(folder: Path, size: int) -> list[Path]:
-    """Two safetensors files of random bytes, `size` bytes together."""
+def make_files(folder: Path, size: int, *, sparse: bool = False) -> list[Path]:
+    """Two safetensors files, `size` bytes together: of random bytes, or of holes."""
     files = []
     for number in range(2):
         count = max(size // 2 // TENSOR, 1)
@@ -134,8 +141,9 @@ def make_files(folder: Path, size: int) -> list[Path]:
         path = folder / f"model-{number}.safetensors"
         with path.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
-            for _ in range(count):
+            for _ in range(0 if sparse else count):
                 file.write(os.urandom(TENSOR))
+            file.truncate(8 + len(text) + count * TENSOR)
         files.append(path)
     return files
 
@@ -148,10 +156,12 @@ def measure(
         with tempfile.TemporaryDirectory() as folder:
             ranks = Ranks(count, folder, files, device)
             for state in states:
+                first = -1 if state == states[0] else 0  # the first loads of a process are not counted: they import
                 found = {way: Measured() for way in (ways if count > 1 else ["alone"])}
-                for number in range(-1, rounds):  # the first round is not counted
+                for number in range(first, rounds):
                     for way, measured in found.items():
-                        (caches.drop if state.startswith("cold") else caches.warm)(files)
+                        if state != EMULATED:
+                            (caches.drop if state.startswith("cold") else caches.warm)(files)
                         before = caches.disk_bytes_read(files[0])
                         said = ranks.load(WAYS[way], keep=state.endswith("kept"))
                         after = caches.disk_bytes_read(files[0])
@@ -159,7 +169,7 @@ def measure(
                             continue
                         measured.seconds.append(max(each["seconds"] for each in said))
                         measured.cpu.append(sum(each["cpu"] for each in said))
-                        if before is not None and after is not None:
+                        if before is not None and after is not None and state != EMULATED:
                             measured.disk.append(after - before)
                         say(f"{count} ranks, {state}, {way}: {measured.seconds[-1]:.2f} s")
                 for way, measured in found.items():
@@ -203,9 +213,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--states", nargs="+", default=["cold", "warm"], choices=["cold", "warm", "cold kept", "warm kept"]
     )
+    parser.add_argument("--disk", type=float, help="GB/s of an emulated disk that the ranks share; its files are made")
     chosen = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
-        files = chosen.files or make_files(Path(folder), int(chosen.size * 1e9))
+    emulated = chosen.disk is not None
+    with tempfile.TemporaryDirectory(dir=chosen.folder) as folder, ExitStack() as settings:
+        if emulated:
+            chosen.states, chosen.files = [EMULATED], None
+            disk = null_disk.shared(null_disk.build(), chosen.disk, Path(folder) / "clock")
+            settings.enter_context(environment(disk))  # of the ranks
+        files = chosen.files or make_files(Path(folder), int(chosen.size * 1e9), sparse=emulated)
         size = sum(file.stat().st_size for file in files)
         counts = sorted({1, *chosen.ranks})
         print(table(list(measure(counts, files, chosen.states, chosen.rounds, chosen.device, chosen.ways)), size))

@@ -1,5 +1,6 @@
 """Where bytes come from: the kinds of source, and the one list of origins, with what each counts as."""
 
+from collections.abc import Container
 from enum import Enum
 from typing import Final, Self
 
@@ -42,3 +43,9 @@ class Origin(Enum):
         """What a thread does meanwhile, for plots."""
         self.colour = colour
         """Of that, in plots."""
+
+
+def farthest(origins: Container[Origin]) -> Origin:
+    """Return the most distant of several origins, at least one."""
+    order = (Origin.RANK, Origin.OBJECT, Origin.DISK, Origin.BUFFERED, Origin.PAGE_CACHE)
+    return next(origin for origin in order if origin in origins)

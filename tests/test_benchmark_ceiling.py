@@ -91,3 +91,15 @@ def test_a_load_of_objects_is_measured_on_a_store_that_answers_at_once() -> None
     seconds, cpu, user, calls = objects.measure(ranges=30, readers=2)
     assert min(seconds, cpu, user) >= 0
     assert calls > 30 * 100
+
+
+def test_processes_with_one_clock_read_one_disk(library: Path, tmp_path: Path) -> None:
+    file, clock = tmp_path / "file", tmp_path / "clock"
+    file.write_bytes(b"\1" * 1024 * KIB)
+    environment = os.environ | null_disk.shared(library, 1.0, clock)
+    free = []
+    for _ in range(2):
+        command = [sys.executable, "-c", _READ, str(file), str(1024 * KIB), "preadv"]
+        subprocess.run(command, env=environment, capture_output=True, check=True)
+        free.append(int.from_bytes(clock.read_bytes(), sys.byteorder))
+    assert free[1] - free[0] >= 1024 * KIB  # nanoseconds for as many bytes at 1 GB/s

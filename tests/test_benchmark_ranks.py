@@ -1,5 +1,7 @@
 """benchmarks/ranks.py, with two ranks and a few bytes: figures of any size show that it works."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,3 +20,13 @@ def test_ranks_load_in_turns_in_each_way(tmp_path: Path, capsys: pytest.CaptureF
         ["2", "warm kept", "memory"],
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="the emulated disk needs a C compiler")
+def test_ranks_share_an_emulated_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = dict(os.environ)
+    options = ["--ranks", "2", "--size", "0.03", "--rounds", "1", "--disk", "10", "--ways", "memory"]
+    ranks.main([*options, "--folder", str(tmp_path)])
+    rows = [line.split("|")[1:4] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [[cell.strip() for cell in row] for row in rows] == [["1", "emulated", "alone"], ["2", "emulated", "memory"]]
+    assert dict(os.environ) == before

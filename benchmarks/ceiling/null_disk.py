@@ -68,12 +68,15 @@ def variables(
     }
 
 
-def shared(library: Path, gb_per_s: float, clock: Path, latency_us: int = LATENCY_US) -> dict[str, str]:
+def shared(library: Path, gb_per_s: float, clock: Path) -> dict[str, str]:
     """The same, for processes that read one disk together. The clock's file must not be there yet."""
     clock.write_bytes(bytes(8))
-    variables_of = variables(library, gb_per_s, clock, latency_us)
-    del variables_of["NULLDISK_REPORT"]
-    return variables_of | {"NULLDISK_CLOCK": str(clock)}
+    return {
+        "LD_PRELOAD": str(library),
+        "NULLDISK_GBS": str(gb_per_s),
+        "NULLDISK_US": str(LATENCY_US),
+        "NULLDISK_CLOCK": str(clock),
+    }
 
 
 def said(report: Path) -> Said:

@@ -17,7 +17,7 @@ from runai_model_streamer.distributed.ranks.groups import Membership, join
 from runai_model_streamer.distributed.ranks.notices import Reason
 from runai_model_streamer.distributed.ring.blocks import Beginning
 from runai_model_streamer.distributed.ring.division import Division, divide, log_party, spans_of
-from runai_model_streamer.distributed.ring.round import Round
+from runai_model_streamer.distributed.ring.round import RingMemory, Round
 from runai_model_streamer.io.cgroups import usable_cpus
 from runai_model_streamer.io.objects.source import PREFIX_BYTES
 from runai_model_streamer.io.s3.credentials import S3Credentials
@@ -72,6 +72,7 @@ class RankSharing:
         self._beginnings: dict[int, bytes] = {}
         self._division: Division | None = None
         self._round: Round | None = None
+        self._lent: RingMemory | None = None
         self._apart = False
         self._left = threading.Event()
         self.ranks_of_node = membership.ranks_of_node
@@ -167,19 +168,22 @@ class RankSharing:
             # These readers copy from memory. More of them than CPUs would slow each other down.
             cpus = usable_cpus() // self._nodes.count(self._nodes[peers.index])
             concurrency = min(concurrency, max(cpus, MIN_COPIERS))
-        return SharedReads(concurrency, MIN_LIMIT, division.ring_bytes, alone=False)
+        self._lent = RingMemory(division.memory.slots)
+        return SharedReads(concurrency, MIN_LIMIT, division.ring_bytes, alone=False, lent=self._lent)
 
     def divide(
         self, files: Sequence[PlannedFile], groups: Sequence[Group], sources: Sequence[Source]
     ) -> Sequence[Source]:
         """Wrap the sources so that they wait for what other ranks read; see `pipeline.sharing.Sharing.divide`."""
         division = self._division
-        if division is None:
+        if division is None or self._lent is None:
             return sources
         beginnings = {index: self._beginnings.get(self._files[id(source)], b"") for index, source in enumerate(sources)}
         spans, needed = spans_of(division, self._peers.index, files, groups)
         self._round = Round(self._peers, division, files, sources, beginnings, needed)
-        return [self._round.source(source, each) for source, each in zip(sources, spans, strict=True)]
+        made = [self._round.source(source, each) for source, each in zip(sources, spans, strict=True)]
+        self._lent.sources = made
+        return made
 
     def counts(self) -> SharedCounts | None:
         """Return what this rank has read, taken and waited for; None if nothing is shared."""
@@ -228,6 +232,8 @@ class RankSharing:
             self._round.close()
         elif self._division is not None and self._division.memory is not None:
             self._division.memory.close()
+        if self._lent is not None:
+            self._lent.sources = ()  # they lead to all of this
         self._peers.close()
 
 

@@ -195,10 +195,10 @@ def make_load(
     ]
     first, concurrency = _reads_at_once(files, config)
     limit = MemoryLimit(config.memory_limit, limit_name, second_answers=config.second_answers)
-    waits_for_ranks = False
+    waits_for_ranks, lent = False, None
     if sharing is not None:
         agreed = sharing.agree_on_reads(files, sources, first)
-        waits_for_ranks = not agreed.alone
+        waits_for_ranks, lent = not agreed.alone, agreed.lent
         if waits_for_ranks:
             concurrency = agreed.concurrency
         limit = limit._replace(processes=sharing.ranks_of_node, minimum=agreed.min_limit, buffers=agreed.buffers)
@@ -215,6 +215,7 @@ def make_load(
         assembled=assembled_bytes,
         shared=is_shared(config),
         waits_for_ranks=waits_for_ranks,
+        lent=lent,
         setup=storage.setup,
     )
     destination = destination_for(device, spec, made_of.cuda)

@@ -7,6 +7,7 @@ from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
+from runai_model_streamer.pipeline.landing.lent import LentMemory
 from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile
 from runai_model_streamer.pipeline.tally.shared import SharedCounts
 
@@ -25,6 +26,8 @@ class SharedReads(NamedTuple):
     """Bytes of memory that the processes of this node share. They count once against the memory limit."""
     alone: bool
     """This process reads all that it wants by itself, so that there is nothing to wait for."""
+    lent: LentMemory | None = None
+    """The memory that these processes share; None if they share none."""
 
 
 class Sharing(Protocol):

@@ -45,11 +45,16 @@ def shared(source: Source) -> Source:
     first, second = HALVES
     spans = [Span(first.start, first.end, 0), Span(second.start, second.end, None)]
 
-    def copy(number: int, start: int, buffer: memoryview) -> Origin:
-        assert number == 0
-        return source.read_into(first.start + start, buffer)
+    class Ring:
+        def lend(self, number: int, start: int, length: int) -> tuple[memoryview, Origin]:
+            assert number == 0
+            memory = memoryview(bytearray(length))
+            return memory, source.read_into(first.start + start, memory)
 
-    return SharedSource(source, spans, copy, start=lambda: None, count=lambda *_: None, idle=lambda: True)
+        def give_back(self, number: int, length: int) -> None:
+            pass
+
+    return SharedSource(source, spans, Ring(), start=lambda: None, count=lambda *_: None, idle=lambda: True)
 
 
 WRAPPERS: dict[str, Wrapper] = {"paced": paced, "verified": verified, "taped": taped, "shared": shared}

@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
-import numpy as np
-
 from runai_model_streamer.distributed.ranks.peers import TIMED_OUT, Peers
 from runai_model_streamer.distributed.ring.blocks import Block, bits
 from runai_model_streamer.distributed.ring.links import GOODBYE, READY, TAKEN, Links
@@ -100,7 +98,7 @@ class Ring:
     def claim(self) -> int | None:
         """Wait for the slot of the next block to fill. Return the block's number; None if there are no more.
 
-        Raises as `copy` does.
+        Raises as `lend` does.
         """
         with self._lock:
             place = self._next
@@ -125,7 +123,7 @@ class Ring:
         return self._slots[filler].slot(slot, self._blocks[number].length)
 
     def publish(self, number: int) -> None:
-        """Tell the others of the domain that the block is filled. Raises as `copy` does."""
+        """Tell the others of the domain that the block is filled. Raises as `lend` does."""
         for other in bits(self._untaken[number]):
             if other != self._me:
                 self._send(other, READY, number)
@@ -138,8 +136,8 @@ class Ring:
             self._arrived.notify_all()  # `drain`, too
         self._say_goodbye_if_done()
 
-    def copy(self, number: int, start: int, buffer: memoryview) -> bool:
-        """Wait for a block, and copy its bytes from `start` on; each byte once. Return whether this rank has filled it.
+    def lend(self, number: int, start: int, length: int) -> memoryview:
+        """Wait for a block, and return its bytes from `start` on. They stay as they are until `give_back`.
 
         Raises:
             DistributedError: another rank has died, failed, left, or taken no part for longer than the timeout.
@@ -147,20 +145,25 @@ class Ring:
             Stopped: this rank has ended the load itself.
         """
         filler, slot = self._place[number]
-        own = filler == self._me
-        blamed = None if own else self._peers.ranks[filler]
+        blamed = None if filler == self._me else self._peers.ranks[filler]
         self.count_wait(filler, self._wait(self._arrived, lambda: number in self._ready, lambda: blamed))
-        bytes_of = self._slots[filler].slot(slot, start + len(buffer))[start:]
-        np.copyto(np.frombuffer(buffer, np.uint8), np.frombuffer(bytes_of, np.uint8))
+        return self._slots[filler].slot(slot, start + length)[start:]
+
+    def give_back(self, number: int, length: int) -> None:
+        """Note that this rank has so many more bytes of a block; each byte once. Raises as `lend` does."""
+        filler, _ = self._place[number]
         with self._lock:
-            self._left[number] -= len(buffer)
+            self._left[number] -= length
             done = not self._left[number]
-            if not own:
-                self.taken += len(buffer)
+            if filler != self._me:
+                self.taken += length
         if done:
             self._let_go(number)
             self._say_goodbye_if_done()
-        return own
+
+    def is_own(self, number: int) -> bool:
+        """Return whether this rank fills a block that it takes."""
+        return self._place[number][0] == self._me
 
     def _let_go(self, number: int) -> None:
         filler, _ = self._place[number]
@@ -231,7 +234,7 @@ class Ring:
     def close(self) -> None:
         """Stop, close the connections, and release the memory, which goes with its last reader. Idempotent.
 
-        Claim or copy no block afterwards.
+        Claim or lend no block afterwards.
         """
         self.stop()
         if self._links is not None:

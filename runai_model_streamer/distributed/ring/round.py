@@ -10,14 +10,38 @@ from runai_model_streamer.distributed.ring.division import Division
 from runai_model_streamer.distributed.ring.filling import Fillers
 from runai_model_streamer.distributed.ring.links import Links
 from runai_model_streamer.distributed.ring.ring import Ring
+from runai_model_streamer.distributed.ring.slots import Slots
 from runai_model_streamer.distributed.ring.source import SharedSource, Span
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.origins import Origin
+from runai_model_streamer.pipeline.landing.lent import Loan
 from runai_model_streamer.pipeline.plan.groups import PlannedFile
 from runai_model_streamer.pipeline.tally.shared import SharedCounts
 
 JOIN_SECONDS: Final = 0.5
 """Maximum seconds that closing waits for threads that read for others. One that hangs longer keeps its file open."""
+
+
+class RingMemory:
+    """The ring, as memory that a landing may copy from itself; see `pipeline.landing.lent.LentMemory`.
+
+    Args:
+        slots: index of each rank of the domain -> its slots. Emptied when the load ends.
+    """
+
+    def __init__(self, slots: Mapping[int, Slots]) -> None:
+        self._slots = slots
+        self.sources: Sequence[SharedSource] = ()
+        """The source of each file, set once the load has them."""
+
+    @property
+    def mappings(self) -> Sequence[memoryview]:
+        """The slots of each rank."""
+        return [slots.memory for slots in self._slots.values()]
+
+    def lend(self, file: int, offset: int, length: int) -> Loan | int:
+        """Wait until the first bytes of a range are there, and lend them."""
+        return self.sources[file].lend(offset, length)
 
 
 class Round:
@@ -56,10 +80,16 @@ class Round:
 
     def source(self, source: Source, spans: Sequence[Span]) -> SharedSource:
         """Wrap a source so that this rank takes shared bytes from the ring."""
-        return SharedSource(source, spans, self._copy, self._fillers.start, self._count, self._idle)
+        return SharedSource(source, spans, self, self._fillers.start, self._count, self._idle)
 
-    def _copy(self, number: int, start: int, buffer: memoryview) -> Origin:
-        return self._fillers.origins[number] if self._ring.copy(number, start, buffer) else Origin.RANK
+    def lend(self, number: int, start: int, length: int) -> tuple[memoryview, Origin]:
+        """Wait for a block; see `source.Lender`."""
+        memory = self._ring.lend(number, start, length)
+        return memory, self._fillers.origins[number] if self._ring.is_own(number) else Origin.RANK
+
+    def give_back(self, number: int, length: int) -> None:
+        """Note what this rank has of a block; see `source.Lender`."""
+        self._ring.give_back(number, length)
 
     def _count(self, origin: Origin, length: int, alone: bool) -> None:
         with self._counting:

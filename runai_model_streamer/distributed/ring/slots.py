@@ -59,6 +59,11 @@ class Slots(Holder):
     def missing_in_children(self) -> Iterable[object]:
         return (self._mapping,)
 
+    @property
+    def memory(self) -> memoryview:
+        """All slots, one after the other."""
+        return memoryview(self._mapping)[self._offset : self._offset + self.count * self.size]
+
     def slot(self, index: int, length: int) -> memoryview:
         """Return the first `length` bytes of a slot."""
         start = self._offset + index * self.size

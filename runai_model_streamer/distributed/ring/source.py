@@ -2,17 +2,18 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Final, NamedTuple, Protocol
 
+import numpy as np
 from typing_extensions import override
 
 from runai_model_streamer.io.source import Source, SourceWrapper
-from runai_model_streamer.origins import Origin, SourceKind
+from runai_model_streamer.origins import Origin, SourceKind, farthest
+from runai_model_streamer.pipeline.landing.lent import Loan
 
 _WAITED_FOR: Final = {SourceKind.FILE: Origin.DISK, SourceKind.OBJECT: Origin.OBJECT}
 """The origin expected of shared bytes. All readers take part, since most wait for other ranks, not for a CPU."""
-
-_FARTHEST: Final = (Origin.RANK, Origin.OBJECT, Origin.DISK, Origin.BUFFERED, Origin.PAGE_CACHE)
 
 
 class Span(NamedTuple):
@@ -24,13 +25,25 @@ class Span(NamedTuple):
     """Number of the block of the ring; None if this rank reads the bytes itself."""
 
 
+class Lender(Protocol):
+    """The ring, as a source sees it."""
+
+    def lend(self, number: int, start: int, length: int) -> tuple[memoryview, Origin]:
+        """Wait for a block. Return its bytes from `start` on, and where they came from."""
+        ...
+
+    def give_back(self, number: int, length: int) -> None:
+        """Say that this rank has so many more bytes of the block; each byte once."""
+        ...
+
+
 class SharedSource(SourceWrapper):
     """One file or object of a shared load, as a `Source`. Only planned ranges are read (`division.Division`).
 
     Args:
         source: opened by this rank.
         spans: all that this rank will read of it, in file order.
-        copy: waits for a block, copies its bytes from an offset on, and returns where they came from.
+        ring: lends shared bytes.
         start: called before each read.
         count: called with the origin and the number of bytes of each piece, and whether it was read for this rank
             alone.
@@ -41,7 +54,7 @@ class SharedSource(SourceWrapper):
         self,
         source: Source,
         spans: Sequence[Span],
-        copy: Callable[[int, int, memoryview], Origin],
+        ring: Lender,
         start: Callable[[], None],
         count: Callable[[Origin, int, bool], None],
         idle: Callable[[], bool],
@@ -51,7 +64,7 @@ class SharedSource(SourceWrapper):
         self.streams = None  # readers that wait for other ranks keep no storage busy
         self._spans = spans
         self._offsets = [span.offset for span in spans]
-        self._copy, self._start, self._count, self._idle = copy, start, count, idle
+        self._ring, self._start, self._count, self._idle = ring, start, count, idle
 
     @override
     def origin(self, offset: int, length: int) -> Origin:
@@ -70,23 +83,39 @@ class SharedSource(SourceWrapper):
             DistributedError: another rank failed, died, ended early, or hangs.
             StreamerError: raised by `Source.read_into`, here or in a read for the others.
         """
-        self._start()
-        end, position = offset + len(buffer), offset
-        origins = set()
-        for index in range(self._index(offset), len(self._spans)):
-            span = self._spans[index]
-            piece = buffer[position - offset : min(span.end, end) - offset]
-            alone = span.block is None
-            if span.block is None:
-                origin = self._source.read_into(position, piece)
-            else:
-                origin = self._copy(span.block, position - span.offset, piece)
-            self._count(origin, len(piece), alone)
-            origins.add(origin)
+        origins, position = set(), 0
+        while position < len(buffer):
+            loan = self.lend(offset + position, len(buffer) - position)
+            if isinstance(loan, int):
+                origins.add(self.read_alone(offset + position, buffer[position : position + loan]))
+                position += loan
+                continue
+            piece = buffer[position : position + len(loan.memory)]
+            np.copyto(np.frombuffer(piece, np.uint8), np.frombuffer(loan.memory, np.uint8))
+            loan.give_back()
+            origins.add(loan.origin)
             position += len(piece)
-            if position == end:
-                break
-        return next(origin for origin in _FARTHEST if origin in origins)
+        return farthest(origins)
+
+    def read_alone(self, offset: int, buffer: memoryview) -> Origin:
+        """Fill the buffer with bytes that this rank reads itself. Raises as `read_into` does."""
+        origin = self._source.read_into(offset, buffer)
+        self._count(origin, len(buffer), True)
+        return origin
+
+    def lend(self, offset: int, length: int) -> Loan | int:
+        """Lend the first bytes of a range; see `pipeline.landing.lent`. Raises as `read_into` does."""
+        self._start()
+        span = self._spans[self._index(offset)]
+        length = min(span.end - offset, length)
+        if span.block is None:
+            return length
+        memory, origin = self._ring.lend(span.block, offset - span.offset, length)
+        return Loan(memory, origin, partial(self._give_back, span.block, origin, length))
+
+    def _give_back(self, number: int, origin: Origin, length: int) -> None:
+        self._count(origin, length, False)
+        self._ring.give_back(number, length)
 
     def _index(self, offset: int) -> int:
         return max(bisect_right(self._offsets, offset) - 1, 0)

@@ -23,6 +23,7 @@ from runai_model_streamer.pipeline.cuda.cast import Compiler, DeviceCast, compil
 from runai_model_streamer.pipeline.cuda.direct import DeviceFile
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver, driver_api
 from runai_model_streamer.pipeline.cuda.landing import CudaLanding
+from runai_model_streamer.pipeline.cuda.lent import LentLanding, page_locked
 from runai_model_streamer.pipeline.cuda.memory import DeviceMemory, TorchMemory
 from runai_model_streamer.pipeline.cuda.near import enough
 from runai_model_streamer.pipeline.cuda.staging import MAX_BYTES, OBJECT_FACTOR, Staging, staging_for
@@ -198,7 +199,9 @@ def _landing(
         raise
     near = parts.arenas.find_cpus(driver.pci_address)
     cpus = enough(near, spec.concurrency, len(os.sched_getaffinity(0)))
-    return CudaLanding(driver, memory, staging, lifecycle, groups, parts.arenas, direct, tools.cast, cpus)
+    lent = None if spec.lent is None else page_locked(driver, spec.lent)
+    make = CudaLanding if lent is None else partial(LentLanding, lent)
+    return make(driver, memory, staging, lifecycle, groups, parts.arenas, direct, tools.cast, cpus)
 
 
 def _direct_files(sources: Sequence[Source], gds: GdsMode, shared: bool, open_gds: OpenGds) -> dict[int, DeviceFile]:

@@ -10,6 +10,7 @@ from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.io.setup_time import SetupClock
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.lifecycle import Lifecycle
+from runai_model_streamer.pipeline.landing.lent import LentMemory
 from runai_model_streamer.pipeline.landing.protocol import Landing
 from runai_model_streamer.pipeline.plan.casts import Casting
 from runai_model_streamer.pipeline.plan.groups import Group, Grouping, PlannedFile, plan_groups
@@ -40,6 +41,8 @@ class LoadSpec:
     """Other processes of this node load the same files."""
     waits_for_ranks: bool = False
     """Reads may wait for other ranks."""
+    lent: LentMemory | None = None
+    """Memory that ranks share, from which a landing may copy itself."""
     setup: SetupClock = field(default_factory=SetupClock)
     """Times imports and compiling."""
 

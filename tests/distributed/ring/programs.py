@@ -17,7 +17,7 @@ from runai_model_streamer import SafetensorsStreamer, TensorShard, TensorSlice
 from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.origins import Origin
 from tests.checkpoints import raw
-from tests.distributed_ranks import Outcome, Ranks, be_on, counted_reads, setting
+from tests.distributed_ranks import PATIENCE, Outcome, Ranks, be_on, counted_reads, setting
 
 PLANS: Final = 20
 
@@ -179,14 +179,17 @@ def stopped(me: Ranks) -> Iterator[tuple[str, Outcome]]:
         if me.rank == 1 and index == 1:
             waker = os.fork()
             if not waker:
-                time.sleep(12)
+                me.await_end("stopped", (0, 2))
                 os.kill(os.getppid(), signal.SIGCONT)
                 os._exit(0)
             os.kill(os.getpid(), signal.SIGSTOP)
             os.waitpid(waker, 0)
 
-    with setting(RUNAI_STREAMER_MEMORY_LIMIT="0", RUNAI_STREAMER_DIST_TIMEOUT="4"):
-        yield "stopped", me.stream("large.safetensors", each=stop)
+    me.ready()
+    with setting(RUNAI_STREAMER_MEMORY_LIMIT="0", RUNAI_STREAMER_DIST_TIMEOUT=str(PATIENCE)):
+        outcome = me.stream("large.safetensors", each=stop)
+    me.ended("stopped")
+    yield "stopped", outcome
 
 
 _ALL: Final = (cached, in_groups, fan_out, paces, namespaces, nodes_in_one, plans, stopped)

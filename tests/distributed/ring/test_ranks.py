@@ -8,6 +8,7 @@ import pytest
 
 from runai_model_streamer.io.files import file_systems
 from tests.distributed.ring import chaos, namespaces, programs
+from tests.distributed_ranks import PATIENCE
 from tests.test_distributed import COLUMNS, LARGE, ODD, SMALL, Outcomes, expected, folder, found, others, parts, run
 
 __all__ = ["folder"]  # a fixture
@@ -172,7 +173,7 @@ def test_random_plans_of_eight_ranks_bring_each_what_it_would_read_by_itself(fol
 def test_a_rank_that_is_stopped_is_named_and_ends_when_it_goes_on(folder: Path) -> None:
     ranks = run(folder, 3, "stopped")
     for outcome in others(ranks, "stopped", 1):
-        assert "took no part for 4 s" in outcome["text"]
+        assert f"took no part for {PATIENCE} s" in outcome["text"]
     assert "rank 1 took no part" in ranks[1]["stopped"]["text"]
 
 

@@ -10,7 +10,7 @@ import random
 import time
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import prod
@@ -34,10 +34,12 @@ from runai_model_streamer.pipeline.cuda.destination import CudaParts
 from runai_model_streamer.pipeline.cuda.direct import DeviceFile
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
 from runai_model_streamer.pipeline.cuda.landing import CudaLanding
+from runai_model_streamer.pipeline.cuda.lent import LentLanding, page_locked
 from runai_model_streamer.pipeline.cuda.memory import Allocated
 from runai_model_streamer.pipeline.cuda.near import FindCpus, near_cpus
 from runai_model_streamer.pipeline.cuda.staging import staging_for
 from runai_model_streamer.pipeline.landing.destination import Destination
+from runai_model_streamer.pipeline.landing.lent import LentMemory
 from runai_model_streamer.pipeline.landing.tensors import TorchForm
 from runai_model_streamer.pipeline.load import Load
 from runai_model_streamer.pipeline.parts import Parts
@@ -335,11 +337,14 @@ class World:
         concurrency: int = 4,
         files: dict[int, DeviceFile] | None = None,
         cast: DeviceCast | None = None,
+        lent: LentMemory | None = None,
     ) -> CudaLanding:
         staging = staging_for(limit, chunk, concurrency)
         driver = self._classes.driver(0, self.faulty)
         cpus = self.arenas.find_cpus(driver.pci_address)
-        return self._classes.landing(driver, self.memory, staging, lifecycle, groups, self.arenas, files, cast, cpus)
+        copies = None if lent is None else page_locked(driver, lent)
+        make = self._classes.landing if copies is None else partial(LentLanding, copies)
+        return make(driver, self.memory, staging, lifecycle, groups, self.arenas, files, cast, cpus)
 
     def cast(self, target: str) -> DeviceCast:
         """As numba-cuda's kernels are queued, without numba-cuda."""
@@ -369,6 +374,7 @@ class World:
         source: type[Tender] = Tender,
         direct: dict[int, DeviceFile] | None = None,
         cast: DeviceCast | None = None,
+        lent: Callable[[Sequence[MemorySource]], LentMemory] | None = None,
     ) -> Load:
         staging = staging_for(limit, chunk, concurrency)
         planned, sources = [], []
@@ -380,7 +386,14 @@ class World:
 
         def landing(lifecycle: Lifecycle, groups: Sequence[Group]) -> CudaLanding:
             return self.landing(
-                lifecycle, groups, limit=limit, chunk=chunk, concurrency=concurrency, files=direct, cast=cast
+                lifecycle,
+                groups,
+                limit=limit,
+                chunk=chunk,
+                concurrency=concurrency,
+                files=direct,
+                cast=cast,
+                lent=None if lent is None else lent(sources),
             )
 
         storage = Storage(StreamerConfig(), None, shared=False)
