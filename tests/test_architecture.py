@@ -725,7 +725,7 @@ def test_importing_the_package_loads_nothing_optional(imported: dict[str, list[s
         "numba",
         "numba_cuda",
     }
-    optional |= {"azure", "certifi", "google", "httpx", "httpx2", "huggingface_hub", "requests"}
+    optional |= {"azure", "certifi", "google", "msal", "httpx", "httpx2", "huggingface_hub", "requests"}
     optional |= {"IPython", "PIL", "matplotlib", "rich", "shtab"}
     assert PACKAGE in imported["modules"]
     assert optional.intersection(imported["modules"]) == set()

@@ -1,12 +1,15 @@
-"""A server of the tests' that gives out tokens of Google or Microsoft, by plain HTTP on 127.0.0.1."""
+"""A server of the tests' that gives out tokens of Google or Microsoft, on 127.0.0.1."""
 
 import json
+import ssl
 import threading
 import urllib.parse
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, NamedTuple, Self
+
+from tests.servers import Certificate
 
 
 class TokenRequest(NamedTuple):
@@ -30,9 +33,14 @@ class TokenRequest(NamedTuple):
 
 
 class ProviderServer:
-    """Answers each request as `answer` says: a status, and a document for JSON or plain text."""
+    """Answers each request as `answer` says: a status, and a document for JSON or plain text.
 
-    def __init__(self, answer: Callable[[TokenRequest], tuple[int, object]]) -> None:
+    With a certificate it speaks TLS.
+    """
+
+    def __init__(
+        self, answer: Callable[[TokenRequest], tuple[int, object]], certificate: Certificate | None = None
+    ) -> None:
         self.answer = answer
         self.requests: list[TokenRequest] = []
         owner = self
@@ -64,6 +72,11 @@ class ProviderServer:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self.host = f"127.0.0.1:{self._server.server_address[1]}"
         self.url = f"http://{self.host}"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate.certificate, certificate.key)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            self.url = f"https://{self.host}"
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -21,6 +21,7 @@ from tests.io.azure.conftest import SHARDS
 from tests.io.azure.servers import ACCOUNT, KEY, SAS, TOKEN, Azure, Identity
 from tests.io.azure.test_azure import URL, loaded, same, storage
 from tests.io.tokens import ProviderServer, TokenRequest
+from tests.servers import Certificate
 
 pytestmark = pytest.mark.usefixtures("waits")
 
@@ -251,6 +252,39 @@ class TestEntra:
             monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "ManagedIdentityCredential")
             azure.allow(token=TOKEN)
             assert len(loaded([URL])) == 1
+
+    def test_the_identity_of_a_workload_of_kubernetes_is_found(
+        self, azure: Azure, tmp_path: Path, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("azure.identity", reason="the extra [azure] is not installed")
+        asked: list[TokenRequest] = []
+
+        def answer(request: TokenRequest) -> tuple[int, object]:
+            if "openid-configuration" in request.path:
+                place = f"https://{request.headers['host']}/tenant"
+                return 200, {
+                    "token_endpoint": f"{place}/oauth2/v2.0/token",
+                    "authorization_endpoint": f"{place}/oauth2/v2.0/authorize",
+                    "issuer": f"{place}/v2.0",
+                }
+            asked.append(request)
+            return 200, {"access_token": TOKEN, "expires_in": 3600, "token_type": "Bearer"}
+
+        (tmp_path / "subject").write_text("planted.subject.token")
+        with ProviderServer(answer, certificate) as server:
+            monkeypatch.setenv("AZURE_AUTHORITY_HOST", server.url)
+            monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate.certificate))
+            for name, value in {
+                "AZURE_TENANT_ID": "tenant",
+                "AZURE_CLIENT_ID": "client",
+                "AZURE_FEDERATED_TOKEN_FILE": str(tmp_path / "subject"),
+                "AZURE_TOKEN_CREDENTIALS": "WorkloadIdentityCredential",
+            }.items():
+                monkeypatch.setenv(name, value)
+            monkeypatch.delenv("AZURE_STORAGE_ANON")
+            azure.allow(token=TOKEN)
+            assert len(loaded([URL])) == 1
+        assert [request.fields["client_assertion"] for request in asked] == ["planted.subject.token"]
 
     def test_a_variable_that_azure_identity_does_not_know_is_told(
         self, azure: Azure, identity: Identity, monkeypatch: pytest.MonkeyPatch

@@ -146,6 +146,15 @@ def test_a_missing_prefix_of_a_container_is_told(azure: Azure) -> None:
         list_safetensors("az://models/none")
 
 
+def test_a_signed_link_that_has_run_out_is_told_with_the_code_of_azure(azure: Azure) -> None:
+    azure.server.choose = lambda _: azure_error(403, "AuthenticationFailed")
+    error = told(f"{azure.server.endpoint}/models/llama/config.json?sig=planted")
+    assert type(error) is AccessDeniedError
+    assert "(HTTP 403 AuthenticationFailed, request id REQUEST" in str(error)
+    assert "it may have expired: make a new one" in str(error)
+    assert "planted" not in str(error)
+
+
 def test_an_account_that_throttles_is_told(azure: Azure) -> None:
     azure.server.choose = lambda _: azure_error(503, "ServerBusy")
     error = told()
