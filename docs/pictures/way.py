@@ -32,7 +32,7 @@ WAYS: Final = (
     Way(("object storage", "s3, gs, https, hf"), None, SLAB, "libcurl receives into place"),
     Way(
         ("any of these", "files and objects"),
-        ("page-locked slot", "144 MiB, used again"),
+        ("page-locked slot", "used again and again"),
         ON_GPU,
         "a copy stream empties one slot while reads fill the next",
     ),
