@@ -59,7 +59,7 @@ _ALLOCATORS: Final[Mapping[Allocator, str]] = {
 """What PYTORCH_CUDA_ALLOC_CONF says for each."""
 
 
-def emulated(*, modes: Sequence[Mode] = MODES, seconds: float = 60.0) -> Callable[[Test], Test]:
+def emulated(*, modes: Sequence[Mode] = MODES, seconds: float = 180.0) -> Callable[[Test], Test]:
     """Runs a test function, which has a parameter `emulator`, in its own process, once for each mode.
 
     seconds: the hard limit of that process, its start included. Below this decorator goes what makes the test function
@@ -77,7 +77,7 @@ def emulated_torch(
     modes: Sequence[Mode] = MODES,
     devices: int = 1,
     allocator: Allocator = "native",
-    seconds: float = 60.0,
+    seconds: float = 180.0,
 ) -> Callable[[Test], Test]:
     """Like `emulated`, with the CUDA build of torch, which runs on an emulated runtime (`make test-torch`).
 

@@ -39,7 +39,9 @@ class Staging(NamedTuple):
 def staging_for(limit: int | None, chunk: int, concurrency: int, max_bytes: int = MAX_BYTES) -> Staging:
     """Return the slots of a load: one for each read in flight and two being copied, if the limit allows that.
 
-    More slots would not help, since a copy over PCIe usually takes less time than the read before it.
+    More slots would not help, since a copy over PCIe usually takes less time than the read before it. Nor would larger
+    ones: with reads of 8 MiB our Python bounds a load to 200 GB/s (benchmarks/RUNS.md), and reads of 16 MiB would take
+    twice the page-locked memory, and twice the memory of the device.
 
     Args:
         limit: bytes of all slots together; None for `max_bytes`, 0 for the minimum that double-buffers.
