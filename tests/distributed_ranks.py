@@ -27,7 +27,7 @@ import torch.distributed as dist
 from runai_model_streamer import DistributedStreamer, FileChunks, SafetensorsStreamer, TensorShard
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.distributed.ranks import groups
-from runai_model_streamer.distributed.ranks.channel import Channel
+from runai_model_streamer.distributed.ranks.channel import Channel, Meeting
 from runai_model_streamer.distributed.ranks.notices import Reason
 from runai_model_streamer.distributed.ranks.peers import Peers
 from runai_model_streamer.errors import DistributedError, StreamerError
@@ -438,6 +438,16 @@ def killed(me: Ranks) -> Iterator[tuple[str, Outcome]]:
         yield "killed", me.stream("large.safetensors", each=dying)
 
 
+def killed_while_meeting(me: Ranks) -> Iterator[tuple[str, Outcome]]:
+    """One rank dies when it has met the others half-way."""
+    me.ready()
+    if me.rank == KILLED:
+        Meeting(range(dist.get_world_size()), PATIENCE).channel("data")
+        os.kill(os.getpid(), signal.SIGKILL)
+    with setting(RUNAI_STREAMER_DIST_TIMEOUT=str(PATIENCE)):
+        yield "meeting", me.stream("large.safetensors")
+
+
 def half_gathered(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     """A rank dies while what it has for all arrives."""
     yield _cut_off(me, lambda peers: peers.gather(b"\1" * HALF if me.rank == KILLED else b""))
@@ -532,7 +542,10 @@ def standing(me: Ranks) -> Iterator[tuple[str, Outcome]]:
 PROGRAMS: Final = {
     program.__name__: program
     for program in (equal, failing, selecting, casting, page_locked, without_gloo, nodes, killed, standing, forked)
-} | {program.__name__: program for program in (half_gathered, half_received, half_sent, sends_forgotten)}
+} | {
+    program.__name__: program
+    for program in (killed_while_meeting, half_gathered, half_received, half_sent, sends_forgotten)
+}
 
 
 class _Lines(logging.Handler):

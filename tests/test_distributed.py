@@ -400,6 +400,11 @@ def test_a_rank_that_is_killed_is_named_by_the_others(folder: Path) -> None:
         )
 
 
+def test_a_rank_that_is_killed_while_the_ranks_meet_is_named_whoever_notices_first(folder: Path) -> None:
+    for outcome in others(run(folder, 4, "killed_while_meeting"), "meeting", KILLED):
+        assert f"rank {KILLED} did not come, or ended before all had met" in outcome["text"]
+
+
 @pytest.mark.parametrize("program", ["half_gathered", "half_received", "half_sent"])
 def test_a_rank_that_dies_while_a_message_is_half_way_is_named_at_once(folder: Path, program: str) -> None:
     survivor, _ = run(folder, 2, program)

@@ -2,19 +2,17 @@
 
 import hashlib
 import threading
-import time
 import weakref
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-GIVING_UP_SECONDS: Final = 3.0
-"""Seconds for the other ranks to notice, too, that not all have come."""
+from runai_model_streamer.distributed.ranks.roll_call import RollCall
 
 
 class Channel:
@@ -79,28 +77,15 @@ class Meeting:
         self._ranks, self._seconds = ranks, seconds
         name = f"runai_model_streamer/{_meetings.next_name(ranks)}"
         self._store: Any = c10d.PrefixStore(name, c10d._get_default_store())  # noqa: SLF001
+        self.roll = RollCall(self._store, dist.get_rank(), ranks)
+        """Tells who is missing if the ranks do not meet."""
+        self.roll.answer()
 
     def channel(self, purpose: str) -> Channel:
         """Make a channel. Raise RuntimeError if not all ranks come in time."""
         from torch.distributed import distributed_c10d as c10d
 
         return Channel(self._ranks, c10d.PrefixStore(purpose, self._store), self._seconds)
-
-    def absent(self) -> tuple[int, ...]:
-        """Give up, and return the ranks that did not come or died meanwhile: those that do not give up, too.
-
-        Return none if that is unknown, because the process that keeps torch's store has ended.
-        """
-        left = [rank for rank in self._ranks if rank != dist.get_rank()]
-        deadline = time.monotonic() + GIVING_UP_SECONDS
-        try:
-            self._store.set(f"{dist.get_rank()} gave up", "")
-            while left and time.monotonic() < deadline:
-                left = [rank for rank in left if not self._store.check([f"{rank} gave up"])]
-                time.sleep(0.05)
-        except RuntimeError:
-            return ()
-        return tuple(left)
 
 
 class _Meetings:

@@ -61,12 +61,8 @@ def join(config: StreamerConfig, group: "ProcessGroup | None" = None) -> Members
     everyone = _members(config, group)
     if everyone is None:
         return None
-    peers = _meet(everyone, config)
-    try:
-        nodes = [each.decode() for each in peers.gather(node_name().encode())]
-    except BaseException:
-        peers.close()
-        raise
+    peers, said = _meet(everyone, config, node_name().encode())
+    nodes = [each.decode() for each in said]
     if config.distribute_globally or len(set(nodes)) == 1:
         return Membership(peers, tuple(nodes))
     peers.close()
@@ -75,7 +71,8 @@ def join(config: StreamerConfig, group: "ProcessGroup | None" = None) -> Members
     if len(mine) == 1:
         _fall_back(config, f"rank {dist.get_rank()} is alone on its node, and RUNAI_STREAMER_DIST_GLOBAL is not 1")
         return None
-    return Membership(_meet(mine, config), (node,) * len(mine))
+    peers, _ = _meet(mine, config)
+    return Membership(peers, (node,) * len(mine))
 
 
 def _members(config: StreamerConfig, group: "ProcessGroup | None") -> Sequence[int] | None:
@@ -111,10 +108,10 @@ def _fall_back(config: StreamerConfig, why: str) -> None:
     _log.log(level, "Not distributed, each process reads all: %s", why)
 
 
-def _meet(ranks: Sequence[int], config: StreamerConfig) -> Peers:
-    seconds = config.distribution_timeout
+def _meet(ranks: Sequence[int], config: StreamerConfig, said: bytes = b"") -> tuple[Peers, list[bytes]]:
+    """Connect the ranks, and exchange a first message, so that all of them know that all have met."""
     try:
-        meeting = Meeting(ranks, seconds)
+        meeting = Meeting(ranks, config.distribution_timeout)
     except TypeError as error:  # as of MPI's
         raise DistributedError(
             f"rank {dist.get_rank()}: torch's default process group has no store for ranks to find each other",
@@ -122,18 +119,31 @@ def _meet(ranks: Sequence[int], config: StreamerConfig) -> Peers:
         ) from error
     try:
         data, control = meeting.channel("data"), meeting.channel("control")
-        return Peers(ranks, data, control, seconds)
+        peers = Peers(ranks, data, control, config.distribution_timeout)
     except RuntimeError as error:
-        absent = meeting.absent()
-        found = f"rank {dist.get_rank()}: the ranks {', '.join(map(str, ranks))} did not meet within {seconds:g} s"
-        if absent:
-            found += f": rank {', '.join(map(str, absent))} did not come, or ended before all had met"
-        raise DistributedError(
-            found,
-            absent,
-            remedy=f"each must call stream_files(..., is_distributed=True); torch says: {error}",
-            sep="; ",
-        ) from error
+        raise _not_met(ranks, meeting, config, error) from error
+    try:
+        return peers, peers.gather(said)
+    except BaseException as error:
+        peers.close()
+        # A rank that did not get as far, because of another, has closed its connections.
+        if isinstance(error, DistributedError) and any(map(meeting.roll.has_given_up, error.ranks)):
+            raise _not_met(ranks, meeting, config, error) from error
+        raise
+
+
+def _not_met(ranks: Sequence[int], meeting: Meeting, config: StreamerConfig, error: Exception) -> DistributedError:
+    absent = meeting.roll.absent()
+    found = f"rank {dist.get_rank()}: the ranks {', '.join(map(str, ranks))} did not meet"
+    found += f" within {config.distribution_timeout:g} s"
+    if absent:
+        found += f": rank {', '.join(map(str, absent))} did not come, or ended before all had met"
+    return DistributedError(
+        found,
+        absent,
+        remedy=f"each must call stream_files(..., is_distributed=True); torch says: {error}",
+        sep="; ",
+    )
 
 
 def node_name() -> str:
