@@ -35,8 +35,9 @@ def open_storage(credentials: S3Credentials | None) -> Iterator[tuple[Storage, S
     configure_logging(config)
     warn_of_original()
     warn_of_settings()
-    # What is pulled stays in a folder already.
-    storage = Storage(replace(config, cache=CacheConfig()), credentials, shared=False)
+    if not config.cache.offline:  # what is pulled stays in a folder already
+        config = replace(config, cache=CacheConfig())
+    storage = Storage(config, credentials, shared=False)
     try:
         yield storage, config
     finally:

@@ -152,6 +152,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "io.cache_counts",
         "io.checksums",
         "io.files",
+        "io.listing",
         "io.paths",
         "io.secret",
         "io.source",

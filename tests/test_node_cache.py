@@ -3,13 +3,15 @@
 import logging
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from runai_model_streamer import SafetensorsStreamer
+from runai_model_streamer import SafetensorsStreamer, list_safetensors
 from runai_model_streamer.errors import AccessDeniedError, ChecksumError, StorageUnreachableError
 from runai_model_streamer.io.cache.names import FOLDER
 from runai_model_streamer.report.load_report import LoadReport
@@ -166,6 +168,51 @@ def test_offline_nothing_is_asked_of_the_store(server: FaultServer, url: str, se
     with pytest.raises(StorageUnreachableError, match="RUNAI_STREAMER_CACHE_OFFLINE is set"):
         load(f"{url}.other", offline)
     assert len(server.requests) == requests
+
+
+def test_a_folder_is_listed_offline(server: FaultServer, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("model-1.safetensors", "model-2.safetensors", "other/model-3.safetensors"):
+        server.put("models", f"llama/{name}", DATA)
+        load(f"{server.endpoint}/models/llama/{name}?sig=1", settings)
+    monkeypatch.setenv("RUNAI_STREAMER_CACHE_DIR", str(settings["RUNAI_STREAMER_CACHE_DIR"]))
+    monkeypatch.setenv("RUNAI_STREAMER_CACHE_OFFLINE", "1")
+    requests, folder = len(server.requests), f"{server.endpoint}/models/llama"
+    assert list_safetensors(folder) == [f"{folder}/model-1.safetensors", f"{folder}/model-2.safetensors"]
+    for url in list_safetensors(folder):
+        load(url, {})
+    with pytest.raises(StorageUnreachableError, match="has nothing in the node's cache"):
+        list_safetensors(f"{server.endpoint}/models/mistral")
+    assert len(server.requests) == requests
+
+
+_RANK = """
+import sys
+import torch.distributed as dist
+from runai_model_streamer import SafetensorsStreamer, list_safetensors
+url, folder, rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
+dist.init_process_group("gloo", init_method=f"file://{folder}.meeting", rank=rank, world_size=2)
+for _ in range(2):
+    with SafetensorsStreamer({"RUNAI_STREAMER_CACHE_DIR": folder}) as streamer:
+        streamer.stream_file(url, is_distributed=True)
+        print(sum(tensor.view(-1).double().nan_to_num().abs().sum().item() > 0 for _, tensor in streamer.get_tensors()))
+    dist.barrier()
+print(streamer.report.bytes_from.object_storage)
+dist.destroy_process_group()
+"""
+
+
+def test_ranks_that_share_a_load_fetch_each_byte_once_and_then_none(
+    server: FaultServer, url: str, settings: Settings
+) -> None:
+    folder = str(settings["RUNAI_STREAMER_CACHE_DIR"])
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", _RANK, url, folder, str(rank)], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    said = [rank.communicate(timeout=240)[0].split() for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    assert said == [["40", "40", "0"]] * 2
+    assert server.bytes_served == len(DATA) + 1
 
 
 def test_no_secret_is_in_a_name_a_file_or_the_log(

@@ -139,7 +139,10 @@ class Storage:
             ReadError: it is not readable, or not a folder.
         """
         if is_object(path):
-            return self._store_of(path).entries(path, wanted, recursive=recursive)
+            store = self._store_of(path)
+            if self._cache is not None and self._cache.offline:
+                return self._cache.entries(path, store.shown(path), wanted, recursive=recursive)
+            return store.entries(path, wanted, recursive=recursive)
         return list_folder(path, wanted, recursive=recursive)
 
     def open_known(self, path: str, size: int, version: str | None) -> Source:

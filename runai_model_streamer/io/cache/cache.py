@@ -12,8 +12,9 @@ from typing import Final
 from runai_model_streamer.config import CacheConfig, DirectIO
 from runai_model_streamer.errors import MissingDependencyError, StorageUnreachableError
 from runai_model_streamer.io.cache import locks
-from runai_model_streamer.io.cache.entry import Compute, Entry
-from runai_model_streamer.io.cache.files import find_entries, holds_beginning, open_entry
+from runai_model_streamer.io.cache.entry import Compute
+from runai_model_streamer.io.cache.entry import Entry as CacheEntry
+from runai_model_streamer.io.cache.files import about_of, find_entries, holds_beginning, open_entry
 from runai_model_streamer.io.cache.journal import About, boot_id
 from runai_model_streamer.io.cache.names import FOLDER, LOCKS, hash_of, name_of, shown
 from runai_model_streamer.io.cache.offline import VARIABLE, OfflineObject
@@ -24,6 +25,7 @@ from runai_model_streamer.io.cache.trouble import Trouble
 from runai_model_streamer.io.cache.writer import Writer
 from runai_model_streamer.io.cache_counts import CacheCounts, Counter
 from runai_model_streamer.io.checksums import crc64
+from runai_model_streamer.io.listing import Entry, Wanted
 from runai_model_streamer.io.source import Source
 
 _log = logging.getLogger(__name__)
@@ -138,22 +140,44 @@ class NodeCache:
         Raises:
             StorageUnreachableError: the cache has none of it, or cannot be used.
         """
-        why = "is not in the node's cache"
         if self._is_usable():
             with contextlib.suppress(OSError):
                 for found in find_entries(self._folder, hash_of(identity)):
                     entry = self._open_entry(found.stem, None)
                     if entry is not None:
                         return self._cached(OfflineObject(path, entry.about), entry)
-        else:
-            why = f"the node's cache cannot be used: {self._trouble.why}"
-        raise StorageUnreachableError(
-            f"{why}, and {VARIABLE} is set",
+        raise self._unreachable("is not in the node's cache", path)
+
+    def entries(self, folder: str, path: str, wanted: Wanted, *, recursive: bool) -> list[Entry]:
+        """List the wanted objects of a folder of which the cache has something, sorted by name.
+
+        Raises:
+            StorageUnreachableError: it has none, or cannot be used.
+        """
+        before = f"{shown(folder).rstrip('/')}/"
+        found: dict[str, Entry] = {}
+        if self._is_usable():
+            with contextlib.suppress(OSError):
+                for each in find_entries(self._folder):
+                    about = about_of(each.stem)
+                    if about is not None and about.url.startswith(before):
+                        name = about.url.removeprefix(before)
+                        if (recursive or "/" not in name) and wanted(name):
+                            found.setdefault(name, Entry(about.url, name, about.size, 0))
+        if not found:
+            raise self._unreachable("has nothing in the node's cache", path)
+        return [found[name] for name in sorted(found)]
+
+    def _unreachable(self, problem: str, path: str) -> StorageUnreachableError:
+        if self._compute is None:
+            problem = f"the node's cache cannot be used: {self._trouble.why}"
+        return StorageUnreachableError(
+            f"{problem}, and {VARIABLE} is set",
             where=path,
             remedy=f"load it once where the store can be reached, or unset {VARIABLE}",
         )
 
-    def _cached(self, source: Source, entry: Entry) -> CachedSource:
+    def _cached(self, source: Source, entry: CacheEntry) -> CachedSource:
         try:
             return CachedSource(
                 source,
@@ -171,7 +195,7 @@ class NodeCache:
             entry.close()
             raise
 
-    def _entry(self, identity: str, about: About) -> Entry | None:
+    def _entry(self, identity: str, about: About) -> CacheEntry | None:
         """Open the entry of a version, and make it if there is room for it."""
         stem = f"{self._folder}/{name_of(identity, about.version, about.size).stem}"
         entry = self._open_entry(stem, None)
@@ -193,7 +217,7 @@ class NodeCache:
             raise
         return entry
 
-    def _open_entry(self, stem: str, about: About | None) -> Entry | None:
+    def _open_entry(self, stem: str, about: About | None) -> CacheEntry | None:
         assert self._compute is not None
         return open_entry(stem, about, self._direct, self._compute, boot_id())
 

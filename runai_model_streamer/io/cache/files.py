@@ -149,6 +149,19 @@ def find_entries(folder: str, url: str = "") -> list[Found]:
     return sorted(found, key=lambda each: each.used_ns, reverse=True)
 
 
+def about_of(stem: str) -> About | None:
+    """Return what object an entry is of; None if it is gone, or of no use."""
+    try:
+        journal = os.open(stem + JOURNAL, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        found = read_about(journal)
+        return None if found is None else found[0]
+    finally:
+        os.close(journal)
+
+
 def describe_entry(stem: str) -> tuple[About, int] | None:
     """Return what object an entry is of, and how many of its bytes are there; None if it is gone, or of no use."""
     found = _pieces_of(stem)

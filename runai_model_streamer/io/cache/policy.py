@@ -15,8 +15,8 @@ class CachePolicy(NamedTuple):
     """Pieces that wait for the disk at most, in memory of their own: 64 MiB."""
     overflow: float = 0.1
     """Part of the time of a read, at most, that writing what it has read may take, where no buffer is free."""
-    pause: float = 0.5
-    """Seconds for which nothing is written without a buffer, after it took longer."""
+    pauses: float = 10.0
+    """How many times as long as a write that took longer nothing is written without a buffer."""
     threads: int = 4
     """Threads that write."""
     patience: float = 60.0

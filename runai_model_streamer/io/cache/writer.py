@@ -70,8 +70,9 @@ class Writer:
             overflows = self.writes and (entry.shared or time.monotonic() >= self._paused_until)
             began = time.perf_counter()
             self._write(entry, start, view, overflows)
-            if time.perf_counter() - began > self._policy.overflow * seconds:
-                self._paused_until = time.monotonic() + self._policy.pause
+            took = time.perf_counter() - began
+            if took > self._policy.overflow * seconds:
+                self._paused_until = time.monotonic() + self._policy.pauses * took
             return
         shift = start % PAGE
         # numpy copies without the GIL.

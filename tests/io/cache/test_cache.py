@@ -292,7 +292,7 @@ def test_pieces_that_find_no_buffer_are_written_at_once(tmp_path: Path, store: M
 def test_pieces_that_would_hold_up_the_network_are_left_out_and_fetched_later(
     tmp_path: Path, store: MemoryStore
 ) -> None:
-    policy = POLICY._replace(buffers=0, overflow=0.0, pause=600.0)
+    policy = POLICY._replace(buffers=0, overflow=0.0, pauses=1e9)
     counts = load(tmp_path, store, cache=make_cache(tmp_path, policy=policy))
     assert counts.bytes_left_out > 0
     counts = load(tmp_path, store)
@@ -301,7 +301,7 @@ def test_pieces_that_would_hold_up_the_network_are_left_out_and_fetched_later(
 
 
 def test_nothing_is_left_out_while_others_use_the_object(tmp_path: Path, store: MemoryStore) -> None:
-    policy = POLICY._replace(buffers=0, overflow=0.0, pause=600.0)
+    policy = POLICY._replace(buffers=0, overflow=0.0, pauses=1e9)
     other = make_cache(tmp_path)
     using = other.open(URL, store.open)
     assert load(tmp_path, store, cache=make_cache(tmp_path, policy=policy)).bytes_left_out == 0
