@@ -45,6 +45,7 @@ COMPLETE = (
     "io/web/errors.py",
     "io/hub/errors.py",
     "io/gcs/errors.py",
+    "io/azure/access.py",
     "io/azure/account.py",
     "io/azure/credentials.py",
     "io/azure/errors.py",

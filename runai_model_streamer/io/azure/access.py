@@ -3,8 +3,10 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import urlsplit
 
 from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.errors import ConfigError
 from runai_model_streamer.io.azure.account import Account, account_of
 from runai_model_streamer.io.azure.credentials import EntraTokens
 from runai_model_streamer.io.azure.signing import SigningTransport
@@ -13,6 +15,7 @@ from runai_model_streamer.io.secret import Secret
 from runai_model_streamer.io.setup_time import SetupClock
 from runai_model_streamer.io.web.access import make_transport
 
+_THIS_MACHINE: Final = ("127.0.0.1", "::1", "localhost")
 _VERSION: Final = "2021-12-02"
 """Version of the service's interface. Without one it answers as in 2009."""
 
@@ -39,13 +42,20 @@ class AzureAccess:
         """Return the headers of a request to the service itself.
 
         Raises:
-            ConfigError: as `EntraTokens.token`.
+            ConfigError: as `EntraTokens.token`; or anybody on the way could read the token.
         """
         about = {"x-ms-version": _VERSION}
-        if self.tokens is None or self.has_secret(url):
+        token = "" if self.tokens is None or self.has_secret(url) else self.tokens.token()
+        if not token:
             return about
-        token = self.tokens.token()
-        return {**about, "Authorization": Secret(f"Bearer {token}")} if token else about
+        parts = urlsplit(url.partition("?")[0])
+        if parts.scheme != "https" and parts.hostname not in _THIS_MACHINE:
+            raise ConfigError(
+                "the token of a login is not sent over http://",
+                where=f"{parts.scheme}://{parts.netloc}",
+                remedy="write https:// in AZURE_STORAGE_ENDPOINT",
+            )
+        return {**about, "Authorization": Secret(f"Bearer {token}")}
 
     def has_secret(self, url: str) -> bool:
         """Return whether the account's key or SAS token is for this URL."""

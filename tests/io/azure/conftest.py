@@ -1,33 +1,17 @@
 """A service of the tests', with a model of three shards, and a managed identity."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 import pytest
 
 from runai_model_streamer.io.http import libcurl
-from tests.checkpoints import stored, write
 from tests.io.azure.servers import ACCOUNT, Azure, Identity
+from tests.io.gcs.conftest import SHARDS, folder
 from tests.io.tokens import ProviderServer
 from tests.servers import FaultServer
 
-SHARDS: Final = tuple(f"model-{number:05}-of-00003.safetensors" for number in (1, 2, 3))
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A model of three shards."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    weights = {}
-    for number, shard in enumerate(SHARDS):
-        write(folder / shard, {f"t{number}": stored("F32", [100_000 + number], seed=number)})
-        weights[f"t{number}"] = shard
-    (folder / "config.json").write_text('{"a": 1}')
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
-    return folder
+__all__ = ["SHARDS", "folder"]
 
 
 @pytest.fixture

@@ -58,7 +58,15 @@ def azurite(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Iterator[
     if not program or not os.path.exists(program):
         pytest.skip("azurite is not installed (make test-stores)")
     log = tmp_path_factory.mktemp("azurite") / "log"
-    command = [program, "--blobPort", "0", "--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck"]
+    # Absolute, since it runs in another folder.
+    command = [
+        os.path.abspath(program),
+        "--blobPort",
+        "0",
+        "--inMemoryPersistence",
+        "--disableTelemetry",
+        "--skipApiVersionCheck",
+    ]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, cwd=log.parent)
     try:

@@ -218,6 +218,13 @@ class TestEntra:
         monkeypatch.setenv("IDENTITY_ENDPOINT", "http://127.0.0.1:1")
         assert len(loaded([URL])) == 1
 
+    def test_its_token_never_goes_over_the_network_in_the_clear(
+        self, azure: Azure, identity: Identity, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", "http://storage.example.com")
+        with storage() as opened, pytest.raises(ConfigError, match="is not sent over http://"):
+            opened.open(URL)
+
     def test_the_login_of_the_command_line_is_found(
         self, azure: Azure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
