@@ -1,4 +1,4 @@
-"""A load with 128 requests in flight that ends early, by `close` and by Ctrl-C: nothing is left of it."""
+"""128 requests in flight end by `close` and by Ctrl-C without a rest; few descriptors mean few connections."""
 
 import os
 import signal
@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from runai_model_streamer import S3Credentials, SafetensorsStreamer
 from runai_model_streamer.errors import StreamerError
@@ -44,6 +46,17 @@ except KeyboardInterrupt:
     while (after := left()) != before and time.monotonic() < end:
         time.sleep(0.01)
     print("interrupted", "nothing left" if after == before else f"{before} {after}", flush=True)
+"""
+
+FEW = """
+import resource, sys
+import torch
+from runai_model_streamer import S3Credentials, SafetensorsStreamer
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+with SafetensorsStreamer() as streamer:
+    streamer.stream_files(sys.argv[2:], S3Credentials("a key", "a secret", endpoint=sys.argv[1]))
+    sums = [int(tensor.view(torch.uint8).sum(dtype=torch.int64)) for _, tensor in streamer.get_tensors()]
+    print(sums, streamer.report.settings.concurrency)
 """
 
 
@@ -96,3 +109,20 @@ def test_ctrl_c_leaves_no_thread_and_no_descriptor(stalling: FaultServer) -> Non
             await_stalls(server)
             process.send_signal(signal.SIGINT)
             assert process.communicate(timeout=PATIENCE)[0] == "interrupted nothing left\n"
+
+
+@pytest.mark.parametrize("transport", ["curl", "boto3"])
+def test_a_process_that_may_open_64_files_loads_with_fewer_connections(tmp_path: Path, transport: str) -> None:
+    path = write(tmp_path / "model", numbered([500_000, 3, 2_000_000]))
+    data = [int(tensor.view(torch.uint8).sum(dtype=torch.int64)) for tensor in load_file(path).values()]
+    environment = os.environ | {
+        "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0",
+        "RUNAI_STREAMER_S3_TRANSPORT": transport,
+    }
+    with FaultServer() as server:
+        server.put("bucket", "model", path.read_bytes())
+        command = [sys.executable, "-c", FEW, server.endpoint, *["s3://bucket/model"] * 20]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
+    sums, _, connections = done.stdout.rpartition(" ")
+    assert sums == str(data * 20)
+    assert 1 <= int(connections) <= 8
