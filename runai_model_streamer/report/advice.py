@@ -127,12 +127,18 @@ def _copy(report: LoadReport) -> tuple[str, str]:
 
 def _memory(report: LoadReport) -> tuple[str, str]:
     settings = report.settings
-    what = f"went into waiting for memory, with {report.peak_memory} bytes held at most"
+    what = f"went into waiting for memory, with {report.peak_memory / 2**20:.0f} MiB held at most"
     if settings.memory_limit is None:
         return what, "the machine has no more: drop tensors as they come"
     enough = max(2 * settings.memory_limit, 2 * settings.concurrency * settings.chunk_bytesize)
     whose = f", of this rank; the setting is for all {settings.ranks}" if settings.ranks > 1 else ""
-    return what, f"raise RUNAI_STREAMER_MEMORY_LIMIT (now {settings.memory_limit}{whose}) to {enough}, or leave it out"
+    now = f"now {_setting(settings.memory_limit)}{whose}"
+    return what, f"raise RUNAI_STREAMER_MEMORY_LIMIT ({now}) to {_setting(enough)}, or leave it out"
+
+
+def _setting(count: int) -> str:
+    """Return a number of bytes as the variables take it, exactly."""
+    return f"{count >> 20}MiB" if count and count % (1 << 20) == 0 else str(count)
 
 
 def _caller(_: LoadReport) -> tuple[str, str]:
