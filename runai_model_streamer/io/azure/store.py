@@ -50,16 +50,16 @@ class AzureStore(HttpStore[AzureAccess]):
     def judge(self, error: Exception) -> Judgement:
         judgement = super().judge(error)
         # A token that ran out, or a provider that failed for a moment: look for credentials again, once.
-        again = isinstance(error, RefusedError) and (
-            error.status == 401 if error.authorized else self._searches and error.status in ANONYMOUS_STATUSES
-        )
+        again = isinstance(error, RefusedError) and (error.status == 401 if error.authorized else self._lacks(error))
         return Judgement(judgement.words, renew=True, answered=True) if again else judgement
 
-    @property
-    def _searches(self) -> bool:
-        """Whether credentials are searched for, as no setting has them."""
+    def _lacks(self, refused: RefusedError) -> bool:
+        """Return whether an anonymous request was refused although credentials are searched for."""
         config = self._config
-        return not (config.anonymous or config.key or config.sas or config.connection_string)
+        searched = not (config.anonymous or config.key or config.sas or config.connection_string)
+        # Of a container that is public the service says what is missing.
+        public = refused.answer.code in ("BlobNotFound", "ContainerNotFound")
+        return searched and not public and refused.status in ANONYMOUS_STATUSES
 
     @override
     def url(self, path: str, access: AzureAccess | None) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from runai_model_streamer import list_safetensors
 from runai_model_streamer.config import AzureConfig, StreamerConfig
-from runai_model_streamer.errors import ConfigError
+from runai_model_streamer.errors import ConfigError, NotFoundError
 from runai_model_streamer.io.azure.account import Account, account_at, account_of
 from runai_model_streamer.io.azure.credentials import EntraTokens
 from runai_model_streamer.io.azure.location import BlobLocation, is_blob_url
@@ -210,6 +210,12 @@ class TestEntra:
     def test_without_credentials_a_public_container_is_read(self, azure: Azure, identity: Identity) -> None:
         identity.tokens = [""]
         assert len(loaded([URL])) == 1
+
+    def test_what_a_public_container_lacks_is_asked_for_once(self, azure: Azure, identity: Identity) -> None:
+        identity.tokens = [""]
+        with storage() as opened, pytest.raises(NotFoundError):
+            opened.open("az://models/none")
+        assert len(azure.server.requests) == 1
 
     def test_a_key_wins_over_a_login(self, azure: Azure, identity: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
         azure.allow(key=KEY)
