@@ -14,6 +14,7 @@ from runai_model_streamer.installation import warn_of_original
 from runai_model_streamer.io.listing import Patterns
 from runai_model_streamer.io.paths import Several, as_path
 from runai_model_streamer.io.s3.credentials import S3Credentials
+from runai_model_streamer.io.secret import veiled
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.logs import configure_logging
 from runai_model_streamer.mirror.pull import pull
@@ -63,6 +64,7 @@ def list_safetensors(path: str | os.PathLike[str], s3_credentials: S3Credentials
         AccessDeniedError, ReadError: the folder cannot be listed.
         ArgumentError, ArgumentTypeError, ConfigError, UnsupportedError: see the message.
     """
+    path = veiled(path)
     model = find_model(path, s3_credentials)
     if model.missing:
         _log.warning("[RunAI Streamer] %s: %s", as_path(path), model.missing_text)
@@ -109,6 +111,7 @@ def find_model(
     Raises:
         NotFoundError: there is no such folder, or no such index in it.
     """
+    path = veiled(path)
     folder = as_path(path)
     with open_storage(s3_credentials) as (storage, _):
         found = storage.entries(folder, lambda name: _is_safetensors(name) or is_index(name), recursive=False)
@@ -183,6 +186,7 @@ def pull_files(
         AccessDeniedError, ReadError: a file or object cannot be read.
         ArgumentError, ArgumentTypeError, ConfigError, UnsupportedError: see the message.
     """
+    model_path, dst = veiled(model_path), veiled(dst)
     source, target, patterns = as_path(model_path), as_path(dst), Patterns.of(allow_pattern, ignore_pattern)
     with open_storage(s3_credentials) as (storage, config):
         pull(storage, source, target, patterns, config)

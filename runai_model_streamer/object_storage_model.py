@@ -12,6 +12,7 @@ from runai_model_streamer.files import open_storage
 from runai_model_streamer.io.listing import Entry, Patterns
 from runai_model_streamer.io.paths import Several, as_path
 from runai_model_streamer.io.s3.credentials import S3Credentials
+from runai_model_streamer.io.secret import veiled
 from runai_model_streamer.mirror.locks import locked
 from runai_model_streamer.mirror.pull import pull
 from runai_model_streamer.mirror.target import COMPLETE, TargetFolder
@@ -52,7 +53,8 @@ class ObjectStorageModel:
         dst: str | os.PathLike[str],
         s3_credentials: S3Credentials | None = None,
     ) -> None:
-        self._model_path = as_path(model_path).rstrip("/") + "/"
+        model_path, dst = veiled(model_path), veiled(dst)
+        self._model_path = veiled(as_path(model_path).rstrip("/") + "/")
         self.dir = as_path(dst)
         """The local folder."""
         self._credentials = s3_credentials

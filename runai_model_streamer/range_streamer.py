@@ -15,6 +15,7 @@ from runai_model_streamer.files import open_storage
 from runai_model_streamer.io.listing import Patterns
 from runai_model_streamer.io.paths import Several, as_path
 from runai_model_streamer.io.s3.credentials import S3Credentials
+from runai_model_streamer.io.secret import veiled
 from runai_model_streamer.pipeline.landing.tensors import Tensors
 from runai_model_streamer.pipeline.plan.limit import LIMIT
 from runai_model_streamer.pipeline.plan.ranges import FileChunks
@@ -168,8 +169,9 @@ class FileStreamer(RangeStreamer):
         """
         self._check_usable()
         # An empty list means here what it does in the original, whose pull_files pulls nothing for one.
+        prefix = veiled(prefix)
         folder, patterns = as_path(prefix), Patterns.of(allow_patterns or None, ignore_patterns)
-        before = folder if folder.endswith("/") else f"{folder}/"
+        before = veiled(folder if folder.endswith("/") else f"{folder}/")
         with open_storage(credentials or self._credentials) as (storage, _):
             found = storage.entries(folder, lambda name: patterns.chooses(name, before), recursive=is_recursive)
         return [(entry.path, entry.size) for entry in found]

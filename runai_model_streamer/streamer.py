@@ -4,7 +4,7 @@ import functools
 import logging
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -13,6 +13,7 @@ from runai_model_streamer.checkpoint.tensor_info import TensorInfo
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError
 from runai_model_streamer.io.paths import Ordered, Several, as_path
 from runai_model_streamer.io.s3.credentials import S3Credentials
+from runai_model_streamer.io.secret import veiled, without_queries
 from runai_model_streamer.pipeline.landing.into import Into, device_of
 from runai_model_streamer.pipeline.plan.selection import Select
 from runai_model_streamer.pipeline.prepare import prepare_load
@@ -72,6 +73,7 @@ class SafetensorsStreamer(Streamer):
         into: Into | None = None,
     ) -> None:
         """Start to stream one file; see `stream_files`."""
+        path = veiled(path)
         self.stream_files(
             [path],
             s3_credentials,
@@ -133,9 +135,12 @@ class SafetensorsStreamer(Streamer):
         self.files_to_tensors_metadata = {}  # so that a call that fails does not leave another load's behind
         with self._beginning(is_distributed, progress, group) as (config, sharing, tally):
             if isinstance(paths, str | bytes | os.PathLike):
+                paths = cast("Any", veiled(paths))
+                shown = without_queries(repr(paths))
                 raise ArgumentTypeError(
-                    "stream_files takes a list of paths", remedy=f"for one, call stream_file({paths!r})"
+                    "stream_files takes a list of paths", remedy=f"for one, call stream_file({shown})"
                 )
+            paths = [veiled(path) for path in paths]
             self._device = self._parts.resolve_device(device)
             if into is not None:
                 self._device = _where_they_are(into, self._device)

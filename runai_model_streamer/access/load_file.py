@@ -5,6 +5,7 @@ import os
 import torch
 
 from runai_model_streamer.io.s3.credentials import S3Credentials
+from runai_model_streamer.io.secret import veiled
 from runai_model_streamer.streamer import SafetensorsStreamer
 
 
@@ -32,6 +33,7 @@ def load_file(
     Raises:
         StreamerError: as `SafetensorsStreamer.stream_files`.
     """
+    filename = veiled(filename)
     with SafetensorsStreamer() as streamer:
         streamer.stream_file(filename, s3_credentials, device, dtype=dtype)
         return dict(streamer.get_tensors())

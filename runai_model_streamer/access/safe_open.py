@@ -17,6 +17,7 @@ from runai_model_streamer.device import resolve_device
 from runai_model_streamer.errors import ArgumentError, ReadError, SourceChangedError, StateError
 from runai_model_streamer.io.paths import as_path
 from runai_model_streamer.io.s3.credentials import S3Credentials
+from runai_model_streamer.io.secret import veiled
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.logs import configure_logging
@@ -63,6 +64,7 @@ class safe_open:  # noqa: N801 - the name that users know
     ) -> None:
         if framework not in _FRAMEWORKS:
             raise ArgumentError(f"tensors of {framework!r} are not made", remedy='use framework="pt" (torch)')
+        filename = veiled(filename)
         self._path = as_path(filename)
         self._device = resolve_device(device)
         self._credentials = s3_credentials

@@ -8,7 +8,7 @@ from typing import Final, Protocol, TypeVar
 from urllib.parse import unquote
 
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError, UnsupportedError
-from runai_model_streamer.io.secret import Link, without_secrets
+from runai_model_streamer.io.secret import Link, veiled, without_queries, without_secrets
 from runai_model_streamer.origins import SourceKind
 
 _log = logging.getLogger(__name__)
@@ -16,6 +16,7 @@ _log = logging.getLogger(__name__)
 _T_co = TypeVar("_T_co", covariant=True)
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_SINGLE_SLASH = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):/(?!/)")
 _EXAMPLES: Final = {
     "s3": "s3://bucket/key",
     "gs": "gs://bucket/key",
@@ -60,18 +61,24 @@ def as_path(path: str | os.PathLike[str]) -> str:
         ArgumentError: it is empty, or has characters that a path cannot have.
         UnsupportedError: it is a URL of unsupported storage.
     """
-    text: object = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    path = veiled(path)
+    text: object = veiled(os.fspath(path)) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str):
-        raise ArgumentTypeError(f"a path is a str or os.PathLike, not {type(path).__name__}: {path!r}")
+        shown = without_queries(repr(path))
+        raise ArgumentTypeError(f"a path is a str or os.PathLike, not {type(path).__name__}: {shown}")
     if not text:
         raise ArgumentError("a path is empty", remedy=f"give a file's path or a URL ({_KNOWN})")
     if "\0" in text or not _is_encodable(text):
         raise ArgumentError(f"a path has a character that no path can have: {without_secrets(text)!r}")
-    name, separator, _ = text.partition(":/")
-    if separator and name in _EXAMPLES and not text.startswith(f"{name}://"):
+    single = _SINGLE_SLASH.match(text)
+    if single and single[1] in _EXAMPLES:
         raise ArgumentError(
-            f"a URL has two slashes, {_EXAMPLES[name]}", where=text, remedy="pathlib drops one, so pass it as a str"
+            f"a URL has two slashes, {_EXAMPLES[single[1]]}",
+            where=text,
+            remedy="pathlib drops one, so pass it as a str",
         )
+    if text[0].isspace() and _SCHEME.match(text.lstrip()):
+        raise ArgumentError("a URL does not begin with white space", where=text)
     scheme = _SCHEME.match(text)
     if scheme and scheme[1].lower() == "file":
         return _path_of(text)

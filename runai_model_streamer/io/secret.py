@@ -1,14 +1,18 @@
 """Text whose `repr` hides secrets, since error reporters print the variables of a traceback's frames."""
 
 import re
-from typing import Final
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 _USER: Final = re.compile(r"^([a-z0-9+.-]+://)?.*@", re.IGNORECASE | re.DOTALL)
 """Everything that may be user and password before a host, even in a malformed URL."""
 
 
-_WEB: Final = ("https://", "http://")
-_QUERY: Final = re.compile(r"(https?://[^\s?\"'<>]*\?)[^\s\"'<>]+")
+_QUERY: Final = re.compile(r"(https?:/+[^\s?\"'<>]*\?)[^\s\"'<>]+", re.IGNORECASE)
+_URL: Final = re.compile(r"\s*(?!(?:s3|gs|hf|file):)([a-z][a-z0-9+.-]*):/", re.IGNORECASE)
+"""A URL that may have a query. In the URLs that are left out, a `?` is a part of the name."""
+_HOST: Final = re.compile(r"(\[[^]]*\]|[^:]*)(:\d*)?")
 
 
 class Secret(str):
@@ -35,7 +39,7 @@ class Link(Url):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return repr(Url(without_queries(self)))
+        return repr(without_secrets(self))
 
 
 def without_queries(text: str) -> str:
@@ -44,7 +48,18 @@ def without_queries(text: str) -> str:
 
 
 def without_secrets(path: str) -> str:
-    """Return a path or URL as messages show it: `***` for the user and the query of a web URL."""
-    if not path.startswith(_WEB):
-        return path
-    return without_queries(_USER.sub(r"\1***@", path) if "@" in path.partition("://")[2].partition("/")[0] else path)
+    """Return a path or URL as messages show it: `***` for the query of a URL, and for the user of a web URL."""
+    url = _URL.match(path)
+    if url is None:
+        return str(path)
+    head, _, query = path.partition("?")
+    host = head[url.end() :].lstrip("/").partition("/")[0]
+    # A password may have a slash. Then what comes before it is no host and port.
+    if url[1].lower() in ("http", "https") and ("@" in host or not _HOST.fullmatch(host)):
+        head = _USER.sub(r"\1***@", head)
+    return f"{head}?***" if query else str(head)
+
+
+def veiled(path: T) -> T | Link:
+    """Return a path that the caller gave, so that its `repr` shows no secret, whatever it is and however malformed."""
+    return Link(path) if isinstance(path, str) and _URL.match(path) else path

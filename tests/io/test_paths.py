@@ -68,6 +68,11 @@ def test_what_is_no_text_is_no_path(path: object) -> None:
         as_path(path)  # type: ignore[arg-type]
 
 
+def test_a_url_after_white_space_is_no_path() -> None:
+    with pytest.raises(ArgumentError, match=r"^ s3://bucket/key: a URL does not begin with white space"):
+        as_path(" s3://bucket/key")
+
+
 @pytest.mark.parametrize("path", ["", Place("")], ids=["text", "object"])
 def test_an_empty_path_is_refused(path: str | os.PathLike[str]) -> None:
     with pytest.raises(ArgumentError, match="empty"):

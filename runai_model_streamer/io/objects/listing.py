@@ -92,8 +92,15 @@ def list_folder(
             entries += _entries(page, folder, wanted, recursive)
             if page.next_token is None:
                 break
-            if page.next_token in tokens or len(tokens) > max_pages:
-                raise unfit(folder.path, f"its listing does not end (page {len(tokens)})", page.answer)
+            if not page.next_token:
+                what = f"page {len(tokens)} of its listing is not the last one, and names no next one"
+                raise unfit(folder.path, what, page.answer)
+            if page.next_token in tokens:
+                what = f"its listing does not end: page {len(tokens)} leads back to an earlier one"
+                raise unfit(folder.path, what, page.answer)
+            if len(tokens) > max_pages:
+                what = f"its listing does not end: it has more than {max_pages} pages"
+                raise unfit(folder.path, what, page.answer)
             tokens.append(page.next_token)
     finally:
         store.forget(flights)
@@ -124,4 +131,5 @@ def _entries(page: Page, folder: Folder, wanted: Wanted, recursive: bool) -> Ite
 def unfit(path: str, what: str, answer: Answer | None) -> ReadError:
     """Make the error for an answer that is no listing of the prefix."""
     said = f" ({answer})" if answer is not None else ""
-    return ReadError(f"the store cannot be listed: {what}{said}", where=path, remedy="Check the endpoint.", sep=". ")
+    remedy = "Check the endpoint, and any cache or proxy in between. If both are right, ask the store's operator."
+    return ReadError(f"the store cannot be listed: {what}{said}", where=path, remedy=remedy, sep=". ")

@@ -1,13 +1,15 @@
 """Limits the size and duration of listings, which botocore would read without a limit."""
 
+import re
 from typing import Any, Final
 from xml.etree import ElementTree
 
-from runai_model_streamer.errors import ReadError
+from runai_model_streamer.errors import ReadError, StorageUnreachableError
 from runai_model_streamer.io.http.answers import Answer, AnswerError
 from runai_model_streamer.io.http.failures import wrong_length
 from runai_model_streamer.io.http.transport import SignedRequest, Window
 from runai_model_streamer.io.s3.boto3_transport import read_some
+from runai_model_streamer.io.s3.errors.intermediaries import CHECK_FRONT
 from runai_model_streamer.io.s3.signing import Body, readable
 
 _LONGEST: Final = 16 << 20
@@ -60,6 +62,9 @@ def _send(client: Any, request: SignedRequest, timeout: float) -> Any:
 
 def _require_listing(text: bytes) -> None:
     """Raise AnswerError for a body that botocore would take for an empty listing or for a failure of the store."""
+    if re.match(rb"\s*<(!doctype\s+)?html", text, re.IGNORECASE):
+        summary = "something other than the store answered: the answer is not a listing but a web page"
+        raise AnswerError(StorageUnreachableError, summary, CHECK_FRONT, Answer(200))
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:

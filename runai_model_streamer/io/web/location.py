@@ -17,12 +17,12 @@ def file_url(url: str) -> Link:
         ArgumentError: the URL has no host, an unusable port, or a user.
         IsDirectoryError: the URL names no file.
     """
-    parts = _split(url)
-    if not parts.path.strip("/") or parts.path.endswith("/"):
+    _check(url)
+    if urlsplit(url).path.endswith("/") or not urlsplit(url).path:
         raise IsDirectoryError(
             "a folder's URL, not a file's", where=url, remedy="name one file; list_safetensors lists them", sep=": "
         )
-    return Link(urlunsplit(parts))
+    return Link(urlunsplit(_split(url)))
 
 
 def folder_url(url: str) -> Link:
@@ -31,33 +31,38 @@ def folder_url(url: str) -> Link:
     Raises:
         ArgumentError: the URL has no host, an unusable port, a user, or a query.
     """
-    parts = _split(url)
-    if parts.query:
+    _check(url)
+    if urlsplit(url).query:
         raise ArgumentError("a folder's URL has no query", where=url, remedy="sign the URL of each file instead")
+    parts = _split(url)
     return Link(urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/")))
 
 
-def _split(url: str) -> SplitResult:
-    parts = _parsed(url)
-    if parts is None or not parts.hostname:
+def _check(url: str) -> None:
+    # No parts of the URL in variables: error reporters would show them.
+    if not _has_host(url):
         raise ArgumentError("not a URL of a file", where=url, remedy="write https://host/path/model.safetensors")
-    if "@" in parts.netloc:
+    if "@" in urlsplit(url).netloc:
         raise ArgumentError(
             "a URL may not have a user or password, which logs would show",
             where=url,
             remedy="put them into ~/.netrc: machine HOST login USER password PASSWORD",
         )
+
+
+def _split(url: str) -> SplitResult:
+    parts = urlsplit(url)
     path, query = (quote(text, safe=_SENT_AS_WRITTEN) for text in (parts.path, parts.query))
     return SplitResult(parts.scheme, parts.netloc, path, query, "")
 
 
-def _parsed(url: str) -> SplitResult | None:
+def _has_host(url: str) -> bool:
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
-        return None
-    return parts
+        return False
+    return bool(parts.hostname)
 
 
 def same_origin(one: str, other: str) -> bool:

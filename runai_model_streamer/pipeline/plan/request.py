@@ -9,6 +9,7 @@ from runai_model_streamer.errors import (
     ArgumentTypeError,
 )
 from runai_model_streamer.io.paths import Several
+from runai_model_streamer.io.secret import without_secrets
 
 
 def checked_names(names: Several[str] | None) -> frozenset[str] | None:
@@ -40,11 +41,11 @@ def named(paths: Sequence[str], opened: Sequence[Opened], names: frozenset[str])
     places: dict[str, list[str]] = {}
     for path, tensors in zip(paths, wanted, strict=True):
         for tensor in tensors:
-            places.setdefault(tensor.name, []).append(path)
+            places.setdefault(tensor.name, []).append(without_secrets(path))
     unknown = sorted(names - places.keys())
     if unknown:
         only = paths[0] if len(paths) == 1 else None
-        place = only or f"any of the {len(paths)} files"
+        place = without_secrets(only) if only else f"any of the {len(paths)} files"
         raise ArgumentError(
             f"tensor_names has names that are not in {place}: {listed(unknown)}",
             where=only,

@@ -232,7 +232,7 @@ class TestTheWayToTheStore:
         server.script(stall_before_headers())
         error = failure(server.endpoint, timeout=0.2)
         assert type(error) is errors.StorageTimeoutError
-        assert f"127.0.0.1:{server.port} sent nothing for 0.2 s" in str(error)
+        assert f"127.0.0.1:{server.port} sent no answer, or no more of it, for 0.2 s" in str(error)
         assert "RUNAI_STREAMER_S3_TIMEOUT" in str(error)
 
     def test_an_unknown_certificate_hints_at_the_bundle(self, certificate: Certificate) -> None:

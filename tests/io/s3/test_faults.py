@@ -202,7 +202,7 @@ class TestFailed:
         with store_of(server, retries=1, timeout=0.4) as store:
             # Opened without a request, which on a busy machine may take longer than that.
             source = store.open(URL, (len(DATA), None))
-            says = r"sent nothing for 0\.4 s \(bytes 500000-1500000, 2 attempts"
+            says = r"or no more of it, for 0\.4 s \(bytes 500000-1500000, 2 attempts"
             with pytest.raises(StorageTimeoutError, match=says):
                 source.read_into(AT, memoryview(bytearray(SIZE)))
 

@@ -83,8 +83,10 @@ def test_what_a_gateway_says_may_pass(server: FaultServer) -> None:
 
 
 def test_a_page_that_sends_elsewhere_is_told_with_where(server: FaultServer) -> None:
-    server.choose = lambda _: stranger(302, PAGE, Location="https://login.example/")
-    assert "it redirects to https://login.example/" in str(failure(server, "open"))
+    server.choose = lambda _: stranger(302, PAGE, Location="https://login.example/?state=some-secret")
+    error = str(failure(server, "open"))
+    assert "it redirects to https://login.example/?***" in error
+    assert "some-secret" not in error
 
 
 def test_a_condition_that_failed_is_believed_from_anyone(server: FaultServer) -> None:

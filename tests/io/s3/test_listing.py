@@ -161,7 +161,7 @@ def test_a_store_that_is_not_there_is_told() -> None:
 def test_a_listing_without_an_end_is_an_error(server: FaultServer) -> None:
     server.page_size = 2
     server.choose = lambda request: lambda exchange: exchange.listing(NextContinuationToken="again")
-    with pytest.raises(ReadError, match="its listing does not end"):
+    with pytest.raises(ReadError, match=r"its listing does not end: page \d leads back to an earlier one"):
         names(server, "s3://bucket")
     assert len(server.requests) == 2
 
@@ -171,7 +171,7 @@ def test_a_listing_whose_tokens_go_round_is_an_error(server: FaultServer, tokens
     turns = itertools.cycle(tokens)
     server.page_size = 1
     server.choose = lambda request: lambda exchange: exchange.listing(NextContinuationToken=next(turns))
-    with pytest.raises(ReadError, match="its listing does not end"):
+    with pytest.raises(ReadError, match=r"its listing does not end: page \d leads back to an earlier one"):
         names(server, "s3://bucket")
     assert len(server.requests) <= len(tokens) + 1
 
@@ -182,7 +182,7 @@ def test_a_listing_of_ever_more_pages_is_an_error(server: FaultServer) -> None:
     server.choose = lambda request: lambda exchange: exchange.listing(NextContinuationToken=f"T{next(numbers)}")
     with (
         store_of(server.endpoint) as store,
-        pytest.raises(ReadError, match=r"its listing does not end \(page 6\)"),
+        pytest.raises(ReadError, match="its listing does not end: it has more than 5 pages"),
     ):
         list_objects(store, "s3://bucket", lambda _: True, recursive=True, max_pages=5)
     assert len(server.requests) == 6
@@ -273,6 +273,22 @@ def test_a_store_of_ones_own_judges_names_of_buckets(server: FaultServer, bucket
 def test_keys_that_were_not_asked_for_are_an_error(server: FaultServer) -> None:
     server.script(lambda exchange: exchange.listing(Key="other/key"))
     with pytest.raises(ReadError, match="asked for keys under 'model/', it sent 'other/key'"):
+        names(server, "s3://bucket/model")
+
+
+@pytest.mark.parametrize("text", ["<html><body>Sign in</body></html>", "\n <!DOCTYPE HTML>\n<html lang=en>"])
+def test_a_web_page_instead_of_a_listing_is_not_the_stores_word(server: FaultServer, text: str) -> None:
+    server.script(page(text))
+    with pytest.raises(
+        StorageUnreachableError, match=r"something other than the store answered.* but a web page"
+    ) as caught:
+        names(server, "s3://bucket/model")
+    assert "in front of the store" in caught.value.remedy
+
+
+def test_a_listing_that_says_there_is_more_and_not_where_is_an_error(server: FaultServer) -> None:
+    server.script(page(PAGE.format(entry=WHOLE).replace("false", "true")))
+    with pytest.raises(ReadError, match="page 1 of its listing is not the last one, and names no next one"):
         names(server, "s3://bucket/model")
 
 

@@ -192,7 +192,7 @@ class TestErrors:
 
     def test_a_server_that_says_nothing_is_a_timeout(self, servers: WebServers) -> None:
         servers.origin.choose = always(stall_before_headers())
-        says = r"sent nothing for 0\.3 s"
+        says = r"or no more of it, for 0\.3 s"
         with web_store(retries=0, timeout=0.3) as store, pytest.raises(StorageTimeoutError, match=says):
             store.open(servers.url)
 

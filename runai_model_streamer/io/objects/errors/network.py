@@ -56,7 +56,8 @@ def explain_failure(broken: TransportError, host: str, way: Way) -> Explanation:
         case Failure.CONNECT_TIMEOUT:
             return Explanation(StorageTimeoutError, f"no connection to {host} within {way.timeout:g} s", way.check)
         case Failure.STALLED:
-            return Explanation(StorageTimeoutError, f"{host} sent nothing for {way.timeout:g} s", _SLOW)
+            nothing = f"{host} sent no answer, or no more of it, for {way.timeout:g} s"
+            return Explanation(StorageTimeoutError, nothing, _SLOW)
         case Failure.SLOW:
             little = f"{host} sent less than {MIN_SPEED} bytes per second for {way.timeout:g} s"
             return Explanation(StorageTimeoutError, little, _SLOW)

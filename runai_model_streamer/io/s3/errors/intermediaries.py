@@ -11,6 +11,7 @@ from runai_model_streamer.io.objects.errors.explanation import Explanation
 from runai_model_streamer.io.objects.errors.network import EASE
 from runai_model_streamer.io.s3.errors.explanation import RequestContext
 from runai_model_streamer.io.s3.errors.network import wants_tls
+from runai_model_streamer.io.secret import without_queries
 
 _EXPLAINED: Final = ("GetObject", "ListObjectsV2")
 """Operations that stores refuse with an error document. An answer to HEAD has none."""
@@ -21,7 +22,7 @@ _SIGNS: Final = ("x-amz-request-id", "x-amz-id-2", "x-amz-bucket-region")
 _KNOWN_BY_STATUS: Final = (407, 412, 416)
 """Statuses that mean the same from any sender: a proxy's login, or conditions of the request."""
 
-_FRONT: Final = "Check what is in front of the store (an ingress, a gateway, a login page), and the endpoint."
+CHECK_FRONT: Final = "Check what is in front of the store (an ingress, a gateway, a login page), and the endpoint."
 _UNSIGNED: Final = (
     "The request was anonymous (RUNAI_STREAMER_S3_UNSIGNED=1): some stores (Swift) do not take that for S3. "
     "Unset it and give credentials."
@@ -51,7 +52,7 @@ def explain_intermediary(
         # Web servers answer so to plain HTTP where they expect TLS.
         remedy = f"{remedy} {hint}"
     if 300 <= (status or 0) < 400 and headers.get("location"):
-        summary = f"{summary}; it redirects to {headers['location']}"
+        summary = f"{summary}; it redirects to {without_queries(headers['location'])}"
     return Explanation(StorageUnreachableError, summary, remedy, answer)
 
 
@@ -70,6 +71,6 @@ def _way(at: RequestContext) -> str:
         variable = f"{endpoint.partition(':')[0].upper()}_PROXY"
         return (
             f"The request went through the proxy of {variable}, {proxy}. If the store needs no proxy, name "
-            f"{at.provenance.host.rpartition(':')[0] or at.provenance.host} in NO_PROXY. {_FRONT}"
+            f"{at.provenance.host.rpartition(':')[0] or at.provenance.host} in NO_PROXY. {CHECK_FRONT}"
         )
-    return f"{at.provenance.endpoint_sentence()} {_FRONT}".lstrip()
+    return f"{at.provenance.endpoint_sentence()} {CHECK_FRONT}".lstrip()
