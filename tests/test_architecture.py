@@ -180,7 +180,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "origins",
     ),
     # The engine, over what lands on a GPU, what lands at all, its memory, and the plan.
-    "pipeline.plan": ("checkpoint", "config", "errors", "io.paths", "kernels.bits", "origins", "ranges"),
+    "pipeline.plan": ("checkpoint", "config", "errors", "io.paths", "io.secret", "kernels.bits", "origins", "ranges"),
     "pipeline.tally": (
         "errors",
         "io.cache_counts",
