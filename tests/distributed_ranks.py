@@ -442,7 +442,9 @@ def killed_while_meeting(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     """One rank dies when it has met the others half-way."""
     me.ready()
     if me.rank == KILLED:
-        Meeting(range(dist.get_world_size()), PATIENCE).channel("data")
+        meeting = Meeting(range(dist.get_world_size()), PATIENCE)
+        meeting.roll.answer()
+        meeting.channel("data")
         os.kill(os.getpid(), signal.SIGKILL)
     with setting(RUNAI_STREAMER_DIST_TIMEOUT=str(PATIENCE)):
         yield "meeting", me.stream("large.safetensors")

@@ -78,8 +78,7 @@ class Meeting:
         name = f"runai_model_streamer/{_meetings.next_name(ranks)}"
         self._store: Any = c10d.PrefixStore(name, c10d._get_default_store())  # noqa: SLF001
         self.roll = RollCall(self._store, dist.get_rank(), ranks)
-        """Tells who is missing if the ranks do not meet."""
-        self.roll.answer()
+        """Tells who is missing if the ranks do not meet. Answer it before making a channel."""
 
     def channel(self, purpose: str) -> Channel:
         """Make a channel. Raise RuntimeError if not all ranks come in time."""

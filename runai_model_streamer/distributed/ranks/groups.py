@@ -118,6 +118,7 @@ def _meet(ranks: Sequence[int], config: StreamerConfig, said: bytes = b"") -> tu
             remedy="make it with another backend, such as gloo or nccl",
         ) from error
     try:
+        meeting.roll.answer()
         data, control = meeting.channel("data"), meeting.channel("control")
         peers = Peers(ranks, data, control, config.distribution_timeout)
     except RuntimeError as error:
