@@ -59,6 +59,12 @@ def opener() -> Callable[[Sequence[str]], AbstractContextManager[Iterator[tuple[
         def current_stream(self) -> int:
             return 0
 
+        def prepare_casts(self, planned: Any) -> None:
+            """Nothing is cast."""
+
+        def cast(self, casts: Sequence[Any], stream: int) -> None:
+            """Nothing is cast."""
+
         def record(self, tensor: torch.Tensor) -> None:
             """There is no other stream."""
 

@@ -1,4 +1,4 @@
-"""Casts one element between floating-point formats, in integer arithmetic, for the host, the GPU, and plain Python.
+"""Casts one element between floating-point formats, in integer arithmetic, for the host and plain Python.
 
 The arithmetic uses integers only. The CPU's own conversions depend on the thread's floating-point state, and threads
 inherit `torch.set_flush_denormal`. No CPU, and neither compiler, has an instruction for each format. Every cast goes

@@ -181,7 +181,7 @@ def test_gpudirect_loads_the_same_bytes(
 
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_cast_kernels_give_what_torch_gives(
+def test_casts_give_what_torch_gives_on_the_host(
     streamer: SafetensorsStreamer,
     tmp_path: Path,
     device: torch.device,

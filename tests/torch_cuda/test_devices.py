@@ -9,7 +9,7 @@ import torch
 from runai_model_streamer import SafetensorsStreamer
 from tests.checkpoints import raw
 from tests.cuda_emulator import Emulator
-from tests.cuda_emulator.testing import emulated_torch, needs
+from tests.cuda_emulator.testing import emulated_torch
 from tests.torch_cuda.loads import TENSORS, has_context, load, mapped, wrong
 
 
@@ -101,9 +101,8 @@ def test_nor_does_an_abandoned_one(emulator: Emulator, checkpoint: Path) -> None
     assert not has_context(0)
 
 
-@needs("numba.cuda")
 @emulated_torch(devices=2, modes=("lazy", "random"))
-def test_casts_are_launched_on_the_second_device(emulator: Emulator, tmp_path: Path) -> None:
+def test_casts_are_made_on_the_second_device(emulator: Emulator, tmp_path: Path) -> None:
     stored = {f"w{index}": torch.randn(64, 65 + index).to(torch.bfloat16) for index in range(6)}
     path = tmp_path / "bf16.safetensors"
     safetensors.torch.save_file(stored, path)
@@ -111,5 +110,4 @@ def test_casts_are_launched_on_the_second_device(emulator: Emulator, tmp_path: P
     assert {name: raw(tensor.cpu()) for name, tensor in loaded.items()} == {
         name: raw(tensor.to(torch.float16)) for name, tensor in stored.items()
     }
-    assert "cuLaunchKernelEx" in emulator.calls()
     assert not has_context(0)

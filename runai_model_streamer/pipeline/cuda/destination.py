@@ -19,7 +19,6 @@ from runai_model_streamer.io.source import Source
 from runai_model_streamer.lifecycle import Lifecycle
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.cuda.arena import ARENAS, Arenas
-from runai_model_streamer.pipeline.cuda.cast import Compiler, DeviceCast, compile_casts, device_cast
 from runai_model_streamer.pipeline.cuda.direct import DeviceFile
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver, driver_api
 from runai_model_streamer.pipeline.cuda.landing import CudaLanding
@@ -49,7 +48,6 @@ class CudaParts(NamedTuple):
     """The CUDA version that torch is built for; None for ROCm, which also calls its devices "cuda"."""
     driver_api: Callable[[], Any] = driver_api
     memory: Callable[[torch.device], DeviceMemory] = TorchMemory
-    compiler: Compiler = compile_casts
     open_gds: OpenGds = open_gds
     arenas: Arenas = ARENAS
     max_pinned: int = MAX_BYTES
@@ -64,8 +62,6 @@ class CudaTools(NamedTuple):
 
     api: Any
     """The driver's interface: `cuda.bindings.driver`."""
-    cast: DeviceCast | None
-    """Casts on the device; None if nothing is cast."""
     gds: GdsMode
 
 
@@ -85,19 +81,7 @@ def cuda_tools(device: torch.device, spec: LoadSpec, parts: CudaParts = CUDA) ->
         api = _api(device, gds, parts)
     if api is None:
         return None
-    cast = None
-    if spec.casting is not None:
-        with spec.setup.during("compiling"):
-            cast = _device_cast(device, api, *spec.casting, parts.compiler)
-        if cast is None and gds is GdsMode.ALWAYS:
-            raise GdsUnavailableError(
-                f"RUNAI_STREAMER_GDS=1: no GPUDirect onto {device}: tensors are to be cast, which numba-cuda cannot "
-                "do there (see the log)",
-                remedy="leave out dtype=, or set RUNAI_STREAMER_GDS=auto",
-            )
-        if cast is None:
-            return None
-    return CudaTools(api, cast, gds)
+    return CudaTools(api, gds)
 
 
 def begin_staging(
@@ -171,16 +155,6 @@ def _api(device: torch.device, gds: GdsMode, parts: CudaParts) -> Any:
         return None
 
 
-def _device_cast(
-    device: torch.device, api: Any, target: str, to_cast: Collection[str], compiler: Compiler
-) -> DeviceCast | None:
-    driver = CudaDriver(device.index, api)
-    try:
-        return device_cast(driver, target, to_cast, compiler)
-    finally:
-        driver.close()
-
-
 def _landing(
     device: torch.device,
     spec: LoadSpec,
@@ -193,15 +167,19 @@ def _landing(
     direct = _direct_files(spec.sources, tools.gds, spec.shared, parts.open_gds)
     try:
         memory = parts.memory(device)
+        if spec.casting is not None:
+            with spec.setup.during("compiling"):
+                memory.prepare_casts(spec.casting)
         driver = CudaDriver(device.index, tools.api)
     except BaseException:
         _close(direct)
         raise
     near = parts.arenas.find_cpus(driver.pci_address)
+    target = None if spec.casting is None else spec.casting.target
     cpus = enough(near, spec.concurrency, len(os.sched_getaffinity(0)))
     lent = None if spec.lent is None else page_locked(driver, spec.lent)
     make = CudaLanding if lent is None else partial(LentLanding, lent)
-    return make(driver, memory, staging, lifecycle, groups, parts.arenas, direct, tools.cast, cpus)
+    return make(driver, memory, staging, lifecycle, groups, parts.arenas, direct, target, cpus)
 
 
 def _direct_files(sources: Sequence[Source], gds: GdsMode, shared: bool, open_gds: OpenGds) -> dict[int, DeviceFile]:

@@ -7,7 +7,6 @@ from typing import Final, NamedTuple
 import torch
 
 from runai_model_streamer.checkpoint.tensor_info import TensorInfo
-from runai_model_streamer.kernels.bits import ITEM_SIZES
 from runai_model_streamer.pipeline.landing.tensors import TorchForm, torch_forms
 from runai_model_streamer.pipeline.plan.casts import as_cast, is_cast
 from runai_model_streamer.pipeline.plan.groups import Group, Step
@@ -31,13 +30,10 @@ class Copies(NamedTuple):
 class Cast(NamedTuple):
     """One tensor to cast on the device."""
 
-    dtype: str
-    """The file's dtype, by its name in the format."""
-    source: int
-    """Address to cast from."""
-    target: int
-    """Address to cast to."""
-    elements: int
+    source: torch.Tensor
+    """Its elements as the file has them, in scratch memory."""
+    target: torch.Tensor
+    """The tensor that the caller gets; of the same shape."""
 
 
 class Needs(NamedTuple):
@@ -81,11 +77,11 @@ class Image:
         """Name and tensor of those that were not handed out, in reverse file order. `pop` the next one."""
         self.tensors.reverse()
         self.casts: list[Cast] = []
-        """Casts to run when all bytes of the group have landed."""
+        """Casts to run when all bytes of the group have landed. They keep the scratch memory."""
         self._places: dict[int, _Places] = {}
         pointers = [tensor.data_ptr() for tensor in memory]
         if target is not None:
-            self._land_in_scratch(infos, pointers, target)
+            self._land_in_scratch(infos, memory, pointers, target)
         first = 0
         for part in group.parts:  # in file order, as headers are: so the lists are sorted
             places = self._places.setdefault(part.file, _Places([], [], []))
@@ -97,13 +93,19 @@ class Image:
                     places.pointers.append(pointer)
             first = last
 
-    def _land_in_scratch(self, infos: Sequence[TensorInfo], pointers: list[int], target: str) -> None:
+    def _land_in_scratch(
+        self, infos: Sequence[TensorInfo], memory: Sequence[torch.Tensor], pointers: list[int], target: str
+    ) -> None:
         """Replace the pointers of tensors to cast, and note their casts."""
-        landed = 0 if self._scratch is None else self._scratch.data_ptr()
+        position = 0
         for index, info in enumerate(infos):
-            if info.nbytes and is_cast(info, target):
-                self.casts.append(Cast(info.dtype, landed, pointers[index], info.nbytes // ITEM_SIZES[info.dtype]))
-                pointers[index], landed = landed, landed + round_up(info.nbytes, _APART)
+            if self._scratch is None or not info.nbytes or not is_cast(info, target):
+                continue
+            ((shape, dtype),) = torch_forms([info])
+            source = self._scratch[position : position + info.nbytes].view(dtype).view(shape)
+            self.casts.append(Cast(source, memory[index]))
+            pointers[index] = source.data_ptr()
+            position += round_up(info.nbytes, _APART)
 
     def copies(self, step: Step, address: int) -> Copies:
         """Return the copies that bring a step's bytes to the device. Padding and bytes between tensors are skipped.

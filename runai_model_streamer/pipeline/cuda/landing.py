@@ -54,7 +54,6 @@ from runai_model_streamer.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.origins import Origin
 from runai_model_streamer.pipeline.cuda.ahead import Ahead
 from runai_model_streamer.pipeline.cuda.arena import Arenas
-from runai_model_streamer.pipeline.cuda.cast import DeviceCast
 from runai_model_streamer.pipeline.cuda.copy_stream import CopyStream
 from runai_model_streamer.pipeline.cuda.direct import MIN_DIRECT, DeviceFile
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
@@ -91,7 +90,7 @@ class CudaLanding:
         groups: the load's groups.
         arenas: lends the slots' memory.
         files: index of a file in the plan -> the file, if GPUDirect reads it.
-        cast: casts tensors as they land; None to leave them as they are.
+        target: the format's name of the dtype that floating-point tensors are cast to; None to leave all as they are.
         cpus: what readers run on.
 
     Raises:
@@ -109,15 +108,14 @@ class CudaLanding:
         groups: Sequence[Group],
         arenas: Arenas,
         files: Mapping[int, DeviceFile] | None = None,
-        cast: DeviceCast | None = None,
+        target: str | None = None,
         cpus: Cpus = frozenset(),
     ) -> None:
         self._driver = driver
         self._memory = memory
         self._lifecycle = lifecycle
         self._files = files or {}
-        self._cast = cast
-        self._target = None if cast is None else cast.target
+        self._target = target
         self._cpus = cpus
         self._ring = SlotRing(driver, staging, lifecycle, arenas)
         self._peak = self._ring.bytes
@@ -217,8 +215,9 @@ class CudaLanding:
     def ready(self, lease: CudaLease) -> None:
         """Queue the casts, and record the group's event. All copies have been queued before."""
         with self._stream.queue() as stream:
-            if self._cast is not None:
-                self._cast.queue(lease.image.casts, stream)
+            if lease.image.casts:
+                self._memory.cast(lease.image.casts, stream)
+                lease.image.casts.clear()
             self._driver.record(lease.event, stream)
 
     def take(self, group: Group, lease: CudaLease | None) -> Iterator[list[tuple[str, torch.Tensor]]]:

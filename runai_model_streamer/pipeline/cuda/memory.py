@@ -8,9 +8,12 @@ from typing import Final, NamedTuple, Protocol, cast
 import torch
 from typing_extensions import override
 
+from runai_model_streamer.checkpoint.tensor_info import torch_dtype
 from runai_model_streamer.errors import CudaError, OutOfMemoryError
+from runai_model_streamer.pipeline.cuda.image import Cast
 from runai_model_streamer.pipeline.landing.tensors import TorchForm
-from runai_model_streamer.pipeline.memory.process_end import allocating
+from runai_model_streamer.pipeline.memory.process_end import allocating, casting
+from runai_model_streamer.pipeline.plan.casts import Casting
 
 _PACKED: Final = getattr(torch, "float4_e2m1fn_x2", None)
 """The dtype that torch cannot fill, as `torch.use_deterministic_algorithms` makes it do with all new memory."""
@@ -56,6 +59,18 @@ class DeviceMemory(Protocol):
 
     def current_stream(self) -> int:
         """Return the calling thread's current stream."""
+        ...
+
+    def prepare_casts(self, planned: Casting) -> None:
+        """Do what the first casts of these dtypes take, and what may wait for all work on the device."""
+        ...
+
+    def cast(self, casts: Sequence[Cast], stream: int) -> None:
+        """Queue casts on a stream, from a thread of the load's.
+
+        Raises:
+            CudaError: a cast cannot be queued.
+        """
         ...
 
     def record(self, tensor: torch.Tensor) -> None:
@@ -112,6 +127,33 @@ class TorchMemory(DeviceMemory):
     @override
     def current_stream(self) -> int:
         return self._current_stream()
+
+    @override
+    def prepare_casts(self, planned: Casting) -> None:
+        """Cast one element of each dtype: torch loads a kernel when it is first used."""
+        if torch.cuda.is_current_stream_capturing():
+            return
+        target = torch_dtype(planned.target)
+        try:
+            for source in sorted(planned.sources):
+                torch.empty(1, dtype=torch_dtype(source), device=self._device).to(target)
+        except RuntimeError as error:
+            raise CudaError(f"torch cannot cast on {self._device}: {error}") from error
+
+    @override
+    def cast(self, casts: Sequence[Cast], stream: int) -> None:
+        """Cast by torch's own kernels, which need no compiler and are one launch for each tensor.
+
+        numba-cuda's take 217 Python calls for each launch instead of 3, and 2.6 s of import and compilation in a
+        process that has no cache (benchmarks/RUNS.md).
+        """
+        on = torch.cuda.ExternalStream(stream, device=self._device)
+        try:
+            with casting(), torch.cuda.device(self._device), torch.cuda.stream(on):
+                for source, target in casts:
+                    target.copy_(source)
+        except RuntimeError as error:
+            raise CudaError(f"a cast failed on {self._device}: {error}") from error
 
     @override
     def record(self, tensor: torch.Tensor) -> None:

@@ -1,8 +1,9 @@
-"""Makes the end of the process wait for a reader thread inside torch's allocators.
+"""Makes the end of the process wait for a reader thread inside torch's allocators, or inside a cast of torch's.
 
-Torch releases the GIL while CUDA allocates memory. Readers are daemon threads: after Python has ended, it ends any
-thread that takes the GIL again. Unwinding torch's frames then aborts the process with SIGABRT (Python 3.11 to 3.13;
-pytorch/pytorch#38228). So the end of the process waits for the thread that is inside, and lets no other in.
+Torch releases the GIL while CUDA allocates memory or launches a kernel. Readers are daemon threads: after Python has
+ended, it ends any thread that takes the GIL again. Unwinding torch's frames then aborts the process with SIGABRT
+(Python 3.11 to 3.13; pytorch/pytorch#38228). So the end of the process waits for the thread that is inside, and lets no
+other in.
 """
 
 import atexit
@@ -46,5 +47,10 @@ class Gate:
 _gate = Gate()
 allocating = _gate.entered
 
-atexit.register(_gate.close)
-os.register_at_fork(after_in_child=_gate.reopen)
+# Another one: with the same, casts would wait for allocations, which take CUDA milliseconds.
+_casts = Gate()
+casting = _casts.entered
+
+for _each in (_gate, _casts):
+    atexit.register(_each.close)
+    os.register_at_fork(after_in_child=_each.reopen)

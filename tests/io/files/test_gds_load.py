@@ -46,7 +46,6 @@ def load(
     monkeypatch.setenv("RUNAI_STREAMER_GDS", "1")
     with world.streamer(
         driver_api=lambda: api,
-        compiler=lambda _, target, sources: world.kernels(target, sources),
         open_gds=opener,
     ) as opened:
         opened.stream_file(path, device="cuda:0", dtype=dtype)

@@ -19,12 +19,14 @@ from runai_model_streamer.lifecycle import Lifecycle
 from runai_model_streamer.origins import Origin, SourceKind
 from runai_model_streamer.pipeline.cuda.arena import Arenas
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
+from runai_model_streamer.pipeline.cuda.image import Cast
 from runai_model_streamer.pipeline.cuda.landing import CudaLanding
 from runai_model_streamer.pipeline.cuda.memory import Allocated
 from runai_model_streamer.pipeline.cuda.staging import staging_for
 from runai_model_streamer.pipeline.landing.destination import Destination
 from runai_model_streamer.pipeline.landing.tensors import TorchForm
 from runai_model_streamer.pipeline.load import Load
+from runai_model_streamer.pipeline.plan.casts import Casting
 from runai_model_streamer.pipeline.plan.groups import Group, Grouping, PlannedFile
 from runai_model_streamer.ranges import PAGE
 from tests.checkpoints import infos
@@ -55,6 +57,12 @@ class Host:
 
     def current_stream(self) -> int:
         return 0
+
+    def prepare_casts(self, planned: Casting) -> None:
+        """Nothing is cast."""
+
+    def cast(self, casts: Sequence[Cast], stream: int) -> None:
+        """Nothing is cast."""
 
     def record(self, tensor: torch.Tensor) -> None:
         """There is no other stream."""

@@ -41,7 +41,7 @@ def test_every_byte_of_every_tensor_has_one_place(
                 at = pointer - base
                 assert step.offset <= source < source + length <= step.offset + step.length
                 places[base][at : at + length] += content[source : source + length]
-        casts = {cast.target: cast for cast in image.casts}
+        casts = {cast.target.data_ptr(): cast for cast in image.casts}
         infos = list(tensors_of(group))
         assert image.tensors == [(info.name, made) for info, made in zip(infos, memory, strict=False)][::-1]
         for info, landed in zip(infos, (made.view(-1) for made in memory), strict=False):
@@ -50,8 +50,8 @@ def test_every_byte_of_every_tensor_has_one_place(
                 continue
             if target is not None and info.dtype == "BF16":
                 cast, scratch = casts.pop(landed.data_ptr()), memory[-1]
-                at = cast.source - scratch.data_ptr()
-                assert (cast.dtype, cast.elements) == ("BF16", info.nbytes // 2)
+                at = cast.source.data_ptr() - scratch.data_ptr()
+                assert (cast.source.dtype, cast.source.shape) == (torch.bfloat16, cast.target.shape)
                 assert landed.dtype == TARGETS[target]
                 assert not landed.any()
                 found = scratch[at : at + info.nbytes]

@@ -101,7 +101,7 @@ def problems(world: World, case: Case, taken: int | None = None) -> list[str]:
         group_bytes=case.group_bytes,
         alignment=case.alignment,
         seed=case.seed,
-        cast=None if case.target is None else world.cast(case.target),
+        target=case.target,
     )
     kept = []
     tensors = load.tensors()
@@ -311,10 +311,10 @@ def test_a_close_that_does_not_wait_for_the_copies_is_found(emulator: Emulator) 
 def test_casts_that_are_queued_behind_the_groups_event_are_found(emulator: Emulator) -> None:
     class Late(CudaLanding):
         def ready(self, lease: CudaLease) -> None:
-            assert self._cast is not None
             with self._stream.queue() as stream:
                 self._driver.record(lease.event, stream)
-                self._cast.queue(lease.image.casts, stream)
+                self._memory.cast(lease.image.casts, stream)
+                lease.image.casts.clear()
 
     assert is_found(("race",), lambda: lazily(emulator, CASTING, landing=Late))
 
@@ -367,7 +367,7 @@ def test_scratch_memory_of_three_groups_at_most_is_there_at_once(emulator: Emula
     memory = world.memory
     assert isinstance(memory, Scratch)
     file = {f"t{n}": finite("F32", [1500], n) for n in range(20)}
-    load = world.load([file], group_bytes=PAGE, cast=world.cast("F16"))
+    load = world.load([file], group_bytes=PAGE, target="F16")
     for _, tensor in load.tensors():
         del tensor
     assert 1 <= memory.max_alive <= GROUPS_AHEAD + 1
@@ -380,7 +380,7 @@ def test_a_cast_that_fails_as_it_runs_reaches_the_caller(mode: Mode, emulator: E
     world = world_of(emulator)
     world.lost = True
     emulator.fail_when_run("cuLaunchKernelEx", 2, 719)
-    load = world.load(_CAST, limit=PLAIN.limit, chunk=PLAIN.chunk, cast=world.cast("BF16"))
+    load = world.load(_CAST, limit=PLAIN.limit, chunk=PLAIN.chunk, target="BF16")
     # All calls fail once the context is lost: the next one tells, which may be the allocator's.
     with pytest.raises(StreamerError, match="719"):
         list(load.tensors())
@@ -411,7 +411,7 @@ def test_an_error_of_any_call_reaches_the_caller_by_its_name_and_nothing_is_left
 
 def test_a_cast_that_cannot_be_queued_reaches_the_caller_and_nothing_is_left(emulator: Emulator) -> None:
     case = CASTING._replace(concurrency=1)
-    name = "cuLaunchKernelEx"
+    name = "cuLaunchKernel"
     count = _calls(emulator, case)[name]
     assert count == len(_CAST[0])
     _fail_each(emulator, case, {name: count})
@@ -589,8 +589,7 @@ def test_large_reads_go_straight_to_the_device_and_small_tensors_by_slots(
     world = world_of(emulator)
     file = numbered([1 << 20, 10, 20, 30, 3 << 20, 5]) | {"numbers": finite("F32", [300_001])}
     direct = Direct(encode(file), emulator)
-    cast = None if target is None else world.cast(target)
-    for name, tensor in world.load([file], chunk=1 << 19, direct={0: direct}, alignment=PAGE, cast=cast).tensors():
+    for name, tensor in world.load([file], chunk=1 << 19, direct={0: direct}, alignment=PAGE, target=target).tensors():
         world.work_on(name, tensor)
         del tensor
     assert world.results() == wanted_of(PLAIN._replace(files=[file], target=target))

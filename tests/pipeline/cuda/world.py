@@ -24,15 +24,15 @@ from runai_model_streamer import SafetensorsStreamer
 from runai_model_streamer.checkpoint.header import read_header
 from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.device import Gpus
+from runai_model_streamer.errors import CudaError
 from runai_model_streamer.io.storage import Storage
-from runai_model_streamer.kernels.bits import ITEM_SIZES
 from runai_model_streamer.lifecycle import Lifecycle
 from runai_model_streamer.origins import Origin, SourceKind
 from runai_model_streamer.pipeline.cuda.arena import Arenas
-from runai_model_streamer.pipeline.cuda.cast import DeviceCast, Kernel
 from runai_model_streamer.pipeline.cuda.destination import CudaParts
 from runai_model_streamer.pipeline.cuda.direct import DeviceFile
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
+from runai_model_streamer.pipeline.cuda.image import Cast
 from runai_model_streamer.pipeline.cuda.landing import CudaLanding
 from runai_model_streamer.pipeline.cuda.lent import LentLanding, page_locked
 from runai_model_streamer.pipeline.cuda.memory import Allocated
@@ -43,6 +43,7 @@ from runai_model_streamer.pipeline.landing.lent import LentMemory
 from runai_model_streamer.pipeline.landing.tensors import TorchForm
 from runai_model_streamer.pipeline.load import Load
 from runai_model_streamer.pipeline.parts import Parts
+from runai_model_streamer.pipeline.plan.casts import Casting
 from runai_model_streamer.pipeline.plan.groups import Group, Grouping, PlannedFile
 from runai_model_streamer.ranges import round_up
 from tests.checkpoints import Stored, encode, join_ours
@@ -51,6 +52,9 @@ from tests.sources import MemorySource
 from tests.streamers import streamer_of
 
 NON_BLOCKING: Final = 1
+FORMATS: Final = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float8_e4m3fn: "F8_E4M3"}
+"""The format's names of what is cast."""
+
 OLD_WORK: Final = 0xDD
 """What kernels of the caller write into memory that it has freed before they ran."""
 
@@ -186,6 +190,7 @@ class Caching:
         self.stream = world.stream
         self._cached: list[tuple[int, int, list[int]]] = []  # address, size, events
         self._used_on: dict[int, set[int]] = {}
+        self.prepared: list[Casting] = []
         self.lent = 0
         """Pieces that are somebody's."""
 
@@ -236,6 +241,18 @@ class Caching:
 
     def current_stream(self) -> int:
         return self._world.using
+
+    def prepare_casts(self, planned: Casting) -> None:
+        self.prepared.append(planned)
+
+    def cast(self, casts: Sequence[Cast], stream: int) -> None:
+        for source, target in casts:
+            formats = (FORMATS[source.dtype], FORMATS[target.dtype])
+            error = self._world.faulty.count("cuLaunchKernel") or self._world.emulator.launch_cast(
+                formats, source.data_ptr(), target.data_ptr(), source.numel(), stream
+            )
+            if error:
+                raise CudaError(f"cuLaunchKernel failed with {Code(error).name}")
 
     def record(self, tensor: torch.Tensor) -> None:
         if tensor.nbytes:
@@ -336,7 +353,7 @@ class World:
         chunk: int = 4096,
         concurrency: int = 4,
         files: dict[int, DeviceFile] | None = None,
-        cast: DeviceCast | None = None,
+        target: str | None = None,
         lent: LentMemory | None = None,
     ) -> CudaLanding:
         staging = staging_for(limit, chunk, concurrency)
@@ -344,22 +361,7 @@ class World:
         cpus = self.arenas.find_cpus(driver.pci_address)
         copies = None if lent is None else page_locked(driver, lent)
         make = self._classes.landing if copies is None else partial(LentLanding, copies)
-        return make(driver, self.memory, staging, lifecycle, groups, self.arenas, files, cast, cpus)
-
-    def cast(self, target: str) -> DeviceCast:
-        """As numba-cuda's kernels are queued, without numba-cuda."""
-        return DeviceCast(target, self.kernels(target, ITEM_SIZES))
-
-    def kernels(self, target: str, sources: Iterable[str]) -> dict[str, Kernel]:
-        """What numba-cuda's compiler would make."""
-        return {dtype: partial(self._queue_cast, (dtype, target)) for dtype in sources}
-
-    def _queue_cast(self, formats: tuple[str, str], source: int, target: int, count: int, stream: int) -> None:
-        error = self.faulty.count("cuLaunchKernelEx")
-        if not error:
-            error = self.emulator.launch_cast(formats, source, target, count, stream)
-        if error:
-            raise RuntimeError(f"cuLaunchKernelEx failed with {Code(error).name}")
+        return make(driver, self.memory, staging, lifecycle, groups, self.arenas, files, target, cpus)
 
     def load(
         self,
@@ -373,7 +375,7 @@ class World:
         seed: int = 0,
         source: type[Tender] = Tender,
         direct: dict[int, DeviceFile] | None = None,
-        cast: DeviceCast | None = None,
+        target: str | None = None,
         lent: Callable[[Sequence[MemorySource]], LentMemory] | None = None,
     ) -> Load:
         staging = staging_for(limit, chunk, concurrency)
@@ -392,7 +394,7 @@ class World:
                 chunk=chunk,
                 concurrency=concurrency,
                 files=direct,
-                cast=cast,
+                target=target,
                 lent=None if lent is None else lent(sources),
             )
 
