@@ -7,6 +7,7 @@ import pytest
 
 from runai_model_streamer.config import (
     AzureConfig,
+    CacheConfig,
     DirectIO,
     Distribution,
     FanOut,
@@ -68,6 +69,9 @@ FIELDS = {
     "AZURE_STORAGE_ENDPOINT": "azure.endpoint",
     "AZURE_STORAGE_ENDPOINT_SUFFIX": "azure.endpoint_suffix",
     "AZURE_STORAGE_ANON": "azure.anonymous",
+    "RUNAI_STREAMER_CACHE_DIR": "cache.folder",
+    "RUNAI_STREAMER_CACHE_SIZE": "cache.size",
+    "RUNAI_STREAMER_CACHE_OFFLINE": "cache.offline",
     "HF_ENDPOINT": "hub.endpoint",
     "HF_HUB_CACHE": "hub.cache",
     "HF_HUB_OFFLINE": "hub.offline",
@@ -238,6 +242,8 @@ BAD: list[tuple[str, str]] = [
     *(("RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING", text) for text in ("2", "maybe", "-1", "01")),
     *(("RUNAI_STREAMER_S3_UNSIGNED", text) for text in ("2", "maybe", "-1", "01")),
     ("AZURE_STORAGE_ANON", "2"),
+    ("RUNAI_STREAMER_CACHE_OFFLINE", "2"),
+    ("RUNAI_STREAMER_CACHE_SIZE", "0"),
     *(("RUNAI_STREAMER_S3_TRANSPORT", text) for text in ("libcurl", "boto", "1")),
     *(("RUNAI_STREAMER_S3_TIMEOUT", text) for text in ("0", "-1", "nan", "inf", "-inf", "30s", "soon", "86401")),
     *(("RUNAI_STREAMER_MAX_BANDWIDTH", text) for text in ("1", "100", "65535", "-1", "1e9", "1.5", "63Ki", "100MB/s")),
@@ -271,6 +277,8 @@ REMEDIES = {
     "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "set it to 0 or 1",
     "RUNAI_STREAMER_S3_UNSIGNED": "set it to 0 or 1",
     "AZURE_STORAGE_ANON": "set it to 0 or 1",
+    "RUNAI_STREAMER_CACHE_OFFLINE": "set it to 0 or 1",
+    "RUNAI_STREAMER_CACHE_SIZE": "set it to a number of bytes, or a size such as 16MiB, 16Mi or 16MB, at least 1",
     "RUNAI_STREAMER_CONNECTIONS": "set it to a whole number, at least 1",
     "RUNAI_STREAMER_S3_MAX_RETRIES": "set it to a whole number, at least 0",
     "RUNAI_STREAMER_S3_TRANSPORT": "set it to auto, curl or boto3",
@@ -328,8 +336,16 @@ def test_more_digits_than_python_reads_are_a_bad_value(name: str) -> None:
 
 
 def test_every_setting_has_a_variable() -> None:
-    settings = {field.name for field in dataclasses.fields(StreamerConfig)} - {"s3", "web", "hub", "gcs", "azure"}
+    settings = {field.name for field in dataclasses.fields(StreamerConfig)} - {
+        "s3",
+        "web",
+        "hub",
+        "gcs",
+        "azure",
+        "cache",
+    }
     groups = {"s3": S3Config, "web": WebConfig, "hub": HubConfig, "gcs": GcsConfig, "azure": AzureConfig}
+    groups |= {"cache": CacheConfig}
     settings |= {f"{name}.{field.name}" for name, group in groups.items() for field in dataclasses.fields(group)}
     # A load gives second answers their part of the memory limit.
     assert settings - {"s3.second_answers"} == set(FIELDS.values())
@@ -422,6 +438,7 @@ def test_messages_name_every_variable_there_is() -> None:
         "NETRC",
         "HF_ENDPOINT",
         "HF_HUB_CACHE",
+        "RUNAI_STREAMER_CACHE_DIR",
         "RUNAI_STREAMER_GCS_CREDENTIAL_FILE",
         "GCS_CREDENTIAL_FILE",
         "STORAGE_EMULATOR_HOST",

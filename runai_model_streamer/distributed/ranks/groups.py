@@ -135,8 +135,8 @@ def _meet(ranks: Sequence[int], config: StreamerConfig, said: bytes = b"") -> tu
 
 def _not_met(ranks: Sequence[int], meeting: Meeting, config: StreamerConfig, error: Exception) -> DistributedError:
     absent = meeting.roll.absent()
-    found = f"rank {dist.get_rank()}: the ranks {', '.join(map(str, ranks))} did not meet"
-    found += f" within {config.distribution_timeout:g} s"
+    everyone = ", ".join(map(str, ranks))
+    found = f"rank {dist.get_rank()}: the ranks {everyone} did not meet within {config.distribution_timeout:g} s"
     if absent:
         found += f": rank {', '.join(map(str, absent))} did not come, or ended before all had met"
     return DistributedError(
