@@ -20,7 +20,7 @@ from runai_model_streamer.io.cache.names import FOLDER, LOCKS, hash_of, name_of,
 from runai_model_streamer.io.cache.offline import VARIABLE, OfflineObject
 from runai_model_streamer.io.cache.policy import USUAL, CachePolicy
 from runai_model_streamer.io.cache.source import CachedSource
-from runai_model_streamer.io.cache.space import make_room, size_of_cache
+from runai_model_streamer.io.cache.space import make_room
 from runai_model_streamer.io.cache.trouble import Trouble
 from runai_model_streamer.io.cache.writer import Writer
 from runai_model_streamer.io.cache_counts import CacheCounts, Counter
@@ -204,9 +204,7 @@ class NodeCache:
         room = 0
         try:
             with self._alone(_SPACE):
-                room = make_room(
-                    self._folder, stem, about.size, size_of_cache(self._folder, self._size), self._expected
-                )
+                room = make_room(self._folder, stem, about.size, self._size, self._expected)
                 if entry is None and room >= min(about.size, self._policy.piece):
                     entry = self._open_entry(stem, about)
             if entry is not None and room < about.size:

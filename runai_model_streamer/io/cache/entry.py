@@ -271,6 +271,12 @@ class Entry:
             fd, self.fd = self.fd, -1
         os.close(fd)
 
+    def __del__(self) -> None:
+        # A reader stuck in a read keeps the entry beyond its load's close, until the thread ends.
+        fd, self.fd = getattr(self, "fd", -1), -1
+        if fd >= 0:
+            os.close(fd)
+
     def _seal_it(self) -> None:
         if not (self.writable and self._boot and len(self._extents)) or not locks.lock(self.fd, locks.USERS, 1):
             return

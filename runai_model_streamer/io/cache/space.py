@@ -5,7 +5,7 @@ writing. So the cache never exceeds its size, whoever writes to it, and nothing 
 """
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from runai_model_streamer.io.cache.files import Found, find_entries, promised, remove_entry
@@ -15,29 +15,31 @@ FREE: Final = 0.1
 """Part of the file system that is left free by a cache without a size."""
 
 
-def size_of_cache(folder: str, size: int | None) -> int:
+def limit_of(folder: str, size: int | None, entries: Iterable[Found]) -> int:
     """Return how many bytes a cache may have: its size, or else what leaves a part of the file system free."""
     system = os.statvfs(folder)
     free = system.f_bavail * system.f_frsize
-    used = sum(each.disk_bytes for each in find_entries(folder))
+    used = sum(each.disk_bytes for each in entries)
     return used + free - int(FREE * system.f_blocks * system.f_frsize) if size is None else min(size, used + free)
 
 
-def make_room(folder: str, stem: str, wanted: int, limit: int, kept: Collection[str] = ()) -> int:
+def make_room(folder: str, stem: str, wanted: int, size: int | None, kept: Collection[str] = ()) -> int:
     """Return how many bytes an entry may have, at most `wanted`. The caller holds the lock of the folder.
 
     Args:
         folder: of the cache.
         stem: path of the entry's files, without their ends; it may not be there yet.
         wanted: bytes of its object.
-        limit: bytes of the cache at most.
+        size: bytes of the cache; None for what `limit_of` allows.
         kept: beginnings of the names of entries that are not removed: the load will use them.
 
     Raises:
         OSError: the folder cannot be read.
     """
+    entries = find_entries(folder)
+    limit = limit_of(folder, size, entries)
     wanted_pages = round_up(wanted, PAGE)
-    others = [each for each in find_entries(folder) if each.stem != stem]
+    others = [each for each in entries if each.stem != stem]
     if sum(max(round_up(each.size, PAGE), each.disk_bytes) for each in others) + wanted_pages <= limit:
         return wanted
     taken = {each.stem: _taken(each) for each in others}
