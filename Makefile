@@ -71,7 +71,7 @@ test-releases: $(VENV)/.releases ## functions of 16 releases of vLLM and SGLang,
 	@ENGINE_SOURCES=$(VENV)/releases $(BIN)/python -m pytest $(addprefix tests/engines/test_,releases.py sglang_plugin.py vllm_plugin.py) $(ARGS)
 
 test-engines: $(ENGINES_VENV)/.engines ## a real vLLM on the CPU (3.6 GB installed) loads and serves from disk and S3
-	@$(ENGINES_VENV)/bin/python -m pytest -o faulthandler_timeout=900 tests/engines/test_vllm.py $(ARGS)
+	@$(ENGINES_VENV)/bin/python -m pytest -o faulthandler_timeout=7200 tests/engines/test_vllm.py $(ARGS)
 
 test-vllm-own: $(ENGINES_VENV)/.engines ## vLLM's own tests of its loader for this package, in the same environment
 	@$(ENGINES_VENV)/bin/python -m tests.engines.vllm_own_tests $(ENGINES_VENV)/tests $(ARGS)

@@ -1,20 +1,20 @@
 """A real vLLM on the CPU, for `test_vllm.py`: `python -m tests.engines.vllm_program WHAT ARGUMENT...`.
 
     models FOLDER                    make a tiny Llama, in three shards, and a tiny mixture of experts
-    parameters JSON                  load models in a worker; print the digest of every parameter of each
-    measure FOLDER SIZE              load a Llama of so many MB in turns, stock and plugin; print seconds and memory
+    parameters JSON                  load models in a worker; print each one's parameters, and how many were cloned
     serve JSON                       run an engine; print what was asked of it, such as its greedy tokens
 
 A line of the output, after `ANSWER`, is JSON.
 """
 
+import copy
 import gc
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,8 +30,6 @@ SETTINGS: Final = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 ANSWER: Final = "answer: "
-MEASURED: Final = 5
-"""Loads by each loader."""
 PROMPTS: Final = ["Hello, my name is", "The capital"]
 
 
@@ -100,77 +98,67 @@ def worker(**options: Any) -> Iterator[tuple[Any, Any]]:
         cleanup_dist_env_and_memory()
 
 
-def parameters(loads: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Load each model in a CPU worker, one after the other."""
-    import torch
-
+def parameters(loads: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Load each model in a CPU worker, one after the other. `save` says where vLLM then saves what it has."""
     found = []
     for load in loads:
-        with worker(**load) as (_, loaded):
-            loaded.load_model()
-            state = loaded.model_runner.get_model().state_dict()
-            found.append(
-                {
-                    name: hashlib.sha256(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
-                    for name, value in state.items()
-                }
-            )
-            del state, loaded
+        folder = load.pop("save", "")
+        with worker(**load) as (config, _), Clones() as cloned:
+            state = loaded(config).state_dict()
+            found.append({"parameters": {name: digest(value) for name, value in state.items()}, "cloned": cloned.count})
+            del state
+            if folder:
+                save(config, folder)
     return found
 
 
-def measure(folder: Path, megabytes: int) -> list[dict[str, Any]]:
-    """Load a model into the same parameters again and again, with vLLM's own loader and with the plugin's, in turns."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+def loaded(config: Any) -> Any:
+    """The model as its loader leaves it. vLLM then packs the weights of linear layers for the CPU, and drops them."""
     from vllm.config import set_current_vllm_config
-    from vllm.model_executor.model_loader.runai_streamer_loader import RunaiModelStreamerLoader
+    from vllm.model_executor.model_loader import get_model_loader
     from vllm.utils.torch_utils import set_default_torch_dtype
 
-    from runai_model_streamer.engines.vllm_loader import StreamerLoader
-
-    shape = {"hidden_size": 2048, "intermediate_size": 5632, "num_attention_heads": 16, "num_key_value_heads": 16}
-    layers = max(1, megabytes * 10**6 // (2 * (4 * 2048 + 3 * 5632) * 2048))
-    with torch.device("meta"):
-        made = LlamaForCausalLM(LlamaConfig(vocab_size=512, num_hidden_layers=layers, **shape)).to(torch.bfloat16)
-    made = made.to_empty(device="cpu")
-    for parameter in made.parameters():
-        torch.nn.init.constant_(parameter, 0.01)
-    made.save_pretrained(folder, max_shard_size="500MB")
-    del made
-    save_tokenizer(folder)
-    found = []
-    with worker(model=str(folder), load_format="runai_streamer") as (config, _), set_current_vllm_config(config):
-        loaders = {"stock": RunaiModelStreamerLoader, "plugin": StreamerLoader}
-        with set_default_torch_dtype(torch.bfloat16):
-            model = StreamerLoader(config.load_config).create_model(config, config.model_config)
-        for turn in range(MEASURED + 1):
-            for name, loader in loaders.items():
-                gc.collect()
-                Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins again
-                before, began, cpu = status("VmRSS"), time.perf_counter(), time.process_time()
-                with Clones() as clones:
-                    loader(config.load_config).load_weights(model, config.model_config)
-                row = {"loader": name, "seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}
-                row |= {"peak": (status("VmHWM") - before) / 1e6, "clones": clones.count}
-                if turn:  # the first one fills the page cache
-                    found.append(row)
-    return found
+    config = copy.deepcopy(config)
+    config.compilation_config.static_forward_context.clear()  # the names of layers that there are
+    loader = get_model_loader(config.load_config)
+    with set_current_vllm_config(config), set_default_torch_dtype(config.model_config.dtype):
+        model = loader.create_model(config, config.model_config)
+        loader.load_weights(model, config.model_config)
+    return model
 
 
-def status(name: str) -> int:
-    """Bytes of a line of /proc/self/status."""
-    (line,) = [each for each in Path("/proc/self/status").read_text(encoding="ascii").splitlines() if name in each]
-    return int(line.split()[1]) * 1024
+def digest(tensor: Any) -> str:
+    """Of the bytes of a tensor."""
+    import torch
+
+    assert tensor.numel()
+    return hashlib.sha256(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def save(config: Any, folder: str) -> None:
+    """Have vLLM save the parameters of this rank, next to the configuration of the model."""
+    from vllm.model_executor.model_loader import ShardedStateLoader
+
+    for path in Path(config.model_config.model).glob("*.json"):
+        if "index" not in path.name:
+            shutil.copy(path, folder)
+    ShardedStateLoader.save_model(loaded(config), folder, max_size=1_500_000)
+
+
+def save_rank(worker: Any, folder: str) -> None:
+    """The same, of a worker."""
+    save(worker.vllm_config, folder)
 
 
 def serve(options: dict[str, Any]) -> dict[str, Any]:
-    """Run an engine. The option `ask` says what for, of `ANSWERS`; the others are those of `LLM`."""
+    """Run an engine. The option `ask` says what for, of `ANSWERS`; `save` is as above, and the others are `LLM`'s."""
     from vllm import LLM
 
-    asked = options.pop("ask")
+    asked, folder = options.pop("ask"), options.pop("save", "")
     engine = LLM(enforce_eager=True, dtype="bfloat16", max_model_len=256, max_num_seqs=4, seed=0, **options)
     found = {name: ANSWERS[name](engine) for name in asked}
+    if folder:
+        engine.collective_rpc(save_rank, args=(folder,))
     # Else it waits for its own processes as the interpreter ends, for ever.
     engine.llm_engine.engine_core.shutdown()
     return found
@@ -184,6 +172,18 @@ def tokens(engine: Any) -> list[list[int]]:
     return [list(each.outputs[0].token_ids) for each in engine.generate(PROMPTS, greedy, use_tqdm=False)]
 
 
+def piped(engine: Any) -> list[list[int]]:
+    """Greedy tokens of a pipeline. vLLM makes what a stage gets from the one before it as it warms up: not if eager."""
+    engine.collective_rpc("execute_dummy_batch")
+    return tokens(engine)
+
+
+def routed(engine: Any) -> list[list[int]]:
+    """Greedy tokens of expert parallelism, which vLLM's experts on the CPU cannot run as they are."""
+    engine.collective_rpc(take_local_experts)
+    return tokens(engine)
+
+
 def reloaded(engine: Any) -> dict[str, list[list[int]]]:
     """Greedy tokens after the weights were set to zero, and after they were loaded again."""
     found = {}
@@ -194,23 +194,24 @@ def reloaded(engine: Any) -> dict[str, list[list[int]]]:
     return found
 
 
-def digests(engine: Any) -> list[str]:
-    """Of each rank's parameters."""
-    return list(engine.collective_rpc(digest))
+ANSWERS: Final = {"tokens": tokens, "piped": piped, "routed": routed, "reloaded": reloaded}
 
 
-ANSWERS: Final = {"tokens": tokens, "reloaded": reloaded, "digests": digests}
+def take_local_experts(worker: Any) -> None:
+    """Have vLLM's experts on the CPU run those that this rank has.
 
+    Their kernel takes an expert's number in the whole model for its place among this rank's, and reads past their end.
+    """
+    from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts
 
-def digest(worker: Any) -> str:
-    """Of all parameters of a worker's model."""
-    import torch
+    run = CPUUnquantizedExperts.apply
 
-    found = hashlib.sha256()
-    for name, value in worker.get_model().state_dict().items():
-        found.update(name.encode())
-        found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+    def run_local(experts: Any, *, topk_ids: Any, topk_weights: Any, expert_map: Any, **others: Any) -> None:
+        places = expert_map[topk_ids.long()]
+        others |= {"topk_weights": topk_weights * (places >= 0), "topk_ids": places.clamp(min=0).to(topk_ids.dtype)}
+        run(experts, expert_map=expert_map, **others)
+
+    CPUUnquantizedExperts.apply = run_local
 
 
 def spoil(worker: Any) -> None:
@@ -227,8 +228,6 @@ def main() -> None:
         result: Any
         if what == "models":
             result = make_models(Path(arguments[0]))
-        elif what == "measure":
-            result = measure(Path(arguments[0]), int(arguments[1]))
         elif what == "parameters":
             result = parameters(json.loads(arguments[0]))
         else:
