@@ -168,7 +168,7 @@ def _landing(
     try:
         memory = parts.memory(device)
         if spec.casting is not None:
-            with spec.setup.during("compiling"):
+            with spec.setup.during("imports"):  # as these, it is done once in a process
                 memory.prepare_casts(spec.casting)
         driver = CudaDriver(device.index, tools.api)
     except BaseException:
