@@ -102,6 +102,7 @@ def share_memory(
         except BaseException:
             for link in sockets.values():
                 link.close()
+            slots.clear()  # else the memory would stay as long as the error's traceback
             raise
     reasons = [offer["why"] or each.decode() for offer, each in zip(offers, said, strict=True)]
     failed = {candidates[index] for index, each in enumerate(reasons) if each}

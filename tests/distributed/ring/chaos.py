@@ -28,7 +28,7 @@ import torch.distributed as dist
 from runai_model_streamer import SafetensorsStreamer
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.io.files.posix import FileSource
-from tests.checkpoints import numbered, raw, write
+from tests.checkpoints import join_ours, numbered, raw, write
 
 WAYS: Final = ("killed", "killed", "stopped", "leaves", "cannot read")
 TIMEOUT: Final = 15.0
@@ -83,6 +83,7 @@ def _rank(folder: Path, rank: int, ranks: int, way: str | None, moment: float, l
     except StreamerError as error:
         outcome |= {"error": type(error).__name__, "text": str(error), "ranks": getattr(error, "ranks", None)}
     signal.setitimer(signal.ITIMER_REAL, 0)
+    join_ours()  # the memory goes with the last thread that copies from it
     outcome["mapped"] = Path("/proc/self/maps").read_text().count("runai-streamer-ring")
     (folder / f"{rank}.json").write_text(json.dumps(outcome))
 
