@@ -152,7 +152,8 @@ def test_only_what_needs_a_gpu_or_another_program_is_left_out() -> None:
         example.skip for text in TEXTS.values() for example in examples(text) if example.language in ("python", "bash")
     }
     programs = {f"needs {name}" for name in ("Ray", "Slurm", "a cluster", "a store", "the Hub")}
-    assert skipped == {"", "needs a GPU", "needs a web server", "starts an engine"} | programs
+    engines = {"starts an engine", "installs vLLM", "installs SGLang"}
+    assert skipped == {"", "needs a GPU", "needs a web server"} | engines | programs
     cuda = [
         example
         for text in TEXTS.values()
