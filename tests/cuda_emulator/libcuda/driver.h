@@ -14,8 +14,6 @@ typedef struct context *CUcontext;
 typedef struct stream *CUstream;
 typedef struct event *CUevent;
 typedef struct pool *CUmemoryPool;
-typedef struct library *CUlibrary;
-typedef struct kernel *CUkernel;
 typedef struct graph *CUgraph;     /* and CUgraphExec */
 typedef struct physical *CUmemGenericAllocationHandle;
 typedef void (*CUhostFn)(void *);
@@ -26,7 +24,6 @@ typedef struct { int allocation_type; int handle_types; CUmemLocation location; 
 typedef struct { CUmemLocation location; int flags; } CUmemAccessDesc;
 typedef struct { int type, handle_types; CUmemLocation location; void *meta; unsigned char flags[8]; } CUmemAllocationProp;
 
-typedef struct { unsigned grid[3], block[3], shared_bytes; CUstream stream; void *attributes; unsigned attribute_count; } CUlaunchConfig;
 
 #define CU_STREAM_LEGACY ((CUstream)(uintptr_t)1)
 #define CU_STREAM_PER_THREAD ((CUstream)(uintptr_t)2)
@@ -214,14 +211,6 @@ EXPORT CUresult cuGraphLaunch(CUgraph executable, CUstream stream);
 EXPORT CUresult cuGraphGetNodes(CUgraph graph, void **nodes, size_t *count);
 EXPORT CUresult cuGraphDestroy(CUgraph graph);
 EXPORT CUresult cuGraphExecDestroy(CUgraph executable);
-
-/* kernels.c */
-EXPORT CUresult cuLibraryLoadData(CUlibrary *library, const void *image, void *options, void **values, unsigned count,
-                                  void *library_options, void **library_values, unsigned library_count);
-EXPORT CUresult cuLibraryUnload(CUlibrary library);
-EXPORT CUresult cuLibraryGetKernel(CUkernel *kernel, CUlibrary library, const char *name);
-EXPORT CUresult cuKernelGetAttribute(int *value, int attribute, CUkernel kernel, CUdevice device);
-EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUkernel kernel, void **parameters, void **extra);
 
 /* symbols.c */
 EXPORT CUresult cuGetProcAddress(const char *name, void **function, int version, uint64_t flags);

@@ -213,7 +213,6 @@ long events_live(void);
 
 /* kernels.c */
 void execute_cast(struct cast cast, struct range from, struct range to);
-long libraries_live(void);
 
 /* copies.c: whether all of it is memory of the device's; reports it if not */
 bool is_on_device(struct range range);
