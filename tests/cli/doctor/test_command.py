@@ -245,6 +245,8 @@ class TestMachine:
 
     @pytest.mark.parametrize(("missing", "name"), [("awscrt", "awscrt"), ("azure", "azure.identity")])
     def test_a_package_that_is_missing_is_not(self, missing: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        for loaded in [each for each in sys.modules if each.startswith(f"{missing}.")]:
+            monkeypatch.delitem(sys.modules, loaded)
         monkeypatch.setitem(sys.modules, missing, None)
         (check,) = (each for each in machine.packages() if each.name == name)
         assert check.status == "ok"
