@@ -268,8 +268,9 @@ class SlabPool:
         """Return the bytes that the group counts for. Within a limit, those are what becomes resident."""
         if self._limit is None:
             return group.charge
-        resident = Slab.resident(group.footprint, self._capacity(group))
-        return max(group.charge, min(resident, self._limit))  # a limit equal to the largest tensor is enough
+        beyond = Slab.resident(group.footprint, self._capacity(group)) - group.footprint
+        # A limit equal to the largest tensor is enough.
+        return max(group.charge, min(group.charge + beyond, self._limit))
 
     def _grant(self, slab: GroupMemory, group: Group) -> Lease:
         slab.charge = max(slab.charge, self._charge(group))

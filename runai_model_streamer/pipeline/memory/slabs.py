@@ -104,7 +104,8 @@ class Slab(GroupMemory):
     @staticmethod
     def resident(size: int, capacity: int) -> int:
         """Return the bytes that become resident in a slab of this capacity when `size` of them are written."""
-        return min(round_up(size, HUGE_PAGE), capacity) if capacity >= HUGE_PAGE else size
+        huge = capacity - capacity % HUGE_PAGE
+        return round_up(size, HUGE_PAGE) if size <= huge else size
 
     def memory(self) -> memoryview:
         """Return its bytes, for reads to land in."""

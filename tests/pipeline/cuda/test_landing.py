@@ -379,7 +379,7 @@ def test_a_cast_that_fails_as_it_runs_reaches_the_caller(mode: Mode, emulator: E
     emulator.set_mode(mode)
     world = world_of(emulator)
     world.lost = True
-    emulator.fail_when_run("cuLaunchKernelEx", 2, 719)
+    emulator.fail_when_run("cuLaunchKernel", 2, 719)
     load = world.load(_CAST, limit=PLAIN.limit, chunk=PLAIN.chunk, target="BF16")
     # All calls fail once the context is lost: the next one tells, which may be the allocator's.
     with pytest.raises(StreamerError, match="719"):

@@ -132,6 +132,7 @@ def eager() -> PoolPolicy:
     ("limit", "size", "counted"),
     [
         pytest.param(64 * MIB, 9 * MIB, 10 * MIB, id="whole huge pages become resident"),
+        pytest.param(64 * MIB, 17 * MIB, 17 * MIB, id="behind the last whole huge page of a slab are small ones"),
         pytest.param(9 * MIB, 9 * MIB, 9 * MIB, id="a limit equal to the tensor is enough"),
         pytest.param(4 * MIB, MIB // 2, MIB // 2, id="small slabs have small pages"),
         pytest.param(None, 9 * MIB, 9 * MIB, id="without a limit"),
