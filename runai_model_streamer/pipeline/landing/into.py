@@ -7,12 +7,13 @@ to the disk's blocks, which a parameter's is not.
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import torch
 
 from runai_model_streamer.checkpoint.tensor_info import TensorInfo
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError, StreamerError
+from runai_model_streamer.io.secret import without_secrets
 from runai_model_streamer.pipeline.landing.assembly import CARRIERS
 from runai_model_streamer.pipeline.landing.tensors import Tensors, torch_shape, torch_type
 from runai_model_streamer.pipeline.plan.casts import as_cast
@@ -21,8 +22,6 @@ from runai_model_streamer.pipeline.tally.load import Tally
 
 Into: TypeAlias = Mapping[str, torch.Tensor]
 """Name of a tensor in the files -> the tensor that gets its values."""
-
-_ONE_DEVICE: Final = "make a call for each device, with the names of its tensors as tensor_names"
 
 
 def device_of(into: Into) -> torch.device:
@@ -49,7 +48,10 @@ def device_of(into: Into) -> torch.device:
             remedy="give them memory first: model.to_empty(device=...)",
         )
     if len(devices) > 1:
-        raise ArgumentError(f"the tensors of into are on {' and '.join(devices)}", remedy=_ONE_DEVICE)
+        raise ArgumentError(
+            f"the tensors of into are on {' and '.join(devices)}",
+            remedy="make a call for each device, with the names of its tensors as tensor_names",
+        )
     return torch.device(devices[0])
 
 
@@ -73,8 +75,9 @@ def check_into(
     for path, infos in zip(paths, tensors, strict=True):
         for info in infos:
             if info.name in coming:
+                both = f"{without_secrets(coming[info.name])} and in {without_secrets(path)}"
                 raise ArgumentError(
-                    f"tensor {info.name!r} is in {coming[info.name]} and in {path}: into can hold one of them",
+                    f"tensor {info.name!r} is in {both}: into can hold one of them",
                     remedy="leave one of the files out",
                     tensor=info.name,
                 )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from runai_model_streamer import (
     FileStreamer,
@@ -21,9 +22,12 @@ from tests.io.s3.test_secrets import TOKEN, Watch
 from tests.io.web.servers import WebServers
 
 
-def load(*urls: str, names: list[str] | None = None) -> None:
+PARAMETER = {"a": torch.zeros(2)}
+
+
+def load(*urls: str, names: list[str] | None = None, into: dict[str, torch.Tensor] | None = None) -> None:
     with SafetensorsStreamer() as streamer:
-        streamer.stream_files(urls, tensor_names=names)
+        streamer.stream_files(urls, tensor_names=names, into=into)
         assert len(list(streamer.get_tensors())) == 1
 
 
@@ -33,6 +37,11 @@ def load(*urls: str, names: list[str] | None = None) -> None:
         pytest.param(load, id="not there"),
         pytest.param(lambda url: load(url.replace("missing", "model"), names=["no"]), id="no such tensor"),
         pytest.param(lambda url: load(*[url.replace("missing", "model")] * 2, names=["a"]), id="a tensor twice"),
+        pytest.param(lambda url: load(*[url.replace("missing", "model")] * 2, into=PARAMETER), id="two into one"),
+        pytest.param(
+            lambda url: load(url.replace("missing", "model"), into={"b": torch.zeros(2)}), id="into no tensor"
+        ),
+        pytest.param(lambda url: load(url.replace("missing", "model"), into={"a": torch.zeros(3)}), id="into a shape"),
         pytest.param(lambda url: SafetensorsStreamer().stream_file(url), id="stream_file"),
         pytest.param(lambda url: SafetensorsStreamer().stream_files(url), id="a str for a list"),
         pytest.param(lambda url: FileStreamer().list_files(url), id="list_files"),
