@@ -13,11 +13,10 @@ import torch
 
 from runai_model_streamer.checkpoint.tensor_info import TensorInfo
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError, StreamerError
-from runai_model_streamer.io.secret import without_secrets
 from runai_model_streamer.pipeline.landing.assembly import CARRIERS
 from runai_model_streamer.pipeline.landing.tensors import Tensors, torch_shape, torch_type
 from runai_model_streamer.pipeline.plan.casts import as_cast
-from runai_model_streamer.pipeline.plan.request import listed
+from runai_model_streamer.pipeline.plan.request import listed, places_of
 from runai_model_streamer.pipeline.tally.load import Tally
 
 Into: TypeAlias = Mapping[str, torch.Tensor]
@@ -71,22 +70,19 @@ def check_into(
     Raises:
         ArgumentError: a name, shape, dtype or layout does not fit. Nothing has been changed.
     """
-    coming: dict[str, str] = {}
-    for path, infos in zip(paths, tensors, strict=True):
-        for info in infos:
-            if info.name in coming:
-                both = f"{without_secrets(coming[info.name])} and in {without_secrets(path)}"
-                raise ArgumentError(
-                    f"tensor {info.name!r} is in {both}: into can hold one of them",
-                    remedy="leave one of the files out",
-                    tensor=info.name,
-                )
-            coming[info.name] = path
+    coming = places_of(paths, tensors)
+    for name, places in coming.items():
+        if len(places) > 1:
+            raise ArgumentError(
+                f"tensor {name!r} is in {' and in '.join(places)}: into can hold one of them",
+                remedy="leave one of the files out",
+                tensor=name,
+            )
     unknown = [name for name in coming if name not in into]
     if unknown:
         raise ArgumentError(
             f"into has no tensor for {listed(unknown)}",
-            where=coming[unknown[0]],
+            where=coming[unknown[0]][0],
             remedy="pass the names to read as tensor_names",
             tensor=unknown[0],
         )

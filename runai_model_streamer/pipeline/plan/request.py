@@ -38,10 +38,7 @@ def named(paths: Sequence[str], opened: Sequence[Opened], names: frozenset[str])
         ArgumentError: a name is in none of the files, or in several.
     """
     wanted = [[tensor for tensor in header.tensors if tensor.name in names] for _, header in opened]
-    places: dict[str, list[str]] = {}
-    for path, tensors in zip(paths, wanted, strict=True):
-        for tensor in tensors:
-            places.setdefault(tensor.name, []).append(without_secrets(path))
+    places = places_of(paths, wanted)
     unknown = sorted(names - places.keys())
     if unknown:
         only = paths[0] if len(paths) == 1 else None
@@ -57,6 +54,21 @@ def named(paths: Sequence[str], opened: Sequence[Opened], names: frozenset[str])
         listing = "; ".join(f"{name!r} in {' and '.join(places[name])}" for name in twice[:10])
         raise ArgumentError(f"tensor_names has names that are in more than one file: {listing}", tensor=twice[0])
     return wanted
+
+
+def places_of(paths: Sequence[str], tensors: Sequence[Sequence[TensorInfo]]) -> dict[str, list[str]]:
+    """Return the files that have a tensor of each name, as messages show them, in file order.
+
+    Args:
+        paths: the files.
+        tensors: of each file.
+    """
+    places: dict[str, list[str]] = {}
+    for path, infos in zip(paths, tensors, strict=True):
+        shown = without_secrets(path)
+        for info in infos:
+            places.setdefault(info.name, []).append(shown)
+    return places
 
 
 def listed(names: Sequence[str]) -> str:

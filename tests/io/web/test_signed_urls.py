@@ -21,7 +21,6 @@ from tests.checkpoints import stored, write
 from tests.io.s3.test_secrets import TOKEN, Watch
 from tests.io.web.servers import WebServers
 
-
 PARAMETER = {"a": torch.zeros(2)}
 
 
