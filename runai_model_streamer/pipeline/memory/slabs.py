@@ -69,6 +69,11 @@ class GroupMemory(ABC):
         """Keep it out of forked children while reads fill it."""
 
 
+def _in_huge_pages(capacity: int) -> int:
+    """Return the bytes of a slab, from its start on, that are asked for as huge pages."""
+    return capacity - capacity % HUGE_PAGE
+
+
 class Slab(GroupMemory):
     """A private anonymous mapping, page-aligned. It asks for huge pages, since page faults are most of its cost.
 
@@ -99,13 +104,12 @@ class Slab(GroupMemory):
         if huge:
             self._offset = -ctypes.addressof(ctypes.c_char.from_buffer(self._mapping)) % HUGE_PAGE
             # Whole huge pages only: the rest gets small pages, so that only memory in use becomes resident.
-            self._advise(mmap.MADV_HUGEPAGE, self._offset, capacity - capacity % HUGE_PAGE)
+            self._advise(mmap.MADV_HUGEPAGE, self._offset, _in_huge_pages(capacity))
 
     @staticmethod
     def resident(size: int, capacity: int) -> int:
         """Return the bytes that become resident in a slab of this capacity when `size` of them are written."""
-        huge = capacity - capacity % HUGE_PAGE
-        return round_up(size, HUGE_PAGE) if size <= huge else size
+        return round_up(size, HUGE_PAGE) if size <= _in_huge_pages(capacity) else size
 
     def memory(self) -> memoryview:
         """Return its bytes, for reads to land in."""

@@ -7,11 +7,11 @@ import pytest
 
 from runai_model_streamer.io.http import libcurl
 from tests.io.azure.servers import ACCOUNT, Azure, Identity
-from tests.io.gcs.conftest import SHARDS, folder
+from tests.io.gcs.conftest import folder
 from tests.io.tokens import ProviderServer
 from tests.servers import FaultServer
 
-__all__ = ["SHARDS", "folder"]
+__all__ = ["folder"]  # a fixture
 
 
 @pytest.fixture

@@ -7,9 +7,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from runai_model_streamer import ObjectStorageModel, SafetensorsStreamer, list_safetensors, pull_files
 from runai_model_streamer.cli.main import main
@@ -23,8 +21,8 @@ from runai_model_streamer.errors import (
     SourceChangedError,
 )
 from runai_model_streamer.io.storage import Storage
-from tests.io.azure.conftest import SHARDS
 from tests.io.azure.servers import Azure, azure_error
+from tests.io.models import SHARDS, loaded, same
 from tests.servers import Exchange, cut_short, garbage, reset_at_once
 
 pytestmark = pytest.mark.usefixtures("waits")
@@ -34,20 +32,6 @@ URL = f"az://models/llama/{SHARDS[0]}"
 
 def storage() -> closing[Storage]:
     return closing(Storage(StreamerConfig.from_environment(), None, shared=False))
-
-
-def loaded(paths: list[str]) -> dict[str, torch.Tensor]:
-    with SafetensorsStreamer() as streamer:
-        streamer.stream_files(paths)
-        return {name: tensor.clone() for name, tensor in streamer.get_tensors()}
-
-
-def same(found: dict[str, torch.Tensor], folder: Path) -> bool:
-    there = loaded([str(folder / shard) for shard in SHARDS])
-    return found.keys() == there.keys() and all(
-        np.array_equal(found[name].view(torch.uint8).numpy(), tensor.view(torch.uint8).numpy())
-        for name, tensor in there.items()
-    )
 
 
 class TestLoad:

@@ -17,9 +17,9 @@ from runai_model_streamer.io.azure.signing import string_to_sign
 from runai_model_streamer.io.secret import Secret
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.io.web.store import WebStore
-from tests.io.azure.conftest import SHARDS
 from tests.io.azure.servers import ACCOUNT, KEY, SAS, TOKEN, Azure, Identity
-from tests.io.azure.test_azure import URL, loaded, same, storage
+from tests.io.azure.test_azure import URL, storage
+from tests.io.models import SHARDS, loaded, same
 from tests.io.tokens import ProviderServer, TokenRequest
 from tests.servers import Certificate
 

@@ -3,16 +3,14 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 import pytest
 
 from runai_model_streamer.io.http import libcurl
 from tests.checkpoints import stored, write
 from tests.io.gcs.servers import Gcs, TokenServer
+from tests.io.models import SHARDS
 from tests.servers import FaultServer
-
-SHARDS: Final = tuple(f"model-{number:05}-of-00003.safetensors" for number in (1, 2, 3))
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.io.gcs.servers import TOKEN, Gcs, service_account
-from tests.io.gcs.test_gcs import URL, loaded, told
+from tests.io.gcs.test_gcs import URL, told
+from tests.io.models import loaded
 from tests.io.tokens import ProviderServer, TokenRequest
 
 pytestmark = pytest.mark.usefixtures("waits")

@@ -6,9 +6,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from runai_model_streamer import ObjectStorageModel, SafetensorsStreamer, list_safetensors, pull_files
 from runai_model_streamer.cli.main import main
@@ -28,28 +26,14 @@ from runai_model_streamer.errors import (
 )
 from runai_model_streamer.io.gcs.access import GcsCredentials
 from runai_model_streamer.io.storage import Storage
-from tests.io.gcs.conftest import SHARDS
 from tests.io.gcs.servers import TOKEN, Gcs, TokenServer, service_account
+from tests.io.models import SHARDS, loaded, same
 from tests.io.s3 import test_secrets as secrets
 from tests.servers import cut_short, garbage, refuse, reset_at_once
 
 pytestmark = pytest.mark.usefixtures("waits")
 
 URL = f"gs://models/llama/{SHARDS[0]}"
-
-
-def loaded(paths: list[str]) -> dict[str, torch.Tensor]:
-    with SafetensorsStreamer() as streamer:
-        streamer.stream_files(paths)
-        return {name: tensor.clone() for name, tensor in streamer.get_tensors()}
-
-
-def same(found: dict[str, torch.Tensor], folder: Path) -> bool:
-    there = loaded([str(folder / shard) for shard in SHARDS])
-    return found.keys() == there.keys() and all(
-        np.array_equal(found[name].view(torch.uint8).numpy(), tensor.view(torch.uint8).numpy())
-        for name, tensor in there.items()
-    )
 
 
 def told(url: str = URL) -> StreamerError:

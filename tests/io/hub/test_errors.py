@@ -15,8 +15,8 @@ from runai_model_streamer.errors import (
     StorageUnreachableError,
     StreamerError,
 )
-from tests.io.hub.conftest import SHARDS
 from tests.io.hub.servers import TOKEN, Hub
+from tests.io.models import SHARDS
 from tests.io.s3 import test_secrets as secrets
 from tests.servers import refuse
 

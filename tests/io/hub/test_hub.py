@@ -5,9 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from runai_model_streamer import ObjectStorageModel, SafetensorsStreamer, list_safetensors, pull_files
 from runai_model_streamer.cli.main import main
@@ -15,25 +13,11 @@ from runai_model_streamer.config import StreamerConfig
 from runai_model_streamer.errors import ArgumentError, ChecksumError, IsDirectoryError, SourceChangedError
 from runai_model_streamer.io.hub.location import HubLocation
 from runai_model_streamer.io.storage import Storage
-from tests.io.hub.conftest import SHARDS
 from tests.io.hub.servers import COMMIT, OLD_COMMIT, TOKEN, Hub
+from tests.io.models import SHARDS, loaded, same
 from tests.servers import change, cut_short, garbage, refuse, reset_at_once
 
 pytestmark = pytest.mark.usefixtures("waits")
-
-
-def loaded(paths: list[str]) -> dict[str, torch.Tensor]:
-    with SafetensorsStreamer() as streamer:
-        streamer.stream_files(paths)
-        return {name: tensor.clone() for name, tensor in streamer.get_tensors()}
-
-
-def same(found: dict[str, torch.Tensor], folder: Path) -> bool:
-    there = loaded([str(folder / shard) for shard in SHARDS])
-    return found.keys() == there.keys() and all(
-        np.array_equal(found[name].view(torch.uint8).numpy(), tensor.view(torch.uint8).numpy())
-        for name, tensor in there.items()
-    )
 
 
 @pytest.fixture

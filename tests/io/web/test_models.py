@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from runai_model_streamer import ObjectStorageModel, SafetensorsStreamer, list_safetensors, pull_files
+from runai_model_streamer import ObjectStorageModel, list_safetensors, pull_files
 from runai_model_streamer.cli.main import main
 from runai_model_streamer.errors import ArgumentError, NotFoundError
 from tests.checkpoints import stored, write
+from tests.io.models import SHARDS, loaded
 from tests.io.web.servers import WebServers, always
 from tests.servers import refuse
 
-SHARDS = tuple(f"model-{number:05}-of-00003.safetensors" for number in (1, 2, 3))
 OTHERS = ("config.json", "tokenizer.json", "model.safetensors.index.json")
 
 
@@ -42,12 +42,6 @@ def url(servers: WebServers, folder: Path) -> str:
     for file in folder.iterdir():
         servers.origin.put("models", f"llama/{file.name}", file.read_bytes())
     return f"{servers.origin.endpoint}/models/llama"
-
-
-def loaded(paths: list[str]) -> dict[str, torch.Tensor]:
-    with SafetensorsStreamer() as streamer:
-        streamer.stream_files(paths)
-        return {name: tensor.clone() for name, tensor in streamer.get_tensors()}
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
