@@ -169,11 +169,11 @@ def write(path: Path, tensors: Mapping[str, Stored]) -> Path:
 
 def join_ours() -> None:
     """Wait until the package's threads have ended, which on a busy machine may be after the close."""
+    deadline = time.monotonic() + PATIENCE
     for thread in threading.enumerate():
         if thread.name.startswith("runai-") and thread.is_alive():
-            thread.join(PATIENCE)
+            thread.join(max(deadline - time.monotonic(), 0.0))
     # Of one whose start or whose `join` was interrupted, `is_alive` is False; in Python 3.11 and 3.12 until its end.
-    deadline = time.monotonic() + PATIENCE
     while our_threads() and time.monotonic() < deadline:
         time.sleep(0.001)
 

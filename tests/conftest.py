@@ -76,6 +76,14 @@ def no_thread_is_left() -> Iterator[None]:
     assert our_threads() == []
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_thread_outlives_a_file_of_tests() -> Iterator[None]:
+    """What a file of tests leaves behind is told there, not by the next test that looks for threads."""
+    yield
+    join_ours()
+    assert our_threads() == []
+
+
 @pytest.fixture
 def no_cyclic_garbage() -> Iterator[None]:
     """Memory comes back by reference counts alone, so the collector has to be of no help."""

@@ -21,6 +21,9 @@ URL: Final = "s3://models/model.safetensors"
 PIECE: Final = 64 << 10
 POLICY: Final = CachePolicy(piece=PIECE, buffers=64, beginning=4096, flush=60.0)
 
+made: Final[list[NodeCache]] = []
+"""What `make_cache` made: closed at the end of each test of this folder."""
+
 
 class MemoryObject(MemorySource):
     """An object with an ETag. Opening it fetches its first bytes, as a store does."""
@@ -83,8 +86,8 @@ def make_cache(
     direct: DirectIO = DirectIO.AUTO,
     as_files: bool = True,
 ) -> NodeCache:
-    """The cache of one load. Its checksums need no package."""
-    return NodeCache(
+    """The cache of one load, which ends with the test. Its checksums need no package."""
+    cache = NodeCache(
         CacheConfig(str(folder), size, offline),
         direct,
         policy=policy,
@@ -92,6 +95,8 @@ def make_cache(
         compute=lambda: zlib.crc32,
         as_files=as_files,
     )
+    made.append(cache)
+    return cache
 
 
 def entry_at(folder: Path, about: About | None, boot: int = 7, direct: DirectIO = DirectIO.AUTO) -> Entry | None:
