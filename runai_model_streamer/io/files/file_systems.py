@@ -38,6 +38,9 @@ and O_DIRECT would disable them. ZFS caches outside the page cache.
 IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 """File systems on which every read is a copy from memory."""
 
+LOCAL: Final = DIRECT | IN_MEMORY
+"""File systems that know a file's size and times without asking another machine or process."""
+
 
 def why_buffered(file_system: str, direct: DirectIO, *, shared: bool) -> str:
     """Return why files there are read through the page cache, where they are; "" where reads go past it."""

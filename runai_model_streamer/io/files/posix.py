@@ -15,7 +15,7 @@ from runai_model_streamer.io.files.device import device_of
 from runai_model_streamer.io.files.failures import translated
 from runai_model_streamer.io.files.page_cache import AskPageCache, PageCache
 from runai_model_streamer.io.files.requests import RequestSize
-from runai_model_streamer.io.files.stamps import stamp_of
+from runai_model_streamer.io.files.stamps import Glance, stamp_of
 from runai_model_streamer.origins import Origin, SourceKind
 from runai_model_streamer.ranges import PAGE, ByteRange, round_down
 
@@ -90,6 +90,7 @@ class FileSource:
         self._stamp = stamp_of(status)
         self.version: str | None = str(status.st_mtime_ns)
         self._file_system = file_systems.name(self._fd)
+        self._glance = Glance(self._fd, self._stamp, local=self._file_system in file_systems.LOCAL)
         self._page_cache: PageCache | None = None
         self._direct_refused = False
         self._why = ""
@@ -135,7 +136,7 @@ class FileSource:
         """Fill `buffer` from `offset`; see `Source.read_into`."""
         try:
             origin = self._fill(offset, buffer)
-            if stamp_of(os.fstat(self._fd)) != self._stamp:
+            if self._glance.may_differ:
                 self.require_unchanged(ByteRange(offset, offset + len(buffer)))
         except OSError as error:
             if isinstance(error, errors.StreamerError):
@@ -219,6 +220,7 @@ class FileSource:
             )
         # Only its names changed: a link was added or removed, or the file was renamed. That sets the change time too.
         self._stamp = now
+        self._glance.expect(now)
 
     def _is_at_its_path(self) -> bool:
         """Whether the path still leads to this file. Renaming a file sets the time of its change, and no byte of it."""

@@ -14,6 +14,7 @@ import pytest
 from runai_model_streamer import SafetensorsStreamer
 from runai_model_streamer.io.files.page_cache import PageCache
 from runai_model_streamer.io.files.posix import FileSource
+from runai_model_streamer.io.files.stamps import Glance, stamp_of
 from runai_model_streamer.origins import Origin
 from tests.checkpoints import stored, write
 from tests.io.contract import make_buffer
@@ -26,6 +27,7 @@ ASYNCHRONOUS: Final = (*(range(206, 211) if X86 else range(5)), 333 if X86 else 
 """Linux AIO and io_uring, which profiles forbid more than any other reads."""
 WHAT_IS_CACHED: Final = (451, 27 if X86 else 232)
 """cachestat and mincore."""
+STATX: Final = 332 if X86 else 291
 
 pytestmark = pytest.mark.skipif(os.uname().machine not in ("x86_64", "aarch64"), reason="by system call numbers")
 
@@ -99,6 +101,38 @@ def test_where_only_cachestat_is_forbidden_mincore_says_what_is_cached(file: Pat
     assert forbidding(WHAT_IS_CACHED[:1], errno.EPERM, work) == ("mincore", (Origin.DISK, True))
 
 
+def test_where_a_glance_at_a_file_is_forbidden_it_may_have_changed(file: Path) -> None:
+    def work() -> tuple[list[bool], tuple[Origin, bool]]:
+        with file.open("rb") as opened:
+            glance = Glance(opened.fileno(), stamp_of(os.fstat(opened.fileno())), local=True)
+            return [glance.may_differ, glance.may_differ], origin_of(file)
+
+    # With ENOSYS the C library asks by another call.
+    assert forbidding([STATX], errno.EPERM, work) == ([True, True], (Origin.DISK, True))
+
+
+@pytest.mark.parametrize(
+    ("calls", "way"),
+    [
+        (ASYNCHRONOUS, "past the page cache, up to 1 MiB at once"),
+        (WHAT_IS_CACHED, "through the page cache: the kernel does not say what it holds"),
+    ],
+)
+def test_the_report_says_how_files_were_read_and_why(tmp_path: Path, calls: Sequence[int], way: str) -> None:
+    require_local_disk(tmp_path)
+    path = write(tmp_path / "model.safetensors", {"t": stored("U8", (3 << 20,), seed=1)})
+    require_evicted(Path(path))
+
+    def work() -> dict[str, int]:
+        with SafetensorsStreamer() as streamer:
+            streamer.stream_file(str(path))
+            for _ in streamer.get_tensors():
+                pass
+            return dict(streamer.report.ways)
+
+    assert forbidding(calls, errno.EPERM, work) == {way: 1}
+
+
 @pytest.mark.parametrize("code", [errno.EPERM, errno.ENOSYS])
 def test_a_load_is_right_where_all_of_them_are_forbidden(tmp_path: Path, code: int) -> None:
     path = write(tmp_path / "model.safetensors", {f"t{i}": stored("U8", (1_000_001,), seed=i) for i in range(5)})
@@ -109,4 +143,4 @@ def test_a_load_is_right_where_all_of_them_are_forbidden(tmp_path: Path, code: i
             return [tensor.numpy().tobytes() for _, tensor in streamer.get_tensors()]
 
     right = [stored("U8", (1_000_001,), seed=i).data for i in range(5)]
-    assert forbidding((*ASYNCHRONOUS, *WHAT_IS_CACHED), code, work) == right
+    assert forbidding((*ASYNCHRONOUS, *WHAT_IS_CACHED, STATX), code, work) == right
