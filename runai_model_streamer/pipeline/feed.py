@@ -63,6 +63,7 @@ class Feed(Generic[LeaseT]):
         self._counting = threading.Lock()
         self._missing: dict[int, int] = {}  # group index -> steps that have not landed; set when the group is leased
         self._complete = [not group.steps for group in groups]
+        self._awaited = -1
         self.leases: dict[int, LeaseT] = {}
         """Group index -> lease, from the first step taken until the consumer takes the group."""
         self._cpus = usable_cpus()
@@ -80,9 +81,9 @@ class Feed(Generic[LeaseT]):
             if group.steps:
                 lease = self._landing.lease(group, self._storage_bound)
                 self.leases[group.index] = lease
-                # All CPUs share the copy of a group.
-                even = round_up(-(-group.payload // self._cpus), HUGE_PAGE)
-                large = even if self._copying else self._pace.large
+                large = self._pace.large
+                if self._copying and self._files[group.parts[0].file].shared_copies:
+                    large = round_up(-(-group.payload // self._cpus), HUGE_PAGE)
                 steps = list(steps_of(group, self._files, large, self._pace.largest_of(left)))
                 left -= group.payload
                 self._missing[group.index] = len(steps)
@@ -146,7 +147,8 @@ class Feed(Generic[LeaseT]):
             self._landing.ready(lease)
             # Only once it is ready: the consumer may look at any moment.
             self._complete[index] = True
-            self._lifecycle.notify()
+            if index == self._awaited:  # for any other, the consumer would wake in vain, and take the GIL from readers
+                self._lifecycle.notify()
         self._adapt(origin, step.length, seconds)
         if more:
             self._wake_all()
@@ -154,6 +156,15 @@ class Feed(Generic[LeaseT]):
     def is_complete(self, index: int) -> bool:
         """Return whether all steps of the group have landed, so that it can be taken."""
         return self._complete[index]
+
+    def wait_for(self, index: int) -> None:
+        """Wait until the group is complete. The consumer calls it.
+
+        Raises:
+            Stopped: the load has ended.
+        """
+        self._awaited = index  # before the first look: a reader looks here after it has noted the group
+        self._lifecycle.wait_for(lambda: self._complete[index])
 
     def close(self) -> None:
         """Release the memory of groups that were not taken."""

@@ -203,7 +203,7 @@ class Load:
             self.tally.wait()
             self._landing.await_group(group.index)
         try:
-            self._lifecycle.wait_for(lambda: self._feed.is_complete(group.index))
+            self._feed.wait_for(group.index)
         except Stopped:
             stopped = True
         else:

@@ -13,6 +13,9 @@ GAIN: Final = 1.1
 HOLD: Final = 16
 """Windows between a failed trial and the next: storage that others used may be free again."""
 
+MAX_HOLD: Final = 64
+"""Each further trial that fails doubles the wait for the next one, up to this. A trial is as slow as its readers."""
+
 BUSY: Final = 0.7
 """Share of readers' time in reads. Below it they mostly wait for memory, the caller or the GIL."""
 
@@ -63,6 +66,7 @@ class Pace:
         self._maximum = maximum
         self._before: tuple[int, float] | None = None  # during a trial: the readers and the rate before it
         self._hold = 0
+        self._next_hold = HOLD
         self._ignored = 0
         self._reset(now)
 
@@ -98,8 +102,12 @@ class Pace:
     def _decide(self, rate: float, busy: float) -> None:
         before, self._before = self._before, None
         if before is not None and rate < GAIN * before[1]:
-            self.readers, self._hold = before[0], HOLD
-        elif self._hold:
+            self.readers, self._hold = before[0], self._next_hold
+            self._next_hold = min(2 * self._next_hold, MAX_HOLD)
+            return
+        if before is not None:
+            self._next_hold = HOLD
+        if self._hold:
             self._hold -= 1
         elif busy >= BUSY and self.readers < self._maximum:
             self._before = self.readers, rate

@@ -60,16 +60,23 @@ class Readers:
         if self._count:
             self._start()
 
-    def grow(self) -> bool:
-        """Start the threads that have work, unless another thread is doing so. Return whether there were any."""
-        if not self._has_work_for_more() or not self._starting.acquire(blocking=False):
+    def grow(self, *, wait: bool = False) -> bool:
+        """Start a thread if there is work for it. Return whether one was started.
+
+        One is enough, since it starts the next before it reads. So the first reads do not wait until all have started.
+
+        Args:
+            wait: what to do if another thread is starting one: wait for that, or leave it to that one.
+        """
+        if not self._has_work_for_more() or not self._starting.acquire(blocking=wait):
             return False
         try:
-            while self._has_work_for_more():
+            more = self._has_work_for_more()
+            if more:
                 self._start()
         finally:
             self._starting.release()
-        return True
+        return more
 
     def _has_work_for_more(self) -> bool:
         number = self._numbered
@@ -101,7 +108,7 @@ class Readers:
     def _run(self, number: int, tally: ReaderTally) -> None:
         stopped = False
         try:
-            self.grow()
+            self.grow(wait=True)  # the thread that has started this one may be about to give the lock back
             tally.begin(self._feed.tally.trace)
             while self._read_next(number, tally):
                 if self.grow():

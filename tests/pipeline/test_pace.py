@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from runai_model_streamer.pipeline.pace import HOLD, MIN_SECONDS, WINDOW, Pace
+from runai_model_streamer.pipeline.pace import HOLD, MAX_HOLD, MIN_SECONDS, WINDOW, Pace
 from runai_model_streamer.ranges import HUGE_PAGE
 
 READ = 8 << 20
@@ -65,6 +65,24 @@ def test_after_a_trial_in_vain_it_is_a_while_until_the_next() -> None:
     assert load.tried == [4, 8, 4]
     load.run(WINDOW * 4 * 6)
     assert load.tried[:4] == [4, 8, 4, 8]
+
+
+def test_trials_in_vain_become_rare() -> None:
+    load = Load(Pace(4, 64, 0.0), lambda readers: 2.5e9)
+    trial, window = 8 + WINDOW * 8 + 8, WINDOW * 4
+    load.run(window + trial + (HOLD + 1) * window + trial + (2 * HOLD + 1) * window + trial + MAX_HOLD * window)
+    assert load.tried == [4, *(8, 4) * 3]
+
+
+def test_a_trial_that_helps_makes_the_next_one_as_soon_as_at_first() -> None:
+    load = Load(Pace(4, 64, 0.0), lambda readers: 2.5e9)
+    load.run(WINDOW * 4 * 3 * HOLD)
+    load.rate = lambda readers: 1e9 * min(readers, 8)
+    load.run(WINDOW * 4 * MAX_HOLD)
+    assert load.pace.readers == 8
+    load.rate = lambda readers: 1e9 * readers
+    load.run(WINDOW * 8 * 3 * HOLD)
+    assert load.pace.readers == 64
 
 
 def test_storage_that_becomes_faster_is_noticed() -> None:

@@ -7,6 +7,7 @@ from queue import SimpleQueue
 
 import pytest
 import torch
+from typing_extensions import override
 
 from runai_model_streamer.errors import ReadError, SourceChangedError, StreamerError, TruncatedError
 from runai_model_streamer.lifecycle import Lifecycle, Stopped
@@ -48,6 +49,19 @@ class RecordingLanding(HostLanding):
         raise AssertionError("readers take nothing")
 
 
+class Counting(Lifecycle):
+    """A lifecycle that counts how often it wakes those that wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notified = 0
+
+    @override
+    def notify(self) -> None:
+        self.notified += 1
+        super().notify()
+
+
 def start_readers(count: int, feed: Feed[Lease], sources: Sequence[MemorySource], lifecycle: Lifecycle) -> Readers:
     readers = Readers(count, feed, sources, lifecycle)
     readers.start()
@@ -64,13 +78,14 @@ class Work:
         first: Origin = Origin.BUFFERED,
         large: int = 0,
         pace: Pace | None = None,
+        lifecycle: Lifecycle | None = None,
     ) -> None:
         tensors = infos(sizes, data_start=0)
         self.size = sum(sizes)
         self.files = [PlannedFile(self.size, kind, 1, CHUNK, tensors, large=large)]
         # A limit so small that each tensor is a group of its own.
         self.groups = list(plan_groups(self.files, limit=max(sizes)))
-        self.lifecycle = Lifecycle()
+        self.lifecycle = Lifecycle() if lifecycle is None else lifecycle
         self.landing = RecordingLanding(self.lifecycle)
         self.feed = Feed(self.groups, self.files, self.landing, self.lifecycle, first=first, pace=pace)
 
@@ -149,6 +164,21 @@ def test_a_group_is_complete_when_its_last_step_has_landed_in_whatever_order() -
         assert not work.feed.is_complete(0)
         work.land(step)
     assert work.feed.is_complete(0)
+
+
+def test_a_group_that_lands_wakes_the_consumer_only_if_it_waits_for_that_one() -> None:
+    lifecycle = Counting()
+    work = Work([10, 10, 10], lifecycle=lifecycle)
+    first, second, third = (work.take() for _ in range(3))
+    consumer = threading.Thread(target=work.feed.wait_for, args=(1,), daemon=True)
+    consumer.start()
+    work.land(third)
+    work.land(first)
+    assert lifecycle.notified == 0
+    work.land(second)
+    consumer.join(PATIENCE)
+    assert not consumer.is_alive()
+    assert lifecycle.notified <= 1
 
 
 def test_a_group_without_bytes_is_complete_from_the_start() -> None:
@@ -243,6 +273,43 @@ def test_readers_that_would_only_rest_are_not_started(one_cpu: None) -> None:
     readers = start_readers(8, work.feed, [CopiedSource(work.size, Origin.PAGE_CACHE)], work.lifecycle)
     assert readers.join(PATIENCE) == []
     assert len(readers.threads) == 1
+
+
+class Noting(MemorySource):
+    """Notes that the first reader has read, and waits in each read until `together` threads read."""
+
+    def __init__(self, size: int, together: int = 1) -> None:
+        super().__init__("m", bytes(size))
+        self.first_has_read = threading.Event()
+        self._all = threading.Barrier(together)
+
+    @override
+    def read_into(self, offset: int, buffer: memoryview) -> Origin:
+        self._all.wait(PATIENCE)
+        if threading.current_thread().name == "runai-reader-0":
+            self.first_has_read.set()
+        super().read_into(offset, buffer)
+        return Origin.DISK
+
+
+def test_a_reader_does_not_wait_until_all_others_have_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Work([10] * 8, first=Origin.DISK)
+    source = Noting(work.size)
+    start = threading.Thread.start
+
+    def start_late(thread: threading.Thread) -> None:
+        assert thread.name != "runai-reader-2" or source.first_has_read.wait(PATIENCE)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_late)
+    work.read_all(source)
+    assert work.error() is None
+
+
+def test_each_reader_starts_the_next_before_it_reads() -> None:
+    work = Work([10] * 16, first=Origin.DISK)
+    work.read_all(Noting(work.size, together=8), count=8)
+    assert work.error() is None
 
 
 def test_no_reader_is_started_when_the_load_has_ended(one_cpu: None) -> None:

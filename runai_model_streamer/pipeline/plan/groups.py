@@ -69,6 +69,8 @@ class PlannedFile(NamedTuple):
     """Maximum size of a read where reads larger than `chunk` are faster; 0 if they never are."""
     group: int = 0
     """Target size of groups after the first `SMALL_GROUPS`, if larger than the plan's."""
+    shared_copies: bool = True
+    """Whether all CPUs share the copy of one group from the page cache. Otherwise reads have the size that pays."""
 
 
 class Part(NamedTuple):
