@@ -27,10 +27,13 @@ from runai_model_streamer.pipeline.cuda.memory import DeviceMemory, TorchMemory
 from runai_model_streamer.pipeline.cuda.near import enough
 from runai_model_streamer.pipeline.cuda.staging import MAX_BYTES, OBJECT_FACTOR, Staging, staging_for
 from runai_model_streamer.pipeline.landing.destination import Destination, LoadSpec
-from runai_model_streamer.pipeline.plan.groups import GROUP_BYTES, Group, Grouping
+from runai_model_streamer.pipeline.plan.groups import GROUP_BYTES, LARGE_GROUP_BYTES, Group, Grouping
 from runai_model_streamer.ranges import PAGE
 
 _log = logging.getLogger(__name__)
+
+GROUPS_IN_FLIGHT: Final = 4
+"""Groups that the bytes in flight belong to, at least. Their memory on the device is little more than those bytes."""
 
 
 class OpenGds(Protocol):
@@ -102,7 +105,8 @@ def begin_staging(
     limit = None if config.memory_limit == UNLIMITED else config.memory_limit
     chunk, concurrency = max(map(config.chunk_for, kinds)), max(map(config.max_concurrency_for, kinds))
     try:
-        staging = staging_for(limit, chunk, concurrency, _most(kinds, parts))
+        grows = _grows(config, kinds)
+        staging = staging_for(limit, chunk, concurrency, _most(kinds, parts), grows=grows)
         parts.arenas.begin(device.index, parts.driver_api(), staging)
     except (MissingDependencyError, RunaiStreamerMemoryLimitException):
         return  # the load itself will raise or log this
@@ -111,6 +115,11 @@ def begin_staging(
 def _most(kinds: Collection[SourceKind], parts: CudaParts) -> int:
     """Return the most bytes to stage in. A slot is a connection to object storage, and each of them is slow."""
     return parts.max_pinned * (OBJECT_FACTOR if SourceKind.OBJECT in kinds else 1)
+
+
+def _grows(config: StreamerConfig, kinds: Collection[SourceKind]) -> bool:
+    """Return whether reads become larger on fast storage: of files, unless the user has set their size."""
+    return config.chunk_bytesize is None and SourceKind.OBJECT not in kinds
 
 
 def _gds_mode(spec: LoadSpec) -> GdsMode:
@@ -132,12 +141,19 @@ def cuda_destination(device: torch.device, spec: LoadSpec, tools: CudaTools, par
     """
     limit = None if spec.limit.part == UNLIMITED else spec.limit.part
     chunk = max((file.chunk for file in spec.files), default=PAGE)
-    staging = staging_for(limit, chunk, spec.concurrency, _most({file.kind for file in spec.files}, parts))
-    # Two groups are ahead of the caller. Each must have work for all readers.
-    group_bytes = max(GROUP_BYTES, min(spec.concurrency, staging.slots) * staging.size)
-    files = [file._replace(chunk=min(file.chunk, staging.size)) for file in spec.files]
-    landing = partial(_landing, device, spec, tools, parts, staging)
-    return Destination(device, files, Grouping(None, group_bytes, staging.slots), landing)
+    kinds = {file.kind for file in spec.files}
+    grows = _grows(spec.config, kinds) and not spec.waits_for_ranks
+    staging = staging_for(limit, chunk, spec.concurrency, _most(kinds, parts), grows=grows)
+    first = max(GROUP_BYTES, min(chunk, staging.size))
+    later = max(first, min(LARGE_GROUP_BYTES, staging.bytes // GROUPS_IN_FLIGHT))
+    large = staging.size if grows else 0
+    files = [
+        file._replace(chunk=min(file.chunk, staging.size), large=large, group=later, shared_copies=False)
+        for file in spec.files
+    ]
+    # All slots are in use while the caller takes a group.
+    landing = partial(_landing, device, spec, tools, parts, staging, staging.bytes + later)
+    return Destination(device, files, Grouping(None, first, staging.slots), landing)
 
 
 def _api(device: torch.device, gds: GdsMode, parts: CudaParts) -> Any:
@@ -161,6 +177,7 @@ def _landing(
     tools: CudaTools,
     parts: CudaParts,
     staging: Staging,
+    ahead: int,
     lifecycle: Lifecycle,
     groups: Sequence[Group],
 ) -> CudaLanding:
@@ -179,7 +196,7 @@ def _landing(
     cpus = enough(near, spec.concurrency, len(os.sched_getaffinity(0)))
     lent = None if spec.lent is None else page_locked(driver, spec.lent)
     make = CudaLanding if lent is None else partial(LentLanding, lent)
-    return make(driver, memory, staging, lifecycle, groups, parts.arenas, direct, target, cpus)
+    return make(driver, memory, staging, lifecycle, groups, parts.arenas, direct, target, cpus, ahead)
 
 
 def _direct_files(sources: Sequence[Source], gds: GdsMode, shared: bool, open_gds: OpenGds) -> dict[int, DeviceFile]:

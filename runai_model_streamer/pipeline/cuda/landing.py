@@ -32,8 +32,8 @@ kernels queued on S may still use the tensor that was there before.
 Memory is not recorded on C. By 2 and 3, C's work is done wherever memory is freed. Recorded on C, memory that the
 caller drops would stay unavailable until C had done all the work queued by then, which is the read-ahead.
 
-The memory limit bounds the slots. `GROUPS_AHEAD` bounds the tensors on the device that the caller has not taken, since
-an engine's own parameters fill the card. Groups are leased in plan order, so the group that the caller waits for always
+The memory limit bounds the slots. `Ahead` bounds the tensors on the device that the caller has not taken, since an
+engine's own parameters fill the card. Groups are leased in plan order, so the group that the caller waits for always
 comes first. That bounds scratch memory, too (a tensor above the group size makes a larger group).
 """
 
@@ -92,6 +92,7 @@ class CudaLanding:
         files: index of a file in the plan -> the file, if GPUDirect reads it.
         target: the format's name of the dtype that floating-point tensors are cast to; None to leave all as they are.
         cpus: what readers run on.
+        ahead: see `Ahead`.
 
     Raises:
         CudaError: from here and from most methods: a call or a copy failed.
@@ -110,6 +111,7 @@ class CudaLanding:
         files: Mapping[int, DeviceFile] | None = None,
         target: str | None = None,
         cpus: Cpus = frozenset(),
+        ahead: int = 0,
     ) -> None:
         self._driver = driver
         self._memory = memory
@@ -122,7 +124,7 @@ class CudaLanding:
         self.waits = WaitClock()
         self._process = OwnProcess()
         self._leases: dict[int, CudaLease] = {}
-        self._ahead = Ahead(lifecycle)
+        self._ahead = Ahead(lifecycle, ahead)
         self._leases_ahead = LeasesAhead(groups, lifecycle, self.waits)
         self._counting = threading.Lock()
         self._direct_reads = 0
@@ -141,13 +143,13 @@ class CudaLanding:
         return self._peak
 
     def lease(self, group: Group, storage_bound: bool) -> CudaLease:  # noqa: ARG002 - makes no difference here
-        """Return device memory, once the caller has taken all but `GROUPS_AHEAD` of the groups before."""
+        """Return device memory, once the caller is near enough; see `Ahead`."""
         return self._leases_ahead.take(group, self._allocate)
 
     def _allocate(self, group: Group) -> CudaLease:
         self._driver.relax_capture()
         # Outside the driver's context: torch would replace it with another device's.
-        allocated_for, image = self._ahead.give(group.index, partial(self._make_image, group))
+        allocated_for, image = self._ahead.give(group.index, partial(self._make_image, group), group.payload)
         with self._stream.queue() as stream:
             event = self._stream.event()
             self._driver.record_for_caller(event, allocated_for)

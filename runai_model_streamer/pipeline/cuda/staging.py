@@ -3,13 +3,20 @@
 from typing import Final, NamedTuple
 
 from runai_model_streamer.errors import RunaiStreamerMemoryLimitException
-from runai_model_streamer.ranges import PAGE, round_down
+from runai_model_streamer.ranges import HUGE_PAGE, PAGE, round_down
 
 MIN_SLOTS: Final = 2
 """Minimum number of slots: a reader fills one while the other is copied."""
 
 MAX_BYTES: Final = 256 << 20
 """Maximum bytes of all slots, without a limit or with limit 0. Chunks above half of it are cut."""
+
+LARGE_SLOT: Final = 32 << 20
+"""Maximum bytes of a slot that is larger than a chunk, for reads that grow with the rate of the storage.
+
+A read takes 170 microseconds of our Python and of the driver's, nearly all of them with the GIL. In reads of 8 MiB they
+bound a load to 58 GB/s, which a page cache reaches, and leave the caller's own Python no time (benchmarks/RUNS.md).
+"""
 
 OBJECT_FACTOR: Final = 2
 """Times `MAX_BYTES` for objects: 64 slots of 8 MiB, so that 64 connections of 40 to 90 MB/s bring 2.6 to 5.8 GB/s to
@@ -36,18 +43,20 @@ class Staging(NamedTuple):
         return self.bytes <= size <= max(self.kept, self.bytes)
 
 
-def staging_for(limit: int | None, chunk: int, concurrency: int, max_bytes: int = MAX_BYTES) -> Staging:
+def staging_for(
+    limit: int | None, chunk: int, concurrency: int, max_bytes: int = MAX_BYTES, *, grows: bool = False
+) -> Staging:
     """Return the slots of a load: one for each read in flight and two being copied, if the limit allows that.
 
-    More slots would not help, since a copy over PCIe usually takes less time than the read before it. Nor would larger
-    ones: with reads of 8 MiB our Python bounds a load to 200 GB/s (benchmarks/RUNS.md), and reads of 16 MiB would take
-    twice the page-locked memory, and twice the memory of the device.
+    More slots would not help, since a copy over PCIe usually takes less time than the read before it.
 
     Args:
         limit: bytes of all slots together; None for `max_bytes`, 0 for the minimum that double-buffers.
-        chunk: bytes of the largest read, whole pages. If two chunks exceed the limit, reads are smaller.
+        chunk: bytes of a read, whole pages. If two chunks exceed the limit, reads are smaller.
         concurrency: reads in flight at once.
         max_bytes: maximum bytes of all slots, if `limit` does not bound them.
+        grows: whether reads may become larger than a chunk. Slots are then as large as `max_bytes` and the limit have
+            room for, up to `LARGE_SLOT`, but as many as they would be otherwise.
 
     Raises:
         RunaiStreamerMemoryLimitException: the limit is less than two pages.
@@ -57,11 +66,14 @@ def staging_for(limit: int | None, chunk: int, concurrency: int, max_bytes: int 
     if limit is None:
         limit = max_bytes
     elif limit == 0:
-        limit, wanted = max_bytes, MIN_SLOTS
+        limit, wanted, grows = max_bytes, MIN_SLOTS, False
     elif limit < MIN_SLOTS * PAGE:
         raise RunaiStreamerMemoryLimitException(
             f"RUNAI_STREAMER_MEMORY_LIMIT={limit} is too small to stage reads for the GPU",
             remedy=f"set it to {MIN_SLOTS * PAGE} or more, or to 0 for what two reads need",
         )
     size = min(chunk, round_down(limit // MIN_SLOTS, PAGE))
-    return Staging(size, min(wanted, limit // size), kept)
+    slots = min(wanted, limit // size)
+    if grows:
+        size = max(size, min(round_down(min(limit, max_bytes) // slots, HUGE_PAGE), LARGE_SLOT))
+    return Staging(size, slots, kept)

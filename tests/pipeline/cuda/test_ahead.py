@@ -28,9 +28,10 @@ class Device:
 class Load:
     """Groups that a reader asks memory for, one after the other."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, most: int = 0, size: int = 0) -> None:
         self.lifecycle = Lifecycle()
-        self.ahead = Ahead(self.lifecycle)
+        self.ahead = Ahead(self.lifecycle, most)
+        self.size = size
         self.device = Device(room)
         self.given: list[int] = []
         self.error: Exception | None = None
@@ -39,7 +40,7 @@ class Load:
         def run() -> None:
             try:
                 for index in range(first, last + 1):
-                    self.ahead.give(index, self.device.allocate)
+                    self.ahead.give(index, self.device.allocate, self.size)
                     self.given.append(index)
             except (OutOfMemoryError, Stopped) as error:
                 self.error = error
@@ -57,6 +58,35 @@ def test_two_groups_are_ahead_of_the_caller() -> None:
     load.ahead.take()
     thread.join(PATIENCE)
     assert load.given == [0, 1, 2]
+
+
+def test_more_are_ahead_as_long_as_they_are_small() -> None:
+    load = Load(room=9, most=35, size=10)
+    load.give(0, 2).join(PATIENCE)
+    thread = load.give(3, 3)
+    assert load.given == [0, 1, 2]
+    load.ahead.take()
+    thread.join(PATIENCE)
+    assert load.given == [0, 1, 2, 3]
+
+
+def test_two_are_ahead_however_large() -> None:
+    load = Load(room=9, most=35, size=100)
+    load.give(0, 1).join(PATIENCE)
+    assert load.given == [0, 1]
+
+
+def test_once_the_device_was_full_one_is_ahead_however_small() -> None:
+    load = Load(room=1, most=35, size=10)
+    thread = load.give(0, 1)
+    assert load.device.refused.acquire(timeout=PATIENCE)
+    load.device.room = 9
+    load.ahead.take()
+    thread.join(PATIENCE)
+    thread = load.give(2, 2)
+    load.lifecycle.close()
+    thread.join(PATIENCE)
+    assert load.given == [0, 1]
 
 
 def test_a_full_device_is_asked_again_when_the_caller_takes_a_group() -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,26 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from runai_model_streamer import FileChunks, FileStreamer, RunaiStreamerMemoryLimitException, SafetensorsStreamer
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import GdsMode, StreamerConfig
 from runai_model_streamer.errors import GdsUnavailableError, MissingDependencyError, NotFoundError
 from runai_model_streamer.installation import install_command
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.cuda.arena import Arenas
-from runai_model_streamer.pipeline.cuda.destination import CudaParts, begin_staging
+from runai_model_streamer.pipeline.cuda.destination import CudaParts, CudaTools, begin_staging, cuda_destination
 from runai_model_streamer.pipeline.cuda.driver import driver_api
 from runai_model_streamer.pipeline.cuda.staging import Staging
+from runai_model_streamer.pipeline.landing.destination import Destination, LoadSpec
 from runai_model_streamer.pipeline.parts import Parts
-from tests.checkpoints import Stored, join_ours, numbered, raw, stored, write
+from runai_model_streamer.pipeline.plan.groups import SMALL_GROUPS, PlannedFile
+from runai_model_streamer.pipeline.plan.limit import LIMIT, MemoryLimit
+from runai_model_streamer.ranges import PAGE
+from tests.checkpoints import Stored, infos, join_ours, numbered, raw, stored, write
 from tests.cuda_emulator import Emulator
 from tests.gaps import reading_over
 from tests.pipeline.cuda.world import GPU, ONE_GPU, CtypesApi, World
 from tests.streamers import streamer_of
+
+MIB = 1 << 20
 
 
 @pytest.fixture
@@ -222,6 +228,33 @@ def test_it_is_begun_before_a_header_is_read(world: World, tmp_path: Path) -> No
     join_ours()
     assert world.faulty.calls["cuMemHostRegister"] == 1
     assert world.close() == []
+
+
+def planned(config: StreamerConfig, sizes: Sequence[int], *, waits_for_ranks: bool = False) -> Destination:
+    """The destination of a load of tensors of these bytes, in one file."""
+    tensors = infos(sizes, data_start=0)
+    file = PlannedFile(sum(sizes), SourceKind.FILE, PAGE, config.chunk_for(SourceKind.FILE), tensors)
+    spec = LoadSpec(config, ["m"], [], [file], MemoryLimit(-1, LIMIT), 16, waits_for_ranks=waits_for_ranks)
+    return cuda_destination(GPU, spec, CudaTools(None, GdsMode.NEVER))
+
+
+def test_reads_of_files_grow_as_large_as_a_slot() -> None:
+    (file,) = planned(StreamerConfig(), [1]).files
+    assert (file.chunk, file.large, file.shared_copies) == (8 * MIB, 14 * MIB, False)
+
+
+@pytest.mark.parametrize(
+    ("config", "ranks"), [(StreamerConfig(chunk_bytesize=4 * MIB), False), (StreamerConfig(), True)]
+)
+def test_reads_do_not_grow_where_their_size_is_set_or_ranks_share_them(config: StreamerConfig, ranks: bool) -> None:
+    (file,) = planned(config, [1], waits_for_ranks=ranks).files
+    assert (file.chunk, file.large) == (config.chunk_bytesize or 8 * MIB, 0)
+
+
+def test_the_first_groups_are_small_and_later_ones_a_quarter_of_the_slots() -> None:
+    sizes = [group.payload for group in planned(StreamerConfig(), [MIB] * 1000).groups]
+    assert max(sizes[:SMALL_GROUPS]) <= 16 * MIB
+    assert max(sizes[SMALL_GROUPS:]) == 62 * MIB
 
 
 @pytest.mark.parametrize(("kind", "slots"), [(SourceKind.FILE, 18), (SourceKind.OBJECT, 64)])

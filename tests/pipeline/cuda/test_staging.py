@@ -29,6 +29,28 @@ def test_slots_fit_into_the_limit(limit: int | None, chunk: int, concurrency: in
     assert staging_for(limit, chunk, concurrency)[:2] == slots
 
 
+@pytest.mark.parametrize(
+    ("limit", "chunk", "concurrency", "slots"),
+    [
+        (None, 8 * MIB, 16, (14 * MIB, 18)),
+        (None, 8 * MIB, 8, (24 * MIB, 10)),
+        (None, 8 * MIB, 1, (32 * MIB, 3)),
+        (None, 8 * MIB, 64, (8 * MIB, 32)),
+        (1 << 40, 8 * MIB, 16, (14 * MIB, 18)),
+        (200 * MIB, 8 * MIB, 16, (10 * MIB, 18)),
+        (100 * MIB, 8 * MIB, 16, (8 * MIB, 12)),
+        (0, 8 * MIB, 16, (8 * MIB, 2)),
+    ],
+)
+def test_slots_for_reads_that_grow_are_as_many_and_take_the_memory_that_is_left(
+    limit: int | None, chunk: int, concurrency: int, slots: tuple[int, int]
+) -> None:
+    staging = staging_for(limit, chunk, concurrency, grows=True)
+    assert staging[:2] == slots
+    assert staging.slots == staging_for(limit, chunk, concurrency).slots
+    assert staging.bytes <= MAX_BYTES
+
+
 @pytest.mark.parametrize("limit", [1, PAGE, 2 * PAGE - 1])
 def test_a_limit_without_room_for_two_pages_is_an_error_that_says_so(limit: int) -> None:
     with pytest.raises(RunaiStreamerMemoryLimitException, match=f"MEMORY_LIMIT={limit} is too small.* {2 * PAGE} or"):
