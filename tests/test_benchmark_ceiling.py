@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.ceiling import null_disk, objects
+from benchmarks.ceiling import null_disk, null_gpu, objects, shows
+from benchmarks.ceiling.rows import Row
 
 KIB = 1 << 10
 
@@ -103,3 +104,26 @@ def test_processes_with_one_clock_read_one_disk(library: Path, tmp_path: Path) -
         subprocess.run(command, env=environment, capture_output=True, check=True)
         free.append(int.from_bytes(clock.read_bytes(), sys.byteorder))
     assert free[1] - free[0] >= 1024 * KIB  # nanoseconds for as many bytes at 1 GB/s
+
+
+def row(checkpoint: str, readers: int, loader: str, *speed: float, cpu: float = 0.01) -> Row:
+    """Loads at these GB/s from the fastest disk."""
+    return Row(checkpoint, shows.FAST, readers, loader, loader, list(speed), [cpu] * len(speed))
+
+
+def test_what_was_wanted_is_compared_round_by_round_and_what_was_not_run_is_not_measured() -> None:
+    rows = [
+        row("large", 16, "ours", 100, 120, 80),
+        row("large", 16, "peer", 50, 150, 100),
+        row("large", 64, "ours", 100),
+    ]
+    found = {claim.text: (claim.value, claim.verdict) for claim in shows.claims_of(rows)}
+    assert found["4 GB, 16 readers: GB/s"] == ("100.00", "pass")
+    assert found["large, 16 readers: times peer"] == ("0.80 (rounds 0.80 to 2.00)", "MISS")
+    assert found["4 GB: 64 readers, of 16"] == ("1.00", "pass")
+    assert found["138 GB onto a GPU: GB/s"] == ("not measured", "-")
+
+
+def test_a_gpus_cpu_time_is_that_of_8_mib() -> None:
+    found = {claim.text: claim.value for claim in shows.claims_of([row("70b", 16, null_gpu.NAME, 90, cpu=0.005)])}
+    assert found["138 GB onto a GPU: CPU us for 8 MiB"] == "41.94"
