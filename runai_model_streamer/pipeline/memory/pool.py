@@ -30,9 +30,10 @@ from runai_model_streamer.threads.forks import keep_in_children
 
 LIVE_GROUPS: Final = 4
 """Groups alive when no thread waits: two being filled, one complete, and one whose last tensor the caller has.
+With room for three, readers wait where large and small groups meet: see benchmarks/RUNS.md."""
 
-With room for three, readers wait where large and small groups meet: see benchmarks/RUNS.md.
-"""
+CYCLE: Final = 16
+"""Groups after which sizes come again, layer by layer. A large slab that is freed before is fresh memory again."""
 
 CAPACITY_STEP: Final = 256 << 10
 """Slab capacities are multiples of this, in bytes, so that groups of similar size fit each other's slabs."""
@@ -70,6 +71,7 @@ class SlabPool:
         self._lent: set[GroupMemory] = set()
         self._handed: dict[GroupMemory, int] = {}  # lent slabs whose root only the caller has -> group index
         self._recent: deque[int] = deque(maxlen=LIVE_GROUPS - 1)  # charges of the last groups
+        self._cycle: deque[int] = deque(maxlen=CYCLE)
         self._held = 0
         self._awaited = -1
         # Whether the caller drops tensors as they arrive, so that waiting for a used slab is worth it.
@@ -177,7 +179,16 @@ class SlabPool:
         if self._limit is not None:
             self._evict(self._held - self._limit)
         else:
-            self._evict(sum(idle.charge for idle in self._idle) - self._policy.idle_bytes)
+            self._evict(min(self._held - self._kept_bytes, self._idle_bytes - self._policy.idle_bytes))
+
+    @property
+    def _idle_bytes(self) -> int:
+        return sum(slab.charge for slab in self._idle)
+
+    @property
+    def _kept_bytes(self) -> int:
+        """The bytes held up to which idle slabs are kept, without a limit."""
+        return max(self._policy.working_set, LIVE_GROUPS * max(self._cycle, default=0))
 
     def _evict(self, excess: int) -> None:
         while excess > 0 and self._idle:
@@ -236,15 +247,17 @@ class SlabPool:
         """
         soft = max(self._policy.working_set, sum(self._recent) + charge)
         budget = soft if self._limit is None else self._limit
-        idle = sum(slab.charge for slab in self._idle)
+        idle = self._idle_bytes
         in_use = self._spoken_for(group) - idle
         if in_use + charge <= budget or in_use <= 0:
-            self._evict(in_use + idle + charge - budget)
+            self._evict(in_use + idle + charge - (self._kept_bytes if self._limit is None else budget))
         elif self._limit is not None:
             return None
         elif self._hope and not storage_bound and group.index != self._awaited:
             return self._policy.recycle_wait
-        if self._limit is None and self._machine.lacks(size):
+        # All readers wait for the first group, which is allocated in any case.
+        if self._limit is None and (in_use > 0 or idle) and self._machine.lacks(size):
+            self._evict(idle)
             return None if in_use > 0 and group.index != self._awaited else 0
         return 0
 
@@ -275,6 +288,7 @@ class SlabPool:
     def _grant(self, slab: GroupMemory, group: Group) -> Lease:
         slab.charge = max(slab.charge, self._charge(group))
         self._recent.append(slab.charge)
+        self._cycle.append(slab.charge)
         self._held += slab.charge
         self.peak = max(self.peak, self._spoken_for(group))
         self._lent.add(slab)

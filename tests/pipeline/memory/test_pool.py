@@ -15,7 +15,7 @@ from runai_model_streamer.errors import OutOfMemoryError
 from runai_model_streamer.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.pipeline.memory import headroom
 from runai_model_streamer.pipeline.memory.policy import PoolPolicy
-from runai_model_streamer.pipeline.memory.pool import SlabPool
+from runai_model_streamer.pipeline.memory.pool import CYCLE, LIVE_GROUPS, SlabPool
 from runai_model_streamer.pipeline.memory.slabs import Bytes, Lease, Slab
 from runai_model_streamer.pipeline.plan.groups import GROUP_BYTES, Group, Part
 from runai_model_streamer.ranges import PAGE, round_up
@@ -498,13 +498,41 @@ def test_without_a_limit_the_group_that_the_caller_waits_for_is_served_at_once(e
     kept.append(consumer.made(Asked(consumer, 4).granted(), 4))
 
 
-def test_without_a_limit_idle_memory_is_trimmed() -> None:
-    consumer = Consumer(None, PoolPolicy(idle_bytes=2 * MIB))
-    leases = [consumer.lease(index) for index in range(5)]
+@pytest.mark.parametrize(("idle_bytes", "kept"), [(2 * MIB, LIVE_GROUPS), (5 * MIB, 5)])
+def test_without_a_limit_idle_memory_is_trimmed_to_what_a_few_groups_take(idle_bytes: int, kept: int) -> None:
+    consumer = Consumer(None, PoolPolicy(working_set=0, idle_bytes=idle_bytes))
+    leases = [consumer.lease(index) for index in range(6)]
     slabs = [lease.slab for lease in leases]
     leases.clear()
-    leases = [consumer.lease(index) for index in range(5, 10)]
-    assert len([lease for lease in leases if lease.slab in slabs]) == 2
+    leases = [consumer.lease(index) for index in range(6, 12)]
+    assert len([lease for lease in leases if lease.slab in slabs]) == kept
+
+
+def test_a_large_slab_is_used_again_though_small_groups_came_in_between() -> None:
+    consumer = Consumer(None, PoolPolicy(working_set=0, idle_bytes=0))
+    large = consumer.lease(0, 64 * MIB).slab
+    for index in range(1, 8):
+        consumer.lease(index, MIB)
+    assert consumer.lease(8, 64 * MIB).slab is large
+
+
+def test_a_large_slab_is_freed_when_no_such_group_has_come_for_long() -> None:
+    consumer = Consumer(None, PoolPolicy(working_set=0, idle_bytes=0))
+    large = consumer.lease(0, 64 * MIB).slab
+    for index in range(1, CYCLE + 2):
+        consumer.lease(index, MIB)
+    assert consumer.lease(CYCLE + 2, 64 * MIB).slab is not large
+
+
+def test_idle_memory_is_freed_where_the_machine_lacks_it() -> None:
+    left = 3 * headroom.RESERVE
+    consumer = Consumer(None, PoolPolicy(available=lambda: left))
+    large = consumer.lease(0, 64 * MIB).slab
+    left = 0
+    consumer.pool.await_group(1)
+    consumer.lease(1, 2 * headroom.RESERVE)
+    left = 3 * headroom.RESERVE
+    assert consumer.lease(2, 64 * MIB).slab is not large
 
 
 def test_the_slab_used_last_is_used_first() -> None:
