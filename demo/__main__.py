@@ -12,10 +12,10 @@ from typing import Final
 
 from demo.checkpoint import QWEN2_5_0_5B, Checkpoint, Layout, prepare
 from runai_model_streamer.profiling import S3Server
+from runai_model_streamer.settings.units import size_text
 
-MIB: Final = 1 << 20
-LIMIT: Final = 320 * MIB
-"""Bytes; a little more than the largest tensor, the embedding of 260 MiB, below which no limit can go."""
+LIMIT: Final = 340_000_000
+"""Bytes; a little more than the largest tensor, the embedding of 272 MB, below which no limit can go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def _loads(checkpoint: Checkpoint, server: S3Server) -> list[Load]:
     objects = server.urls
     store = server.environment | {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
     limit = {"RUNAI_STREAMER_MEMORY_LIMIT": str(LIMIT)}
-    suffix = f", limit {LIMIT // MIB} MiB"
+    suffix = f", limit {size_text(LIMIT)}"
     return [
         Load("disk, not in the page cache", files, cold=True),
         Load("  the same by safetensors.load_file", files, cold=True, safetensors=True),
@@ -132,7 +132,7 @@ def _print_table(loads: Sequence[Load], results: Sequence[Result]) -> None:
         size = result.bytes / 1e9
         print(
             f"{load.title:<{width}}  {size:5.2f}  {result.seconds:7.2f}  {size / result.seconds:5.2f}  "
-            f"{result.peak / MIB:7.0f} MiB"
+            f"{size_text(result.peak):>11}"
         )
     print()
     print("Seconds are medians of three, after a first tensor, so that imports and connecting are in none.")

@@ -16,6 +16,7 @@ if typing.TYPE_CHECKING:
     from runai_model_streamer.range_streamer import DistributedStreamer, FileStreamer
     from runai_model_streamer.report.load_report import LoadReport
     from runai_model_streamer.report.progress import Progress
+    from runai_model_streamer.settings.streamer_config import StreamerConfig
     from runai_model_streamer.streamer import SafetensorsStreamer
 else:
     # The rest comes with its first use: torch takes a second or two, in which Ctrl-C must already find the command's
@@ -29,6 +30,7 @@ else:
         "Progress": "report.progress",
         "S3Credentials": "io.s3.credentials",
         "SafetensorsStreamer": "streamer",
+        "StreamerConfig": "settings.streamer_config",
         "TensorShard": "pipeline.plan.selection",
         "TensorSlice": "pipeline.plan.selection",
         "list_safetensors": "files",
@@ -63,6 +65,7 @@ __all__ = [
     "RunaiStreamerMemoryLimitException",
     "S3Credentials",
     "SafetensorsStreamer",
+    "StreamerConfig",
     "StreamerError",
     "TensorShard",
     "TensorSlice",

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 import torch
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import StateError, StreamerError
 from runai_model_streamer.installation import warn_of_original
-from runai_model_streamer.logs import configure_logging, size_text
+from runai_model_streamer.logs import configure_logging
 from runai_model_streamer.pipeline.landing.tensors import Tensors
 from runai_model_streamer.pipeline.load import Load
 from runai_model_streamer.pipeline.parts import PARTS, Parts
@@ -25,7 +25,8 @@ from runai_model_streamer.report.load_report import LoadReport
 from runai_model_streamer.report.make import Request, delivered, make_report
 from runai_model_streamer.report.progress import Display, Progress, Watch, display_of
 from runai_model_streamer.report.telemetry import tell_telemetry
-from runai_model_streamer.settings.overrides import Settings, as_variables
+from runai_model_streamer.settings.streamer_config import StreamerConfig, checked
+from runai_model_streamer.settings.units import log_text
 from runai_model_streamer.settings.variables import warn_of_settings
 from runai_model_streamer.threads.forks import OwnProcess
 
@@ -45,26 +46,25 @@ class Streamer:
     a new one ends the one before.
 
     Args:
-        settings: settings of this streamer's loads, by the names of the environment variables that they win over, such
-            as `{"RUNAI_STREAMER_MEMORY_LIMIT": "4GiB"}` (docs/environment.md).
+        config: settings of this streamer's loads, which win over the environment's.
 
     Raises:
-        ArgumentError, ArgumentTypeError: there is no such setting, or its value is neither text nor a number.
+        ArgumentTypeError: `config` is something else.
     """
 
     _parts: ClassVar[Parts] = PARTS
     """What its loads are made of."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, config: StreamerConfig | None = None) -> None:
         self._load: Load | None = None
-        self._settings = as_variables(settings or {})
+        self._given = checked(config)
         self._closed = False
         self._process = OwnProcess()
         self._device = torch.device("cpu")
         self._started = 0.0
         self._reports = True
         self._tally: Tally | None = None
-        self._request = Request(StreamerConfig())
+        self._request = Request(LoadConfig())
         self._display: Display | None = None
         self.total_size = 0
         """Bytes of all tensors of the current load, as they are in the files."""
@@ -102,7 +102,7 @@ class Streamer:
     @contextmanager
     def _beginning(
         self, is_distributed: bool, progress: Watch, group: "ProcessGroup | None" = None
-    ) -> Iterator[tuple[StreamerConfig, "RankSharing | None", Tally]]:
+    ) -> Iterator[tuple[LoadConfig, "RankSharing | None", Tally]]:
         """End the load before, and begin the next one in the context, with the settings of now.
 
         If the load is shared, the other ranks join. They wait for this one, so they are sent what is raised in the
@@ -121,10 +121,10 @@ class Streamer:
             self.total_size = 0  # so that a call that fails does not leave another load's behind
             self._tally = None
             self._started = time.perf_counter()
-            config = StreamerConfig.from_environment(overrides=self._settings)
+            config = LoadConfig.from_environment(given=self._given)
         except StreamerError:
             if is_distributed:
-                with _joined(StreamerConfig.for_ranks(self._settings), group):
+                with _joined(LoadConfig.for_ranks(self._given), group):
                     raise
             raise
         configure_logging(config)
@@ -194,10 +194,10 @@ class Streamer:
         # Tools parse this line.
         _log.info(
             "[RunAI Streamer] Overall time to stream %s of all files to %s: %.2fs, %s/s",
-            size_text(size),
+            log_text(size),
             self._device,
             seconds,
-            size_text(size / seconds),
+            log_text(size / seconds),
         )
 
     def close(self) -> None:
@@ -247,7 +247,7 @@ class Streamer:
             warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
 
 
-def _open_trace(config: StreamerConfig) -> Trace | None:
+def _open_trace(config: LoadConfig) -> Trace | None:
     if config.trace is None:
         return None
     rank = torch.distributed.get_rank() if in_process_group() else None
@@ -263,7 +263,7 @@ def _teller(display: Display, tally: Tally, request: Request) -> Callable[[], No
     return tell
 
 
-def _joined(config: StreamerConfig, group: "ProcessGroup | None") -> AbstractContextManager["RankSharing | None"]:
+def _joined(config: LoadConfig, group: "ProcessGroup | None") -> AbstractContextManager["RankSharing | None"]:
     # Not every torch has torch.distributed.
     from runai_model_streamer.distributed.sharing import joined
 

@@ -1,4 +1,7 @@
-"""The settings of a load: one frozen `StreamerConfig`, read from the environment and validated once for each load."""
+"""The settings of a load: one frozen `LoadConfig`, validated once for each load.
+
+They come from the environment, except for those that the program has set in a `StreamerConfig`.
+"""
 
 import os
 from collections.abc import Mapping
@@ -11,6 +14,7 @@ from runai_model_streamer.errors import ConfigError
 from runai_model_streamer.io.secret import Secret, Url
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.ranges import PAGE, round_up
+from runai_model_streamer.settings import streamer_config
 from runai_model_streamer.settings.stores import (
     SECOND_ANSWERS,
     AzureConfig,
@@ -35,6 +39,7 @@ __all__ = [
     "GcsConfig",
     "GdsMode",
     "HubConfig",
+    "LoadConfig",
     "PinnedMode",
     "S3Config",
     "S3Transport",
@@ -127,7 +132,7 @@ class CacheConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamerConfig:
+class LoadConfig:
     """Settings of one load."""
 
     concurrency: int | None = None
@@ -201,51 +206,58 @@ class StreamerConfig:
         return part if part >= self.chunk_for(SourceKind.OBJECT) else 0
 
     @classmethod
-    def for_ranks(cls, overrides: Mapping[str, str] | None = None) -> "StreamerConfig":
+    def for_ranks(cls, given: streamer_config.StreamerConfig | None = None) -> "LoadConfig":
         """Read only the settings by which ranks meet.
 
         A rank whose other settings cannot be used meets the others by these, to send them the error.
 
         Args:
-            overrides: see `from_environment`.
+            given: see `from_environment`.
         """
         usable: dict[str, str] = {}
-        for name, value in (_environment() | dict(overrides or {})).items():
+        for name, value in _environment().items():
             if name.startswith("RUNAI_STREAMER_DIST"):
                 with suppress(ConfigError):
                     cls.from_environment({name: value})
                     usable[name] = value
-        return cls.from_environment(usable)
+        return cls.from_environment(usable, given)
 
     @classmethod
     def from_environment(
-        cls, environ: Mapping[str, str] | None = None, overrides: Mapping[str, str] | None = None
-    ) -> "StreamerConfig":
+        cls, environ: Mapping[str, str] | None = None, given: streamer_config.StreamerConfig | None = None
+    ) -> "LoadConfig":
         """Read the `RUNAI_STREAMER_*` variables.
 
         Args:
             environ: the variables; None for the process's.
-            overrides: variables that win over those.
+            given: settings of the program, which win. Variables for what it sets are not read.
 
         Raises:
             ConfigError: a value cannot be used. The message names the variable, the value and what it may be.
         """
-        env = (_environment() if environ is None else dict(environ)) | dict(overrides or {})
-        groups: dict[str, dict[str, Any]] = {name: {} for name in ("", *_GROUPS)}
+        env = _environment() if environ is None else environ
+        found: dict[str, Any] = dict(streamer_config.parsed(given))
+        chosen = frozenset(found)
         for setting in SETTINGS:
-            group, _, field = setting.field.rpartition(".")
-            values, defaults = groups[group], _DEFAULTS[group]
-            value = setting.read(env)
+            value: Any = None if setting.field in chosen else setting.read(env)
             if value is None:
                 continue
-            default = defaults[field]
-            if field == "local_processes":  # of several variables, the largest number
-                values[field] = max(value, values.get(field, default))
+            if setting.field == "local_processes":  # of several variables, the largest number
+                found[setting.field] = max(value, found.get(setting.field, value))
             else:  # of two variables, the first one of the table
-                values.setdefault(field, type(default)(value) if isinstance(default, Enum) else value)
-        found = groups.pop("")
-        return cls(**found, **{name: _GROUPS[name](**values) for name, values in groups.items()})
+                found.setdefault(setting.field, value)
+        groups: dict[str, dict[str, Any]] = {name: {} for name in ("", *_GROUPS)}
+        for place, value in found.items():
+            group, _, field = place.rpartition(".")
+            default = _DEFAULTS[group][field]
+            if value is not None:
+                groups[group][field] = type(default)(value) if isinstance(default, Enum) else value
+        plain = groups.pop("")
+        return cls(**plain, **{name: _GROUPS[name](**values) for name, values in groups.items()})
 
+
+StreamerConfig = LoadConfig
+"""The former name, for branches that are yet to land."""
 
 _GROUPS: Final[Mapping[str, Any]] = {
     "s3": S3Config,
@@ -255,10 +267,9 @@ _GROUPS: Final[Mapping[str, Any]] = {
     "azure": AzureConfig,
     "cache": CacheConfig,
 }
-"""The fields of `StreamerConfig` that are groups of settings, and their classes."""
+"""The fields of `LoadConfig` that are groups of settings, and their classes."""
 _DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
-    name: {field.name: field.default for field in fields(group)}
-    for name, group in {"": StreamerConfig, **_GROUPS}.items()
+    name: {field.name: field.default for field in fields(group)} for name, group in {"": LoadConfig, **_GROUPS}.items()
 }
 
 

@@ -5,19 +5,21 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
 from runai_model_streamer.checkpoint.index import choose_index, compare, is_index, parse_index
-from runai_model_streamer.config import CacheConfig, StreamerConfig
+from runai_model_streamer.config import CacheConfig, LoadConfig
 from runai_model_streamer.errors import NotFoundError, StreamerError
 from runai_model_streamer.installation import warn_of_original
 from runai_model_streamer.io.listing import Patterns
-from runai_model_streamer.io.paths import Several, as_path
+from runai_model_streamer.io.paths import Several, as_path, divide, is_pattern
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.secret import veiled
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.logs import configure_logging
 from runai_model_streamer.mirror.pull import pull
+from runai_model_streamer.settings.streamer_config import StreamerConfig
 from runai_model_streamer.settings.variables import warn_of_settings
 
 _log = logging.getLogger(__name__)
@@ -30,27 +32,37 @@ _SHOWN: Final = 5
 
 
 @contextmanager
-def open_storage(credentials: S3Credentials | None) -> Iterator[tuple[Storage, StreamerConfig]]:
-    """Open storage, with the current settings of the environment."""
-    config = StreamerConfig.from_environment()
-    configure_logging(config)
+def open_storage(
+    credentials: S3Credentials | None, config: StreamerConfig | None = None
+) -> Iterator[tuple[Storage, LoadConfig]]:
+    """Open storage, with these settings, and otherwise the environment's."""
+    settings = LoadConfig.from_environment(given=config)
+    configure_logging(settings)
     warn_of_original()
     warn_of_settings()
-    if not config.cache.offline:  # what is pulled stays in a folder already
-        config = replace(config, cache=CacheConfig())
-    storage = Storage(config, credentials, shared=False)
+    if not settings.cache.offline:  # what is pulled stays in a folder already
+        settings = replace(settings, cache=CacheConfig())
+    storage = Storage(settings, credentials, shared=False)
     try:
-        yield storage, config
+        yield storage, settings
     finally:
         storage.close()
 
 
-def list_safetensors(path: str | os.PathLike[str], s3_credentials: S3Credentials | None = None) -> list[str]:
+def list_safetensors(
+    path: str | os.PathLike[str],
+    s3_credentials: S3Credentials | None = None,
+    *,
+    config: StreamerConfig | None = None,
+) -> list[str]:
     """List the safetensors files in a folder or under a prefix, for `stream_files`. Subfolders are not searched.
 
     Args:
-        path: a local folder, or `s3://bucket/prefix`. A slash at the end makes no difference.
+        path: a local folder, or `s3://bucket/prefix`. A slash at the end makes no difference. The index of a model
+            (`folder/model.safetensors.index.json`) stands for the files that it names, and a pattern
+            (`folder/*-of-00002.safetensors`) for those that match it.
         s3_credentials: for object storage, instead of those that boto3 finds.
+        config: settings that win over the environment's.
 
     Returns:
         Sorted paths or URLs, without names that begin with a dot. The list is empty if an existing folder has no such
@@ -59,13 +71,14 @@ def list_safetensors(path: str | os.PathLike[str], s3_credentials: S3Credentials
         the log names them. If a file is missing, a warning says so, and all that are there are returned.
 
     Raises:
-        NotFoundError: there is no such folder or bucket, or no key under the prefix, or a link leads to no file.
+        NotFoundError: there is no such folder or bucket, no key under the prefix, no file that matches the pattern, or
+            a link leads to no file.
         NotDirectoryError: the path is a file.
         AccessDeniedError, ReadError: the folder cannot be listed.
         ArgumentError, ArgumentTypeError, ConfigError, UnsupportedError: see the message.
     """
     path = veiled(path)
-    model = find_model(path, s3_credentials)
+    model = find_model(path, s3_credentials, config=config)
     if model.missing:
         _log.warning("[RunAI Streamer] %s: %s", as_path(path), model.missing_text)
     if model.left_out:
@@ -99,21 +112,28 @@ class Model(NamedTuple):
 
 
 def find_model(
-    path: str | os.PathLike[str], s3_credentials: S3Credentials | None = None, index: str | None = None
+    path: str | os.PathLike[str],
+    s3_credentials: S3Credentials | None = None,
+    config: StreamerConfig | None = None,
 ) -> Model:
-    """List a folder or prefix as `list_safetensors` does, and compare it with its index.
+    """List a folder, an index or a pattern as `list_safetensors` does, and compare the folder with its index.
 
     Args:
-        path: the folder or prefix.
+        path: see `list_safetensors`.
         s3_credentials: for object storage.
-        index: name of the index; None to choose it as `list_safetensors` does.
+        config: settings that win over the environment's.
 
     Raises:
-        NotFoundError: there is no such folder, or no such index in it.
+        NotFoundError: there is no such folder, no such index in it, or no file that matches the pattern.
     """
     path = veiled(path)
     folder = as_path(path)
-    with open_storage(s3_credentials) as (storage, _):
+    if is_pattern(folder):
+        return _matching(folder, s3_credentials, config)
+    index = None
+    if is_index(divide(folder)[1]):
+        folder, index = divide(folder)
+    with open_storage(s3_credentials, config) as (storage, _):
         found = storage.entries(folder, lambda name: _is_safetensors(name) or is_index(name), recursive=False)
         there = {entry.name: entry.path for entry in found if _is_safetensors(entry.name)}
         indices = {entry.name: entry.path for entry in found if is_index(entry.name)}
@@ -129,6 +149,17 @@ def find_model(
                 _log.warning("[RunAI Streamer] %s: not used to choose files: %s", indices[index], error)
     shards = compare(named, there)
     return Model([there[name] for name in shards.files], shards.missing, shards.left_out, index or "")
+
+
+def _matching(path: str, s3_credentials: S3Credentials | None, config: StreamerConfig | None) -> Model:
+    folder, pattern = divide(path)
+    with open_storage(s3_credentials, config) as (storage, _):
+        found = storage.entries(
+            folder, lambda name: _is_safetensors(name) and fnmatchcase(name, pattern), recursive=False
+        )
+    if not found:
+        raise NotFoundError("no safetensors file matches this pattern", where=path)
+    return Model([entry.path for entry in found], [], [], "")
 
 
 def _read(storage: Storage, path: str) -> bytes:
@@ -159,6 +190,8 @@ def pull_files(
     allow_pattern: Several[str] | None = None,
     ignore_pattern: Several[str] | None = None,
     s3_credentials: S3Credentials | None = None,
+    *,
+    config: StreamerConfig | None = None,
 ) -> None:
     """Copy the files of a folder or a prefix, with subfolders, to a local folder. Existing copies are skipped.
 
@@ -176,6 +209,7 @@ def pull_files(
             may match the path below `model_path` or, for an object, its whole key. `*` matches slashes, too.
         ignore_pattern: patterns. A file that matches one is skipped.
         s3_credentials: as for `list_safetensors`.
+        config: settings that win over the environment's.
 
     Raises:
         NotFoundError: there is no such folder or bucket, or no key under the prefix.
@@ -188,5 +222,5 @@ def pull_files(
     """
     model_path, dst = veiled(model_path), veiled(dst)
     source, target, patterns = as_path(model_path), as_path(dst), Patterns.of(allow_pattern, ignore_pattern)
-    with open_storage(s3_credentials) as (storage, config):
-        pull(storage, source, target, patterns, config)
+    with open_storage(s3_credentials, config) as (storage, settings):
+        pull(storage, source, target, patterns, settings)

@@ -4,12 +4,12 @@ import logging
 import sys
 from typing import Final
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 
 _ROOT: Final = logging.getLogger("runai_model_streamer")
 
 
-def configure_logging(config: StreamerConfig) -> None:
+def configure_logging(config: LoadConfig) -> None:
     """Follow `RUNAI_STREAMER_LOG_LEVEL` and `RUNAI_STREAMER_LOG_TO_STDERR`; without them, the host's own set-up.
 
     The level is the host's to choose: without a setting it stays NOTSET, so that the root's counts.
@@ -44,12 +44,3 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
         # Notebooks and test runners replace sys.stderr, and close the former one.
         self.stream = sys.stderr
         super().emit(record)
-
-
-def size_text(count: float) -> str:
-    """Format a number of bytes in binary units, with one decimal: `15.0 GiB`."""
-    for unit in ("Bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "Bytes" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"

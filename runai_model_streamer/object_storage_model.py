@@ -16,6 +16,7 @@ from runai_model_streamer.io.secret import veiled
 from runai_model_streamer.mirror.locks import locked
 from runai_model_streamer.mirror.pull import pull
 from runai_model_streamer.mirror.target import COMPLETE, TargetFolder
+from runai_model_streamer.settings.streamer_config import StreamerConfig, checked
 
 _Pulls: TypeAlias = dict[Patterns, list[Entry]]
 
@@ -42,6 +43,7 @@ class ObjectStorageModel:
         model_path: `s3://bucket/prefix`, or a local folder.
         dst: the folder for the files. The first pull creates it.
         s3_credentials: for object storage, instead of those that boto3 finds.
+        config: settings that win over the environment's.
 
     Raises:
         ArgumentError, ArgumentTypeError, UnsupportedError: a path cannot be used.
@@ -52,12 +54,15 @@ class ObjectStorageModel:
         model_path: str | os.PathLike[str],
         dst: str | os.PathLike[str],
         s3_credentials: S3Credentials | None = None,
+        *,
+        config: StreamerConfig | None = None,
     ) -> None:
         model_path, dst = veiled(model_path), veiled(dst)
         self._model_path = veiled(as_path(model_path).rstrip("/") + "/")
         self.dir = as_path(dst)
         """The local folder."""
         self._credentials = s3_credentials
+        self._given = checked(config)
         self._lock_path = os.path.realpath(self.dir) + ".lock"
         self._pulled: _Pulls = {}
 
@@ -72,8 +77,8 @@ class ObjectStorageModel:
         with self._locked():
             entries = self._recorded().get(patterns)
             if not entries or not self._has(entries):
-                with open_storage(self._credentials) as (storage, config):
-                    entries = pull(storage, self._model_path, self.dir, patterns, config)
+                with open_storage(self._credentials, self._given) as (storage, settings):
+                    entries = pull(storage, self._model_path, self.dir, patterns, settings)
         if entries:  # an empty record would hide files that are uploaded later
             self._pulled[patterns] = entries
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 
 from runai_model_streamer.base_streamer import Streamer
-from runai_model_streamer.config import UNLIMITED, StreamerConfig
+from runai_model_streamer.config import UNLIMITED, LoadConfig
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError
 from runai_model_streamer.files import open_storage
 from runai_model_streamer.io.listing import Patterns
@@ -22,7 +22,7 @@ from runai_model_streamer.pipeline.plan.ranges import FileChunks
 from runai_model_streamer.pipeline.prepare_ranges import prepare_ranges
 from runai_model_streamer.report.make import Request
 from runai_model_streamer.report.progress import Watch
-from runai_model_streamer.settings.overrides import Settings
+from runai_model_streamer.settings.streamer_config import StreamerConfig
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 class RangeStreamer(Streamer):
     """What `FileStreamer` and `DistributedStreamer` share."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        super().__init__(settings)
+    def __init__(self, config: StreamerConfig | None = None) -> None:
+        super().__init__(config)
         self._places: list[tuple[int, int]] = []
 
     def _stream(
@@ -95,8 +95,8 @@ class FileStreamer(RangeStreamer):
     Settings, processes, threads and memory are as for `SafetensorsStreamer`, with ranges in place of tensors.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        super().__init__(settings)
+    def __init__(self, config: StreamerConfig | None = None) -> None:
+        super().__init__(config)
         self._credentials: S3Credentials | None = None
 
     def stream_files(
@@ -172,7 +172,7 @@ class FileStreamer(RangeStreamer):
         prefix = veiled(prefix)
         folder, patterns = as_path(prefix), Patterns.of(allow_patterns or None, ignore_patterns)
         before = veiled(folder if folder.endswith("/") else f"{folder}/")
-        with open_storage(credentials or self._credentials) as (storage, _):
+        with open_storage(credentials or self._credentials, self._given) as (storage, _):
             found = storage.entries(folder, lambda name: patterns.chooses(name, before), recursive=is_recursive)
         return [(entry.path, entry.size) for entry in found]
 
@@ -234,7 +234,7 @@ def _numbered(places: Sequence[tuple[int, int]], tensors: Tensors) -> Iterator[t
         tensors.close()
 
 
-def _limited(config: StreamerConfig, limit: int | None) -> tuple[StreamerConfig, str]:
+def _limited(config: LoadConfig, limit: int | None) -> tuple[LoadConfig, str]:
     """Return the settings with the call's own limit, if it has one, and the name of the limit."""
     if limit is None:
         return config, LIMIT

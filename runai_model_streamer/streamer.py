@@ -19,7 +19,7 @@ from runai_model_streamer.pipeline.plan.selection import Select
 from runai_model_streamer.pipeline.prepare import prepare_load
 from runai_model_streamer.report.make import Request
 from runai_model_streamer.report.progress import Watch
-from runai_model_streamer.settings.overrides import Settings
+from runai_model_streamer.settings.streamer_config import StreamerConfig
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -42,15 +42,15 @@ class SafetensorsStreamer(Streamer):
     its methods.
 
     Args:
-        settings: settings of this streamer alone, which win over the environment's:
-            `SafetensorsStreamer({"RUNAI_STREAMER_MEMORY_LIMIT": "4GiB"})`. docs/environment.md has their names.
+        config: settings of this streamer alone, which win over the environment's:
+            `SafetensorsStreamer(config=StreamerConfig(memory_limit="4GiB"))`.
 
     A tensor is the caller's for as long as the caller keeps it. To drop tensors as they come keeps memory within
     `RUNAI_STREAMER_MEMORY_LIMIT`, and is the fastest way to load, since the memory is used again.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        super().__init__(settings)
+    def __init__(self, config: StreamerConfig | None = None) -> None:
+        super().__init__(config)
         self.files_to_tensors_metadata: dict[int, list[TensorInfo]] = {}
         """Index of each file, in the order given -> its tensors, in the order in which they come. Each has `.name`,
         `.shape`, `.dtype` (the format's name, such as "BF16") and `.offsets` (`.start` and `.end`, in bytes from the

@@ -21,7 +21,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from runai_model_streamer.config import CacheConfig, StreamerConfig
+from runai_model_streamer.config import CacheConfig, LoadConfig
 from runai_model_streamer.io.cache.files import find_entries
 from runai_model_streamer.io.cache.journal import Kind, read_about, read_records
 from runai_model_streamer.io.cache.names import FOLDER, JOURNAL
@@ -47,7 +47,7 @@ class Loaded(NamedTuple):
 
 def load(url: str, folder: str) -> Loaded:
     """Read all of an object in several threads, in this process."""
-    storage = Storage(StreamerConfig(cache=CacheConfig(folder)), None, shared=False)
+    storage = Storage(LoadConfig(cache=CacheConfig(folder)), None, shared=False)
     with closing(storage), closing(storage.open(url)) as source:
         whole = memoryview(bytearray(source.size))
         spans = list(split(ByteRange(0, source.size), _READ))

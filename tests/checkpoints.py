@@ -13,7 +13,7 @@ import torch
 
 from runai_model_streamer.checkpoint.header import read_header
 from runai_model_streamer.checkpoint.tensor_info import DTYPE_BITS, TensorInfo
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import Origin
@@ -130,7 +130,7 @@ def load_of(
     for source in sources:
         tensors = [tensor for tensor in read_header(source).tensors if names is None or tensor.name in names]
         files.append(PlannedFile(source.size, source.kind, source.alignment, chunk, tensors))
-    opened_from = storage or Storage(StreamerConfig(), None, shared=False)
+    opened_from = storage or Storage(LoadConfig(), None, shared=False)
     destination = in_host_memory(files, limit)
     if ended is not None:
         make = destination.make_landing

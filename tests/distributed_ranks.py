@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 
 from runai_model_streamer import DistributedStreamer, FileChunks, SafetensorsStreamer, TensorShard
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.distributed.ranks import groups
 from runai_model_streamer.distributed.ranks.channel import Channel, Meeting
 from runai_model_streamer.distributed.ranks.notices import Reason
@@ -483,7 +483,7 @@ def sends_forgotten(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     if me.rank == 1:
         # Whether a rank waits for its own sends shows in nothing that it returns.
         pytest.MonkeyPatch().setattr(Channel, "isend", lambda *where: _Forgotten(real(*where)))
-    membership = groups.join(StreamerConfig.from_environment())
+    membership = groups.join(LoadConfig.from_environment())
     assert membership is not None
     with me.watched() as outcome:
         if me.rank == 1:
@@ -514,7 +514,7 @@ def _cut_off(me: Ranks, exchange: Callable[[Peers], object]) -> tuple[str, Outco
     pytest.MonkeyPatch().setattr(Channel, "irecv", receiving)
     dist.barrier()
     with setting(RUNAI_STREAMER_DIST_TIMEOUT=str(PATIENCE)):
-        membership = groups.join(StreamerConfig.from_environment())
+        membership = groups.join(LoadConfig.from_environment())
     assert membership is not None
     with me.watched() as outcome:
         try:

@@ -3,7 +3,7 @@
 tests/test_typing.py checks it with pyright, `make types` with mypy, and that no public name is missing here.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from runai_model_streamer import (
     RunaiStreamerMemoryLimitException,
     S3Credentials,
     SafetensorsStreamer,
+    StreamerConfig,
     StreamerError,
     TensorShard,
     TensorSlice,
@@ -37,6 +38,10 @@ KEYS = S3Credentials(
     access_key_id="reader", secret_access_key="...", region_name="eu-central-1", endpoint="http://minio"
 )
 
+CONFIG = StreamerConfig(
+    memory_limit="4GiB", chunk_bytesize=8 << 20, concurrency=32, direct_io="auto", verify=True, cache_dir=Path("/nvme")
+)
+
 
 def show(progress: Progress) -> None:
     print(progress.bytes / progress.total_bytes, progress.tensors, progress.total_tensors, progress.gb_per_second)
@@ -49,13 +54,8 @@ def part(name: str) -> TensorShard | TensorSlice | bool | None:
 
 
 def load(parameters: dict[str, torch.Tensor]) -> LoadReport:
-    settings: Mapping[str, str | float | bool] = {
-        "RUNAI_STREAMER_MEMORY_LIMIT": "4GiB",
-        "RUNAI_STREAMER_CONCURRENCY": 32,
-        "RUNAI_STREAMER_VERIFY": True,
-    }
-    with SafetensorsStreamer(settings) as streamer:
-        paths: list[str] = list_safetensors("s3://models/llama", KEYS)
+    with SafetensorsStreamer(config=CONFIG) as streamer:
+        paths: list[str] = list_safetensors("s3://models/llama", KEYS, config=CONFIG)
         streamer.stream_files(
             [*paths, Path("model.safetensors")],
             s3_credentials=KEYS,
@@ -94,8 +94,8 @@ def read(report: LoadReport) -> dict[str, float | str | int | None]:
 
 
 def as_safetensors() -> torch.Tensor:
-    tensors: dict[str, torch.Tensor] = load_file("model.safetensors", device="cpu")
-    with safe_open("model.safetensors", framework="pt", device="cpu") as file:
+    tensors: dict[str, torch.Tensor] = load_file("model.safetensors", device="cpu", config=CONFIG)
+    with safe_open("model.safetensors", framework="pt", device="cpu", config=CONFIG) as file:
         names: list[str] = file.keys()
         metadata: dict[str, str] | None = file.metadata()
         rows = file.get_slice(names[0])
@@ -105,7 +105,7 @@ def as_safetensors() -> torch.Tensor:
 
 def ranges() -> None:
     chunks = [FileChunks(7, "s3://models/index.bin", offsets=[0, 4096], sizes=[100, 512])]
-    for streamer in (FileStreamer(), DistributedStreamer()):
+    for streamer in (FileStreamer(CONFIG), DistributedStreamer(config=StreamerConfig(dist_timeout=60))):
         with streamer:
             streamer.stream_files(chunks, credentials=KEYS)
             for file_id, index, tensor in streamer.get_chunks():
@@ -113,8 +113,8 @@ def ranges() -> None:
 
 
 def files() -> None:
-    pull_files("s3://models/llama", Path("here"), ["*.json"], ("original/*",), KEYS)
-    with ObjectStorageModel("s3://models/llama", "here") as model:
+    pull_files("s3://models/llama", Path("here"), ["*.json"], ("original/*",), KEYS, config=CONFIG)
+    with ObjectStorageModel("s3://models/llama", "here", config=CONFIG) as model:
         model.pull_files(ignore_pattern=["*.safetensors"])
     patcher = StreamerPatcher(Path("fixtures"))
     with patcher.create_mock_streamer() as streamer:

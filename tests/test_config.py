@@ -14,10 +14,10 @@ from runai_model_streamer.config import (
     GcsConfig,
     GdsMode,
     HubConfig,
+    LoadConfig,
     PinnedMode,
     S3Config,
     S3Transport,
-    StreamerConfig,
     WebConfig,
 )
 from runai_model_streamer.errors import ConfigError
@@ -298,7 +298,7 @@ REMEDIES = {
 
 def setting(environ: dict[str, str], name: str) -> object:
     """What a variable leads to."""
-    found: object = StreamerConfig.from_environment(environ)
+    found: object = LoadConfig.from_environment(environ)
     for part in FIELDS[name].split("."):
         found = getattr(found, part)
     return found
@@ -325,18 +325,18 @@ def test_a_good_value_is_taken(name: str, text: str, value: object) -> None:
 @pytest.mark.parametrize(("name", "text"), BAD)
 def test_a_bad_value_is_refused_with_variable_value_and_remedy(name: str, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        StreamerConfig.from_environment({name: text})
+        LoadConfig.from_environment({name: text})
     assert str(caught.value) == f"{name}={text!r} cannot be used: {REMEDIES[name]}"
 
 
 @pytest.mark.parametrize("name", [*COUNTS, "RUNAI_STREAMER_MAX_BANDWIDTH"])
 def test_more_digits_than_python_reads_are_a_bad_value(name: str) -> None:
     with pytest.raises(ConfigError, match=f"^{name}='9999.*: {re.escape(REMEDIES[name])}$"):
-        StreamerConfig.from_environment({name: "9" * 5000})
+        LoadConfig.from_environment({name: "9" * 5000})
 
 
 def test_every_setting_has_a_variable() -> None:
-    settings = {field.name for field in dataclasses.fields(StreamerConfig)} - {
+    settings = {field.name for field in dataclasses.fields(LoadConfig)} - {
         "s3",
         "web",
         "hub",
@@ -352,82 +352,82 @@ def test_every_setting_has_a_variable() -> None:
 
 
 def test_an_empty_environment_gives_what_the_class_gives() -> None:
-    assert StreamerConfig.from_environment({}) == StreamerConfig()
+    assert LoadConfig.from_environment({}) == LoadConfig()
 
 
 def test_the_environment_is_that_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", "7")
-    assert StreamerConfig.from_environment().concurrency == 7
+    assert LoadConfig.from_environment().concurrency == 7
 
 
 def test_an_environment_that_is_given_is_read_instead_even_when_it_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", "7")
-    assert StreamerConfig.from_environment({}).concurrency is None
+    assert LoadConfig.from_environment({}).concurrency is None
 
 
 def test_the_environment_is_read_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", "7")
-    before = StreamerConfig.from_environment()
+    before = LoadConfig.from_environment()
     monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", "8")
-    assert (before.concurrency, StreamerConfig.from_environment().concurrency) == (7, 8)
+    assert (before.concurrency, LoadConfig.from_environment().concurrency) == (7, 8)
 
 
 def test_the_present_spelling_of_direct_io_wins_over_the_former() -> None:
     environ = {"RUNAI_STREAMER_DIRECT_IO": "0", "RUNAI_STREAMER_DIRECTIO": "1"}
-    assert StreamerConfig.from_environment(environ).direct_io is DirectIO.NEVER
+    assert LoadConfig.from_environment(environ).direct_io is DirectIO.NEVER
 
 
 @pytest.mark.parametrize("sizes", [("4", "2"), ("2", "4")])
 def test_the_larger_number_of_processes_counts(sizes: tuple[str, str]) -> None:
     environ = dict(zip(("LOCAL_WORLD_SIZE", "RUNAI_STREAMER_PROCESS_GROUP_SIZE"), sizes, strict=True))
-    assert StreamerConfig.from_environment(environ).local_processes == 4
+    assert LoadConfig.from_environment(environ).local_processes == 4
 
 
 def test_a_configuration_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        StreamerConfig().memory_limit = 0  # type: ignore[misc]
+        LoadConfig().memory_limit = 0  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(("kind", "first", "maximum"), [(SourceKind.FILE, 16, 16), (SourceKind.OBJECT, 16, 400)])
 def test_concurrency_has_a_default_for_each_kind_of_source(kind: SourceKind, first: int, maximum: int) -> None:
-    assert StreamerConfig().concurrency_for(kind) == first
-    assert StreamerConfig().max_concurrency_for(kind) == maximum
+    assert LoadConfig().concurrency_for(kind) == first
+    assert LoadConfig().max_concurrency_for(kind) == maximum
 
 
 def test_concurrency_that_is_set_is_the_number_of_reads_of_files() -> None:
-    config = StreamerConfig(concurrency=3)
+    config = LoadConfig(concurrency=3)
     assert config.concurrency_for(SourceKind.FILE) == config.max_concurrency_for(SourceKind.FILE) == 3
 
 
 @pytest.mark.parametrize(("concurrency", "maximum"), [(1, 50), (3, 150), (8, 400), (1024, 512)])
 def test_for_objects_concurrency_that_is_set_counts_fifty_connections(concurrency: int, maximum: int) -> None:
-    config = StreamerConfig(concurrency=concurrency)
+    config = LoadConfig(concurrency=concurrency)
     assert config.concurrency_for(SourceKind.OBJECT) == 16
     assert config.max_concurrency_for(SourceKind.OBJECT) == maximum
 
 
 @pytest.mark.parametrize("count", [1, 40, 1000])
 def test_connections_that_are_set_are_neither_fewer_nor_more(count: int) -> None:
-    config = StreamerConfig(concurrency=2, s3=S3Config(connections=count))
+    config = LoadConfig(concurrency=2, s3=S3Config(connections=count))
     assert config.concurrency_for(SourceKind.OBJECT) == config.max_concurrency_for(SourceKind.OBJECT) == count
     assert config.max_concurrency_for(SourceKind.FILE) == 2
 
 
 @pytest.mark.parametrize("kind", SourceKind)
 def test_the_chunk_size_has_a_default(kind: SourceKind) -> None:
-    assert StreamerConfig().chunk_for(kind) == 8 * MIB
+    assert LoadConfig().chunk_for(kind) == 8 * MIB
 
 
 @pytest.mark.parametrize(("kind", "minimum"), [(SourceKind.FILE, 2 * MIB), (SourceKind.OBJECT, 5 * MIB)])
 @pytest.mark.parametrize("size", [1, MIB, 2 * MIB - 1])
 def test_a_small_chunk_size_is_raised_to_the_least(kind: SourceKind, minimum: int, size: int) -> None:
-    assert StreamerConfig(chunk_bytesize=size).chunk_for(kind) == minimum
+    assert LoadConfig(chunk_bytesize=size).chunk_for(kind) == minimum
 
 
 @pytest.mark.parametrize("kind", SourceKind)
 @pytest.mark.parametrize(("size", "chunk"), [(6 * MIB, 6 * MIB), (6 * MIB + 1, 6 * MIB + PAGE), (64 * MIB, 64 * MIB)])
 def test_a_chunk_size_is_rounded_up_to_whole_pages(kind: SourceKind, size: int, chunk: int) -> None:
-    assert StreamerConfig(chunk_bytesize=size).chunk_for(kind) == chunk
+    assert LoadConfig(chunk_bytesize=size).chunk_for(kind) == chunk
 
 
 def test_messages_name_every_variable_there_is() -> None:
@@ -453,7 +453,7 @@ def test_ranks_meet_by_those_of_their_settings_that_can_be_used(monkeypatch: pyt
     monkeypatch.setenv("RUNAI_STREAMER_DIST", "0")
     monkeypatch.setenv("RUNAI_STREAMER_DIST_TIMEOUT", "soon")
     monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", "many")
-    assert StreamerConfig.for_ranks() == StreamerConfig(distribution=Distribution.NEVER)
+    assert LoadConfig.for_ranks() == LoadConfig(distribution=Distribution.NEVER)
 
 
 @pytest.mark.parametrize(
@@ -470,4 +470,4 @@ def test_ranks_meet_by_those_of_their_settings_that_can_be_used(monkeypatch: pyt
     ],
 )
 def test_answers_to_second_requests_take_a_part_of_the_memory(settings: dict[str, str], size: int) -> None:
-    assert StreamerConfig.from_environment(settings).second_answers == size
+    assert LoadConfig.from_environment(settings).second_answers == size

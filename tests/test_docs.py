@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import save, save_file
 
 from runai_model_streamer.cli.main import main
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.settings.setting import Setting
 from runai_model_streamer.settings.table import SECTIONS, SETTINGS
@@ -306,7 +306,7 @@ def test_a_page_names_no_variable_of_aws_that_boto3_does_not_read(page: Path) ->
 def test_every_setting_that_a_page_shows_is_accepted(page: Path) -> None:
     for name, value in re.findall(r"\b([A-Z][A-Z0-9_]+)=([^\s`,;)'\"]+)", TEXTS[page]):
         if name in KNOWN and "…" not in value and value != "...":
-            StreamerConfig.from_environment({name: value})
+            LoadConfig.from_environment({name: value})
 
 
 def test_the_page_of_variables_is_made_from_the_table_of_settings() -> None:
@@ -316,17 +316,17 @@ def test_the_page_of_variables_is_made_from_the_table_of_settings() -> None:
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_a_setting_shows_the_default_that_it_has(setting: Setting) -> None:
-    plain = StreamerConfig()
+    plain = LoadConfig()
     for value in re.findall(r"`([^`]+)`", setting.parser.kind):  # every value that is listed
-        StreamerConfig.from_environment({setting.name: value})
+        LoadConfig.from_environment({setting.name: value})
     if setting.field == "concurrency":
         assert setting.default == "16 for files, 8 for objects"
         for count, kind in ((16, SourceKind.FILE), (8, SourceKind.OBJECT)):
-            assert StreamerConfig(concurrency=count).max_concurrency_for(kind) == plain.max_concurrency_for(kind)
+            assert LoadConfig(concurrency=count).max_concurrency_for(kind) == plain.max_concurrency_for(kind)
     elif setting.field == "chunk_bytesize":
         assert setting.parser.read(setting.default.strip("`")) == plain.chunk_for(SourceKind.OBJECT)
     elif match := re.match(r"`([^`]+)`", setting.default):
-        assert StreamerConfig.from_environment({setting.name: match[1]}) == plain
+        assert LoadConfig.from_environment({setting.name: match[1]}) == plain
     else:
         texts = (
             "s3.endpoint",

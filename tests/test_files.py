@@ -199,6 +199,18 @@ class TestListing:
         assert list_safetensors(source) == [f"{source}/model.safetensors"]
         assert f"{source}/{INDEX}: not used to choose files" in caplog.text
 
+    def test_an_index_stands_for_the_files_that_it_names(self, source: str, server: FaultServer) -> None:
+        self.put(source, server, "b.safetensors", b"")
+        self.put(source, server, "other.safetensors.index.json", index_of("b.safetensors"))
+        assert list_safetensors(f"{source}/other.safetensors.index.json") == [f"{source}/b.safetensors"]
+
+    def test_a_pattern_stands_for_the_files_that_match_it(self, source: str, server: FaultServer) -> None:
+        for name in ("a-1.safetensors", "a-2.safetensors", "a-1.bin"):
+            self.put(source, server, name, b"")
+        assert list_safetensors(f"{source}/a-[1-9]*") == [f"{source}/a-1.safetensors", f"{source}/a-2.safetensors"]
+        with pytest.raises(FileNotFoundError, match="no safetensors file matches this pattern"):
+            list_safetensors(f"{source}/c-*")
+
     def test_a_folder_without_safetensors_has_none(self, source: str) -> None:
         assert list_safetensors(f"{source}/tokenizer") == []
 

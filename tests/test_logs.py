@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import ConfigError
-from runai_model_streamer.logs import configure_logging, size_text
+from runai_model_streamer.logs import configure_logging
 
 PACKAGE = "runai_model_streamer"
 LEVEL, TO_STDERR = "RUNAI_STREAMER_LOG_LEVEL", "RUNAI_STREAMER_LOG_TO_STDERR"
@@ -41,7 +41,7 @@ def test_the_hosts_level_counts_when_nothing_is_set(level: int, logger: logging.
     before = root.level
     root.setLevel(level)
     try:
-        configure_logging(StreamerConfig.from_environment())
+        configure_logging(LoadConfig.from_environment())
         assert logger.level == logging.NOTSET
         streamer = logging.getLogger(f"{PACKAGE}.streamer")
         levels = logging.DEBUG, logging.INFO, logging.WARNING
@@ -55,10 +55,10 @@ def test_info_goes_to_stderr_where_that_is_asked_for_and_no_longer_afterwards(
 ) -> None:
     monkeypatch.setattr(logging.getLogger(), "level", logging.WARNING)
     monkeypatch.setenv(TO_STDERR, "1")
-    configure_logging(StreamerConfig.from_environment())
+    configure_logging(LoadConfig.from_environment())
     log("a line")
     monkeypatch.delenv(TO_STDERR)
-    configure_logging(StreamerConfig.from_environment())
+    configure_logging(LoadConfig.from_environment())
     log("another")
     assert "a line" in (printed := capsys.readouterr().err)
     assert "another" not in printed
@@ -68,29 +68,29 @@ def test_info_goes_to_stderr_where_that_is_asked_for_and_no_longer_afterwards(
 def test_a_level_of_the_host_stays_after_stderr(logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
     logger.setLevel(logging.ERROR)
     monkeypatch.setenv(TO_STDERR, "1")
-    configure_logging(StreamerConfig.from_environment())
+    configure_logging(LoadConfig.from_environment())
     monkeypatch.delenv(TO_STDERR)
-    configure_logging(StreamerConfig.from_environment())
+    configure_logging(LoadConfig.from_environment())
     assert logger.level == logging.ERROR
 
 
 def test_a_level_that_the_host_has_set_stays(logger: logging.Logger) -> None:
     logger.setLevel(logging.ERROR)
-    configure_logging(StreamerConfig.from_environment())
+    configure_logging(LoadConfig.from_environment())
     assert logger.level == logging.ERROR
 
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR", "debug", " Info "])
 def test_the_variable_sets_the_level(level: str, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LEVEL, level)
-    configure_logging(StreamerConfig.from_environment())
+    configure_logging(LoadConfig.from_environment())
     assert logging.getLevelName(logger.level) == level.strip().upper()
 
 
 def test_the_variable_wins_over_the_host(logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
     logger.setLevel(logging.ERROR)
     monkeypatch.setenv(LEVEL, "DEBUG")
-    configure_logging(StreamerConfig.from_environment())
+    configure_logging(LoadConfig.from_environment())
     assert logger.level == logging.DEBUG
 
 
@@ -100,7 +100,7 @@ def test_a_level_that_there_is_not_is_refused_with_variable_and_value(
 ) -> None:
     monkeypatch.setenv(LEVEL, level)
     with pytest.raises(ConfigError) as caught:
-        configure_logging(StreamerConfig.from_environment())
+        configure_logging(LoadConfig.from_environment())
     remedy = "set it to DEBUG, INFO, WARNING or ERROR"
     assert str(caught.value) == f"{LEVEL}={level!r} cannot be used: {remedy}"
 
@@ -109,7 +109,7 @@ def test_a_level_that_there_is_not_changes_nothing(logger: logging.Logger, monke
     monkeypatch.setenv(LEVEL, "LOUD")
     monkeypatch.setenv(TO_STDERR, "1")
     with pytest.raises(ConfigError):
-        configure_logging(StreamerConfig.from_environment())
+        configure_logging(LoadConfig.from_environment())
     assert (logger.level, logger.handlers, logger.propagate) == (logging.NOTSET, [], True)
 
 
@@ -119,7 +119,7 @@ def test_nothing_goes_to_stderr_unless_it_is_asked_for(
 ) -> None:
     if value is not None:
         monkeypatch.setenv(TO_STDERR, value)
-    configure_logging(StreamerConfig.from_environment())
+    configure_logging(LoadConfig.from_environment())
     assert (logger.handlers, logger.propagate) == ([], True)
 
 
@@ -127,7 +127,7 @@ def test_lines_go_to_stderr_with_time_and_level(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(TO_STDERR, "1")
-    configure_logging(StreamerConfig.from_environment())
+    configure_logging(LoadConfig.from_environment())
     log("a line")
     log("a worry", logging.WARNING)
     lines = capsys.readouterr().err.splitlines()
@@ -142,7 +142,7 @@ def test_a_line_goes_to_stderr_once_however_often_it_is_configured(
 ) -> None:
     monkeypatch.setenv(TO_STDERR, "1")
     for _ in range(3):
-        configure_logging(StreamerConfig.from_environment())
+        configure_logging(LoadConfig.from_environment())
     log("a line")
     assert capsys.readouterr().err.count("a line") == 1
 
@@ -151,7 +151,7 @@ def test_a_line_that_goes_to_stderr_does_not_go_to_the_hosts_handlers_too(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(TO_STDERR, "1")
-    configure_logging(StreamerConfig.from_environment())
+    configure_logging(LoadConfig.from_environment())
     log("a line")
     assert (caplog.messages, "a line" in capsys.readouterr().err) == ([], True)
 
@@ -160,9 +160,9 @@ def test_lines_go_back_to_the_hosts_handlers_when_the_variable_is_gone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(TO_STDERR, "1")
-    configure_logging(StreamerConfig.from_environment())
+    configure_logging(LoadConfig.from_environment())
     monkeypatch.delenv(TO_STDERR)
-    configure_logging(StreamerConfig.from_environment())
+    configure_logging(LoadConfig.from_environment())
     log("a line", logging.WARNING)
     assert (caplog.messages, capsys.readouterr().err) == (["a line"], "")
 
@@ -171,9 +171,9 @@ def test_a_handler_of_the_hosts_on_our_logger_stays(logger: logging.Logger, monk
     theirs = logging.NullHandler()
     logger.addHandler(theirs)
     monkeypatch.setenv(TO_STDERR, "1")
-    configure_logging(StreamerConfig.from_environment())
+    configure_logging(LoadConfig.from_environment())
     monkeypatch.delenv(TO_STDERR)
-    configure_logging(StreamerConfig.from_environment())
+    configure_logging(LoadConfig.from_environment())
     assert logger.handlers == [theirs]
 
 
@@ -181,29 +181,8 @@ def test_lines_follow_a_stderr_that_was_replaced(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(TO_STDERR, "1")
     former, present = io.StringIO(), io.StringIO()
     monkeypatch.setattr(sys, "stderr", former)
-    configure_logging(StreamerConfig.from_environment())
+    configure_logging(LoadConfig.from_environment())
     monkeypatch.setattr(sys, "stderr", present)
     former.close()
     log("a line")
     assert present.getvalue().endswith("[INFO] a line\n")
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 Bytes"),
-        (1, "1 Bytes"),
-        (1023, "1023 Bytes"),
-        (1024, "1.0 KiB"),
-        (1536, "1.5 KiB"),
-        (1 << 20, "1.0 MiB"),
-        (2_621_440, "2.5 MiB"),
-        (15 << 30, "15.0 GiB"),
-        (3.7 * (1 << 30), "3.7 GiB"),
-        (1 << 40, "1.0 TiB"),
-        (5 << 50, "5120.0 TiB"),
-        (12.4, "12 Bytes"),
-    ],
-)
-def test_sizes_are_written_in_binary_units_with_one_decimal(count: float, text: str) -> None:
-    assert size_text(count) == text

@@ -64,3 +64,16 @@ def test_the_caller_of_the_timeline_gets_groups_in_order_and_none_before_its_rea
     assert [span.group for span in used] == list(range(timeline.GROUPS))
     for span in used:
         assert span.start >= max(read.end for read in landed if read.group == span.group)
+
+
+def test_the_readmes_figures_are_those_of_the_table() -> None:
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    rows = {row.what: row.rates for row in throughput.measured()}
+    chosen = [
+        rows[name]
+        for name in ("page cache, tensors dropped", "cold local disk, tensors dropped", "object storage, HTTP")
+    ]
+    speeds = "that is {:.2f} GB/s from the page cache, {:.2f} GB/s from a cold disk and {:.2f} GB/s from object storage"
+    assert speeds.format(*(rates[0] for rates in chosen)) in readme
+    ratios = sorted((rates[0] or 0) / (rates[1] or 1) for rates in chosen)
+    assert f"{ratios[0]:.1f} to {ratios[-1]:.1f} times the original's" in readme

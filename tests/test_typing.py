@@ -16,9 +16,10 @@ PROGRAM = Path(__file__).with_name("every_public_name.py")
 
 RIGHT = """
 from pathlib import Path
-from runai_model_streamer import SafetensorsStreamer, list_safetensors, pull_files
+from runai_model_streamer import SafetensorsStreamer, StreamerConfig, list_safetensors, pull_files
 
-with SafetensorsStreamer() as streamer:
+config = StreamerConfig(memory_limit="4GiB", chunk_bytesize=1 << 24, direct_io=True, gds="auto", cache_dir=Path("c"))
+with SafetensorsStreamer(config=config) as streamer:
     streamer.stream_files(["a", Path("b")], tensor_names={"x"})
     streamer.stream_files(("a", "b"), tensor_names=["x"])
     streamer.stream_files(list_safetensors("folder"), tensor_names={"x": 1}.keys())
@@ -32,7 +33,7 @@ pull_files("s3://b/m", "there", ["*.json"], ("x",))
 """
 
 WRONG = """
-from runai_model_streamer import ObjectStorageModel, SafetensorsStreamer, pull_files
+from runai_model_streamer import ObjectStorageModel, SafetensorsStreamer, StreamerConfig, pull_files
 
 SafetensorsStreamer().stream_files("model.safetensors")
 SafetensorsStreamer().stream_files(["a"], tensor_names="weight")
@@ -40,6 +41,10 @@ SafetensorsStreamer().stream_file("a", tensor_names="weight")
 pull_files("s3://b/m", "there", "*.json")
 pull_files("s3://b/m", "there", None, "*.json")
 ObjectStorageModel("s3://b/m", "there").pull_files("*.json")
+StreamerConfig(memory_limit=4.5)
+StreamerConfig(memory_limt="4GiB")
+StreamerConfig(s3_transport="wget")
+SafetensorsStreamer({"RUNAI_STREAMER_MEMORY_LIMIT": "4GiB"})
 """
 
 
@@ -68,6 +73,10 @@ def test_right_and_wrong_calls_are_told_apart(tmp_path: Path) -> None:
         'Argument 3 to "pull_files"',
         'Argument 4 to "pull_files"',
         'Argument 1 to "pull_files" of "ObjectStorageModel"',
+        'Argument "memory_limit" to "StreamerConfig"',
+        'Unexpected keyword argument "memory_limt" for "StreamerConfig"; did you mean "memory_limit"?  [call-arg]',
+        'Argument "s3_transport" to "StreamerConfig"',
+        'Argument 1 to "SafetensorsStreamer"',
     ]
 
 

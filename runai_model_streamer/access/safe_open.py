@@ -12,7 +12,7 @@ import torch
 from runai_model_streamer.access.slices import cut_of
 from runai_model_streamer.checkpoint.header import read_header
 from runai_model_streamer.checkpoint.tensor_info import DTYPE_BITS, TensorInfo
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.device import resolve_device
 from runai_model_streamer.errors import ArgumentError, ReadError, SourceChangedError, StateError
 from runai_model_streamer.io.paths import as_path
@@ -25,6 +25,7 @@ from runai_model_streamer.pipeline.landing.tensors import check_dtypes, tensor_o
 from runai_model_streamer.pipeline.plan.groups import MAX_GAP
 from runai_model_streamer.pipeline.plan.selection import Selected, TensorSlice, select_part
 from runai_model_streamer.pipeline.prepare import FileReads, make_load, opening
+from runai_model_streamer.settings.streamer_config import StreamerConfig
 from runai_model_streamer.threads.forks import OwnProcess
 
 _log: Final = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class safe_open:  # noqa: N801 - the name that users know
         framework: "pt": torch.
         device: where tensors should be.
         s3_credentials: for object storage, instead of those that boto3 finds.
+        config: settings that win over the environment's.
 
     Raises:
         StreamerError: the file cannot be opened, or is not in the format.
@@ -61,6 +63,7 @@ class safe_open:  # noqa: N801 - the name that users know
         device: str | torch.device = "cpu",
         *,
         s3_credentials: S3Credentials | None = None,
+        config: StreamerConfig | None = None,
     ) -> None:
         if framework not in _FRAMEWORKS:
             raise ArgumentError(f"tensors of {framework!r} are not made", remedy='use framework="pt" (torch)')
@@ -68,11 +71,11 @@ class safe_open:  # noqa: N801 - the name that users know
         self._path = as_path(filename)
         self._device = resolve_device(device)
         self._credentials = s3_credentials
-        config = StreamerConfig.from_environment()
-        configure_logging(config)
-        if config.verify:
+        settings = LoadConfig.from_environment(given=config)
+        configure_logging(settings)
+        if settings.verify:
             _log.warning("RUNAI_STREAMER_VERIFY: %s is not verified: a checksum is one of the whole object", self._path)
-        self._config = replace(config, verify=False)
+        self._config = replace(settings, verify=False)
         self._process = OwnProcess()
         storage = Storage(self._config, s3_credentials, shared=False)
         try:

@@ -136,7 +136,7 @@ def add_paths(parser: argparse.ArgumentParser) -> None:
         "paths",
         nargs="+",
         metavar="PATH",
-        help="a file, a folder or its index.json, or a URL: s3://bucket/prefix, https://host/file ...",
+        help="a file, a folder or its index.json, a pattern, or a URL: s3://bucket/prefix, https://host/file ...",
     )
 
 

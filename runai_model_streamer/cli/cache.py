@@ -6,15 +6,15 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from runai_model_streamer.cli.arguments import CACHE, Subcommands, add_command, seconds
-from runai_model_streamer.cli.arguments import size as size_of
-from runai_model_streamer.cli.output import Column, counted, size, write_json, write_line, write_table
+from runai_model_streamer.cli.arguments import CACHE, Subcommands, add_command, seconds, size
+from runai_model_streamer.cli.output import Column, counted, write_json, write_line, write_table
 from runai_model_streamer.cli.progress import progress
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.io.cache.inspection import Compared, Kept, list_cache, prune_cache, verify_cache
 from runai_model_streamer.io.checksums import crc64
 from runai_model_streamer.logs import configure_logging
+from runai_model_streamer.settings.units import size_text
 
 _DAY: Final = 86400.0
 _UNITS: Final = ((_DAY, "d"), (3600.0, "h"), (60.0, "min"))
@@ -34,14 +34,14 @@ def add(commands: Subcommands) -> None:
     )
     parser.add_argument("action", choices=("ls", "verify", "prune"))
     parser.add_argument("--folder", metavar="DIR", help=f"instead of {CACHE}")
-    parser.add_argument("--size", type=size_of, metavar="SIZE", help="prune: bytes that may stay")
+    parser.add_argument("--size", type=size, metavar="SIZE", help="prune: bytes that may stay")
     parser.add_argument("--days", type=seconds, metavar="N", help="prune: remove what was not used for so many days")
     parser.add_argument("--all", action="store_true", help="prune: remove everything")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what the action says. Return exit code 1 if damaged bytes were found."""
-    config = StreamerConfig.from_environment()
+    config = LoadConfig.from_environment()
     configure_logging(config)
     folder = arguments.folder or config.cache.folder
     if not folder:
@@ -69,7 +69,7 @@ def _list(folder: str, as_json: bool) -> int:
         )
         write_table(columns, map(_row, kept))
     disk = sum(each.found.disk_bytes for each in kept)
-    write_line(f"{counted(len(kept), 'object')}, {size(disk)} on the disk, in {folder}")
+    write_line(f"{counted(len(kept), 'object')}, {size_text(disk)} on the disk, in {folder}")
     return 0
 
 
@@ -77,7 +77,14 @@ def _row(kept: Kept) -> Sequence[str]:
     about = kept.about
     used = "now" if kept.used else _ago(time.time() - kept.found.used_ns / 1e9)
     there = f"{100 * kept.held_bytes // about.size}%"
-    return size(about.size), there, size(kept.found.disk_bytes), used, about.version.strip('"')[:12], about.url
+    return (
+        size_text(about.size),
+        there,
+        size_text(kept.found.disk_bytes),
+        used,
+        about.version.strip('"')[:12],
+        about.url,
+    )
 
 
 def _ago(passed: float) -> str:
@@ -120,8 +127,10 @@ def _verify(folder: str, as_json: bool) -> int:
         ]
         write_json({"ok": not damaged, "objects": objects})
     else:
-        told = f"{size(damaged)} DAMAGED, and removed" if damaged else "none is damaged"
-        write_line(f"{counted(len(results), 'object')}, {size(sum(each.bytes for each in results))} compared: {told}")
+        told = f"{size_text(damaged)} DAMAGED, and removed" if damaged else "none is damaged"
+        write_line(
+            f"{counted(len(results), 'object')}, {size_text(sum(each.bytes for each in results))} compared: {told}"
+        )
     return 1 if damaged else 0
 
 
@@ -131,8 +140,8 @@ def _damaged(result: Compared) -> int:
 
 def _print(result: Compared) -> None:
     state = "FAILED" if result.damaged else "ok"
-    told = f", {size(_damaged(result))} damaged, and removed" if result.damaged else ""
-    write_line(f"{state:<8}{size(result.bytes):>10}  {result.about.url}{told}")
+    told = f", {size_text(_damaged(result))} damaged, and removed" if result.damaged else ""
+    write_line(f"{state:<8}{size_text(result.bytes):>10}  {result.about.url}{told}")
 
 
 def _prune(folder: str, arguments: argparse.Namespace, configured: int | None) -> int:
@@ -155,6 +164,6 @@ def _prune(folder: str, arguments: argparse.Namespace, configured: int | None) -
         return 0
     for each in removed:
         if each.stem in kept:
-            write_line(f"removed {size(each.disk_bytes):>10}  {kept[each.stem].about.url}")
-    write_line(f"{counted(len(removed), 'object')} removed, {size(freed)} freed")
+            write_line(f"removed {size_text(each.disk_bytes):>10}  {kept[each.stem].about.url}")
+    write_line(f"{counted(len(removed), 'object')} removed, {size_text(freed)} freed")
     return 0

@@ -18,11 +18,12 @@ from runai_model_streamer.cli.arguments import (
     settings,
 )
 from runai_model_streamer.cli.interrupts import ended_by_ctrl_c
-from runai_model_streamer.cli.output import counted, size, write_json, write_pairs
+from runai_model_streamer.cli.output import counted, write_json, write_pairs
 from runai_model_streamer.cli.targets import find_files
 from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.report.load_report import LoadReport
 from runai_model_streamer.settings.environment import environment
+from runai_model_streamer.settings.units import limit_text, setting_text, size_text
 
 _SHARE: Final = 0.005
 """Smaller shares of the time are not printed."""
@@ -83,13 +84,13 @@ def _selection(patterns: Sequence[str] | None) -> Callable[[str], bool] | None:
 
 def _told(report: LoadReport) -> Iterator[tuple[str, str]]:
     tensors = f"{counted(report.tensors, 'tensor')} of {counted(report.files, 'file')}"
-    yield "loaded", f"{size(report.bytes)}, {tensors}, to {report.device} in {report.seconds:.2f} s"
+    yield "loaded", f"{size_text(report.bytes)}, {tensors}, to {report.device} in {report.seconds:.2f} s"
     first = report.first_tensor_seconds
     yield "speed", f"{report.gb_per_second:.2f} GB/s" + ("" if first is None else f", first tensor after {first:.3f} s")
     origins = dataclasses.asdict(report.bytes_from)
     yield (
         "read from",
-        ", ".join(f"{_words(name)} {size(count)}" for name, count in origins.items() if count) or "nothing",
+        ", ".join(f"{_words(name)} {size_text(count)}" for name, count in origins.items() if count) or "nothing",
     )
     if report.retries:
         yield "retries", f"{counted(report.retries, 'request')} made again"
@@ -108,9 +109,10 @@ def _told(report: LoadReport) -> Iterator[tuple[str, str]]:
     )
     yield "readers", f"{counted(report.readers, 'thread')}: {_shares(dataclasses.asdict(report.reader_seconds))}"
     settings = report.settings
-    limit = "no limit" if settings.memory_limit is None else f"limit {size(settings.memory_limit)}"
-    yield "memory", f"{size(report.peak_memory)} held at most ({limit})"
-    told = f"concurrency {settings.concurrency}, chunk {size(settings.chunk_bytesize)}, direct I/O {settings.direct_io}"
+    limit = "no limit" if settings.memory_limit is None else f"limit {limit_text(settings.memory_limit)}"
+    yield "memory", f"{size_text(report.peak_memory)} held at most, {limit}"
+    chunk = setting_text(settings.chunk_bytesize)
+    told = f"concurrency {settings.concurrency}, chunk {chunk}, direct I/O {settings.direct_io}"
     yield "settings", told + (f", {settings.transport}" if settings.transport else "")
     yield "verdict", report.verdict
 

@@ -15,19 +15,19 @@ from runai_model_streamer.cli.output import (
     Column,
     counted,
     described,
-    size,
     write_error,
     write_json,
     write_line,
     write_table,
 )
 from runai_model_streamer.cli.targets import find_targets
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.files import open_storage
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.opening import open_files
+from runai_model_streamer.settings.units import size_text
 
 _log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def _read_headers(paths: Sequence[str]) -> tuple[list[Listed], list[StreamerErro
     return listed, failures
 
 
-def _opened(storage: Storage, paths: Sequence[str], config: StreamerConfig) -> list[Listed]:
+def _opened(storage: Storage, paths: Sequence[str], config: LoadConfig) -> list[Listed]:
     opened = open_files(storage, paths, config.concurrency_for(SourceKind.OBJECT))
     for source, _ in opened:
         source.close()
@@ -153,12 +153,12 @@ def _print_files(listed: Sequence[Listed]) -> None:
     rows = []
     for each in listed:
         dtypes = ", ".join(f"{name} {len(tensors)}" for name, tensors in _dtypes(each.header.tensors).items())
-        rows.append((size(each.size), str(len(each.header.tensors)), dtypes, each.path))
+        rows.append((size_text(each.size), str(len(each.header.tensors)), dtypes, each.path))
     if rows:
         columns = (Column("size", right=True), Column("tensors", right=True), Column("dtypes"), Column("file"))
         write_table(columns, rows)
     every = [tensor for each in listed for tensor in each.header.tensors]
-    whole = size(sum(each.size for each in listed))
+    whole = size_text(sum(each.size for each in listed))
     tensors = f"{counted(len(every), 'tensor')}, {_elements(every):,} elements"
     write_line(f"{counted(len(listed), 'file')}, {whole}, {tensors}")
 
@@ -166,11 +166,11 @@ def _print_files(listed: Sequence[Listed]) -> None:
 def _print_tensors(listed: Listed) -> None:
     tensors = listed.header.tensors
     write_line(
-        f"{listed.path}: {size(listed.size)}, {counted(len(tensors), 'tensor')}, {_elements(tensors):,} elements"
+        f"{listed.path}: {size_text(listed.size)}, {counted(len(tensors), 'tensor')}, {_elements(tensors):,} elements"
     )
     if tensors:
         columns = (Column("dtype"), Column("shape"), Column("size", right=True), Column("tensor"))
-        write_table(columns, ((each.dtype, _shape(each), size(each.nbytes), each.name) for each in tensors))
+        write_table(columns, ((each.dtype, _shape(each), size_text(each.nbytes), each.name) for each in tensors))
 
 
 def _shape(tensor: TensorInfo) -> str:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.io.secret import without_queries
-from runai_model_streamer.logs import size_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,20 +55,6 @@ def shown(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
-
-
-def size(count: float) -> str:
-    """Return a number of bytes as readable text."""
-    return size_text(count)
-
-
-def rate(count: float, seconds: float) -> str:
-    """Return bytes per second as readable text, in powers of 1000 as in the library's report."""
-    per_second = count / seconds if seconds > 0 else 0.0
-    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
-        if per_second >= scale:
-            return f"{per_second / scale:.3g} {unit}/s"
-    return f"{per_second / 1e3:.3g} kB/s"
 
 
 def counted(count: int, thing: str) -> str:

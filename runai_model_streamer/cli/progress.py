@@ -29,7 +29,7 @@ def progress(title: str, total: int) -> Iterator[Advance]:
     columns = (
         TextColumn("{task.fields[name]}", markup=False, table_column=Column(no_wrap=True)),
         BarColumn(bar_width=None),
-        DownloadColumn(binary_units=True),
+        DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(compact=True),
     )

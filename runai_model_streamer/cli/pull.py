@@ -7,13 +7,14 @@ from contextlib import ExitStack
 from typing import Any
 
 from runai_model_streamer.cli.arguments import Subcommands, add_command
-from runai_model_streamer.cli.output import counted, rate, size, write_json, write_line
+from runai_model_streamer.cli.output import counted, write_json, write_line
 from runai_model_streamer.cli.progress import Advance, progress
 from runai_model_streamer.errors import NotFoundError
 from runai_model_streamer.files import open_storage
 from runai_model_streamer.io.listing import Entry, Patterns
-from runai_model_streamer.io.paths import as_path
+from runai_model_streamer.io.paths import as_path, divide, is_pattern
 from runai_model_streamer.mirror.pull import missing_files, none_chosen, pull
+from runai_model_streamer.settings.units import rate_text, size_text
 
 
 def add(commands: Subcommands) -> None:
@@ -27,7 +28,11 @@ def add(commands: Subcommands) -> None:
         "--allow '*.json' --ignore 'original/*'.\n"
         "After an interruption, pull again: complete files are kept.",
     )
-    parser.add_argument("url", metavar="URL", help="s3://bucket/prefix, https://host/folder, or a local folder")
+    parser.add_argument(
+        "url",
+        metavar="URL",
+        help="s3://bucket/prefix, https://host/folder, or a local folder; a pattern at its end counts as --allow",
+    )
     parser.add_argument("destination", metavar="DST", help="the folder to copy to; created if missing")
     parser.add_argument("--allow", action="append", metavar="PATTERN", help="only files that match; may be repeated")
     parser.add_argument("--ignore", action="append", metavar="PATTERN", help="no files that match; may be repeated")
@@ -64,7 +69,11 @@ def run(arguments: argparse.Namespace) -> int:
         NotFoundError: the patterns choose no file.
     """
     source, destination = as_path(arguments.url), as_path(arguments.destination)
-    patterns = Patterns.of(arguments.allow, arguments.ignore)
+    allow = arguments.allow
+    if is_pattern(source):
+        source, pattern = divide(source)
+        allow = [*(allow or []), pattern]
+    patterns = Patterns.of(allow, arguments.ignore)
     watcher = _Watcher(source)
     started = time.perf_counter()
     with open_storage(None) as (storage, config):
@@ -86,8 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
         write_json(_document(source, destination, wanted, watcher.missing, None if arguments.dry_run else seconds))
     else:
         write_line(
-            f"{counted(fetched, 'file')}, {size(watcher.bytes)}, pulled to {destination} in {seconds:.1f} s"
-            + (f" ({rate(watcher.bytes, seconds)})" if fetched else "")
+            f"{counted(fetched, 'file')}, {size_text(watcher.bytes)}, pulled to {destination} in {seconds:.1f} s"
+            + (f" ({rate_text(watcher.bytes, seconds)})" if fetched else "")
             + f"; {len(wanted) - fetched} were there already"
         )
     return 0
@@ -95,9 +104,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_missing(destination: str, wanted: Sequence[Entry], watcher: _Watcher) -> None:
     for entry in watcher.missing:
-        write_line(f"{size(entry.size):>10}  {entry.name}")
+        write_line(f"{size_text(entry.size):>10}  {entry.name}")
     write_line(
-        f"{counted(len(watcher.missing), 'file')}, {size(watcher.bytes)}, would be pulled to {destination}; "
+        f"{counted(len(watcher.missing), 'file')}, {size_text(watcher.bytes)}, would be pulled to {destination}; "
         f"{len(wanted) - len(watcher.missing)} are there already"
     )
 

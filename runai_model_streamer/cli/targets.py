@@ -2,14 +2,13 @@
 
 import logging
 import os
-import posixpath
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from runai_model_streamer.checkpoint.index import is_index
 from runai_model_streamer.errors import NotFoundError
 from runai_model_streamer.files import find_model, open_storage
-from runai_model_streamer.io.paths import as_path, is_object, without_query
+from runai_model_streamer.io.paths import as_path, divide, is_object, is_pattern
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +24,7 @@ class Targets(NamedTuple):
 
 
 def find_files(paths: Iterable[str]) -> list[str]:
-    """Return the given files, and the safetensors files in the given folders and prefixes, without subfolders.
+    """Return the given files, and those that folders, prefixes, indices and patterns mean, without subfolders.
 
     Warnings in the log name shards of an index that are missing, and files that the index does not name.
 
@@ -50,27 +49,25 @@ def find_targets(paths: Iterable[str]) -> Targets:
 
 
 def _targets_of(path: str) -> Targets:
-    folder, name = posixpath.split(path)
-    index = name if is_index(name) else None
-    if index is not None:
-        path = folder or "."
-    if not is_object(path):
-        if not os.path.isdir(path):
+    folder, name = divide(path)
+    if not is_index(name):
+        folder = path
+        if is_pattern(path):
+            return Targets(find_model(path).files, [])
+        if name.endswith(_SUFFIX) if is_object(path) else not os.path.isdir(path):
             return Targets([path], [])
-    elif without_query(path).endswith(_SUFFIX):
-        return Targets([path], [])
     try:
-        model = find_model(path, index=index)
+        model = find_model(path)
     except NotFoundError:
         if is_object(path) and not path.endswith("/") and _is_there(path):
             return Targets([path], [])
         raise
     if model.left_out:
-        _log.warning("%s: %s", path, model.left_out_text)
+        _log.warning("%s: %s", folder, model.left_out_text)
     if not model.files:
-        raise NotFoundError("has no safetensors file (folders below it are not looked into)", where=path)
+        raise NotFoundError("has no safetensors file (folders below it are not looked into)", where=folder)
     missing = [
-        NotFoundError(f"is not there, and {model.named_by} names it", where=f"{path.rstrip('/')}/{name}")
+        NotFoundError(f"is not there, and {model.named_by} names it", where=f"{folder.rstrip('/')}/{name}")
         for name in model.missing
     ]
     return Targets(model.files, missing)

@@ -7,13 +7,14 @@ from typing import Any
 from runai_model_streamer.checkpoint.header import read_header
 from runai_model_streamer.cli.arguments import CACHE, Subcommands, add_command, add_paths
 from runai_model_streamer.cli.interrupts import ended_by_ctrl_c
-from runai_model_streamer.cli.output import counted, described, size, write_json, write_line
+from runai_model_streamer.cli.output import counted, described, write_json, write_line
 from runai_model_streamer.cli.progress import progress
 from runai_model_streamer.cli.targets import find_targets
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.logs import configure_logging
 from runai_model_streamer.settings.environment import environment
+from runai_model_streamer.settings.units import size_text
 
 _VERIFY = "RUNAI_STREAMER_VERIFY"
 
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Verify the files. Return exit code 1 if any of them is broken."""
     results = []
     with environment({_VERIFY: "1", CACHE: None}):
-        config = StreamerConfig.from_environment()
+        config = LoadConfig.from_environment()
         configure_logging(config)
         targets = find_targets(arguments.paths)
         for path in targets.files:
@@ -63,13 +64,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json({"ok": not broken, "files": [_described(result) for result in results]})
     else:
-        whole = size(sum(result.bytes for result in results))
+        whole = size_text(sum(result.bytes for result in results))
         told = "none is broken" if not broken else f"{len(broken)} BROKEN"
         write_line(f"{counted(len(results), 'file')}, {whole} read: {told}")
     return 1 if broken else 0
 
 
-def _verify(path: str, config: StreamerConfig) -> Verified:
+def _verify(path: str, config: LoadConfig) -> Verified:
     with ended_by_ctrl_c():
         from runai_model_streamer.pipeline.prepare import FileReads, make_load, opening
 
@@ -98,7 +99,7 @@ def _print(result: Verified) -> None:
         write_line(f"{'FAILED':<8}{result.error}")
         return
     held = f"{result.checksum} matches" if result.checksum else "read, no checksum"
-    write_line(f"{'ok':<8}{size(result.bytes):>10}  {held:<18}  {result.path}")
+    write_line(f"{'ok':<8}{size_text(result.bytes):>10}  {held:<18}  {result.path}")
 
 
 def _described(result: Verified) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from typing_extensions import override
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.distributed.headers import HeadSource, OpenedFile, TapingStorage, pack, unpack
 from runai_model_streamer.distributed.ranks.agreement import agree, listed
 from runai_model_streamer.distributed.ranks.groups import Membership, join
@@ -66,7 +66,7 @@ class RankSharing:
     def __init__(self, membership: Membership) -> None:
         self._peers = membership.peers
         self._nodes = membership.nodes
-        self._config = StreamerConfig()
+        self._config = LoadConfig()
         self._facts: dict[str, str] = {}
         self._files: dict[int, int] = {}
         self._beginnings: dict[int, bytes] = {}
@@ -82,7 +82,7 @@ class RankSharing:
         self.reports = self._peers.rank == 0
         """Whether this rank logs the throughput, for all."""
 
-    def storage(self, config: StreamerConfig, credentials: S3Credentials | None) -> Storage:
+    def storage(self, config: LoadConfig, credentials: S3Credentials | None) -> Storage:
         """Make storage that ends the load for all ranks if it is interrupted before all bytes are there."""
         self._config = config
         self._facts = {
@@ -240,7 +240,7 @@ class RankSharing:
 class _SharedStorage(Storage):
     """The storage of a shared load."""
 
-    def __init__(self, config: StreamerConfig, credentials: S3Credentials | None, sharing: RankSharing) -> None:
+    def __init__(self, config: LoadConfig, credentials: S3Credentials | None, sharing: RankSharing) -> None:
         if config.verify:
             _log.warning("RUNAI_STREAMER_VERIFY=1 has no effect: no rank reads all of an object, so none can verify it")
         # shared=False: only one rank of the node reads a byte, so it may bypass the page cache.
@@ -267,7 +267,7 @@ class _SharedStorage(Storage):
 
 
 @contextmanager
-def joined(config: StreamerConfig, group: "ProcessGroup | None" = None) -> Iterator[RankSharing | None]:
+def joined(config: LoadConfig, group: "ProcessGroup | None" = None) -> Iterator[RankSharing | None]:
     """Meet the other ranks of the group, which must all call this. Yield None if there is nothing to share.
 
     An exception in the context, before the load has begun, ends the load for the other ranks too.

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import torch
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.engines.weights import Tensors, stream_weights
 
 OLDEST: Final = (0, 5, 12)
@@ -30,7 +30,7 @@ _log: Final = logging.getLogger(__name__)
 def register() -> None:
     """Register with SGLang's plugin registry, if the environment asks for it. Never raises."""
     try:
-        if not StreamerConfig.from_environment().sglang:
+        if not LoadConfig.from_environment().sglang:
             return
         doubt = _doubt()
         if not doubt:

@@ -9,7 +9,7 @@ import importlib
 import logging
 from typing import Any, Final
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import StreamerError
 
 RELEASES: Final = ("0.28", "0.29", "0.30", "0.31", "0.32", "0.33")
@@ -27,7 +27,7 @@ def register() -> None:
     """Register the loader with vLLM. Never raises, since that would end vLLM."""
     replace = False
     try:
-        replace = StreamerConfig.from_environment().vllm
+        replace = LoadConfig.from_environment().vllm
         _register(replace)
     except StreamerError as error:  # of a setting, which ends the load too
         _warn(str(error))

@@ -3,6 +3,8 @@
 import threading
 from dataclasses import dataclass, replace
 
+from runai_model_streamer.settings.units import size_text
+
 
 @dataclass(frozen=True, slots=True)
 class CacheCounts:
@@ -20,19 +22,15 @@ class CacheCounts:
 
     def __str__(self) -> str:
         """Return the counts as text."""
-        told = [f"{_size(self.bytes_read)} read from it"]
+        told = [f"{size_text(self.bytes_read)} read from it"]
         for count, what in (
             (self.bytes_written, "added"),
             (self.bytes_left_out, "not added"),
             (self.bytes_damaged, "damaged, and fetched again"),
         ):
             if count:
-                told.append(f"{_size(count)} {what}")
+                told.append(f"{size_text(count)} {what}")
         return ", ".join(told)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 class Counter:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import posixpath
 import re
 from collections.abc import Iterator
 from typing import Final, Protocol, TypeVar
@@ -16,6 +17,7 @@ _log = logging.getLogger(__name__)
 _T_co = TypeVar("_T_co", covariant=True)
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_PATTERN: Final = re.compile(r"[*?[]")
 _SINGLE_SLASH = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):/(?!/)")
 _EXAMPLES: Final = {
     "s3": "s3://bucket/key",
@@ -126,6 +128,21 @@ def scheme_of(path: str) -> str:
 def without_query(path: str) -> str:
     """Return a web URL without its query; any other path as it is. The end of it names the file."""
     return path.partition("?")[0] if path.startswith(("https://", "http://")) else path
+
+
+def divide(path: str) -> tuple[str, str]:
+    """Return the folder or prefix of a path, and the name at its end; "" for a path that ends with a slash."""
+    folder, name = posixpath.split(without_query(path))
+    return folder or ".", name
+
+
+def is_pattern(path: str) -> bool:
+    """Return whether the name at the end is a pattern, as in `model/*.safetensors`, and not that of a local file."""
+    name = divide(path)[1]
+    web = path.startswith(("https://", "http://"))  # where ? begins a query, and brackets may be part of a name
+    if not _PATTERN.search(name) or (web and "*" not in name):
+        return False
+    return is_object(path) or not os.path.lexists(path)
 
 
 def kind_of(path: str) -> SourceKind:

@@ -6,7 +6,7 @@ from copy import copy
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from runai_model_streamer.config import UNLIMITED, StreamerConfig
+from runai_model_streamer.config import UNLIMITED, LoadConfig
 from runai_model_streamer.io.azure.location import is_blob_url
 from runai_model_streamer.io.azure.store import AzureStore
 from runai_model_streamer.io.bandwidth import Bandwidth, PacedSource
@@ -43,7 +43,7 @@ class Storage:
     """
 
     def __init__(
-        self, config: StreamerConfig, credentials: S3Credentials | None, *, shared: bool, alike: bool = False
+        self, config: LoadConfig, credentials: S3Credentials | None, *, shared: bool, alike: bool = False
     ) -> None:
         config = replace(config, s3=replace(config.s3, second_answers=config.second_answers))
         self._config = config

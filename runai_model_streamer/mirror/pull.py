@@ -6,16 +6,16 @@ import time
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from runai_model_streamer.config import UNLIMITED, StreamerConfig
+from runai_model_streamer.config import UNLIMITED, LoadConfig
 from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.io.listing import Entry, Patterns
 from runai_model_streamer.io.paths import is_object, kind_of
 from runai_model_streamer.io.storage import Storage
-from runai_model_streamer.logs import size_text
 from runai_model_streamer.mirror.fetch import fetch
 from runai_model_streamer.mirror.locks import locked
 from runai_model_streamer.mirror.target import COMPLETE, TargetFolder, as_files, file_name
 from runai_model_streamer.origins import SourceKind
+from runai_model_streamer.settings.units import size_text
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def pull(
     source: str,
     target: str,
     patterns: Patterns,
-    config: StreamerConfig,
+    config: LoadConfig,
     watcher: Watcher | None = None,
 ) -> list[Entry]:
     """Copy the files of `source` that `patterns` choose to `target`, except those already there. Return all of them.
@@ -129,7 +129,7 @@ def _check_target(source: str, target: str) -> None:
             )
 
 
-def _bounds(config: StreamerConfig, kind: SourceKind) -> tuple[int, int, int]:
+def _bounds(config: LoadConfig, kind: SourceKind) -> tuple[int, int, int]:
     """Return the most reads in flight, bytes of one read, and bytes held."""
     concurrency, chunk = config.concurrency_for(kind), config.chunk_for(kind)
     memory = concurrency * chunk

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import torch
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.io.paths import is_object
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.cuda.destination import CUDA, CudaParts, begin_staging, cuda_destination, cuda_tools
@@ -12,7 +12,7 @@ from runai_model_streamer.pipeline.landing.destination import Destination, LoadS
 from runai_model_streamer.pipeline.landing.host import host_destination
 
 
-def begin_landing(device: torch.device, config: StreamerConfig, paths: Iterable[str], cuda: CudaParts = CUDA) -> None:
+def begin_landing(device: torch.device, config: LoadConfig, paths: Iterable[str], cuda: CudaParts = CUDA) -> None:
     """Begin what takes time and needs no header, while headers are read. What is wrong, `destination_for` raises.
 
     Args:

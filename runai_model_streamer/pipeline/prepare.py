@@ -11,7 +11,7 @@ import torch
 
 from runai_model_streamer.checkpoint.header import read_header
 from runai_model_streamer.checkpoint.tensor_info import TensorInfo, nbytes_of
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.io.descriptors import at_most_allowed
 from runai_model_streamer.io.paths import Several
 from runai_model_streamer.io.s3.credentials import S3Credentials
@@ -54,7 +54,7 @@ class PreparedLoad(NamedTuple):
 
 def prepare_load(
     paths: Sequence[str],
-    config: StreamerConfig,
+    config: LoadConfig,
     credentials: S3Credentials | None,
     tensor_names: Several[str] | None,
     device: torch.device = HOST,
@@ -104,7 +104,7 @@ def prepare_load(
 
 @contextmanager
 def opening(
-    config: StreamerConfig, credentials: S3Credentials | None, sharing: Sharing | None = None
+    config: LoadConfig, credentials: S3Credentials | None, sharing: Sharing | None = None
 ) -> Iterator[tuple[Storage, list[Source]]]:
     """Give a storage to open sources from, and a list for the sources. If the context fails, all of them are closed."""
     if sharing is None:
@@ -124,7 +124,7 @@ def opening(
 def open_all(
     storage: Storage,
     paths: Sequence[str],
-    config: StreamerConfig,
+    config: LoadConfig,
     look: Callable[[Source], _T],
     sharing: Sharing | None,
     asked: Mapping[str, Collection[str]],
@@ -158,7 +158,7 @@ class FileReads(NamedTuple):
 def make_load(
     storage: Storage,
     reads: Sequence[FileReads],
-    config: StreamerConfig,
+    config: LoadConfig,
     device: torch.device = HOST,
     *,
     target: str | None = None,
@@ -239,7 +239,7 @@ def make_load(
     return Load(storage, sources, destination, concurrency, finishing, tally, connections=pace)
 
 
-def _reads_at_once(files: Sequence[PlannedFile], config: StreamerConfig) -> tuple[int, int]:
+def _reads_at_once(files: Sequence[PlannedFile], config: LoadConfig) -> tuple[int, int]:
     """Return how many reads are in flight to begin with, and at most."""
     kinds = {file.kind for file in files}
     first = max((config.concurrency_for(kind) for kind in kinds), default=1)
@@ -255,7 +255,7 @@ def _reads_at_once(files: Sequence[PlannedFile], config: StreamerConfig) -> tupl
     return min(first, allowed), allowed
 
 
-def is_shared(config: StreamerConfig) -> bool:
+def is_shared(config: LoadConfig) -> bool:
     """Return whether other processes of this node load the same files."""
     return config.local_processes > 1 or in_process_group()
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.pipeline.destination import begin_landing
@@ -18,7 +18,7 @@ from runai_model_streamer.pipeline.tally.load import Tally
 
 def prepare_ranges(
     requests: Sequence[FileChunks],
-    config: StreamerConfig,
+    config: LoadConfig,
     credentials: S3Credentials | None,
     device: torch.device,
     limit_name: str,

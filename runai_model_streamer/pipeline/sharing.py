@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
@@ -38,7 +38,7 @@ class Sharing(Protocol):
         """Processes that share the memory limit."""
         ...
 
-    def storage(self, config: StreamerConfig, credentials: S3Credentials | None) -> Storage:
+    def storage(self, config: LoadConfig, credentials: S3Credentials | None) -> Storage:
         """Make the storage that files are opened from."""
         ...
 

@@ -3,6 +3,7 @@
 from typing import Final
 
 from runai_model_streamer.report.load_report import Bound, LoadReport
+from runai_model_streamer.settings.units import setting_text, size_text
 
 SETUP: Final[tuple[Bound, ...]] = ("imports", "compiling", "credentials", "connecting")
 """The stages of `SetupSeconds`."""
@@ -80,7 +81,7 @@ def _paced(report: LoadReport) -> str | None:
     maximum = report.settings.max_bandwidth
     if maximum is None or report.bytes_read < 0.7 * maximum * report.seconds:
         return None
-    return f"RUNAI_STREAMER_MAX_BANDWIDTH={maximum} holds it there: raise it, or leave it out"
+    return f"RUNAI_STREAMER_MAX_BANDWIDTH={setting_text(maximum)} holds it there: raise it, or leave it out"
 
 
 def _cpu(report: LoadReport) -> tuple[str, str]:
@@ -127,18 +128,13 @@ def _copy(report: LoadReport) -> tuple[str, str]:
 
 def _memory(report: LoadReport) -> tuple[str, str]:
     settings = report.settings
-    what = f"went into waiting for memory, with {report.peak_memory / 2**20:.0f} MiB held at most"
+    what = f"went into waiting for memory, with {size_text(report.peak_memory)} held at most"
     if settings.memory_limit is None:
         return what, "the machine has no more: drop tensors as they come"
     enough = max(2 * settings.memory_limit, 2 * settings.concurrency * settings.chunk_bytesize)
     whose = f", of this rank; the setting is for all {settings.ranks}" if settings.ranks > 1 else ""
-    now = f"now {_setting(settings.memory_limit)}{whose}"
-    return what, f"raise RUNAI_STREAMER_MEMORY_LIMIT ({now}) to {_setting(enough)}, or leave it out"
-
-
-def _setting(count: int) -> str:
-    """Return a number of bytes as the variables take it, exactly."""
-    return f"{count >> 20}MiB" if count and count % (1 << 20) == 0 else str(count)
+    now = f"now {setting_text(settings.memory_limit)}{whose}"
+    return what, f"raise RUNAI_STREAMER_MEMORY_LIMIT ({now}) to {setting_text(enough)}, or leave it out"
 
 
 def _caller(_: LoadReport) -> tuple[str, str]:

@@ -10,7 +10,8 @@ from typing import Any, Final, Literal, TypeAlias
 from runai_model_streamer.io.cache_counts import CacheCounts
 from runai_model_streamer.io.setup_time import SetupSeconds
 from runai_model_streamer.origins import Origin
-from runai_model_streamer.report.shared_load import SharedLoad, gigabytes
+from runai_model_streamer.report.shared_load import SharedLoad
+from runai_model_streamer.settings.units import size_text
 
 _WORTH_A_ROW: Final = 0.02
 """Share of a load's seconds from which the summary has a row for its set-up."""
@@ -256,11 +257,11 @@ def rows(report: LoadReport) -> Iterator[tuple[str, str]]:
     """Yield the names and values of the summary."""
     first = report.first_tensor_seconds
     yield "outcome", report.outcome + (f": {report.error}" if report.error else "")
-    yield "loaded", f"{report.tensors} of {report.total_tensors} tensors, {gigabytes(report.bytes)}, to {report.device}"
+    yield "loaded", f"{report.tensors} of {report.total_tensors} tensors, {size_text(report.bytes)}, to {report.device}"
     yield "time", f"{report.seconds:.2f} s" + ("" if first is None else f", first tensor after {first:.3f} s")
     yield "speed", f"{report.gb_per_second:.2f} GB/s"
     origins = {each.field: getattr(report.bytes_from, each.field) for each in Origin}
-    read = ", ".join(f"{name.replace('_', ' ')} {gigabytes(count)}" for name, count in origins.items() if count)
+    read = ", ".join(f"{name.replace('_', ' ')} {size_text(count)}" for name, count in origins.items() if count)
     yield "read from", read or "nothing"
     if report.shared is not None:
         yield "shared", str(report.shared)
@@ -270,5 +271,5 @@ def rows(report: LoadReport) -> Iterator[tuple[str, str]]:
     setup = report.setup
     if setup.all >= _WORTH_A_ROW * report.seconds > 0.0:
         yield "set-up", str(setup)
-    yield "memory", f"{gigabytes(report.peak_memory)} held at most"
+    yield "memory", f"{size_text(report.peak_memory)} held at most"
     yield "verdict", report.verdict

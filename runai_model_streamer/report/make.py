@@ -3,7 +3,7 @@
 import dataclasses
 from typing import cast
 
-from runai_model_streamer.config import UNLIMITED, StreamerConfig
+from runai_model_streamer.config import UNLIMITED, LoadConfig
 from runai_model_streamer.pipeline.tally.load import Tally
 from runai_model_streamer.pipeline.tally.reader import ReaderTally
 from runai_model_streamer.report.load_report import (
@@ -22,7 +22,7 @@ from runai_model_streamer.report.verdict import judge
 class Request:
     """The caller's request and settings."""
 
-    config: StreamerConfig
+    config: LoadConfig
     device: str = "cpu"
     files: int = 0
     tensors: int = 0

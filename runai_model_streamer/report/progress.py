@@ -211,14 +211,23 @@ def _fraction(progress: Progress) -> float:
 
 
 def summary(progress: Progress) -> str:
-    """Return a bar's text: `62% 2.67/4.31 GB 1.24 GB/s 141/226 tensors`."""
+    """Return a bar's text: `62% 2.67/4.31 GB 1.24 GB/s 0:01 left 141/226 tensors`."""
     size, unit = (1e9, "GB") if progress.total_bytes >= 1e8 else (1e6, "MB")
     done, total = f"{progress.bytes / size:.2f}", f"{progress.total_bytes / size:.2f}"
     count = str(progress.total_tensors)
     # A constant length keeps the length of the bar constant.
     tensors = f"{progress.tensors:{len(count)}}/{count} tensors"
     rate = f"{progress.gb_per_second:5.2f} GB/s"
-    return f"{_fraction(progress):4.0%} {done:>{len(total)}}/{total} {unit} {rate} {tensors}"
+    return f"{_fraction(progress):4.0%} {done:>{len(total)}}/{total} {unit} {rate} {_left(progress):>5} left {tensors}"
+
+
+def _left(progress: Progress) -> str:
+    """Return the time until the end, at the average speed so far."""
+    if not progress.bytes:
+        return "-:--" if progress.total_bytes else "0:00"
+    seconds = round(progress.seconds * (progress.total_bytes / progress.bytes - 1))
+    minutes, seconds = divmod(seconds, 60)
+    return f"{minutes}:{seconds:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
 def _bundle(fraction: float, text: str) -> dict[str, str]:

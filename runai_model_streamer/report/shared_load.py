@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from runai_model_streamer.settings.units import size_text
+
 
 @dataclass(frozen=True, slots=True)
 class SharedLoad:
@@ -30,15 +32,10 @@ class SharedLoad:
         """Say what this rank did for others, what others did for it, and for whom it waited longest."""
         others = ", ".join(str(rank) for rank in self.ranks if rank != self.rank)
         way = "memory" if self.memory else "sockets"
-        done = f"with rank {others} through {way}: {gigabytes(self.bytes_read)} read for all"
+        done = f"with rank {others} through {way}: {size_text(self.bytes_read)} read for all"
         came = self.bytes_taken + self.bytes_received
-        done += f", {gigabytes(came)} of others' reads taken"
+        done += f", {size_text(came)} of others' reads taken"
         if not self.wait_seconds:
             return done
         rank, seconds = max(self.wait_seconds.items(), key=lambda each: each[1])
         return f"{done}; waited longest for rank {rank} ({seconds:.2f} thread-seconds)"
-
-
-def gigabytes(count: float) -> str:
-    """Return a number of bytes in GB, or MB if it is small."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

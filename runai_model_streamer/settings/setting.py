@@ -14,10 +14,10 @@ class Setting:
 
     name: str
     field: str
-    """Field of `StreamerConfig`, or of `S3Config` after `s3.`, and so on. Two variables may set one field."""
+    """Field of `LoadConfig`, or of `S3Config` after `s3.`, and so on. Two variables may set one field."""
     parser: Parser
     default: str
-    """The default, for the documentation. `StreamerConfig` has the value."""
+    """The default, for the documentation. `LoadConfig` has the value."""
     sentence: str
     """When to change it; Markdown."""
     secret: bool = False

@@ -1,4 +1,4 @@
-"""How to reach each kind of object storage: parts of `StreamerConfig`."""
+"""How to reach each kind of object storage: parts of `LoadConfig`."""
 
 from dataclasses import dataclass
 from enum import Enum

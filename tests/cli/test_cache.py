@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from runai_model_streamer import SafetensorsStreamer
-from runai_model_streamer.config import CacheConfig, StreamerConfig
+from runai_model_streamer.config import CacheConfig, LoadConfig
 from runai_model_streamer.io.storage import Storage
 from tests.checkpoints import encode, stored
 from tests.cli.conftest import Command
@@ -62,7 +62,7 @@ def test_what_is_there_is_listed_the_last_used_first(streamer: Command, folder: 
 
 
 def test_an_object_that_a_load_uses_is_listed_as_such(streamer: Command, folder: Path, urls: list[str]) -> None:
-    config = StreamerConfig(cache=CacheConfig(str(folder), offline=True))
+    config = LoadConfig(cache=CacheConfig(str(folder), offline=True))
     storage = Storage(config, None, shared=False)
     source = storage.open(urls[0])
     listed = streamer("cache", "ls", "--json").document["objects"]
@@ -123,14 +123,14 @@ def test_pruning_needs_to_know_how_much(streamer: Command, urls: list[str], monk
     assert done.code == 1
     assert "give --size, --days or --all" in done.err
     monkeypatch.setenv("RUNAI_STREAMER_CACHE_SIZE", "1GB")
-    assert streamer("cache", "prune").out == "0 objects removed, 0 Bytes freed\n"
+    assert streamer("cache", "prune").out == "0 objects removed, 0 bytes freed\n"
 
 
 def test_without_a_folder_there_is_no_cache(streamer: Command, tmp_path: Path) -> None:
     assert "there is no cache: set RUNAI_STREAMER_CACHE_DIR" in streamer("cache", "ls").err
     done = streamer("cache", "ls", "--folder", tmp_path / "missing")
     assert (done.code, done.err) == (1, f"error: {tmp_path}/missing: no such folder\n")
-    assert streamer("cache", "ls", "--folder", tmp_path).out == f"0 objects, 0 Bytes on the disk, in {tmp_path}\n"
+    assert streamer("cache", "ls", "--folder", tmp_path).out == f"0 objects, 0 bytes on the disk, in {tmp_path}\n"
 
 
 def test_a_limit_is_for_pruning_only(streamer: Command, urls: list[str]) -> None:

@@ -24,9 +24,9 @@ def test_the_report_and_its_verdict_are_told(
     done = streamer("load", "s3://models/llama/" if source == "s3" else model)
     assert (done.code, done.err) == (0, "")
     told = lines(done.out)
-    assert told["loaded"].startswith("117.6 KiB, 3 tensors of 2 files, to cpu in ")
+    assert told["loaded"].startswith("120 kB, 3 tensors of 2 files, to cpu in ")
     assert "GB/s, first tensor after" in told["speed"]
-    assert f"concurrency {400 if source == 's3' else 16}, chunk 8.0 MiB" in told["settings"]
+    assert f"concurrency {400 if source == 's3' else 16}, chunk 8MiB" in told["settings"]
     assert told["verdict"]
 
 

@@ -16,9 +16,9 @@ def test_a_folder_is_summed_up_by_file(streamer: Command, model: Path) -> None:
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[0].split() == ["SIZE", "TENSORS", "DTYPES", "FILE"]
-    assert lines[1].split() == ["59.1", "KiB", "2", "BF16", "1,", "F32", "1", str(model / "model-1.safetensors")]
+    assert lines[1].split() == ["60.6", "kB", "2", "BF16", "1,", "F32", "1", str(model / "model-1.safetensors")]
     assert lines[2].split()[-1] == str(model / "model-2.safetensors")
-    assert lines[3] == "2 files, 117.8 KiB, 3 tensors, 60,100 elements"
+    assert lines[3] == "2 files, 121 kB, 3 tensors, 60,100 elements"
 
 
 INDEX = '{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-3.safetensors"}}'
@@ -49,10 +49,10 @@ def test_tensors_that_are_there_twice_are_said(streamer: Command, model: Path) -
 def test_every_tensor_can_be_listed(streamer: Command, model: Path) -> None:
     done = streamer("ls", "--tensors", model / "model-1.safetensors")
     assert done.out.splitlines() == [
-        f"{model / 'model-1.safetensors'}: 59.1 KiB, 2 tensors, 30,100 elements",
+        f"{model / 'model-1.safetensors'}: 60.6 kB, 2 tensors, 30,100 elements",
         "DTYPE  SHAPE            SIZE  TENSOR",
-        "BF16   [300, 100]   58.6 KiB  embed",
-        "F32    [100]       400 Bytes  norm",
+        "BF16   [300, 100]    60.0 kB  embed",
+        "F32    [100]       400 bytes  norm",
     ]
 
 
@@ -217,3 +217,21 @@ def test_a_profile_wins_over_keys_of_the_environment(
     assert (done.code, done.err) == (0, "")
     assert all("AKIAOFTHEPROFILE" in request.headers["Authorization"] for request in server.requests)
     assert all("/eu-west-9/s3/" in request.headers["Authorization"] for request in server.requests)
+
+
+def test_a_pattern_stands_for_the_files_that_match_it(streamer: Command, server: FaultServer, model: Path) -> None:
+    write(model / "model-10.safetensors", {"other": stored("F32", [1])})
+    for path in (model, f"file://{model}", "s3://models/llama"):
+        done = streamer("ls", f"{path}/model-?.safetensors")
+        assert (done.code, done.err) == (0, "")
+        assert [line.split("/")[-1] for line in done.out.splitlines()[1:-1]] == [
+            "model-1.safetensors",
+            "model-2.safetensors",
+        ]
+    nothing = streamer("ls", model / "x*")
+    assert (nothing.code, nothing.err) == (1, f"error: {model}/x*: no safetensors file matches this pattern\n")
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(streamer: Command, model: Path) -> None:
+    write(model / "model-[1].safetensors", {"odd": stored("F32", [1])})
+    assert streamer("ls", "--json", model / "model-[1].safetensors").document["tensor_count"] == 1

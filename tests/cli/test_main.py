@@ -182,7 +182,7 @@ def test_it_runs_as_a_module(tmp_path: Path) -> None:
     path = write(tmp_path / "m.safetensors", numbered([1]))
     command = [sys.executable, *AS_A_MODULE, "ls", str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "1 file, 73 Bytes, 1 tensor, 1 elements"
+    assert done.stdout.splitlines()[-1] == "1 file, 73 bytes, 1 tensor, 1 elements"
     assert done.stderr == ""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from runai_model_streamer.cli import output
-from runai_model_streamer.cli.output import Column, counted, rate, shown, write_line, write_pairs, write_table
+from runai_model_streamer.cli.output import Column, counted, shown, write_line, write_pairs, write_table
 
 LONG = "/models/" + "long-folder/" * 12 + "model.safetensors"
 COLUMNS = (Column("size", right=True), Column("status"), Column("file"))
@@ -32,10 +32,6 @@ def table() -> None:
 )
 def test_names_cannot_write_to_the_terminal(text: str, wanted: str) -> None:
     assert shown(text) == wanted
-
-
-def test_rates_have_the_units_of_the_report() -> None:
-    assert [rate(count, 2.0) for count in (2.5e9, 3e6, 4000, 0)] == ["1.25 GB/s", "1.5 MB/s", "2 kB/s", "0 kB/s"]
 
 
 def test_things_are_counted() -> None:

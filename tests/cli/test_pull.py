@@ -11,12 +11,12 @@ from tests.servers import FaultServer, refuse
 def test_a_prefix_is_copied_and_not_again(streamer: Command, server: FaultServer, model: Path, tmp_path: Path) -> None:
     done = streamer("pull", "s3://models/llama", tmp_path / "copy")
     assert (done.code, done.err) == (0, "")
-    assert done.out.startswith(f"3 files, 117.8 KiB, pulled to {tmp_path / 'copy'} in ")
+    assert done.out.startswith(f"3 files, 121 kB, pulled to {tmp_path / 'copy'} in ")
     assert done.out.endswith("; 0 were there already\n")
     for path in model.iterdir():
         assert (tmp_path / "copy" / path.name).read_bytes() == path.read_bytes()
     again = streamer("pull", "s3://models/llama", tmp_path / "copy")
-    assert again.out.startswith("0 files, 0 Bytes, pulled to ")
+    assert again.out.startswith("0 files, 0 bytes, pulled to ")
     assert again.out.endswith("; 3 were there already\n")
 
 
@@ -49,7 +49,7 @@ def test_a_dry_run_lists_what_is_missing_and_writes_nothing(
         "model-1.safetensors",
         "model-2.safetensors",
     ]
-    assert done.out.endswith(f"3 files, 117.8 KiB, would be pulled to {copy}; 0 are there already\n")
+    assert done.out.endswith(f"3 files, 121 kB, would be pulled to {copy}; 0 are there already\n")
     assert not copy.exists()
     streamer("pull", "s3://models/llama", copy, "--allow", "*.json")
     document = streamer("pull", "--dry-run", "--json", "s3://models/llama", copy).document
@@ -75,3 +75,9 @@ def test_a_pull_that_is_refused_is_an_error(streamer: Command, server: FaultServ
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("error: s3://models/llama/model-2.safetensors: access denied")
     assert "planted" not in done.err
+
+
+def test_a_pattern_at_the_end_of_the_url_chooses(streamer: Command, server: FaultServer, tmp_path: Path) -> None:
+    document = streamer("pull", "--json", "s3://models/llama/*.json", tmp_path / "copy").document
+    assert [each["name"] for each in document["files"]] == ["config.json"]
+    assert document["source"] == "s3://models/llama"

@@ -15,7 +15,7 @@ def test_local_files_are_read_to_their_end(streamer: Command, model: Path) -> No
     lines = done.out.splitlines()
     assert [line.split()[0] for line in lines[:2]] == ["ok", "ok"]
     assert "read, no checksum" in lines[0]
-    assert lines[2] == "2 files, 117.8 KiB read: none is broken"
+    assert lines[2] == "2 files, 121 kB read: none is broken"
 
 
 def test_a_shard_that_the_index_names_and_is_missing_is_broken(streamer: Command, model: Path) -> None:
@@ -24,7 +24,7 @@ def test_a_shard_that_the_index_names_and_is_missing_is_broken(streamer: Command
     done = streamer("verify", model)
     assert done.code == 1
     assert f"FAILED  {model}/model-3.safetensors: is not there" in done.out
-    assert done.out.endswith("3 files, 117.8 KiB read: 1 BROKEN\n")
+    assert done.out.endswith("3 files, 121 kB read: 1 BROKEN\n")
     assert not streamer("verify", "--json", model).document["ok"]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from runai_model_streamer.config import DirectIO, S3Config, StreamerConfig
+from runai_model_streamer.config import DirectIO, LoadConfig, S3Config
 from runai_model_streamer.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -141,7 +141,7 @@ def test_only_urls_of_s3_are_objects(path: str, kind: SourceKind) -> None:
 )
 def test_files_are_read_as_the_settings_say(cold_file: Path, direct: DirectIO, shared: bool, origin: Origin) -> None:
     with (
-        closing(Storage(StreamerConfig(direct_io=direct), None, shared=shared)) as storage,
+        closing(Storage(LoadConfig(direct_io=direct), None, shared=shared)) as storage,
         closing(storage.open(str(cold_file))) as source,
     ):
         buffer = make_buffer(source.size)
@@ -150,7 +150,7 @@ def test_files_are_read_as_the_settings_say(cold_file: Path, direct: DirectIO, s
 
 
 def test_opening_a_file_reads_nothing_of_it(cold_file: Path) -> None:
-    with closing(Storage(StreamerConfig(), None, shared=False)) as storage:
+    with closing(Storage(LoadConfig(), None, shared=False)) as storage:
         storage.open(str(cold_file)).close()
     assert cached_bytes(cold_file) == 0
 
@@ -160,7 +160,7 @@ def storage() -> Iterator[Storage]:
     """With a store that has s3://models/m."""
     with FaultServer() as server:
         server.put("models", "m", b"bytes of m")
-        config = StreamerConfig(s3=S3Config(endpoint=server.endpoint, virtual_addressing=False))
+        config = LoadConfig(s3=S3Config(endpoint=server.endpoint, virtual_addressing=False))
         with closing(Storage(config, S3Credentials("key", "secret"), shared=False)) as storage:
             yield storage
 
@@ -176,7 +176,7 @@ def test_credentials_that_are_changed_afterwards_are_those_of_before() -> None:
     with FaultServer() as server:
         server.put("models", "m", b"bytes of m")
         credentials = S3Credentials("key", "secret", endpoint=server.endpoint)
-        config = StreamerConfig(s3=S3Config(virtual_addressing=False))
+        config = LoadConfig(s3=S3Config(virtual_addressing=False))
         with closing(Storage(config, credentials, shared=False)) as storage:
             credentials.endpoint = "http://127.0.0.1:1"
             credentials.secret_access_key = None
@@ -210,13 +210,13 @@ def test_interrupting_and_closing_it_twice_is_harmless(storage: Storage) -> None
 
 
 def test_it_can_be_closed_unused() -> None:
-    Storage(StreamerConfig(), None, shared=False).close()
+    Storage(LoadConfig(), None, shared=False).close()
 
 
 def test_under_a_cap_reads_of_files_and_objects_stand_in_one_line(cold_file: Path) -> None:
     with FaultServer() as server:
         server.put("bucket", "key", b"object")
-        config = StreamerConfig(max_bandwidth=1 << 30, s3=S3Config(server.endpoint, virtual_addressing=False))
+        config = LoadConfig(max_bandwidth=1 << 30, s3=S3Config(server.endpoint, virtual_addressing=False))
         with closing(Storage(config, S3Credentials("key", "secret"), shared=False)) as storage:
             sources = [storage.open(str(cold_file)), storage.open("s3://bucket/key")]
             storage.interrupt()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runai_model_streamer.config import AzureConfig, DirectIO, GcsConfig, HubConfig, S3Transport, StreamerConfig
+from runai_model_streamer.config import AzureConfig, DirectIO, GcsConfig, HubConfig, LoadConfig, S3Transport
 from runai_model_streamer.io.azure.store import AzureStore
 from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.io.gcs.store import GcsStore
@@ -166,7 +166,7 @@ class TestS3ObjectOfMoto(S3Contract):
 def web() -> Iterator[tuple[WebStore, str]]:
     if why := transports.missing(S3Transport.CURL):
         pytest.skip(why)
-    with FaultServer() as server, closing(WebStore(StreamerConfig())) as store:
+    with FaultServer() as server, closing(WebStore(LoadConfig())) as store:
         server.put(BUCKET, KEY, DATA)
         yield store, f"{server.endpoint}/{BUCKET}/{KEY}"
 
@@ -193,7 +193,7 @@ def hub() -> Iterator[HubStore]:
     with FaultServer() as server, FaultServer() as cdn:
         model = Hub(server, cdn)
         model.put({"model.safetensors": DATA})
-        config = StreamerConfig(hub=HubConfig(model.endpoint, cache="/nowhere"))
+        config = LoadConfig(hub=HubConfig(model.endpoint, cache="/nowhere"))
         with closing(HubStore(config)) as store:
             yield store
 
@@ -217,7 +217,7 @@ def gcs() -> Iterator[GcsStore]:
         pytest.skip(why)
     with FaultServer() as server:
         Gcs(server).put(KEY, DATA)
-        with closing(GcsStore(StreamerConfig(gcs=GcsConfig(emulator=server.endpoint)))) as store:
+        with closing(GcsStore(LoadConfig(gcs=GcsConfig(emulator=server.endpoint)))) as store:
             yield store
 
 
@@ -243,7 +243,7 @@ def azure() -> Iterator[AzureStore]:
         azure.put(KEY, DATA)
         azure.allow(key=ACCOUNT_KEY)
         config = AzureConfig(account=ACCOUNT, key=Secret(ACCOUNT_KEY), endpoint=server.endpoint)
-        with closing(AzureStore(StreamerConfig(azure=config))) as store:
+        with closing(AzureStore(LoadConfig(azure=config))) as store:
             yield store
 
 

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, Final
 
-from runai_model_streamer.config import S3Config, S3Transport, StreamerConfig
+from runai_model_streamer.config import LoadConfig, S3Config, S3Transport
 from runai_model_streamer.io.http import libcurl
 from runai_model_streamer.io.s3.access import MakeAccess, make_access
 from runai_model_streamer.io.s3.credentials import S3Credentials
@@ -35,7 +35,7 @@ def missing(transport: S3Transport) -> str:
 
 def s3_config(*values: Any, **named: Any) -> S3Config:
     """Settings as given, with the transport and the certificates that the environment names."""
-    environment = StreamerConfig.from_environment().s3
+    environment = LoadConfig.from_environment().s3
     return S3Config(*values, **{"transport": environment.transport, "ca_bundle": environment.ca_bundle} | named)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import ReadError
 from runai_model_streamer.io.listing import Entry
 from runai_model_streamer.io.source import Source
@@ -48,7 +48,7 @@ class MemoryStorage(Storage):
     """Opens what it was given."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
-        super().__init__(StreamerConfig(), None, shared=False)
+        super().__init__(LoadConfig(), None, shared=False)
         self.files = files
         self.meter = Meter()
         self.opened: list[MemorySource] = []

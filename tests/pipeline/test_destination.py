@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from runai_model_streamer.config import GdsMode, StreamerConfig
+from runai_model_streamer.config import GdsMode, LoadConfig
 from runai_model_streamer.errors import GdsUnavailableError, RunaiStreamerMemoryLimitException
 from runai_model_streamer.origins import Origin
 from runai_model_streamer.pipeline.destination import destination_for
@@ -24,7 +24,7 @@ def spec_of(limit: int = -1, dtype: str = "U8", target: str | None = None, **fie
     source = MemorySource("m", bytes(100))
     tensors = [info._replace(dtype=dtype) for info in infos([1 << 20] * 40)]
     files = [PlannedFile(source.size, source.kind, source.alignment, 1 << 20, tensors)]
-    config = StreamerConfig(memory_limit=limit)
+    config = LoadConfig(memory_limit=limit)
     spec = LoadSpec(config, ["m"], [source], files, MemoryLimit(limit, "LIMIT"), 4, casting_of(files, target))
     return replace(spec, **fields)  # type: ignore[arg-type]
 

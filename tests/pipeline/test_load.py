@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import ReadError, SourceChangedError, StateError, StreamerError, TruncatedError
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import Origin
@@ -496,7 +496,7 @@ class ClosedStorage(Storage):
     """Counts how often it is closed."""
 
     def __init__(self) -> None:
-        super().__init__(StreamerConfig(), None, shared=False)
+        super().__init__(LoadConfig(), None, shared=False)
         self.closed = 0
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 import pytest
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import HeaderError, InterruptedReadError, NotFoundError, StreamerError
 from runai_model_streamer.io.paths import is_object
 from runai_model_streamer.io.source import Source
@@ -24,7 +24,7 @@ class MemoryStorage(Storage):
     """Objects and files in memory; records what was opened, and by which thread."""
 
     def __init__(self, stored: Mapping[str, bytes]) -> None:
-        super().__init__(StreamerConfig(), None, shared=False)
+        super().__init__(LoadConfig(), None, shared=False)
         self._stored = stored
         self.opened: dict[str, MemorySource] = {}
         self.threads: dict[str, str] = {}

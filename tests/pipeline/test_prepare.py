@@ -7,7 +7,7 @@ import pytest
 import torch.distributed as dist
 
 from runai_model_streamer.checkpoint.header import read_header
-from runai_model_streamer.config import MIB, StreamerConfig
+from runai_model_streamer.config import MIB, LoadConfig
 from runai_model_streamer.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -34,8 +34,8 @@ def _nothing_is_left_open() -> Iterator[None]:
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
-def start(*paths: Path, names: Collection[str] | None = None, config: StreamerConfig | None = None) -> PreparedLoad:
-    prepared = prepare_load([str(path) for path in paths], config or StreamerConfig(), None, names)
+def start(*paths: Path, names: Collection[str] | None = None, config: LoadConfig | None = None) -> PreparedLoad:
+    prepared = prepare_load([str(path) for path in paths], config or LoadConfig(), None, names)
     prepared.load.start()
     return prepared
 
@@ -67,7 +67,7 @@ def test_a_file_in_memory_is_copied_by_large_reads_where_cpus_are_few_and_memory
     source = CachedSource("m", encode(numbered([20 * MIB])), alignment=PAGE)
     tensors = read_header(source).tensors
     source.reads.clear()
-    config = StreamerConfig(memory_limit=limit)
+    config = LoadConfig(memory_limit=limit)
     load = make_load(Storage(config, None, shared=False), [FileReads("m", source, tensors)], config)
     load.start()
     assert [name for name, _ in load.tensors()] == ["t0"]
@@ -77,14 +77,14 @@ def test_a_file_in_memory_is_copied_by_large_reads_where_cpus_are_few_and_memory
 
 
 def test_a_load_is_not_running_when_it_is_returned(two_files: tuple[Path, Path]) -> None:
-    prepared = prepare_load([str(path) for path in two_files], StreamerConfig(), None, None)
+    prepared = prepare_load([str(path) for path in two_files], LoadConfig(), None, None)
     assert our_threads() == []
     prepared.load.start()
     assert list(streamed(prepared)) == ["a0", "a1", "b0", "b1"]
 
 
 def test_a_load_that_was_never_started_leaves_nothing_open(two_files: tuple[Path, Path]) -> None:
-    prepare_load([str(path) for path in two_files], StreamerConfig(), None, None).load.close()
+    prepare_load([str(path) for path in two_files], LoadConfig(), None, None).load.close()
 
 
 def test_metadata_lists_each_files_tensors_by_its_index(two_files: tuple[Path, Path]) -> None:
@@ -185,8 +185,8 @@ def test_a_tensor_of_that_dtype_may_be_left_out(with_float6: Path) -> None:
 # The limit.
 
 
-def limited(limit: int) -> StreamerConfig:
-    return StreamerConfig(memory_limit=limit)
+def limited(limit: int) -> LoadConfig:
+    return LoadConfig(memory_limit=limit)
 
 
 def test_a_limit_below_the_largest_tensor_is_an_error_that_names_tensor_size_and_limit(
@@ -250,7 +250,7 @@ def test_a_load_that_cannot_start_leaves_nothing_open(
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    load = prepare_load([str(path) for path in two_files], StreamerConfig(), None, None).load
+    load = prepare_load([str(path) for path in two_files], LoadConfig(), None, None).load
     with pytest.raises(StreamerError, match="ulimit -u"):
         load.start()
     load.close()
@@ -268,4 +268,4 @@ def test_files_are_shared_when_the_launcher_or_a_process_group_says_so(
     if ranks is not None:
         monkeypatch.setattr(dist, "is_initialized", lambda: True)
         monkeypatch.setattr(dist, "get_world_size", lambda: ranks)
-    assert is_shared(StreamerConfig(local_processes=processes)) == shared
+    assert is_shared(LoadConfig(local_processes=processes)) == shared

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runai_model_streamer import LoadReport, S3Credentials, SafetensorsStreamer
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.io.setup_time import SetupSeconds
 from runai_model_streamer.origins import Origin, SourceKind
 from runai_model_streamer.pipeline.plan.groups import PlannedFile, Step, plan_groups
@@ -123,7 +123,7 @@ def test_what_kept_a_load_from_more_connections_is_said(held_by: Held, advice: s
 @pytest.mark.parametrize("origin", ["disk", "object_storage"])
 def test_reads_at_the_bandwidth_that_is_set_are_held_there(origin: str) -> None:
     verdict = judge(waiting(ReaderSeconds(**{origin: 144.0}), settings=settings(max_bandwidth=500 * MB)))
-    assert "RUNAI_STREAMER_MAX_BANDWIDTH=500000000" in verdict.sentence
+    assert "RUNAI_STREAMER_MAX_BANDWIDTH=500MB" in verdict.sentence
 
 
 def test_a_bandwidth_that_is_far_away_is_not_blamed() -> None:
@@ -389,7 +389,7 @@ class HeldUp:
         clock.process_cpu, clock.threads = cpu, ThreadTimes(cpu, delay)
         self.reader.end()
         tally.end("complete")
-        return make_report(tally, Request(StreamerConfig(), files=1, tensors=20, bytes=20 * 16 * MIB))
+        return make_report(tally, Request(LoadConfig(), files=1, tensors=20, bytes=20 * 16 * MIB))
 
 
 def test_a_slow_server_is_the_networks() -> None:
@@ -410,7 +410,7 @@ def test_a_slow_caller_is_the_callers() -> None:
 def test_a_tiny_limit_is_the_limits() -> None:
     report = HeldUp(limit=1_000_000).report(read=0.01, memory=0.05, cpu=0.1)
     assert report.bound_by == "memory", report
-    assert "raise RUNAI_STREAMER_MEMORY_LIMIT (now 1000000)" in report.verdict
+    assert "raise RUNAI_STREAMER_MEMORY_LIMIT (now 1MB)" in report.verdict
 
 
 def test_a_slow_disk_is_the_storages() -> None:

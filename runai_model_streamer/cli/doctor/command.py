@@ -5,8 +5,11 @@ from collections.abc import Iterable, Iterator
 
 from runai_model_streamer.cli.arguments import Subcommands, add_command
 from runai_model_streamer.cli.doctor import limits, machine, storage, stores
+from runai_model_streamer.cli.doctor.bundle import write_bundle
 from runai_model_streamer.cli.doctor.machine import Check
+from runai_model_streamer.cli.doctor.probe import probe
 from runai_model_streamer.cli.output import Column, counted, write_json, write_line, write_table
+from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.io.paths import as_path, is_object, scheme_of
 
 
@@ -23,6 +26,12 @@ def add(commands: Subcommands) -> None:
         "urls", nargs="*", type=_url, metavar="URL", help="a bucket, prefix or object, such as s3://BUCKET"
     )
     parser.add_argument("--path", metavar="DIR", help="a folder of files: check how they are read")
+    parser.add_argument(
+        "--probe", action="store_true", help="also read a little of DIR and URL, and say how fast it comes"
+    )
+    parser.add_argument(
+        "--bundle", metavar="FILE", help="also write what was found, and all packages, for a bug report"
+    )
 
 
 def _url(text: str) -> str:
@@ -34,7 +43,13 @@ def _url(text: str) -> str:
 def run(arguments: argparse.Namespace) -> int:
     """Run the checks. Return exit code 1 if one of them is an error."""
     path = None if arguments.path is None else as_path(arguments.path)
+    places = [*([] if path is None else [path]), *arguments.urls]
+    if arguments.probe and not places:
+        raise ArgumentError("--probe has nothing to read", remedy="give --path DIR or a URL")
     found = list(_checks(path, arguments.urls))
+    found += map(probe, places if arguments.probe else ())
+    if arguments.bundle is not None:
+        write_bundle(arguments.bundle, found)
     errors, warnings = (sum(each.status == status for each in found) for status in ("error", "warning"))
     if arguments.json:
         write_json({"ok": not errors, "checks": [each._asdict() for each in found]})
@@ -43,7 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
         write_line()
         write_line(f"{counted(errors, 'error')}, {counted(warnings, 'warning')}")
         if path is None and not arguments.urls:
-            write_line("doctor --path DIR s3://BUCKET checks your files and buckets too.")
+            write_line(
+                "doctor --path DIR s3://BUCKET checks your files and buckets too, and --probe how fast they come."
+            )
+        if arguments.bundle is not None:
+            write_line(f"{arguments.bundle} has all of it. Read it before you send it.")
     return 1 if errors else 0
 
 

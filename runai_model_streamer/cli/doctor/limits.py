@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from runai_model_streamer.cli.doctor.machine import Check
-from runai_model_streamer.cli.output import counted, size
+from runai_model_streamer.cli.output import counted
 from runai_model_streamer.io.cgroups import cgroups, usable_cpus
+from runai_model_streamer.settings.units import limit_text, size_text
 
 _PROC: Final = Path("/proc")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
@@ -36,11 +37,11 @@ def _memory(proc: Path, mounted: Path) -> Check:
     if not found:
         return Check("memory", "ok", "no limit of a control group")
     allowed, taken = min(found, key=lambda each: each[0])
-    using = "" if taken is None else f", {size(taken)} in use, page cache included"
+    using = "" if taken is None else f", {size_text(taken)} in use, page cache included"
     return Check(
         "memory",
         "ok",
-        f"a control group's limit of {size(allowed)}{using}",
+        f"a control group's limit of {limit_text(allowed)}{using}",
         "tensors that a program keeps need room in it; RUNAI_STREAMER_MEMORY_LIMIT bounds the rest",
     )
 
@@ -52,6 +53,6 @@ def locked_memory(limit: int) -> Check:
     return Check(
         "locked memory",
         "ok",
-        f"at most {size(limit)}",
+        f"at most {limit_text(limit)}",
         "networks with RDMA need more: ulimit -l unlimited, or the container's memlock setting",
     )

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import runai_model_streamer
 from runai_model_streamer.cli.interrupts import ended_by_ctrl_c
-from runai_model_streamer.config import GdsMode, StreamerConfig
+from runai_model_streamer.config import GdsMode, LoadConfig
 from runai_model_streamer.errors import ConfigError, MissingDependencyError
 from runai_model_streamer.installation import NAME, clash, install_command
 from runai_model_streamer.io.cgroups import usable_cpus
@@ -67,7 +67,7 @@ def _cpus() -> str:
 def settings() -> Iterator[Check]:
     """Check the library's variables in the environment."""
     try:
-        StreamerConfig.from_environment()
+        LoadConfig.from_environment()
     except ConfigError as error:
         yield Check("settings", "error", error.summary, error.remedy)
         return
@@ -146,7 +146,7 @@ def _gds(install: str) -> Check:
     if reason is None:
         return Check("gpudirect", "ok", f"kvikio {_kvikio()}: GPUDirect Storage is there (--path tells of a folder)")
     try:
-        required = StreamerConfig.from_environment().gds is GdsMode.ALWAYS
+        required = LoadConfig.from_environment().gds is GdsMode.ALWAYS
     except ConfigError:
         required = False
     if required:

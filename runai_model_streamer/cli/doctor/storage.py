@@ -9,8 +9,8 @@ from typing import Final
 
 from runai_model_streamer.cli.doctor.machine import Check, Status
 from runai_model_streamer.cli.doctor.mounts import mounted
-from runai_model_streamer.cli.output import counted, size
-from runai_model_streamer.config import DirectIO, GdsMode, S3Config, S3Transport, StreamerConfig
+from runai_model_streamer.cli.output import counted
+from runai_model_streamer.config import DirectIO, GdsMode, LoadConfig, S3Config, S3Transport
 from runai_model_streamer.errors import ConfigError, GdsUnavailableError, MissingDependencyError, StreamerError
 from runai_model_streamer.io.files import file_systems, gds
 from runai_model_streamer.io.files.device import device_of
@@ -21,6 +21,7 @@ from runai_model_streamer.io.http import libcurl
 from runai_model_streamer.io.s3 import diagnosis
 from runai_model_streamer.origins import Origin
 from runai_model_streamer.ranges import PAGE
+from runai_model_streamer.settings.units import setting_text, size_text
 
 _UNLINKED: Final = ".runai-streamer-doctor-"
 _GIVE_FOLDER: Final = "give a folder of safetensors files that this user may read"
@@ -68,7 +69,7 @@ def _file(file: str, path: str, *, on_gpu: bool) -> Iterator[Check]:
         if origin is Origin.DISK and kind in file_systems.DIRECT:
             yield _device(fd, path)
         if cached is not None and kind in file_systems.DIRECT:
-            held = f"{size(min(cached, source.size))} of {size(source.size)}"
+            held = f"{size_text(min(cached, source.size))} of {size_text(source.size)}"
             yield Check("cached", "ok", f"{file}: {held} are in memory")
         if on_gpu:
             yield _gpudirect(source, path)
@@ -97,7 +98,9 @@ def _direct(path: str, kind: str, origin: Origin | None, *, answers: bool) -> Ch
 def _device(fd: int, path: str) -> Check:
     found = device_of(os.fstat(fd).st_dev)
     disks = counted(found.members, "hard disk" if found.seeks else "disk")
-    begin = f"{counted(found.streams, 'read')} at once, {size(MIN_REQUEST)} each, to begin with; more if that helps"
+    begin = (
+        f"{counted(found.streams, 'read')} at once, {setting_text(MIN_REQUEST)} each, to begin with; more if that helps"
+    )
     # Not Linux AIO or io_uring, since a plain preadv is as fast (benchmarks/RESULTS.md).
     return Check("disk", "ok", f"{path}: on {found.name} ({disks}): {begin}; by preadv, which needs no permission")
 
@@ -115,7 +118,7 @@ def _gpudirect(source: FileSource, path: str) -> Check:
 def s3(urls: list[str], load_curl: Callable[[], libcurl.Library] = libcurl.load) -> Iterator[Check]:
     """Check the transport, the credentials, and whether each bucket answers."""
     try:
-        config = StreamerConfig.from_environment().s3
+        config = LoadConfig.from_environment().s3
     except ConfigError as error:
         yield Check("s3", "error", error.summary, error.remedy)
         return

@@ -6,11 +6,12 @@ from contextlib import closing
 from typing import Final
 
 from runai_model_streamer.cli.doctor.machine import Check
-from runai_model_streamer.cli.output import counted, size
-from runai_model_streamer.config import CacheConfig, StreamerConfig
+from runai_model_streamer.cli.output import counted
+from runai_model_streamer.config import CacheConfig, LoadConfig
 from runai_model_streamer.errors import ConfigError, StreamerError
 from runai_model_streamer.io.paths import scheme_of, without_query
 from runai_model_streamer.io.storage import Storage
+from runai_model_streamer.settings.units import size_text
 
 _PATIENCE: Final = 10.0
 """Seconds that a store has to answer in: longer than any that works takes, and less than people wait."""
@@ -21,7 +22,7 @@ def answers(urls: Sequence[str]) -> Iterator[Check]:
     if not urls:
         return
     try:
-        config = StreamerConfig.from_environment()
+        config = LoadConfig.from_environment()
     except ConfigError:
         return  # `machine.settings` says so
     config = dataclasses.replace(config, cache=CacheConfig())
@@ -36,7 +37,7 @@ def _answer(storage: Storage, url: str) -> Check:
     try:
         if without_query(url).endswith(".safetensors"):
             with closing(storage.open(url)) as source:
-                return Check(name, "ok", f"{source.path} answers: {size(source.size)}, read in ranges")
+                return Check(name, "ok", f"{source.path} answers: {size_text(source.size)}, read in ranges")
         found = storage.entries(url, lambda _: True, recursive=True)
     except StreamerError as error:
         return Check(name, "error", error.summary, error.remedy)

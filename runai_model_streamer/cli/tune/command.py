@@ -10,8 +10,6 @@ from runai_model_streamer.cli.interrupts import ended_by_ctrl_c
 from runai_model_streamer.cli.output import (
     Column,
     described,
-    rate,
-    size,
     write_json,
     write_line,
     write_pairs,
@@ -24,6 +22,7 @@ from runai_model_streamer.config import UNLIMITED
 from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.report.load_report import BytesFrom
 from runai_model_streamer.settings.environment import environment
+from runai_model_streamer.settings.units import rate_text, setting_text, size_text
 
 if TYPE_CHECKING:
     from runai_model_streamer.cli.tune.trials import Trials
@@ -88,7 +87,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
         def measure(setting: Setting, maximum: float) -> tuple[float, float]:
             left = max(ends - time.perf_counter(), 0)
-            say(f"{left:.0f} s left: concurrency {setting.concurrency}, chunk {size(setting.chunk)}, {_limit(setting)}")
+            chunk = setting_text(setting.chunk)
+            say(f"{left:.0f} s left: concurrency {setting.concurrency}, chunk {chunk}, {_limit(setting)}")
             return trials(setting, maximum)
 
         found = search(default, others, measure, ends, time.perf_counter)
@@ -124,15 +124,15 @@ def _state(origins: BytesFrom) -> tuple[str, str]:
 
 
 def _limit(setting: Setting) -> str:
-    return "no limit" if setting.limit == UNLIMITED else f"limit {size(setting.limit)}"
+    return "no limit" if setting.limit == UNLIMITED else f"limit {setting_text(setting.limit)}"
 
 
 def _rows(found: Found) -> Iterator[tuple[str, ...]]:
     # Settings with the most runs first: the ratio of a single run says little.
     for each in sorted(found.tried, key=lambda each: (-len(each.runs), -each.ratio(found.default))):
         setting = each.setting
-        limit = "none" if setting.limit == UNLIMITED else size(setting.limit)
-        shown = (str(setting.concurrency), size(setting.chunk), limit, str(len(each.runs)))
+        limit = "none" if setting.limit == UNLIMITED else setting_text(setting.limit)
+        shown = (str(setting.concurrency), setting_text(setting.chunk), limit, str(len(each.runs)))
         if each.failure is not None:
             yield *shown, "-", "-", "-", f"failed: {each.failure}"
         elif each.runs:
@@ -169,18 +169,18 @@ def show(found: Found, trials: "Trials", whole: int, spent: float) -> None:
 def told(found: Found, trials: "Trials", whole: int, spent: float) -> list[tuple[str, str]]:
     """Return the summary below the table; see `show`."""
     sample = trials.sample.bytes
-    part = "" if sample == whole else f", the first of {size(whole)}"
+    part = "" if sample == whole else f", the first of {size_text(whole)}"
     best, default = found.best, found.default
     if best is default:
         percent = f"{100 * WORTH - 100:.0f}%"
         result = f"what is set now is best: nothing was faster by {percent} in nearly every round"
     else:
-        speeds = f"{rate(best.speed, 1)} instead of {rate(default.speed, 1)}"
+        speeds = f"{rate_text(best.speed, 1)} instead of {rate_text(default.speed, 1)}"
         result = f"{best.ratio(default):.2f} times as fast as what is set now: {speeds}"
     count = sum(len(each.runs) for each in found.tried)
     return [
         ("measured", _state(trials.origins)[1]),
-        ("runs", f"{count} of {size(sample)}{part}, in {spent:.0f} s"),
+        ("runs", f"{count} of {size_text(sample)}{part}, in {spent:.0f} s"),
         (
             "ratio",
             "GB/s divided by that of what is set now in the same round, so that a busy machine slows both; the median",

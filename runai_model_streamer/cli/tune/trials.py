@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from runai_model_streamer import FileChunks, FileStreamer
 from runai_model_streamer.cli.tune.search import Setting
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.files import open_storage
 from runai_model_streamer.io.paths import is_object, kind_of
@@ -73,7 +73,7 @@ def current(paths: Iterable[str]) -> Setting:
     Raises:
         ConfigError: a variable has an unusable value.
     """
-    config = StreamerConfig.from_environment()
+    config = LoadConfig.from_environment()
     kinds = {kind_of(path) for path in paths}
     return Setting(
         max(config.concurrency_for(kind) for kind in kinds),
@@ -85,7 +85,7 @@ def current(paths: Iterable[str]) -> Setting:
 
 def min_chunk(paths: Iterable[str]) -> int:
     """Return the bytes of the shortest possible read of these files."""
-    return max(StreamerConfig(chunk_bytesize=1).chunk_for(kind_of(path)) for path in paths)
+    return max(LoadConfig(chunk_bytesize=1).chunk_for(kind_of(path)) for path in paths)
 
 
 class Trials:

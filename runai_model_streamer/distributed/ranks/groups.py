@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch.distributed as dist
 
-from runai_model_streamer.config import Distribution, StreamerConfig
+from runai_model_streamer.config import Distribution, LoadConfig
 from runai_model_streamer.distributed.ranks.channel import Meeting
 from runai_model_streamer.distributed.ranks.peers import Peers
 from runai_model_streamer.errors import ArgumentError, DistributedError
@@ -42,7 +42,7 @@ class Membership(NamedTuple):
         return max(Counter(self.nodes).values())
 
 
-def join(config: StreamerConfig, group: "ProcessGroup | None" = None) -> Membership | None:
+def join(config: LoadConfig, group: "ProcessGroup | None" = None) -> Membership | None:
     """Meet the other ranks of a process group, which must all call this. No other rank takes part.
 
     Each load makes new channels, which takes 20 ms on one node: a load that ends early leaves unusable connections.
@@ -75,7 +75,7 @@ def join(config: StreamerConfig, group: "ProcessGroup | None" = None) -> Members
     return Membership(peers, (node,) * len(mine))
 
 
-def _members(config: StreamerConfig, group: "ProcessGroup | None") -> Sequence[int] | None:
+def _members(config: LoadConfig, group: "ProcessGroup | None") -> Sequence[int] | None:
     """Return the ranks to meet; None if there are none."""
     if config.distribution is Distribution.NEVER:
         why = "RUNAI_STREAMER_DIST=0"
@@ -103,12 +103,12 @@ def _ranks_of(group: "ProcessGroup") -> Sequence[int]:
     return sorted(dist.get_process_group_ranks(group)) if isinstance(group, dist.ProcessGroup) else ()
 
 
-def _fall_back(config: StreamerConfig, why: str) -> None:
+def _fall_back(config: LoadConfig, why: str) -> None:
     level = logging.WARNING if config.distribution is Distribution.ALWAYS else logging.INFO
     _log.log(level, "Not distributed, each process reads all: %s", why)
 
 
-def _meet(ranks: Sequence[int], config: StreamerConfig, said: bytes = b"") -> tuple[Peers, list[bytes]]:
+def _meet(ranks: Sequence[int], config: LoadConfig, said: bytes = b"") -> tuple[Peers, list[bytes]]:
     """Connect the ranks, and exchange a first message, so that all of them know that all have met."""
     try:
         meeting = Meeting(ranks, config.distribution_timeout)
@@ -133,7 +133,7 @@ def _meet(ranks: Sequence[int], config: StreamerConfig, said: bytes = b"") -> tu
         raise
 
 
-def _not_met(ranks: Sequence[int], meeting: Meeting, config: StreamerConfig, error: Exception) -> DistributedError:
+def _not_met(ranks: Sequence[int], meeting: Meeting, config: LoadConfig, error: Exception) -> DistributedError:
     absent = meeting.roll.absent()
     everyone = ", ".join(map(str, ranks))
     found = f"rank {dist.get_rank()}: the ranks {everyone} did not meet within {config.distribution_timeout:g} s"

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import orjson
 
-from runai_model_streamer.config import FanOut, StreamerConfig
+from runai_model_streamer.config import FanOut, LoadConfig
 from runai_model_streamer.distributed.ranks.peers import Peers
 from runai_model_streamer.distributed.ring.blocks import (
     MIN_BLOCK,
@@ -73,7 +73,7 @@ class _RankInfo(NamedTuple):
 def divide(
     peers: Peers,
     nodes: Sequence[str],
-    config: StreamerConfig,
+    config: LoadConfig,
     files: Sequence[PlannedFile],
     sources: Sequence[Source],
     beginnings: Mapping[int, Beginning],
@@ -132,7 +132,7 @@ def divide(
     return Division(blocks, fillers, party, memory, min(mine.threads, count), on_node * count * size, reads_alone=alone)
 
 
-def _threads(files: Sequence[PlannedFile], sources: Sequence[Source], config: StreamerConfig, ranks: int) -> int:
+def _threads(files: Sequence[PlannedFile], sources: Sequence[Source], config: LoadConfig, ranks: int) -> int:
     """Return how many reads this rank has in flight. For files, the ranks of a node divide the reads of a single rank.
 
     Requests to object storage are not divided: each is a connection, and needs CPU time of its process.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import ConfigError
 from runai_model_streamer.io.azure.account import Account, account_of
 from runai_model_streamer.io.azure.credentials import EntraTokens
@@ -69,7 +69,7 @@ class AzureAccess:
             self.tokens.close()
 
 
-def make_azure_access(config: StreamerConfig, setup: SetupClock) -> AzureAccess:
+def make_azure_access(config: LoadConfig, setup: SetupClock) -> AzureAccess:
     """Make the access.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from typing_extensions import override
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.io.azure.access import AzureAccess, make_azure_access
 from runai_model_streamer.io.azure.account import Account, account_at, account_of
 from runai_model_streamer.io.azure.errors import ANONYMOUS_STATUSES, Asked, explain_azure
@@ -27,7 +27,7 @@ class AzureStore(HttpStore[AzureAccess]):
 
     upload = " (upload it with azcopy copy --put-md5)"
 
-    def __init__(self, config: StreamerConfig, setup: SetupClock | None = None) -> None:
+    def __init__(self, config: LoadConfig, setup: SetupClock | None = None) -> None:
         super().__init__(make_azure_access, config, setup)
         self._config = config.azure
 

@@ -3,6 +3,7 @@
 from typing import Final
 
 from runai_model_streamer.ranges import round_down
+from runai_model_streamer.settings.units import setting_text
 
 MIN_REQUEST: Final = 1 << 20
 """A disk of 2.5 GB/s is a tenth faster with requests of 1 MiB than with whole chunks (benchmarks/RUNS.md)."""
@@ -44,8 +45,8 @@ class RequestSize:
     @property
     def asked(self) -> str:
         """The most bytes that a request has asked for, rounded up, so that few files differ; "" for none."""
-        mebibytes = -(-self._largest // MIN_REQUEST)
-        return f"up to {1 << (mebibytes - 1).bit_length()} MiB" if mebibytes else ""
+        requests = -(-self._largest // MIN_REQUEST)
+        return f"up to {setting_text(MIN_REQUEST << (requests - 1).bit_length())}" if requests else ""
 
     def landed(self, length: int, began: float, ended: float) -> None:
         """Record a request of `length` bytes that took from `began` to `ended`, by `time.perf_counter`."""

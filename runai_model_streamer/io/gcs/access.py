@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
-from runai_model_streamer.config import GcsConfig, StreamerConfig
+from runai_model_streamer.config import GcsConfig, LoadConfig
 from runai_model_streamer.errors import MissingDependencyError
 from runai_model_streamer.installation import install_command
 from runai_model_streamer.io.http.transport import Transport
@@ -119,7 +119,7 @@ def endpoint_of(config: GcsConfig) -> str:
     return endpoint if "://" in endpoint else f"http://{endpoint}"
 
 
-def make_gcs_access(config: StreamerConfig, setup: SetupClock) -> GcsAccess:
+def make_gcs_access(config: LoadConfig, setup: SetupClock) -> GcsAccess:
     """Make the access. An emulator (STORAGE_EMULATOR_HOST) is asked without credentials, unless a file is named.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from typing_extensions import override
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.io.gcs.access import GcsAccess, endpoint_of, make_gcs_access
 from runai_model_streamer.io.gcs.errors import explain_gcs, explain_google, judge_google, of_google
 from runai_model_streamer.io.gcs.listing import list_bucket
@@ -26,7 +26,7 @@ class GcsStore(HttpStore[GcsAccess]):
         setup: times imports and connecting.
     """
 
-    def __init__(self, config: StreamerConfig, setup: SetupClock | None = None) -> None:
+    def __init__(self, config: LoadConfig, setup: SetupClock | None = None) -> None:
         super().__init__(make_gcs_access, config, setup)
         self._endpoint = endpoint_of(config.gcs)
 

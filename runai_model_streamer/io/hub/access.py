@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import MissingDependencyError
 from runai_model_streamer.installation import install_command
 from runai_model_streamer.io.http.transport import Transport
@@ -53,7 +53,7 @@ class HubAccess:
         self.transport.close()
 
 
-def make_hub_access(config: StreamerConfig, setup: SetupClock) -> HubAccess:
+def make_hub_access(config: LoadConfig, setup: SetupClock) -> HubAccess:
     """Make the access to the Hub.
 
     Raises:

@@ -4,7 +4,7 @@ import threading
 
 from typing_extensions import override
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import NotFoundError, StorageUnreachableError
 from runai_model_streamer.io.checksums import Checksum
 from runai_model_streamer.io.http.answers import Version
@@ -30,7 +30,7 @@ class HubStore(HttpStore[HubAccess]):
         setup: times imports and connecting.
     """
 
-    def __init__(self, config: StreamerConfig, setup: SetupClock | None = None) -> None:
+    def __init__(self, config: LoadConfig, setup: SetupClock | None = None) -> None:
         super().__init__(make_hub_access, config, setup)
         self._offline = config.hub.offline
         self._asking = threading.Lock()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Final
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import MissingDependencyError
 from runai_model_streamer.io.http import libcurl
 from runai_model_streamer.io.http.curl import make_curl_transport
@@ -47,7 +47,7 @@ class WebAccess:
         self.transport.close()
 
 
-def make_web_access(config: StreamerConfig, setup: SetupClock) -> WebAccess:
+def make_web_access(config: LoadConfig, setup: SetupClock) -> WebAccess:
     """Make the access to web servers.
 
     Raises:
@@ -58,7 +58,7 @@ def make_web_access(config: StreamerConfig, setup: SetupClock) -> WebAccess:
     return WebAccess(make_transport(config, "https://"), credentials.authorization, credentials.secrets, setup)
 
 
-def make_transport(config: StreamerConfig, urls: str) -> Transport:
+def make_transport(config: LoadConfig, urls: str) -> Transport:
     """Make the transport.
 
     Args:

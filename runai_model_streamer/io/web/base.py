@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from typing_extensions import override
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.io.http.retries import Judgement
 from runai_model_streamer.io.objects.errors.explanation import Explanation
 from runai_model_streamer.io.objects.store import FailedRequest, ObjectStore
@@ -28,7 +28,7 @@ class HttpStore(ObjectStore[W]):
     """
 
     def __init__(
-        self, make: Callable[[StreamerConfig, SetupClock], W], config: StreamerConfig, setup: SetupClock | None
+        self, make: Callable[[LoadConfig, SetupClock], W], config: LoadConfig, setup: SetupClock | None
     ) -> None:
         clock = setup or SetupClock()
         super().__init__(lambda: make(config, clock), config.s3.max_retries, clock)

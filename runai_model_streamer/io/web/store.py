@@ -4,7 +4,7 @@ from urllib.parse import unquote, urlsplit
 
 from typing_extensions import override
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.io.listing import Entry, Wanted
 from runai_model_streamer.io.secret import without_secrets
 from runai_model_streamer.io.setup_time import SetupClock
@@ -23,7 +23,7 @@ class WebStore(HttpStore[WebAccess]):
         setup: times imports and connecting.
     """
 
-    def __init__(self, config: StreamerConfig, setup: SetupClock | None = None) -> None:
+    def __init__(self, config: LoadConfig, setup: SetupClock | None = None) -> None:
         super().__init__(make_web_access, config, setup)
 
     @override

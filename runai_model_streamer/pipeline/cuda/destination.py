@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import torch
 
-from runai_model_streamer.config import UNLIMITED, GdsMode, StreamerConfig
+from runai_model_streamer.config import UNLIMITED, GdsMode, LoadConfig
 from runai_model_streamer.errors import (
     GdsUnavailableError,
     MissingDependencyError,
@@ -88,7 +88,7 @@ def cuda_tools(device: torch.device, spec: LoadSpec, parts: CudaParts = CUDA) ->
 
 
 def begin_staging(
-    device: torch.device, config: StreamerConfig, kinds: Collection[SourceKind], parts: CudaParts = CUDA
+    device: torch.device, config: LoadConfig, kinds: Collection[SourceKind], parts: CudaParts = CUDA
 ) -> None:
     """Begin to page-lock the staging memory of a load, before its files are opened.
 
@@ -117,7 +117,7 @@ def _most(kinds: Collection[SourceKind], parts: CudaParts) -> int:
     return parts.max_pinned * (OBJECT_FACTOR if SourceKind.OBJECT in kinds else 1)
 
 
-def _grows(config: StreamerConfig, kinds: Collection[SourceKind]) -> bool:
+def _grows(config: LoadConfig, kinds: Collection[SourceKind]) -> bool:
     """Return whether reads become larger on fast storage: of files, unless the user has set their size."""
     return config.chunk_bytesize is None and SourceKind.OBJECT not in kinds
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import torch
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.io.setup_time import SetupClock
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.lifecycle import Lifecycle
@@ -23,7 +23,7 @@ HOST: Final = torch.device("cpu")
 class LoadSpec:
     """What a load reads, and its limits. Every destination is made from this."""
 
-    config: StreamerConfig
+    config: LoadConfig
     paths: Sequence[str]
     """Path of each file, for messages."""
     sources: Sequence[Source]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from runai_model_streamer.io.cgroups import Cgroup, cgroups
+from runai_model_streamer.settings.units import size_text
 
 _log = logging.getLogger(__name__)
 
@@ -46,9 +47,9 @@ class Headroom:
         if not self._said_low:
             self._said_low = True
             _log.warning(
-                "Only %d MiB of memory left: reading ahead no further until tensors are dropped. "
+                "Only %s of memory left: reading ahead no further until tensors are dropped. "
                 "RUNAI_STREAMER_MEMORY_LIMIT sets a limit of its own.",
-                (left or 0) >> 20,
+                size_text(left or 0),
             )
         return True
 

@@ -1,6 +1,7 @@
 """`runai-streamer doctor`."""
 
 import importlib.metadata
+import json
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from runai_model_streamer.installation import install_command
 from runai_model_streamer.io.files.device import device_of
 from runai_model_streamer.io.http import libcurl
 from runai_model_streamer.io.s3.diagnosis import shorten
+from runai_model_streamer.settings.units import size_text
 from tests.cli.conftest import KEY_ID, Command, Done
 from tests.io.files.local_files import require_local_disk
 from tests.servers import FaultServer, aws_environment, refuse
@@ -207,6 +209,49 @@ class TestPath:
         (check,) = found(done)["path"]
         assert (done.code, check.status) == (1, "error")
         assert str(tmp_path / "nothing") in check.detail
+
+    @pytest.mark.usefixtures("aws_files")
+    def test_a_probe_says_how_fast_a_file_came(self, streamer: Command, model: Path) -> None:
+        done = streamer("doctor", "--json", "--path", model, "--probe")
+        (check,) = found(done)["probe"]
+        size = (model / "model-1.safetensors").stat().st_size
+        assert check.status == "ok"
+        assert check.detail.startswith(f"{model / 'model-1.safetensors'}: {size_text(size)} in ")
+        assert "B/s, " in check.detail
+
+    def test_a_probe_of_a_url_reads_it_too(self, streamer: Command, server: FaultServer) -> None:
+        (check,) = found(streamer("doctor", "--json", "--probe", "s3://models/llama"))["probe"]
+        assert check.status == "ok"
+        assert check.detail.startswith("s3://models/llama/model-1.safetensors: ")
+        assert check.detail.endswith("from object storage")
+
+    @pytest.mark.usefixtures("aws_files")
+    def test_a_probe_without_a_place_or_a_file_is_an_error(self, streamer: Command, tmp_path: Path) -> None:
+        assert streamer("doctor", "--probe").err == "error: --probe has nothing to read; give --path DIR or a URL\n"
+        (check,) = found(streamer("doctor", "--json", "--path", tmp_path, "--probe"))["probe"]
+        assert (check.status, "has no safetensors file" in check.detail) == ("error", True)
+
+
+class TestBundle:
+    def test_it_has_the_checks_the_packages_and_no_secret(
+        self, streamer: Command, server: FaultServer, tmp_path: Path
+    ) -> None:
+        done = streamer("doctor", "--bundle", tmp_path / "found.json", "s3://models/llama")
+        assert done.out.splitlines()[-1] == f"{tmp_path / 'found.json'} has all of it. Read it before you send it."
+        text = (tmp_path / "found.json").read_text()
+        assert "planted" not in text.lower()
+        assert KEY_ID not in text
+        bundle = json.loads(text)
+        assert {"python", "s3 bucket"} <= {check["name"] for check in bundle["checks"]}
+        assert bundle["packages"]["torch"] == importlib.metadata.version("torch")
+        assert len(bundle["limits"]["RLIMIT_NOFILE"]) == 2
+        assert bundle["memory"]["MemTotal"].endswith("kB")
+
+    @pytest.mark.usefixtures("aws_files")
+    def test_a_file_that_cannot_be_written_is_an_error(self, streamer: Command, tmp_path: Path) -> None:
+        done = streamer("doctor", "--bundle", tmp_path / "nowhere" / "found.json")
+        assert (done.code, done.out) == (1, "")
+        assert done.err == f"error: {tmp_path}/nowhere/found.json: cannot be written: No such file or directory\n"
 
 
 class TestMachine:

@@ -22,7 +22,7 @@ def checks(tmp_path: Path, group: str, **files: str) -> dict[str, Check]:
 
 def test_the_memory_of_a_control_group_is_said(tmp_path: Path) -> None:
     memory = checks(tmp_path, "0::/pod", memory_max="17179869184", memory_current="1073741824")["memory"]
-    assert memory.detail == "a control group's limit of 16.0 GiB, 1.0 GiB in use, page cache included"
+    assert memory.detail == "a control group's limit of 16GiB (17.2 GB), 1.07 GB in use, page cache included"
     assert "RUNAI_STREAMER_MEMORY_LIMIT" in memory.remedy
 
 
@@ -34,7 +34,7 @@ def test_no_limit_is_said(tmp_path: Path, text: str) -> None:
 def test_the_first_version_of_control_groups_is_known(tmp_path: Path) -> None:
     files = {"memory_limit_in_bytes": "2147483648"}
     memory = checks(tmp_path, "7:memory:/pod", **files)["memory"]
-    assert memory.detail == "a control group's limit of 2.0 GiB"
+    assert memory.detail == "a control group's limit of 2GiB (2.15 GB)"
 
 
 def test_cpus_of_a_control_group_are_said(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_cpus_of_a_control_group_are_said(tmp_path: Path) -> None:
     assert found.detail.startswith("1")
 
 
-@pytest.mark.parametrize(("limit", "text"), [(-1, "no limit"), (8 << 20, "at most 8.0 MiB")])
+@pytest.mark.parametrize(("limit", "text"), [(-1, "no limit"), (8 << 20, "at most 8MiB (8.39 MB)")])
 def test_locked_memory_is_said(limit: int, text: str) -> None:
     assert locked_memory(limit).detail.startswith(text)
 

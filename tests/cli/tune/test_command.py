@@ -34,7 +34,7 @@ def test_the_table_the_state_and_the_result_are_told(streamer: Command, file: Pa
     assert lines[0].split() == ["CONCURRENCY", "CHUNK", "LIMIT", "RUNS", "GB/S", "FROM-TO", "RATIO"]
     assert len([line for line in lines if "set now" in line and line.split()[0] == "16"]) == 1
     assert re.search(r"^measured  (warm|cold|through|mixed)", done.out, re.MULTILINE)
-    assert re.search(r"^runs      \d+ of 6\.0 MiB, in \d s$", done.out, re.MULTILINE)
+    assert re.search(r"^runs      \d+ of 6\.29 MB, in \d s$", done.out, re.MULTILINE)
     assert re.search(r"^ratio     GB/s divided by that of what is set now in the same round", done.out, re.MULTILINE)
     assert re.search(r"^result    (what is set now is best|\d\.\d\d times as fast)", done.out, re.MULTILINE)
     assert ("export " in done.out) == ("times as fast" in done.out)
@@ -162,7 +162,7 @@ def test_the_state_of_the_page_cache_is_told(file: Path, origins: dict[str, int]
 def test_what_is_better_comes_with_the_lines_that_set_it(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     show(found(best=True), trials_of(file, disk=100), 1000, 5.0)
     out = capsys.readouterr().out
-    assert "2.00 times as fast as what is set now: 2 GB/s instead of 1 GB/s" in out
-    assert "4 of 100 Bytes, the first of 1000 Bytes, in 5 s" in out
+    assert "2.00 times as fast as what is set now: 2.00 GB/s instead of 1.00 GB/s" in out
+    assert "4 of 100 bytes, the first of 1.00 kB, in 5 s" in out
     lines = ["export RUNAI_STREAMER_CONCURRENCY=32", f"export RUNAI_STREAMER_MEMORY_LIMIT={1 << 30}"]
     assert out.splitlines()[-2:] == lines

@@ -11,7 +11,7 @@ import pytest
 
 from runai_model_streamer import ObjectStorageModel, SafetensorsStreamer, list_safetensors, pull_files
 from runai_model_streamer.cli.main import main
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import (
     ArgumentError,
     ChecksumError,
@@ -31,7 +31,7 @@ URL = f"az://models/llama/{SHARDS[0]}"
 
 
 def storage() -> closing[Storage]:
-    return closing(Storage(StreamerConfig.from_environment(), None, shared=False))
+    return closing(Storage(LoadConfig.from_environment(), None, shared=False))
 
 
 class TestLoad:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from runai_model_streamer import SafetensorsStreamer, list_safetensors, pull_files
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import AccessDeniedError, CredentialsError, NotFoundError, SourceChangedError
 from runai_model_streamer.io.storage import Storage
 from tests.io.azure.servers import shared_key
@@ -102,7 +102,7 @@ def digests(path: str) -> dict[str, bytes]:
 
 
 def storage() -> closing[Storage]:
-    return closing(Storage(StreamerConfig.from_environment(), None, shared=False))
+    return closing(Storage(LoadConfig.from_environment(), None, shared=False))
 
 
 @pytest.mark.parametrize("limit", ["-1", "0", "64MB"])

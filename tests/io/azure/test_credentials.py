@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runai_model_streamer import list_safetensors
-from runai_model_streamer.config import AzureConfig, StreamerConfig
+from runai_model_streamer.config import AzureConfig, LoadConfig
 from runai_model_streamer.errors import ConfigError, NotFoundError
 from runai_model_streamer.io.azure.account import Account, account_at, account_of
 from runai_model_streamer.io.azure.credentials import EntraTokens
@@ -133,7 +133,7 @@ class TestAccount:
 
     @pytest.mark.parametrize("variable", ["AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT"])
     def test_a_variable_names_it(self, variable: str) -> None:
-        account = account_of(StreamerConfig.from_environment({variable: "a"}).azure)
+        account = account_of(LoadConfig.from_environment({variable: "a"}).azure)
         assert account == Account("a", "https://a.blob.core.windows.net")
 
     def test_the_url_names_it(self) -> None:
@@ -303,7 +303,7 @@ class TestEntra:
         self, azure: Azure, identity: Identity, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "nonsense")
-        opened = Storage(StreamerConfig.from_environment(), None, shared=False)
+        opened = Storage(LoadConfig.from_environment(), None, shared=False)
         try:
             with pytest.raises(ConfigError, match=r"azure-identity cannot be used: .*AZURE_TOKEN_CREDENTIALS"):
                 opened.open(URL)

@@ -144,8 +144,8 @@ def test_each_range_of_a_half_cached_file_is_read_the_way_that_suits_it(file: Pa
 @pytest.mark.parametrize(
     ("direct", "shared", "way"),
     [
-        (DirectIO.AUTO, False, "past the page cache, up to 1 MiB at once"),
-        (DirectIO.ALWAYS, True, "past the page cache, up to 1 MiB at once"),
+        (DirectIO.AUTO, False, "past the page cache, up to 1MiB at once"),
+        (DirectIO.ALWAYS, True, "past the page cache, up to 1MiB at once"),
         (DirectIO.AUTO, True, "through the page cache: other processes of this node may read the same files"),
         (DirectIO.NEVER, False, "through the page cache: RUNAI_STREAMER_DIRECT_IO is 0"),
     ],

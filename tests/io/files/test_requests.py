@@ -46,10 +46,10 @@ def test_the_first_requests_are_small() -> None:
     ("lengths", "asked"),
     [
         ([], ""),
-        ([4096], "up to 1 MiB"),
-        ([MIB, 2 * MIB, MIB], "up to 2 MiB"),
-        ([2 * MIB + 1], "up to 4 MiB"),
-        ([64 * MIB], "up to 64 MiB"),
+        ([4096], "up to 1MiB"),
+        ([MIB, 2 * MIB, MIB], "up to 2MiB"),
+        ([2 * MIB + 1], "up to 4MiB"),
+        ([64 * MIB], "up to 64MiB"),
     ],
 )
 def test_the_largest_request_is_told(lengths: list[int], asked: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runai_model_streamer import SafetensorsStreamer, list_safetensors, pull_files
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import NotFoundError
 from runai_model_streamer.io.storage import Storage
 
@@ -58,7 +58,7 @@ def test_files_are_pulled_from_an_emulator(url: str, minilm: Path, tmp_path: Pat
 def test_what_an_emulator_lacks_is_told(url: str) -> None:
     says = "there is no object 'minilm/none' in bucket models"
     with (
-        closing(Storage(StreamerConfig.from_environment(), None, shared=False)) as storage,
+        closing(Storage(LoadConfig.from_environment(), None, shared=False)) as storage,
         pytest.raises(NotFoundError, match=says),
     ):
         storage.open(f"{url}/none")

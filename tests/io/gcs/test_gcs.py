@@ -10,7 +10,7 @@ import pytest
 
 from runai_model_streamer import ObjectStorageModel, SafetensorsStreamer, list_safetensors, pull_files
 from runai_model_streamer.cli.main import main
-from runai_model_streamer.config import GcsConfig, StreamerConfig
+from runai_model_streamer.config import GcsConfig, LoadConfig
 from runai_model_streamer.errors import (
     AccessDeniedError,
     ArgumentError,
@@ -61,7 +61,7 @@ class TestLoad:
         assert {request.headers.get("x-goog-if-generation-match") for request in ranges} == {generation}
 
     def test_an_object_of_another_generation_is_an_error_and_never_a_mixture(self, gcs: Gcs, folder: Path) -> None:
-        storage = Storage(StreamerConfig.from_environment(), None, shared=False)
+        storage = Storage(LoadConfig.from_environment(), None, shared=False)
         try:
             source = storage.open(URL)
             # The same bytes, so that the ETag is the same.
@@ -72,7 +72,7 @@ class TestLoad:
             storage.close()
 
     def test_a_retry_to_the_bucket_goes_on_from_the_byte_that_had_landed(self, gcs: Gcs) -> None:
-        storage = Storage(StreamerConfig.from_environment(), None, shared=False)
+        storage = Storage(LoadConfig.from_environment(), None, shared=False)
         try:
             source = storage.open(URL)
             gcs.server.script(cut_short(40_000))
@@ -96,7 +96,7 @@ class TestLoad:
     @pytest.mark.parametrize("key", ["a b", "a%20b", "ü/ö", "a?b#c", "a+b&c=d", "x//y"])
     def test_a_key_is_taken_as_it_is_written(self, gcs: Gcs, key: str, tmp_path: Path) -> None:
         gcs.put(f"odd/{key}", b"12345")
-        storage = Storage(StreamerConfig.from_environment(), None, shared=False)
+        storage = Storage(LoadConfig.from_environment(), None, shared=False)
         try:
             (entry,) = storage.entries("gs://models/odd", lambda _: True, recursive=True)
             assert (entry.path, entry.name) == (f"gs://models/odd/{key}", key)
@@ -110,7 +110,7 @@ class TestLoad:
 class TestListing:
     def test_a_prefix_is_a_folder_and_its_pages_are_all_listed(self, gcs: Gcs) -> None:
         gcs.page_size = 2
-        storage = Storage(StreamerConfig.from_environment(), None, shared=False)
+        storage = Storage(LoadConfig.from_environment(), None, shared=False)
         try:
             names = [entry.name for entry in storage.entries("gs://models/llama", lambda _: True, recursive=True)]
             flat = [entry.name for entry in storage.entries("gs://models/llama/", lambda _: True, recursive=False)]
@@ -204,7 +204,7 @@ class TestCredentials:
     ) -> None:
         monkeypatch.setenv("GCS_CREDENTIAL_FILE", str(service_account(tmp_path, tokens.url)))
         gcs.token, tokens.tokens = "first", ["first", "second"]
-        storage = Storage(StreamerConfig.from_environment(), None, shared=False)
+        storage = Storage(LoadConfig.from_environment(), None, shared=False)
         try:
             source = storage.open(URL)
             gcs.token = "second"  # the first is revoked
@@ -319,7 +319,7 @@ class TestErrors:
 @pytest.mark.parametrize("url", ["gs://models", "gs:///key"])
 def test_what_is_no_object_of_a_bucket_is_told(url: str) -> None:
     with pytest.raises(ArgumentError, match="write gs://bucket/key"):
-        Storage(StreamerConfig(), None, shared=False).open(url)
+        Storage(LoadConfig(), None, shared=False).open(url)
 
 
 def test_without_google_auth_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

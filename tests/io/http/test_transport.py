@@ -202,14 +202,14 @@ class TestTrust:
 class TestLimitOfOpenFiles:
     CHILD = """
 import fcntl, os, resource, sys
-from runai_model_streamer.config import S3Config, StreamerConfig
+from runai_model_streamer.config import S3Config, LoadConfig
 from runai_model_streamer.errors import ReadError
 from runai_model_streamer.io.s3.store import S3Store
 from runai_model_streamer.io.s3.access import S3Credentials
 from runai_model_streamer.io.s3.signing import sign
 
 url, endpoint, free = sys.argv[1], sys.argv[2], int(sys.argv[3])
-transport = StreamerConfig.from_environment().s3.transport
+transport = LoadConfig.from_environment().s3.transport
 store = S3Store(S3Config(endpoint, False, max_retries=0, transport=transport), S3Credentials("a", "secret-key"), 1)
 sign(store.access().client, "bucket", "key")
 before = os.fstat(0)[:3], fcntl.fcntl(0, fcntl.F_GETFL)

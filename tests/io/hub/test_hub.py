@@ -9,7 +9,7 @@ import pytest
 
 from runai_model_streamer import ObjectStorageModel, SafetensorsStreamer, list_safetensors, pull_files
 from runai_model_streamer.cli.main import main
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import ArgumentError, ChecksumError, IsDirectoryError, SourceChangedError
 from runai_model_streamer.io.hub.location import HubLocation
 from runai_model_streamer.io.storage import Storage
@@ -72,7 +72,7 @@ class TestLoad:
         assert same(loaded(urls), folder)
 
     def test_another_rank_opens_what_one_has_opened(self, hub: Hub, folder: Path) -> None:
-        first, other = (Storage(StreamerConfig.from_environment(), None, shared=False) for _ in range(2))
+        first, other = (Storage(LoadConfig.from_environment(), None, shared=False) for _ in range(2))
         try:
             source = first.open(f"hf://org/model/{SHARDS[0]}")
             known = other.open_known(f"hf://org/model/{SHARDS[0]}", source.size, source.version)
@@ -89,7 +89,7 @@ class TestLoad:
         assert same(loaded(list_safetensors("hf://org/model")), folder)
 
     def test_a_file_that_is_replaced_on_the_cdn_is_an_error(self, hub: Hub) -> None:
-        storage = Storage(StreamerConfig.from_environment(), None, shared=False)
+        storage = Storage(LoadConfig.from_environment(), None, shared=False)
         try:
             source = storage.open(f"hf://org/model/{SHARDS[0]}")
             hub.cdn.script(change(b"other" * 100_000))
@@ -111,7 +111,7 @@ class TestToken:
         assert sent == {f"Bearer {TOKEN}"}
 
     def test_a_link_that_runs_out_in_the_middle_of_a_load_is_renewed(self, hub: Hub, folder: Path) -> None:
-        storage = Storage(StreamerConfig.from_environment(), None, shared=False)
+        storage = Storage(LoadConfig.from_environment(), None, shared=False)
         data = (folder / SHARDS[0]).read_bytes()
         memory = bytearray(len(data))
         try:

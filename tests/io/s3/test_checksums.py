@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from botocore.session import Session
 
-from runai_model_streamer.config import S3Config, StreamerConfig
+from runai_model_streamer.config import LoadConfig, S3Config
 from runai_model_streamer.errors import ChecksumError, SourceChangedError
 from runai_model_streamer.io.checksums import Checksum, make_digest
 from runai_model_streamer.io.objects.location import Location
@@ -84,7 +84,7 @@ def flipped(position: int) -> Fault:
 
 
 def storage_of(endpoint: str, *, verify: bool = True) -> Storage:
-    config = StreamerConfig(verify=verify, s3=S3Config(endpoint, virtual_addressing=False, max_retries=3))
+    config = LoadConfig(verify=verify, s3=S3Config(endpoint, virtual_addressing=False, max_retries=3))
     return Storage(config, S3Credentials("key", "secret"), shared=False)
 
 

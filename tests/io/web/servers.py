@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
-from runai_model_streamer.config import S3Config, StreamerConfig
+from runai_model_streamer.config import LoadConfig, S3Config
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.web.store import WebStore
 from tests.servers import Exchange, Fault, FaultServer, Request
@@ -62,7 +62,7 @@ def with_headers(headers: Mapping[str, str | None]) -> Fault:
 @contextlib.contextmanager
 def web_store(*, retries: int = 2, timeout: float = TIMEOUT, **s3: Any) -> Iterator[WebStore]:
     """A store with the settings of the environment."""
-    config = StreamerConfig.from_environment()
+    config = LoadConfig.from_environment()
     settings = replace(config.s3, max_retries=retries, timeout=timeout, **s3)
     assert isinstance(settings, S3Config)
     with contextlib.closing(WebStore(replace(config, s3=settings))) as store:

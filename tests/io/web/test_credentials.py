@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import ArgumentError, ConfigError, CredentialsError, StreamerError
 from runai_model_streamer.io.paths import as_path
 from tests.io.s3 import test_secrets as secrets
@@ -52,7 +52,7 @@ def test_of_several_tokens_each_has_its_host(servers: WebServers, monkeypatch: p
 @pytest.mark.parametrize("text", [TOKEN, f"https://host={TOKEN}", "host=", f"host={TOKEN} x", f"={TOKEN}"])
 def test_a_token_without_its_host_is_an_error_that_does_not_show_it(text: str) -> None:
     with pytest.raises(ConfigError, match="set it to HOST=TOKEN") as caught:
-        StreamerConfig.from_environment({"RUNAI_STREAMER_HTTP_TOKEN": text})
+        LoadConfig.from_environment({"RUNAI_STREAMER_HTTP_TOKEN": text})
     assert TOKEN not in str(caught.value)
 
 

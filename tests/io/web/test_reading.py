@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import (
     AccessDeniedError,
     ArgumentError,
@@ -239,7 +239,7 @@ class TestChanged:
 
 
 def test_storage_opens_and_counts_them(servers: WebServers) -> None:
-    storage = Storage(StreamerConfig(), None, shared=False)
+    storage = Storage(LoadConfig(), None, shared=False)
     try:
         source = storage.open(servers.url)
         assert read_whole(source) == DATA

@@ -13,7 +13,7 @@ import pytest
 import torch
 from typing_extensions import override
 
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.lifecycle import Lifecycle
 from runai_model_streamer.origins import Origin, SourceKind
@@ -97,7 +97,7 @@ def calls_of_a_step(tensors: int) -> float:
 
     destination = Destination(Host.device, files, Grouping(None, 16 * PAGE), landing)
     source = Unread("m", bytes(STEPS * PAGE))
-    load = Load(Storage(StreamerConfig(), None, shared=False), [source], destination, 1)
+    load = Load(Storage(LoadConfig(), None, shared=False), [source], destination, 1)
     with counted() as calls:
         load.start()
         for _, tensor in load.tensors():

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from runai_model_streamer import FileChunks, FileStreamer, RunaiStreamerMemoryLimitException, SafetensorsStreamer
-from runai_model_streamer.config import GdsMode, StreamerConfig
+from runai_model_streamer.config import GdsMode, LoadConfig
 from runai_model_streamer.errors import GdsUnavailableError, MissingDependencyError, NotFoundError
 from runai_model_streamer.installation import install_command
 from runai_model_streamer.origins import SourceKind
@@ -230,7 +230,7 @@ def test_it_is_begun_before_a_header_is_read(world: World, tmp_path: Path) -> No
     assert world.close() == []
 
 
-def planned(config: StreamerConfig, sizes: Sequence[int], *, waits_for_ranks: bool = False) -> Destination:
+def planned(config: LoadConfig, sizes: Sequence[int], *, waits_for_ranks: bool = False) -> Destination:
     """The destination of a load of tensors of these bytes, in one file."""
     tensors = infos(sizes, data_start=0)
     file = PlannedFile(sum(sizes), SourceKind.FILE, PAGE, config.chunk_for(SourceKind.FILE), tensors)
@@ -239,20 +239,18 @@ def planned(config: StreamerConfig, sizes: Sequence[int], *, waits_for_ranks: bo
 
 
 def test_reads_of_files_grow_as_large_as_a_slot() -> None:
-    (file,) = planned(StreamerConfig(), [1]).files
+    (file,) = planned(LoadConfig(), [1]).files
     assert (file.chunk, file.large, file.shared_copies) == (8 * MIB, 14 * MIB, False)
 
 
-@pytest.mark.parametrize(
-    ("config", "ranks"), [(StreamerConfig(chunk_bytesize=4 * MIB), False), (StreamerConfig(), True)]
-)
-def test_reads_do_not_grow_where_their_size_is_set_or_ranks_share_them(config: StreamerConfig, ranks: bool) -> None:
+@pytest.mark.parametrize(("config", "ranks"), [(LoadConfig(chunk_bytesize=4 * MIB), False), (LoadConfig(), True)])
+def test_reads_do_not_grow_where_their_size_is_set_or_ranks_share_them(config: LoadConfig, ranks: bool) -> None:
     (file,) = planned(config, [1], waits_for_ranks=ranks).files
     assert (file.chunk, file.large) == (config.chunk_bytesize or 8 * MIB, 0)
 
 
 def test_the_first_groups_are_small_and_later_ones_a_quarter_of_the_slots() -> None:
-    sizes = [group.payload for group in planned(StreamerConfig(), [MIB] * 1000).groups]
+    sizes = [group.payload for group in planned(LoadConfig(), [MIB] * 1000).groups]
     assert max(sizes[:SMALL_GROUPS]) <= 16 * MIB
     assert max(sizes[SMALL_GROUPS:]) == 62 * MIB
 
@@ -266,5 +264,5 @@ def test_objects_have_a_slot_for_each_of_many_connections(kind: SourceKind, slot
         def begin(self, device: int, api: Any, staging: Staging) -> None:
             prepared.append(staging)
 
-    begin_staging(GPU, StreamerConfig(), {kind}, CudaParts("13.0", lambda: None, arenas=Noting()))
+    begin_staging(GPU, LoadConfig(), {kind}, CudaParts("13.0", lambda: None, arenas=Noting()))
     assert [staging.slots for staging in prepared] == [slots]

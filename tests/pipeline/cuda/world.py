@@ -22,7 +22,7 @@ import torch
 
 from runai_model_streamer import SafetensorsStreamer
 from runai_model_streamer.checkpoint.header import read_header
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.device import Gpus
 from runai_model_streamer.errors import CudaError
 from runai_model_streamer.io.storage import Storage
@@ -398,7 +398,7 @@ class World:
                 lent=None if lent is None else lent(sources),
             )
 
-        storage = Storage(StreamerConfig(), None, shared=False)
+        storage = Storage(LoadConfig(), None, shared=False)
         destination = Destination(DEVICE, planned, Grouping(None, group_bytes), landing)
         load = Load(storage, sources, destination, concurrency)
         load.start()

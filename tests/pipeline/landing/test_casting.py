@@ -11,7 +11,7 @@ import torch
 
 from runai_model_streamer import SafetensorsStreamer
 from runai_model_streamer.checkpoint.header import read_header
-from runai_model_streamer.config import StreamerConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -55,7 +55,7 @@ def casting_load(
 ) -> Load:
     files = planned(sources, chunk)
     plan = plan_cast(files, casting(files, target), limit, readers)
-    storage = Storage(StreamerConfig(), None, shared=False)
+    storage = Storage(LoadConfig(), None, shared=False)
     load = Load(storage, sources, cast_in_host_memory(files, plan), readers)
     load.start()
     return load
