@@ -53,7 +53,7 @@ test-cuda: $(CUDA_VENV)/.cuda ## the GPU's code with its real packages (2 GB of 
 	@$(CUDA_VENV)/bin/python -m pytest $(CUDA_TESTS) $(ARGS)
 
 test-torch: $(TORCH_VENV)/.torch ## loads onto GPUs by PyTorch's CUDA build (2.7 GB), on an emulated CUDA runtime
-	@CUDA_EMULATOR_DEVICES=2 $(TORCH_VENV)/bin/python -m tests.cuda_emulator --torch $(TORCH_VENV)/emulated \
+	@CUDA_EMULATOR_DEVICES=2 ENGINE_SOURCES=$(abspath $(VENV)/releases) $(TORCH_VENV)/bin/python -m tests.cuda_emulator --torch $(TORCH_VENV)/emulated \
 	    $(TORCH_VENV)/bin/python -m pytest tests/torch_cuda tests/gpu $(ARGS)
 
 test-gpu: $(CUDA_VENV)/.cuda ## on a machine with a GPU: what only one can show, and a table of throughput

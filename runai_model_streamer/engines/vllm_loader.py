@@ -9,7 +9,7 @@ checkpoint has.
 import logging
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -45,6 +45,8 @@ class StreamerLoader(RunaiModelStreamerLoader):  # type: ignore[misc]
             StreamerError: see `stream_weights`.
         """
         _find_experts(self, model_config)
+        if not self._is_distributed and torch.distributed.is_initialized() and torch.distributed.get_rank() == 0:
+            _tell_of_sharing(torch.distributed.get_world_size(), str(model_config.model_weights))
         with closing(self._weights(model, model_config, reload=False)) as weights:
             model.load_weights(weights)  # type: ignore[operator]
 
@@ -83,6 +85,18 @@ class ShardedLoader(ShardedStateLoader):  # type: ignore[misc]
     def iterate_over_files(self, paths: Sequence[str]) -> Generator[tuple[str, torch.Tensor], None, None]:
         """Yield the parameters in these files. Raises as `stream_weights` does."""
         yield from _stream(self.load_config, paths)
+
+
+@cache
+def _tell_of_sharing(ranks: int, url: str) -> None:
+    """Log how ranks that read from object storage would read each byte once."""
+    if ranks > 1 and url:
+        _log.info(
+            "[RunAI Streamer] Each of %d ranks reads %s. They read each byte once and share it with "
+            "--model-loader-extra-config '{\"distributed\": true}'",
+            ranks,
+            url,
+        )
 
 
 def _stream(load_config: Any, files: Sequence[str], **options: Any) -> Generator[tuple[str, torch.Tensor], None, None]:

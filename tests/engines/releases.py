@@ -18,6 +18,8 @@ MODULES: Final = re.compile(
     r"(vllm|sglang)/.*/(weight_utils|runai_utils|runai_streamer_loader|object_storage_model)\.py"
     r"|(vllm|sglang)/_?version\.py|sglang/srt/plugins/\w+\.py"
     r"|vllm/model_executor/model_loader/(__init__|base_loader|default_loader|ep_weight_filter|sharded_state_loader)\.py"
+    r"|vllm/(cumem_allocator\.abi3\.so|device_allocator/\w+\.py|v1/worker/gpu_worker\.py|utils/system_utils\.py)"
+    r"|vllm/distributed/device_communicators/cuda_wrapper\.py"
 )
 PYTHON: Final = "3.11"
 """Which wheels are fetched; older releases have one for each Python."""

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pytest
 import torch
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from runai_model_streamer.engines import vllm as plugin
 from runai_model_streamer.errors import HeaderError, StreamerError
@@ -46,7 +47,7 @@ def vllm(request: pytest.FixtureRequest) -> Iterator[Vllm]:
     folder = Path(os.environ.get(SOURCES) or "/nonexistent", str(request.param))
     if not folder.is_dir():
         pytest.skip(f"no sources of {request.param}: make test-releases")
-    with installed(folder) as found:
+    with installed(folder, Vllm) as found:
         yield found
 
 
@@ -274,6 +275,20 @@ class TestLoading:
         assert line.startswith(f"[RunAI Streamer] loaded: {len(TENSORS)} of {len(TENSORS)} tensors, 0.5 MB, to cpu; ")
         assert "; memory: " in line
         assert "\n" not in line
+
+    def test_ranks_that_each_read_an_object_are_told_how_to_share(
+        self, vllm: Vllm, store: FaultServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=8)
+        try:
+            for _ in range(2):
+                loaded(vllm.loader("runai_streamer"), ModelConfig("", model_weights=URL))
+        finally:
+            torch.distributed.destroy_process_group()
+        (told,) = [record.getMessage() for record in caplog.records if "distributed" in record.getMessage()]
+        assert told.startswith(f"[RunAI Streamer] Each of 8 ranks reads {URL}.")
+        assert told.endswith("""--model-loader-extra-config '{"distributed": true}'""")
 
     def test_a_reload_gets_every_tensor_again_where_vllm_can_reload(self, vllm: Vllm, folder: Path) -> None:
         loader = vllm.loader("runai_streamer")

@@ -21,7 +21,7 @@ import types
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
 import torch
 
@@ -239,13 +239,16 @@ def _names_of(node: ast.stmt) -> set[str]:
     return {str(getattr(node, "name", ""))}
 
 
+Kind = TypeVar("Kind", bound=Vllm)
+
+
 @contextmanager
-def installed(folder: Path) -> Iterator[Vllm]:
+def installed(folder: Path, kind: type[Kind]) -> Iterator[Kind]:
     """vLLM of this release, as if it were installed; without it again afterwards."""
     before = dict(sys.modules)
     assert not any(name.partition(".")[0] in ("vllm", "transformers") for name in before)
     try:
-        yield Vllm(folder)
+        yield kind(folder)
     finally:
         added = [name for name in sys.modules if name.partition(".")[0] in ("vllm", "transformers")]
         for name in [*added, OURS]:

@@ -100,6 +100,9 @@ EXPORT cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags) {
     return CUDA_SUCCESS;
 }
 
+/* vLLM looks it up, and does not call it. */
+EXPORT cudaError_t cudaDeviceReset(void) { return not_emulated("function", "cudaDeviceReset"); }
+
 EXPORT cudaError_t cudaDeviceSynchronize(void) { IN_CONTEXT(cuCtxSynchronize()); }
 
 EXPORT cudaError_t cudaMemGetInfo(size_t *available, size_t *total) { IN_CONTEXT(cuMemGetInfo_v2(available, total)); }
