@@ -31,8 +31,13 @@ PLUGIN: Final = {"RUNAI_STREAMER_VLLM": "1"}
 SHARED: Final = {"distributed": True}
 IN_PROCESS: Final = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 REPORT: Final = re.compile(
-    r"\[RunAI Streamer\] loaded: (?P<count>\d+) of \d+ tensors, (?P<size>[\d.]+) MB.*read from: ([^;]*)"
+    r"\[RunAI Streamer\] loaded: (?P<tensors>\d+ of \d+ tensors, [\d.]+ MB).*read from: (?P<origins>[^;]*)"
 )
+BYTES: Final = [
+    "| load format | engine | bytes from S3 | each rank, as the plugin reports |",
+    "| --- | --- | ---: | --- |",
+]
+"""A table of what each engine read, which is printed at the end."""
 
 
 def start(endpoint: str, *arguments: str, **settings: str) -> subprocess.Popen[str]:
@@ -80,17 +85,29 @@ def run(endpoint: str, *arguments: str, **settings: str) -> tuple[Any, str]:
 
 
 def serve(store: FaultServer, model: str, load_format: str, *ask: str, **options: Any) -> dict[str, Any]:
-    """Run an engine, with the plugin if `plugin` is in the options, and print the bytes that it read."""
+    """Run an engine, with the plugin if `plugin` is in the options, and note the bytes that it reads in `BYTES`."""
     settings = PLUGIN if options.pop("plugin", False) else {}
     if options.pop("in_process", False):
         settings = settings | IN_PROCESS
     before = store.bytes_served
     asked = json.dumps({"model": model, "load_format": load_format, "ask": ask} | options)
     answer, output = run(store.endpoint, "serve", asked, **settings)
-    reports = [f"{match['count']} tensors, from {match[3]}" for match in REPORT.finditer(output)]
-    print(f"\n{load_format} {options} {settings}: {store.bytes_served - before} bytes from S3; {reports}")
+    read = store.bytes_served - before
+    reports = [f"{match['tensors']}, from {match['origins']}" for match in REPORT.finditer(output)]
+    shown = [f"{name}={value}" for name, value in options.items() if name != "save"]
+    engine = ", ".join([Path(model).name, *shown, *ask])
+    BYTES.append(f"| {load_format} | {engine} | {read:,} | {'; '.join(reports)} |")
     assert bool(reports) == bool(settings.get("RUNAI_STREAMER_VLLM") or load_format == "runai_streamer_cuda")
-    return dict(answer) | {"bytes": store.bytes_served - before, "reports": reports}
+    return dict(answer) | {"bytes": read, "reports": reports}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _bytes_read(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    assert capture is not None
+    with capture.global_and_fixture_disabled():
+        print("\n" + "\n".join(BYTES))
 
 
 @pytest.fixture(scope="module")
@@ -171,54 +188,48 @@ def test_every_parameter_is_that_of_its_own_loader(
 
 
 @pytest.mark.parametrize(
-    ("source", "plugin", "in_process"),
-    [
-        ("disk", False, True),
-        ("disk", True, True),
-        ("s3", False, True),
-        ("s3", False, False),
-        ("s3", True, False),
-    ],
+    ("plugin", "in_process"),
+    [(False, True), (False, False), (True, False)],
+    ids=["stock, in this process", "stock", "plugin"],
 )
-def test_the_engine_serves_the_tokens_of_its_own_loader(
-    llama: str, store: FaultServer, alone: Any, source: str, plugin: bool, in_process: bool
+def test_the_engine_serves_the_tokens_of_its_own_loader_from_s3(
+    store: FaultServer, alone: Any, plugin: bool, in_process: bool
 ) -> None:
-    path = URL if source == "s3" else llama
-    found = serve(store, path, "runai_streamer", "tokens", plugin=plugin, in_process=in_process)
-    assert found["tokens"] == alone
+    assert serve(store, URL, "runai_streamer", "tokens", plugin=plugin, in_process=in_process)["tokens"] == alone
 
 
-def test_the_plugins_own_load_format_serves_and_reloads(llama: str, store: FaultServer, alone: Any) -> None:
-    found = serve(store, llama, "runai_streamer_cuda", "tokens", "reloaded", in_process=True)
-    assert found["tokens"] == found["reloaded"]["again"] == alone
-    assert found["reloaded"]["zero"] != alone
+@pytest.mark.parametrize("load_format", ["runai_streamer", "runai_streamer_cuda"], ids=["stock", "plugin"])
+def test_it_serves_them_from_disk_and_after_its_weights_were_lost_and_loaded_again(
+    llama: str, store: FaultServer, alone: Any, load_format: str
+) -> None:
+    found = serve(store, llama, load_format, "tokens", "reloaded", in_process=True)
+    assert found["tokens"] == found["reloaded"] == alone
 
 
 class TestRanks:
-    @pytest.mark.parametrize("plugin", [False, True], ids=["stock", "plugin"])
-    @pytest.mark.parametrize("shared", [False, True], ids=["each reads all", "shared"])
+    @pytest.mark.parametrize(
+        ("plugin", "shared"),
+        [(False, False), (False, True), (True, False)],
+        ids=["stock, each reads all", "stock, shared", "plugin, each reads all"],
+    )
     def test_two_ranks_serve_the_tokens_of_two_ranks(
         self, llama: str, store: FaultServer, in_two: Any, plugin: bool, shared: bool
     ) -> None:
-        found = serve(
-            store,
-            URL,
-            "runai_streamer",
-            "tokens",
-            plugin=plugin,
-            in_process=True,
-            tensor_parallel_size=2,
-            model_loader_extra_config=SHARED if shared else {},
-        )
+        options: dict[str, Any] = {"plugin": plugin, "in_process": True, "tensor_parallel_size": 2}
+        options |= {"model_loader_extra_config": SHARED} if shared else {}
+        found = serve(store, URL, "runai_streamer", "tokens", **options)
         assert found["tokens"] == in_two
         # Headers are read once more where ranks do not share.
         assert found["bytes"] // size_of(llama) == (1 if shared else 2)
 
-    def test_two_ranks_reload_together(self, llama: str, store: FaultServer, in_two: Any) -> None:
+    def test_two_ranks_that_share_with_the_plugin_serve_them_and_reload_together(
+        self, llama: str, store: FaultServer, in_two: Any
+    ) -> None:
         options = {"tensor_parallel_size": 2, "model_loader_extra_config": SHARED, "in_process": True}
-        found = serve(store, llama, "runai_streamer", "reloaded", plugin=True, **options)
-        assert found["reloaded"]["again"] == in_two
+        found = serve(store, URL, "runai_streamer", "tokens", "reloaded", plugin=True, **options)
+        assert found["tokens"] == found["reloaded"] == in_two
         assert len(found["reports"]) == 4
+        assert found["bytes"] // size_of(llama) == 2  # once for each load
 
     @pytest.mark.parametrize("plugin", [False, True], ids=["stock", "plugin"])
     def test_two_stages_serve_the_tokens_of_one(self, llama: str, store: FaultServer, alone: Any, plugin: bool) -> None:
