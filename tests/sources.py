@@ -1,10 +1,12 @@
 """A source that lives in memory: the one fake that tests of everything above `io` stand on."""
 
 import threading
+from collections.abc import Sequence
 
 from runai_model_streamer.errors import InterruptedReadError, TruncatedError
 from runai_model_streamer.io.source import OpenFile
 from runai_model_streamer.origins import Origin, SourceKind
+from runai_model_streamer.ranges import ByteRange
 
 
 class MemorySource:
@@ -47,6 +49,10 @@ class MemorySource:
     @property
     def alignment(self) -> int:
         return self._alignment
+
+    @property
+    def local(self) -> Sequence[ByteRange] | None:
+        return None
 
     @property
     def streams(self) -> int | None:

@@ -18,6 +18,21 @@ PACKAGE = "runai_model_streamer"
 LONGEST_MODULE = 300
 LARGEST_FOLDER = 15
 
+WEB_STORE = (
+    "config",
+    "errors",
+    "installation",
+    "io.http",
+    "io.listing",
+    "io.objects",
+    "io.objects.errors",
+    "io.secret",
+    "io.setup_time",
+    "io.web",
+    "ranges",
+)
+"""What a store may import whose objects are read as files of a web server."""
+
 # Imports run one way. Each room of the house, and what its modules may import of ours beside their own room: rooms with
 # all that is in them, or single modules. A room is a folder, or one module; the longest name that fits a module is its
 # room, so `io.s3` says nothing of `io.s3.errors`.
@@ -103,49 +118,11 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "ranges",
     ),
     # google-auth's credentials; read as files of a web server, listed by the JSON API.
-    "io.gcs": (
-        "config",
-        "errors",
-        "installation",
-        "io.checksums",
-        "io.http",
-        "io.listing",
-        "io.objects",
-        "io.objects.errors",
-        "io.secret",
-        "io.setup_time",
-        "io.web",
-        "ranges",
-    ),
+    "io.gcs": (*WEB_STORE, "io.checksums"),
     # Account keys, SAS tokens, azure-identity's tokens; read as files of a web server, listed in XML.
-    "io.azure": (
-        "config",
-        "errors",
-        "installation",
-        "io.http",
-        "io.listing",
-        "io.objects",
-        "io.objects.errors",
-        "io.secret",
-        "io.setup_time",
-        "io.web",
-        "ranges",
-    ),
+    "io.azure": WEB_STORE,
     # Resolved and listed by huggingface_hub, read as files of a web server.
-    "io.hub": (
-        "config",
-        "errors",
-        "installation",
-        "io.checksums",
-        "io.http",
-        "io.listing",
-        "io.objects",
-        "io.objects.errors",
-        "io.secret",
-        "io.setup_time",
-        "io.web",
-        "ranges",
-    ),
+    "io.hub": (*WEB_STORE, "io.checksums"),
     "io.cache_counts": ("settings.units",),
     # Objects on the node's disk, read as local files.
     "io.cache": (
@@ -154,6 +131,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "io.cache_counts",
         "io.checksums",
         "io.files",
+        "io.libc",
         "io.listing",
         "io.paths",
         "io.secret",

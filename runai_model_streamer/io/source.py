@@ -1,6 +1,6 @@
 """The interface between storage and everything above it: sources, and wrappers around them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from runai_model_streamer.origins import Origin, SourceKind
@@ -60,6 +60,15 @@ class Source(Protocol):
         """Reads that start and end on multiples of this, into memory aligned to it, are the fastest.
 
         1 if it does not matter. A read may always end at the end of the file.
+        """
+        ...
+
+    @property
+    def local(self) -> Sequence[ByteRange] | None:
+        """What of an object was on the node's disk when it was opened, in order: reads of it are those of a file.
+
+        Reads of the rest are written there, and are the fastest if their place in its page is the same in memory as in
+        the object. None where nothing is kept, and for a file.
         """
         ...
 
@@ -149,6 +158,11 @@ class SourceWrapper:
         self.path, self.kind, self.size, self.alignment = source.path, source.kind, source.size, source.alignment
         self.version = source.version
         self.streams = source.streams
+
+    @property
+    def local(self) -> Sequence[ByteRange] | None:
+        """The inner source's value."""
+        return self._source.local
 
     @property
     def way(self) -> str | None:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias
 
 from runai_model_streamer.config import UNLIMITED, LoadConfig
@@ -63,7 +64,9 @@ class Storage:
         self._cache: NodeCache | None = None
         if config.cache.folder:
             memory = None if config.memory_limit == UNLIMITED else config.memory_limit
-            self._cache = NodeCache(config.cache, config.direct_io, shared=shared, as_files=not alike, memory=memory)
+            # Reads of files meet in pages, which are read twice: a checksum of the whole needs each byte once.
+            as_files = not (alike or config.verify)
+            self._cache = NodeCache(config.cache, config.direct_io, shared=shared, as_files=as_files, memory=memory)
 
     def open(self, path: str) -> Source:
         """Open the source behind a path.
@@ -79,7 +82,7 @@ class Storage:
             return self._paced(FileSource(path, self._config.direct_io, shared=self._shared), 0)
         store = self._store_of(path)
         if self._cache is not None and self._cache.offline:
-            return self._paced(self._cache.open_offline(path, store.shown(path)), 0)
+            return self._paced(self._cache.open_offline(path, store.shown(path), store.known_endpoint(path)), 0)
         local = self._local_copy(store, path)
         if local is not None:
             return local
@@ -89,7 +92,8 @@ class Storage:
             opened.append(store.open(path, beginning=beginning or PREFIX_BYTES))
             return opened[-1]
 
-        source = open_it(None) if self._cache is None else self._cache.open(path, open_it)
+        endpoint = partial(store.endpoint, path)
+        source = open_it(None) if self._cache is None else self._cache.open(path, open_it, endpoint)
         if not self._config.verify:
             return self._paced(source, PREFIX_BYTES)
         try:
@@ -141,7 +145,8 @@ class Storage:
         if is_object(path):
             store = self._store_of(path)
             if self._cache is not None and self._cache.offline:
-                return self._cache.entries(path, store.shown(path), wanted, recursive=recursive)
+                known = store.known_endpoint(path)
+                return self._cache.entries(path, store.shown(path), wanted, known, recursive=recursive)
             return store.entries(path, wanted, recursive=recursive)
         return list_folder(path, wanted, recursive=recursive)
 
@@ -158,8 +163,10 @@ class Storage:
         local = self._local_copy(store, path)
         if local is not None:
             return local
-        source: Source = store.open(path, (size, version))
-        return self._paced(source if self._cache is None else self._cache.wrap(path, source), 0)
+        if self._cache is None:
+            return self._paced(store.open(path, (size, version)), 0)
+        endpoint = store.endpoint(path)
+        return self._paced(self._cache.wrap(path, store.open(path, (size, version)), endpoint), 0)
 
     @property
     def retries(self) -> int:

@@ -159,11 +159,18 @@ class ConnectionPace:
 
     def _reset(self, now: float) -> None:
         self._began, self._reads, self._bytes, self._seconds, self._cpu = now, 0, 0, 0.0, 0.0
+        self._elsewhere = 0.0
 
-    def landed(self, length: int, seconds: float, now: float) -> bool:
-        """Record a read of `length` bytes that took `seconds`. Return whether more readers are useful now."""
+    def landed(self, length: int, seconds: float, now: float, *, fetched: bool = True) -> bool:
+        """Record a read of `length` bytes that took `seconds`. Return whether more readers are useful now.
+
+        A read of the node's disk says nothing of connections, but that its reader was busy.
+        """
         spent, before = self._on_cpu(), getattr(self._thread, "spent", 0.0)
         self._thread.spent = spent
+        if not fetched:
+            self._elsewhere += seconds
+            return False
         if now - self._changed < NEARLY * seconds:
             return False  # it began with another number of connections
         self._reads += 1
@@ -174,7 +181,7 @@ class ConnectionPace:
             return False
         rate = self.readers * self._bytes / self._seconds
         self._each = self._seconds / self._reads
-        busy = self._seconds / (self.readers * (now - self._began))
+        busy = (self._seconds + self._elsewhere) / (self.readers * (now - self._began))
         all_refusals = self._refusals()
         refused, self._refused = all_refusals - self._refused, all_refusals
         were = self.readers

@@ -72,6 +72,7 @@ class Feed(Generic[LeaseT]):
         self._storage_bound = first.waits_for_storage
         self._copying = first is Origin.PAGE_CACHE  # certain, while `not _storage_bound` may be a guess
         self._copies = 0
+        self._fetches = False  # then readers are connections, whatever is copied between what they fetch
         self._exhausted = False
         lifecycle.on_stop(self._wake_all)
 
@@ -142,7 +143,9 @@ class Feed(Generic[LeaseT]):
         with self._counting:
             self._missing[index] -= 1
             last = not self._missing[index]
-            more = self._pace.landed(step.length, seconds, time.perf_counter())
+            fetched = origin in (Origin.OBJECT, Origin.RANK)
+            self._fetches |= fetched
+            more = self._pace.landed(step.length, seconds, time.perf_counter(), fetched=fetched)
         if last:
             self._landing.ready(lease)
             # Only once it is ready: the consumer may look at any moment.
@@ -181,7 +184,7 @@ class Feed(Generic[LeaseT]):
             if not self._storage_bound:
                 self._storage_bound = True
                 self._wake_all()
-        elif self._storage_bound:
+        elif self._storage_bound and not self._fetches:
             # At worst, a race between readers loses a count. A few copies in a row are enough to decide.
             self._copies += 1
             if self._copies > 2 * self._cpus:

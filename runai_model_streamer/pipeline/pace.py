@@ -41,8 +41,11 @@ class ReaderCount(Protocol):
         """Return the largest read, in whole huge pages, of the last `left` bytes of a load; None for any."""
         ...
 
-    def landed(self, length: int, seconds: float, now: float) -> bool:
-        """Record a read of `length` bytes that took `seconds`. Return whether more readers are useful now."""
+    def landed(self, length: int, seconds: float, now: float, *, fetched: bool = False) -> bool:
+        """Record a read of `length` bytes that took `seconds`. Return whether more readers are useful now.
+
+        `fetched`: they came over the network.
+        """
         ...
 
 
@@ -76,7 +79,7 @@ class Pace:
     def _reset(self, now: float) -> None:
         self._began, self._reads, self._bytes, self._busy = now, 0, 0, 0.0
 
-    def landed(self, length: int, seconds: float, now: float) -> bool:
+    def landed(self, length: int, seconds: float, now: float, *, fetched: bool = False) -> bool:  # noqa: ARG002 - all count
         """Record a read of `length` bytes that took `seconds`. Return whether more readers are useful now."""
         if self._ignored:
             self._ignored -= 1

@@ -30,6 +30,7 @@ from runai_model_streamer.pipeline.parts import PARTS, Parts
 from runai_model_streamer.pipeline.plan.casts import casting_of, target_name
 from runai_model_streamer.pipeline.plan.groups import PlannedFile
 from runai_model_streamer.pipeline.plan.limit import LIMIT, MemoryLimit
+from runai_model_streamer.pipeline.plan.local import with_local
 from runai_model_streamer.pipeline.plan.request import checked_names
 from runai_model_streamer.pipeline.plan.selection import Select, Selected
 from runai_model_streamer.pipeline.sharing import Sharing
@@ -190,7 +191,11 @@ def make_load(
     tally = Tally() if tally is None else tally
     sources: Sequence[Source] = [each.source for each in reads]
     files: Sequence[PlannedFile] = [
-        PlannedFile(source.size, source.kind, source.alignment, config.chunk_for(source.kind), tensors)
+        with_local(
+            PlannedFile(source.size, source.kind, source.alignment, config.chunk_for(source.kind), tensors),
+            source.local,
+            config.chunk_for,
+        )
         for _, source, tensors in reads
     ]
     first, concurrency = _reads_at_once(files, config)
@@ -241,7 +246,7 @@ def make_load(
 
 def _reads_at_once(files: Sequence[PlannedFile], config: LoadConfig) -> tuple[int, int]:
     """Return how many reads are in flight to begin with, and at most."""
-    kinds = {file.kind for file in files}
+    kinds = {file.kind for file in files} | {SourceKind.FILE for file in files if file.cuts}
     first = max((config.concurrency_for(kind) for kind in kinds), default=1)
     maximum = max((config.max_concurrency_for(kind) for kind in kinds), default=1)
     if SourceKind.OBJECT not in kinds:

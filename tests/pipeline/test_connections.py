@@ -55,6 +55,20 @@ def test_a_network_that_is_nearly_full_gets_a_quarter_more_than_fill_it() -> Non
     assert store.counts[:3] == [16, 64, 24]  # 19 fill it
 
 
+def test_reads_of_the_disk_say_nothing_of_connections_but_that_readers_are_busy() -> None:
+    each = READ / (60 * MB)
+    alone, beside = ConnectionPace(4, 64, 0.0), ConnectionPace(4, 64, 0.0)
+    for pace, parts in ((alone, 1), (beside, 4)):  # of which one is fetched
+        now = 0.0
+        for _ in range(3):
+            now += parts * each
+            for reader in range(pace.readers):
+                for _ in range(parts - 1):
+                    pace.landed(16 * READ, each, now + reader * 1e-6, fetched=False)
+                pace.landed(READ, each, now + reader * 1e-6)
+    assert beside.readers == alone.readers == 64
+
+
 def test_at_the_maximum_it_says_that_this_holds_it() -> None:
     store = Store(16, 32, lambda _: 30 * MB).run(3.0)
     assert (store.pace.readers, store.pace.held.value) == (32, "maximum")

@@ -47,6 +47,11 @@ class AzureStore(HttpStore[AzureAccess]):
         return BlobLocation.of_prefix(path).key
 
     @override
+    def known_endpoint(self, path: str) -> str | None:
+        location, named = BlobLocation.of(path), account_of(self._config)
+        return account_at(location, named, path).endpoint if location.endpoint or named is not None else None
+
+    @override
     def judge(self, error: Exception) -> Judgement:
         judgement = super().judge(error)
         # A token that ran out, or a provider that failed for a moment: look for credentials again, once.

@@ -90,12 +90,13 @@ class NodeCache:
         """Note the objects that will be opened, so that room for one is not made at the expense of another."""
         self._expected.update(map(hash_of, identities))
 
-    def open(self, identity: str, open_it: Callable[[int | None], Source]) -> Source:
+    def open(self, identity: str, open_it: Callable[[int | None], Source], endpoint: Callable[[], str] = str) -> Source:
         """Open an object.
 
         Args:
-            identity: what tells it from other objects: its URL.
+            identity: what tells it from other objects of its store: its URL.
             open_it: opens the store's object. It is given the number of bytes to fetch with that; None for the usual.
+            endpoint: returns what tells its store from others, once the object is open.
 
         Raises:
             StreamerError: raised by `open_it`.
@@ -104,22 +105,24 @@ class NodeCache:
             return open_it(None)
         url = hash_of(identity)
         if self._has_beginning(url):
-            return self._begun(self.wrap(identity, open_it(PROBE_BYTES)))
+            return self._begun(identity, open_it(PROBE_BYTES), endpoint)
         # One process fetches the first bytes of an object.
         with self._alone(int(url[:15], 16)):
-            return self._begun(self.wrap(identity, open_it(PROBE_BYTES if self._has_beginning(url) else None)))
+            opened = open_it(PROBE_BYTES if self._has_beginning(url) else None)
+            return self._begun(identity, opened, endpoint)
 
-    def _begun(self, source: Source) -> Source:
-        """Write the first bytes to the cache, unless they are there: others wait for them."""
-        if isinstance(source, CachedSource):
-            try:
+    def _begun(self, identity: str, source: Source, endpoint: Callable[[], str]) -> Source:
+        """Wrap an object, and write its first bytes to the cache unless they are there: others wait for them."""
+        try:
+            source = self.wrap(identity, source, endpoint())
+            if isinstance(source, CachedSource):
                 source.write_beginning(self._policy.beginning)
-            except BaseException:
-                source.close()
-                raise
+        except BaseException:
+            source.close()
+            raise
         return source
 
-    def wrap(self, identity: str, source: Source) -> Source:
+    def wrap(self, identity: str, source: Source, endpoint: str = "") -> Source:
         """Return the store's object as it is read through the cache, or the object itself if it cannot be."""
         version = source.version
         if not source.size or not self._is_usable():
@@ -128,14 +131,19 @@ class NodeCache:
             _log.info("%s: not cached: the store does not say which version it is (no strong ETag)", source.path)
             return source
         try:
-            entry = self._entry(identity, About(shown(identity), version, source.size))
+            entry = self._entry(identity, About(shown(identity), version, source.size, shown(endpoint)))
             return source if entry is None else self._cached(source, entry)
         except OSError as error:
             self._trouble.cannot_write(error)
             return source
 
-    def open_offline(self, identity: str, path: str) -> Source:
+    def open_offline(self, identity: str, path: str, endpoint: str | None = None) -> Source:
         """Open the version of an object that was used last, without a request.
+
+        Args:
+            identity: the object's URL.
+            path: the same, for messages.
+            endpoint: of its store, as for `open`; None for any.
 
         Raises:
             StorageUnreachableError: the cache has none of it, or cannot be used.
@@ -144,11 +152,16 @@ class NodeCache:
             with contextlib.suppress(OSError):
                 for found in find_entries(self._folder, hash_of(identity)):
                     entry = self._open_entry(found.stem, None)
-                    if entry is not None:
+                    if entry is None:
+                        continue
+                    if _is_of(entry.about, endpoint):
                         return self._cached(OfflineObject(path, entry.about), entry)
+                    entry.close()
         raise self._unreachable("is not in the node's cache", path)
 
-    def entries(self, folder: str, path: str, wanted: Wanted, *, recursive: bool) -> list[Entry]:
+    def entries(
+        self, folder: str, path: str, wanted: Wanted, endpoint: str | None = None, *, recursive: bool
+    ) -> list[Entry]:
         """List the wanted objects of a folder of which the cache has something, sorted by name.
 
         Raises:
@@ -160,7 +173,7 @@ class NodeCache:
             with contextlib.suppress(OSError):
                 for each in find_entries(self._folder):
                     about = about_of(each.stem)
-                    if about is not None and about.url.startswith(before):
+                    if about is not None and about.url.startswith(before) and _is_of(about, endpoint):
                         name = about.url.removeprefix(before)
                         if (recursive or "/" not in name) and wanted(name):
                             found.setdefault(name, Entry(about.url, name, about.size, 0))
@@ -197,7 +210,7 @@ class NodeCache:
 
     def _entry(self, identity: str, about: About) -> CacheEntry | None:
         """Open the entry of a version, and make it if there is room for it."""
-        stem = f"{self._folder}/{name_of(identity, about.version, about.size).stem}"
+        stem = f"{self._folder}/{name_of(identity, about.version, about.size, about.endpoint).stem}"
         entry = self._open_entry(stem, None)
         if entry is not None and (entry.complete or not entry.writable):
             return entry
@@ -281,3 +294,7 @@ class NodeCache:
     def close(self) -> None:
         """End the threads that write. Idempotent."""
         self._writer.close(max(self._flushed_by() - time.monotonic(), 0.0))
+
+
+def _is_of(about: About, endpoint: str | None) -> bool:
+    return endpoint is None or about.endpoint == shown(endpoint)

@@ -14,20 +14,23 @@ Else pieces are compared as they are read: after a boot, and after anybody has w
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from typing import Self, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, Self, TypeAlias
 
 from runai_model_streamer.config import DirectIO
 from runai_model_streamer.io.cache import locks
+from runai_model_streamer.io.cache.bytes_at import allocate, free, read_at, write_at
 from runai_model_streamer.io.cache.extents import Extents, Piece, Run
-from runai_model_streamer.io.cache.journal import About, Kind, Record, append, read_last, read_records
+from runai_model_streamer.io.cache.journal import About, Journal, Kind, Record
 from runai_model_streamer.io.cache.names import JOURNAL
-from runai_model_streamer.io.cache.writes import write_at
 from runai_model_streamer.io.files import file_systems
 from runai_model_streamer.ranges import PAGE, ByteRange
 
 Compute: TypeAlias = Callable[[memoryview], int]
 """Returns the checksum of bytes, without the GIL."""
+
+MUCH: Final = 1 << 20
+"""Bytes of a write from which on room for the whole object is allocated, and bytes of unused room that are freed."""
 
 
 class Entry:
@@ -57,24 +60,22 @@ class Entry:
     ) -> None:
         self.fd = fd
         """The data file."""
-        self.about = about
-        self.writable = writable
-        """Whether pieces can be written at all."""
+        self.about, self.writable = about, writable
         self.budget: int | None = None
         """Bytes that may still be written; None: as many as the object has."""
-        self._stem = stem
-        self._begin = self._position = begin
+        self._journal = Journal(stem + JOURNAL, begin, fd)
         self._compute = compute
         self._boot = boot
         self._direct = not file_systems.why_buffered(file_systems.name(fd), direct, shared=False)
         self._changed = threading.Condition()
-        self._appending = threading.Lock()
+        self._allocating, self._parting = threading.Lock(), threading.Lock()
+        self._allocated = False
         self._extents = Extents()
         self._doubted: set[Piece] = set()
         self._users = 1
         self._seal: Record | None = None
         if not self._is_sealed_whole():
-            self._learn()
+            self._learn(again=True)
         if self._fits(self._seal):
             self._doubted.clear()
         with contextlib.suppress(OSError):
@@ -82,25 +83,15 @@ class Entry:
 
     def _is_sealed_whole(self) -> bool:
         """Look at the last record alone: an object of 5 GB has more than a thousand."""
-        fd = os.open(self._stem + JOURNAL, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            last = read_last(fd, self._begin)
-            if last is None or last.kind != Kind.COMPLETE or not self._fits(last):
-                return False
-            self._position = os.fstat(fd).st_size
-        finally:
-            os.close(fd)
+        last = self._journal.complete()
+        if not self._fits(last):
+            return False
         self._seal = last
         return self._extents.add(Piece(0, self.about.size, 0))
 
-    def _learn(self) -> None:
-        """Read the records that are new. The caller holds the lock, or is the only one."""
-        fd = os.open(self._stem + JOURNAL, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            records, self._position = read_records(fd, self._position)
-        finally:
-            os.close(fd)
-        for kind, first, second, third in records:
+    def _learn(self, *, again: bool = False) -> None:
+        """Read the records that are new, or all of them. The caller holds the lock, or is the only one."""
+        for kind, first, second, third in self._journal.news(again=again):
             if kind in (Kind.SEALED, Kind.COMPLETE):
                 self._seal = Record(kind, first, second, third)
             elif kind == Kind.HELD and first < second <= self.about.size:
@@ -168,8 +159,8 @@ class Entry:
     def doubt_all(self) -> None:
         """Compare every piece, whoever has compared it before."""
         with self._changed:
-            self._extents, self._position = Extents(), self._begin
-            self._learn()
+            self._extents = Extents()
+            self._learn(again=True)
 
     def lose(self, pieces: Iterable[Piece]) -> None:
         """Forget pieces whose bytes are damaged."""
@@ -179,20 +170,11 @@ class Entry:
                 self._drop(piece)
         if self.writable:
             with contextlib.suppress(OSError):
-                self._append([Record(Kind.LOST, piece.start, piece.end) for piece in lost])
+                self._journal.append([Record(Kind.LOST, piece.start, piece.end) for piece in lost])
 
     def read(self, start: int, view: memoryview) -> None:
-        """Read bytes through the page cache.
-
-        Raises:
-            EOFError: the file is shorter.
-        """
-        landed = 0
-        while landed < len(view):
-            count = os.preadv(self.fd, [view[landed:]], start + landed)
-            if not count:
-                raise EOFError(f"the cached file ends at byte {start + landed}")
-            landed += count
+        """Read bytes through the page cache; see `read_at`."""
+        read_at(self.fd, start, view)
 
     def claim(self, start: int, end: int) -> bool:
         """Lock a range in order to fetch it. Return False if somebody else has a part of it locked."""
@@ -213,14 +195,19 @@ class Entry:
         """Write at most `room` bytes, fewer than the object has; none at all while another user of the entry does."""
         if locks.lock(self.fd, locks.KEEPING, 1):
             self.budget = room
-            self._append([Record(Kind.PROMISED, self._extents.bytes + room)])
+            self._journal.append([Record(Kind.PROMISED, self._extents.bytes + room)])
         else:
             self.budget = 0
 
-    def write(self, start: int, view: memoryview) -> bool:
+    def write(self, start: int, view: memoryview, *, buffered: bool = False) -> bool:
         """Write a piece, and record it. Return False if there is no room for it.
 
         Writes past the page cache need memory whose place in its page is that of `start`.
+
+        Args:
+            start: its first byte.
+            view: its bytes.
+            buffered: whether to write through the page cache from now on.
         """
         with self._changed:
             if self.budget is not None:
@@ -229,21 +216,32 @@ class Entry:
                     return False
                 self.budget -= needed
         piece = Piece(start, start + len(view), self._compute(view))
-        self._direct = write_at(self.fd, start, view, direct=self._direct)
-        self._append([Record(Kind.HELD, *piece)])
+        if len(view) >= MUCH:
+            self._allocate()
+        # Not both at once: ext4 lets a write through the page cache wait for all direct ones of the file.
+        if not write_at(self.fd, start, view, self._alone, direct=self._direct and not buffered):
+            self._direct = False
+        self._journal.append([Record(Kind.HELD, *piece)])
         with self._changed:
             self._extents.add(piece)
         return True
 
-    def _append(self, records: list[Record]) -> None:
-        with self._appending:
-            fd = os.open(self._stem + JOURNAL, os.O_RDWR | os.O_CLOEXEC)
+    def _allocate(self) -> None:
+        """Allocate room for the object, once. It counts as taken while the entry is used."""
+        with self._allocating:
+            if self._direct and self.budget is None and not self._allocated:
+                self._allocated = True
+                allocate(self.fd, self.about.size)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep others from writing a part of a page, whose other part the caller may write again."""
+        with self._parting:
             try:
-                locks.await_lock(self.fd, locks.APPENDING, 1)
-                append(fd, self._begin, records)
+                locks.await_lock(self.fd, locks.PARTING, 1)
+                yield
             finally:
-                os.close(fd)
-                locks.unlock(self.fd, locks.APPENDING, 1)
+                locks.unlock(self.fd, locks.PARTING, 1)
 
     def use(self) -> Self:
         """Keep the entry open until one more call of `close`."""
@@ -278,12 +276,17 @@ class Entry:
             os.close(fd)
 
     def _seal_it(self) -> None:
-        if not (self.writable and self._boot and len(self._extents)) or not locks.lock(self.fd, locks.USERS, 1):
+        if not self.writable or not locks.lock(self.fd, locks.USERS, 1):
             return
         self._learn()
+        if os.fstat(self.fd).st_blocks * 512 - self.bytes >= MUCH:  # by this load, or one that was killed
+            whole = ByteRange(0, self.about.size)
+            free(self.fd, (ByteRange(run.start, run.end) for run in self._extents.runs(whole) if not run.held))
+        if not (self._boot and len(self._extents)):
+            return
         now = self._seal_of_now(Kind.COMPLETE if self.complete else Kind.SEALED)
         if self.trusted and now != self._seal:
-            self._append([now])
+            self._journal.append([now])
 
     def _fits(self, seal: Record | None) -> bool:
         return seal is not None and seal == self._seal_of_now(seal.kind)

@@ -11,7 +11,7 @@ from runai_model_streamer.config import DirectIO
 from runai_model_streamer.io.cache import locks
 from runai_model_streamer.io.cache.entry import Compute, Entry
 from runai_model_streamer.io.cache.extents import Extents, Piece
-from runai_model_streamer.io.cache.journal import About, Kind, read_about, read_last, read_records
+from runai_model_streamer.io.cache.journal import About, Kind, opened, read_about, read_last, read_records
 from runai_model_streamer.io.cache.names import DATA, JOURNAL
 
 _READ_ONLY: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -83,12 +83,8 @@ def _is_at(fd: int, path: str) -> bool:
 def _about(fd: int, stem: str, about: About | None, writable: bool) -> tuple[About, int] | None:
     """Return what the entry is of, and where its records begin. If it is new, or its files do not fit, make it."""
     found = None
-    with contextlib.suppress(FileNotFoundError):
-        journal = os.open(stem + JOURNAL, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            found = read_about(journal)
-        finally:
-            os.close(journal)
+    with contextlib.suppress(FileNotFoundError), opened(stem + JOURNAL) as journal:
+        found = read_about(journal)
     if found is not None and os.fstat(fd).st_size == found[0].size and (about is None or _same(found[0], about)):
         return found
     if about is None or not writable:
@@ -110,7 +106,7 @@ def _about(fd: int, stem: str, about: About | None, writable: bool) -> tuple[Abo
 
 
 def _same(found: About, about: About) -> bool:
-    return (found.version, found.size) == (about.version, about.size)
+    return (found.version, found.size, found.endpoint) == (about.version, about.size, about.endpoint)
 
 
 class Found(NamedTuple):
@@ -151,15 +147,10 @@ def find_entries(folder: str, url: str = "") -> list[Found]:
 
 def about_of(stem: str) -> About | None:
     """Return what object an entry is of; None if it is gone, or of no use."""
-    try:
-        journal = os.open(stem + JOURNAL, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
+    with contextlib.suppress(FileNotFoundError), opened(stem + JOURNAL) as journal:
         found = read_about(journal)
         return None if found is None else found[0]
-    finally:
-        os.close(journal)
+    return None
 
 
 def describe_entry(stem: str) -> tuple[About, int] | None:
@@ -175,11 +166,7 @@ def holds_beginning(stem: str, length: int) -> bool:
 
 
 def _pieces_of(stem: str) -> tuple[About, Extents] | None:
-    try:
-        journal = os.open(stem + JOURNAL, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
+    with contextlib.suppress(FileNotFoundError), opened(stem + JOURNAL) as journal:
         found = read_about(journal)
         if found is None:
             return None
@@ -195,8 +182,7 @@ def _pieces_of(stem: str) -> tuple[About, Extents] | None:
             elif kind == Kind.LOST and (lost := extents.named(first, second)):
                 extents.remove(lost)
         return about, extents
-    finally:
-        os.close(journal)
+    return None
 
 
 def remove_entry(stem: str) -> int | None:
@@ -235,12 +221,8 @@ def promised(stem: str) -> int | None:
             return size
     finally:
         os.close(fd)
-    with contextlib.suppress(OSError):
-        journal = os.open(stem + JOURNAL, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            found = read_about(journal)
-            records = read_records(journal, found[1])[0] if found else []
-        finally:
-            os.close(journal)
+    with contextlib.suppress(OSError), opened(stem + JOURNAL) as journal:
+        found = read_about(journal)
+        records = read_records(journal, found[1])[0] if found else []
         return next((record.first for record in reversed(records) if record.kind == Kind.PROMISED), size)
     return size

@@ -6,14 +6,17 @@ A record that a crash has cut short, or whose bytes are not what was written, do
 import errno
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from functools import cache
 from typing import Any, Final, NamedTuple
 
 import orjson
 
+from runai_model_streamer.io.cache import locks
 from runai_model_streamer.ranges import PAGE, round_up
 
 _RECORD: Final = struct.Struct("<IQQQ")
@@ -64,6 +67,8 @@ class About(NamedTuple):
     """The ETag."""
     size: int
     """Bytes of the object."""
+    endpoint: str = ""
+    """What tells its store from another one with equal URLs; without user. "" for the usual one."""
 
     def packed(self) -> bytes:
         """Return the beginning of the file: a line of JSON, filled up to whole pages."""
@@ -81,13 +86,27 @@ def boot_id() -> int:
         return 0
 
 
+@contextmanager
+def opened(path: str, *, write: bool = False) -> Iterator[int]:
+    """Give the descriptor of a journal, and close it.
+
+    Raises:
+        OSError: it cannot be opened; `FileNotFoundError` if there is none.
+    """
+    fd = os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def read_about(fd: int) -> tuple[About, int] | None:
     """Return what object a journal is of, and where its records begin; None for what is no journal."""
     line, newline, _ = os.pread(fd, _LONGEST, 0).partition(b"\n")
     try:
         found: Any = orjson.loads(line)
-        about = About(found["url"], found["version"], found["size"])
-    except (ValueError, TypeError, KeyError):
+        about = About(found["url"], found["version"], found["size"], found.get("endpoint", ""))
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
     known = found.get("format") == _FORMAT and isinstance(about.size, int)
     return (about, len(line) + 1) if newline and known else None
@@ -114,6 +133,49 @@ def _parsed(text: bytes) -> Iterator[Record]:
         body = text[start : start + _RECORD.size]
         if text[start + _RECORD.size : start + RECORD_BYTES] == _CHECK.pack(zlib.crc32(body)):
             yield Record(*_RECORD.unpack(body))
+
+
+class Journal:
+    """The journal of an entry, as one who uses the entry reads and writes it. `append` is thread safe.
+
+    Args:
+        path: the file.
+        begin: where its records begin.
+        fd: the data file of the entry, on which locks are held.
+    """
+
+    def __init__(self, path: str, begin: int, fd: int) -> None:
+        self._path, self._begin, self._fd = path, begin, fd
+        self._position = begin
+        self._appending = threading.Lock()
+
+    def complete(self) -> Record | None:
+        """Return the last record, if it says that all is there; None otherwise. Then `news` has what comes later."""
+        with opened(self._path) as fd:
+            last, size = read_last(fd, self._begin), os.fstat(fd).st_size
+        if last is None or last.kind != Kind.COMPLETE:
+            return None
+        self._position = size
+        return last
+
+    def news(self, *, again: bool = False) -> list[Record]:
+        """Return the records that are new since the last call, or all of them `again`."""
+        with opened(self._path) as fd:
+            records, self._position = read_records(fd, self._begin if again else self._position)
+        return records
+
+    def append(self, records: list[Record]) -> None:
+        """Append records.
+
+        Raises:
+            OSError: they cannot be written. A part of them may have been.
+        """
+        with self._appending, opened(self._path, write=True) as fd:
+            try:
+                locks.await_lock(self._fd, locks.APPENDING, 1)
+                append(fd, self._begin, records)
+            finally:
+                locks.unlock(self._fd, locks.APPENDING, 1)
 
 
 def append(fd: int, begin: int, records: list[Record]) -> None:

@@ -12,8 +12,9 @@ from typing import Final
 USERS: Final = 1 << 62
 APPENDING: Final = USERS + 1
 KEEPING: Final = USERS + 2
+PARTING: Final = USERS + 3
 """Bytes of an entry's data file, far beyond its end, that are locked: by all who use the entry, by who appends to its
-journal, and by who may write to an entry that there is no room for all of."""
+journal, by who may write to an entry that there is no room for all of, and by who writes a part of a page."""
 
 _FLOCK: Final = struct.Struct("hhqqi4x")
 """`struct flock` of 64-bit Linux: type, whence, start, length, pid."""

@@ -54,14 +54,14 @@ def hash_of(identity: str) -> str:
     return _digest(bare)
 
 
-def name_of(identity: str, version: str, size: int) -> Name:
-    """Return the names of a version of an object."""
-    return Name(hash_of(identity), _digest(f"{size} {version}")[:16])
+def name_of(identity: str, version: str, size: int, endpoint: str = "") -> Name:
+    """Return the names of a version of an object. `endpoint` tells stores apart that have equal URLs."""
+    return Name(hash_of(identity), _digest(f"{size} {version} {shown(endpoint)}".rstrip())[:16])
 
 
-def shown(identity: str) -> str:
-    """Return the URL as the cache shows it: without user and query."""
-    return without_secrets(without_query(identity))
+def shown(url: str) -> str:
+    """Return an object's URL, or an endpoint, as the cache shows it: without user and query."""
+    return without_secrets(without_query(url))
 
 
 def _signs(key: str) -> bool:

@@ -1,5 +1,6 @@
 """An object of which only the cache is read."""
 
+from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from runai_model_streamer.errors import StorageUnreachableError, TruncatedError, Where
@@ -24,6 +25,7 @@ class OfflineObject:
     way: str | None = None
     verified_by: str | None = None
     in_order = False
+    local: Sequence[ByteRange] | None = None
 
     def __init__(self, path: str, about: About) -> None:
         self.path = path

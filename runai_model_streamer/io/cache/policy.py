@@ -7,16 +7,15 @@ class CachePolicy(NamedTuple):
     """How a load writes to the cache, and how long it waits for others."""
 
     piece: int = 4 << 20
-    """Bytes of a piece at most; a multiple of the page. Pieces are cut at multiples of it, and a read of a part of one
-    whose bytes have to be compared reads all of it."""
+    """Bytes of a piece at most; a multiple of the page. A read of a part of one whose bytes have to be compared reads
+    all of it."""
     beginning: int = 256 << 10
     """Bytes that the store sends when an object is opened."""
     buffers: int = 16
     """Pieces that wait for the disk at most, in memory of their own: 64 MiB."""
     overflow: float = 0.1
-    """Part of the time of a read, at most, that writing what it has read may take, where no buffer is free."""
-    pauses: float = 10.0
-    """How many times as long as a write that took longer nothing is written without a buffer."""
+    """Part of the time of reads from the store, at most, that their threads spend on the cache before pieces that find
+    no buffer free are left out."""
     threads: int = 4
     """Threads that write."""
     patience: float = 60.0

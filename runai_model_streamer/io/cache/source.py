@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from typing_extensions import override
@@ -18,13 +18,26 @@ from runai_model_streamer.io.cache_counts import Counter
 from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.io.source import OpenFile, Source, SourceWrapper
 from runai_model_streamer.origins import Origin
-from runai_model_streamer.ranges import ByteRange, split
+from runai_model_streamer.ranges import PAGE, ByteRange, round_down, round_up
 
 _FARTHEST: Final = (Origin.OBJECT, Origin.DISK, Origin.BUFFERED, Origin.PAGE_CACHE)
 
+LEAST_BYTES: Final = 1 << 20
+"""Bytes of an object in the cache from which on reads of them are planned, which takes two more descriptors."""
+
 
 class CachedFile(FileSource):
-    """The data file of an entry that is complete. A piece of it that was damaged is written again."""
+    """The data file of an entry. Pieces of it are written meanwhile: what was not there, or was damaged."""
+
+    @override
+    def read_into(self, offset: int, buffer: memoryview) -> Origin:
+        """Read whole pages past the page cache also if the range begins within one: so do the reads of objects."""
+        begun = min(-offset % PAGE, len(buffer))
+        if begun:
+            origin = super().read_into(offset, buffer[:begun])
+            if begun == len(buffer):
+                return origin
+        return super().read_into(offset + begun, buffer[begun:])
 
     @override
     def require_unchanged(self, span: ByteRange) -> None:
@@ -35,7 +48,7 @@ class CachedSource(SourceWrapper):
     """An object with an entry in the cache; see `Source`.
 
     If the entry has all of it, this is a file to whoever plans reads: they go past the page cache, and as many are in
-    flight as suits the disk. If not, it is an object, and what the cache has of it is read through the page cache.
+    flight as suits the disk. If not, it is an object with `local` ranges, which are read in the same way.
 
     What is read from the store is written to the entry, unless another process does. A read of what another process
     fetches waits for it.
@@ -50,7 +63,8 @@ class CachedSource(SourceWrapper):
         flushed_by: returns when the end of the load waits for the disk no longer, by `time.monotonic`.
         direct: whether the file is read past the page cache.
         shared: whether other processes of this node load the same object.
-        as_file: whether a complete entry may count as a file.
+        as_file: whether what is there may count as a file. Processes that plan the same reads need the same plan,
+            whatever each of them finds in the cache.
     """
 
     def __init__(
@@ -75,20 +89,35 @@ class CachedSource(SourceWrapper):
         self._broken = False
         self._closed = False
         self._file: CachedFile | None = None
-        if entry.complete and as_file:
+        self._local: Sequence[ByteRange] | None = () if as_file else None
+        if as_file and (entry.complete or entry.bytes >= LEAST_BYTES):
             self._file = file = CachedFile(f"/proc/self/fd/{entry.fd}", direct, shared=shared)
-            self.kind, self.alignment, self.streams = file.kind, file.alignment, file.streams
+            self.streams = file.streams
+            if entry.complete:
+                self.kind, self.alignment = file.kind, file.alignment
+            else:
+                runs = entry.runs(ByteRange(0, self.size))
+                self._local = [ByteRange(run.start, run.end) for run in runs if run.held]
+
+    @property
+    @override
+    def local(self) -> Sequence[ByteRange] | None:
+        """What the cache had when the object was opened."""
+        return self._local
 
     @property
     @override
     def way(self) -> str | None:
         """How the cached bytes have been read so far, if that is from a file."""
-        return None if self._file is None else f"from the node's cache, {self._file.way}"
+        if self._file is None:
+            return None
+        return f"from the node's cache{', as far as it had them' if self._local else ''}, {self._file.way}"
 
     @override
     def open_file(self) -> OpenFile | None:
         """Return the cached file, if it has all bytes, and they are known to be right."""
-        return self if self._file is not None and self._entry.trusted and not self._broken else None
+        whole = self._file is not None and self._entry.complete
+        return self if whole and self._entry.trusted and not self._broken else None
 
     def fileno(self) -> int:
         """Return the descriptor of the cached file; see `OpenFile`."""
@@ -174,7 +203,7 @@ class CachedSource(SourceWrapper):
         except BaseException:
             entry.release(start, end)
             raise
-        for part in split(ByteRange(start, end), self._policy.piece):
+        for part in _pieces(ByteRange(start, end), self._policy.piece):
             self._writer.put(entry, part.start, view[part.start - start : part.end - start], each * part.size)
         return origin
 
@@ -220,7 +249,7 @@ class CachedSource(SourceWrapper):
 
     def _write_now(self, beginning: memoryview) -> bool:
         try:
-            for part in split(ByteRange(0, len(beginning)), self._policy.piece):
+            for part in _pieces(ByteRange(0, len(beginning)), self._policy.piece):
                 if not self._entry.write(part.start, beginning[part.start : part.end]):
                     return False
         except OSError as error:
@@ -245,3 +274,13 @@ class CachedSource(SourceWrapper):
         if self._file is not None:
             self._file.close()
         self._entry.close()
+
+
+def _pieces(span: ByteRange, longest: int) -> Iterator[ByteRange]:
+    """Cut what one read has fetched into whole pages, so that the same read by a later load takes whole pieces."""
+    each = round_up(-(-span.size // -(-span.size // longest)), PAGE)
+    start = span.start
+    while start < span.end:
+        end = min(round_down(start + each, PAGE), span.end) if start + each < span.end else span.end
+        yield ByteRange(start, end)
+        start = end

@@ -27,10 +27,10 @@ class _Job(NamedTuple):
 class Writer:
     """The threads and buffers of one load. Thread safe.
 
-    A piece that finds no buffer free goes to the page cache at once, in the thread that has fetched it. If that takes
-    long, the kernel makes writers wait for the disk. Then such pieces are left out for a while, so that the network
-    does not wait, too. They are always written if others on this node use the object at the same time: those
-    would have to fetch them again.
+    A piece that finds no buffer free goes to the page cache at once, in the thread that has fetched it, as long as such
+    threads spend only a part of their time on the cache. When the kernel makes them wait for the disk, that is soon
+    over, and pieces are left out, so that the network does not wait, too. They are always written if others on this
+    node use the object at the same time: those would have to fetch them again.
 
     Args:
         policy: how many buffers and threads.
@@ -47,7 +47,7 @@ class Writer:
         self._free: list[mmap.mmap] = []
         self._made = 0
         self._idle = 0
-        self._paused_until = 0.0
+        self._spare = 0.0  # seconds that the threads that fetch may still spend on the cache
         self._closed = False
         self._crew = Crew("cache", "write the cache")
 
@@ -65,20 +65,21 @@ class Writer:
             view: its bytes; no reference is kept.
             seconds: how long it took to fetch them.
         """
+        began = time.perf_counter()
         buffer = self._take() if self.writes else None
         if buffer is None:
-            overflows = self.writes and (entry.shared or time.monotonic() >= self._paused_until)
-            began = time.perf_counter()
-            self._write(entry, start, view, overflows)
-            took = time.perf_counter() - began
-            if took > self._policy.overflow * seconds:
-                self._paused_until = time.monotonic() + self._policy.pauses * took
-            return
-        shift = start % PAGE
-        # numpy copies without the GIL.
-        np.copyto(np.frombuffer(buffer, np.uint8, len(view), shift), np.frombuffer(view, np.uint8))
+            overflows = self.writes and (entry.shared or self._spare >= 0.0)
+            self._write(entry, start, view, overflows, buffered=True)
+        else:
+            # numpy copies without the GIL.
+            np.copyto(np.frombuffer(buffer, np.uint8, len(view), start % PAGE), np.frombuffer(view, np.uint8))
+            self._enqueue(_Job(entry.use(), start, len(view), buffer))
         with self._changed:
-            self._jobs.append(_Job(entry.use(), start, len(view), buffer))
+            self._spare += self._policy.overflow * seconds - (time.perf_counter() - began)
+
+    def _enqueue(self, job: _Job) -> None:
+        with self._changed:
+            self._jobs.append(job)
             self._changed.notify()
             if not self._idle and len(self._crew.threads) < self._policy.threads:
                 self._add_thread()
@@ -119,11 +120,11 @@ class Writer:
                 self._free.append(job.buffer)
                 self._changed.notify_all()
 
-    def _write(self, entry: Entry, start: int, view: memoryview, wanted: bool) -> None:
+    def _write(self, entry: Entry, start: int, view: memoryview, wanted: bool, *, buffered: bool = False) -> None:
         """Write a piece now, if `wanted`. Count it, and unlock its range."""
         written = False
         try:
-            written = wanted and entry.write(start, view)
+            written = wanted and entry.write(start, view, buffered=buffered)
         except OSError as error:
             self._trouble.cannot_write(error)
         self._counter.add(**{"written" if written else "left_out": len(view)})

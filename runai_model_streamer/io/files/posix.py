@@ -6,6 +6,7 @@ import logging
 import os
 import stat
 import time
+from collections.abc import Sequence
 from typing import Final, NamedTuple, Self
 
 from runai_model_streamer import errors
@@ -60,6 +61,7 @@ class FileSource:
     alignment = PAGE
     verified_by: str | None = None
     in_order = False
+    local: Sequence[ByteRange] | None = None
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from runai_model_streamer.io.secret import Secret
 from runai_model_streamer.io.setup_time import SetupClock
 from runai_model_streamer.io.web.access import make_transport
 
-_ENDPOINT: Final = "https://storage.googleapis.com"
+USUAL_ENDPOINT: Final = "https://storage.googleapis.com"
 _PROJECTS: Final = "https://cloudresourcemanager.googleapis.com/"
 _SCOPE: Final = "https://www.googleapis.com/auth/devstorage.read_only"
 
@@ -115,7 +115,7 @@ class GcsAccess:
 
 def endpoint_of(config: GcsConfig) -> str:
     """Return the URL of the service, or of an emulator, without a final slash."""
-    endpoint = (config.emulator or _ENDPOINT).rstrip("/")
+    endpoint = (config.emulator or USUAL_ENDPOINT).rstrip("/")
     return endpoint if "://" in endpoint else f"http://{endpoint}"
 
 

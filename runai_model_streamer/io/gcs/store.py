@@ -3,7 +3,7 @@
 from typing_extensions import override
 
 from runai_model_streamer.config import LoadConfig
-from runai_model_streamer.io.gcs.access import GcsAccess, endpoint_of, make_gcs_access
+from runai_model_streamer.io.gcs.access import USUAL_ENDPOINT, GcsAccess, endpoint_of, make_gcs_access
 from runai_model_streamer.io.gcs.errors import explain_gcs, explain_google, judge_google, of_google
 from runai_model_streamer.io.gcs.listing import list_bucket
 from runai_model_streamer.io.gcs.remote import GcsObject
@@ -41,6 +41,10 @@ class GcsStore(HttpStore[GcsAccess]):
     @override
     def key_of(self, path: str) -> str:
         return Location.of_prefix(path, "gs").key
+
+    @override
+    def known_endpoint(self, path: str) -> str:
+        return "" if self._endpoint == USUAL_ENDPOINT else self._endpoint
 
     @override
     def judge(self, error: Exception) -> Judgement:

@@ -33,6 +33,7 @@ class HubStore(HttpStore[HubAccess]):
     def __init__(self, config: LoadConfig, setup: SetupClock | None = None) -> None:
         super().__init__(make_hub_access, config, setup)
         self._offline = config.hub.offline
+        self._endpoint = (config.hub.endpoint or "").rstrip("/")
         self._asking = threading.Lock()
         self._snapshots: dict[tuple[str, str], Snapshot] = {}
         """Repository and revision -> its files."""
@@ -128,6 +129,10 @@ class HubStore(HttpStore[HubAccess]):
         finally:
             self.forget(flights)
         return found[-1]
+
+    @override
+    def known_endpoint(self, path: str) -> str:
+        return self._endpoint
 
     @override
     def url(self, path: str, access: HubAccess | None) -> str:

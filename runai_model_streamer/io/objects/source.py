@@ -1,7 +1,7 @@
 """One object of a store, as a `Source`. Opening it fetches its first bytes; reads are ranges of that version."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Generic, Protocol
 
 from runai_model_streamer.errors import TruncatedError, Where
@@ -42,6 +42,7 @@ class ObjectSource(Generic[A]):
     alignment = 1
     verified_by: str | None = None
     in_order = False
+    local: Sequence[ByteRange] | None = None
     streams: int | None = None
     way: str | None = None
 

@@ -119,6 +119,21 @@ class ObjectStore(ABC, Generic[A]):
             ArgumentError: the URL does not name a folder.
         """
 
+    def known_endpoint(self, path: str) -> str | None:  # noqa: ARG002 - of stores with several
+        """Return what tells stores apart that have equal URLs: the endpoint in use, or "" for the usual one.
+
+        None: only `endpoint` knows.
+        """
+        return ""
+
+    def endpoint(self, path: str) -> str:
+        """Return the same once a request has been made.
+
+        Raises:
+            StreamerError: as `open`.
+        """
+        return self.known_endpoint(path) or ""
+
     def shown(self, path: str) -> str:
         """Return the URL as messages show it."""
         return path

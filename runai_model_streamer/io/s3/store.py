@@ -18,6 +18,7 @@ from runai_model_streamer.io.s3.access import Access, MakeAccess, make_access
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.s3.errors import translation
 from runai_model_streamer.io.s3.errors.explanation import RequestContext
+from runai_model_streamer.io.s3.errors.provenance import is_aws
 from runai_model_streamer.io.s3.listing import list_objects
 from runai_model_streamer.io.s3.remote import S3Object
 from runai_model_streamer.io.setup_time import SetupClock
@@ -43,6 +44,7 @@ class S3Store(ObjectStore[Access]):
         clock = setup or SetupClock()
         super().__init__(lambda: make(config, credentials, connections, clock), config.max_retries, clock)
         self.config = config
+        self._explicit = (credentials and credentials.endpoint) or config.endpoint
 
     @override
     def remote(self, path: str) -> S3Object:
@@ -60,6 +62,24 @@ class S3Store(ObjectStore[Access]):
         return Location.of_prefix(path).key
 
     @override
+    def known_endpoint(self, path: str) -> str | None:
+        """Return the endpoint of the settings. A profile may have one, too, which only boto3 finds."""
+        return _endpoint(self._explicit) if self._explicit else None
+
+    @override
+    def endpoint(self, path: str) -> str:
+        known = self.known_endpoint(path)
+        if known is not None:
+            return known
+        found: list[str] = []
+        flights = self.flights()
+        try:
+            self.retry(flights, path, None, lambda access, _: found.append(access.provenance.endpoint))
+        finally:
+            self.forget(flights)
+        return _endpoint(found[-1])
+
+    @override
     def judge(self, error: Exception) -> Judgement:
         release_frames(error)
         return translation.judge(error)
@@ -75,3 +95,8 @@ class S3Store(ObjectStore[Access]):
         if access is not None:
             at = replace(at, unsigned=access.unsigned, provenance=access.provenance, secrets=access.secrets)
         return translation.translated(error, at)
+
+
+def _endpoint(url: str) -> str:
+    """Return an endpoint as it tells stores apart. AWS is one store, whose buckets have one name in all regions."""
+    return "" if is_aws(url) else url.rstrip("/")

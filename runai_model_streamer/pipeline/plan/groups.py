@@ -1,7 +1,9 @@
 """Plans groups and reads from headers and sizes. Pure: no I/O, no threads, and no memory as large as the tensors."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from runai_model_streamer.checkpoint.tensor_info import TensorInfo
@@ -40,11 +42,11 @@ Against reads of 8 MiB it takes 2% less CPU time (benchmarks/RUNS.md).
 """
 
 _MODULUS: Final = {SourceKind.FILE: PAGE, SourceKind.OBJECT: 8}
-"""A part's position in memory equals its offset in the file, modulo this. Direct reads need whole pages; any dtype
-needs 8 bytes.
+"""A part's position in memory equals its offset in the file, modulo this. Direct reads and writes need whole pages; any
+dtype needs 8 bytes.
 
-For objects it is not more than that: reads are cut at multiples of the chunk in memory, so a later start would shorten
-the first read and add a request at the end.
+For other objects it is not more than that: reads are cut at multiples of the chunk in memory, so a later start would
+shorten the first read and add a request at the end.
 """
 
 ALIGNING: Final = 3 * PAGE
@@ -71,6 +73,10 @@ class PlannedFile(NamedTuple):
     """Target size of groups after the first `SMALL_GROUPS`, if larger than the plan's."""
     shared_copies: bool = True
     """Whether all CPUs share the copy of one group from the page cache. Otherwise reads have the size that pays."""
+    cuts: tuple[int, ...] = ()
+    """Offsets, in order, at which reads end: where what is on the node's disk of an object begins and ends."""
+    paged: bool = False
+    """Whether a part's place in its page is the same in memory as in the file, as always for `SourceKind.FILE`."""
 
 
 class Part(NamedTuple):
@@ -186,10 +192,20 @@ def steps_of(group: Group, files: Sequence[PlannedFile], large: int = 0, small: 
         file = files[part.file]
         chunk = max(file.chunk, min(large, file.large)) if small is None else min(file.chunk, small)
         start, end = part.position, part.position + part.length
-        for cut in (*_cuts(start, end, chunk, file.rest), end):
+        for cut in (*_all_cuts(part, file, chunk), end):
             if cut > start:
                 yield Step(part.file, part.offset + start - part.position, cut - start, start)
                 start = cut
+
+
+def _all_cuts(part: Part, file: PlannedFile, chunk: int) -> Iterable[int]:
+    start, end = part.position, part.position + part.length
+    if not file.cuts:
+        return _cuts(start, end, chunk, file.rest)
+    first, last = bisect_right(file.cuts, part.offset), bisect_left(file.cuts, part.offset + part.length)
+    own = [offset - part.offset + start for offset in file.cuts[first:last]]
+    edges = [start, *own, end]
+    return sorted({*own, *(cut for one, other in pairwise(edges) for cut in _cuts(one, other, chunk, file.rest))})
 
 
 def _cuts(start: int, end: int, chunk: int, rest: int) -> range:
@@ -264,13 +280,13 @@ class _Builder:
 
     def _add(self, index: int, file: PlannedFile, span: ByteRange, tensors: Sequence[TensorInfo]) -> None:
         read = widen(span, file.alignment, file.size) if span.size else ByteRange(span.start, span.start)
-        position = round_up(self._footprint, PAGE) + read.start % _MODULUS[file.kind]
+        position = round_up(self._footprint, PAGE) + read.start % (PAGE if file.paged else _MODULUS[file.kind])
         part = Part(index, read.start, read.size, position, tensors)
         self._parts.append(part)
         self._payload += span.size
         if read.size:
             self._footprint = position + read.size
-            self._steps += len(_cuts(position, self._footprint, file.chunk, file.rest)) + 1
+            self._steps += len([*_all_cuts(part, file, file.chunk)]) + 1
 
     def finish(self) -> Iterator[Group]:
         if self._parts:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from runai_model_streamer.io.http import libcurl
 from tests.io.azure.servers import ACCOUNT, Azure, Identity
 from tests.io.gcs.conftest import folder
+from tests.io.models import need_libcurl, put_model
 from tests.io.tokens import ProviderServer
 from tests.servers import FaultServer
 
@@ -17,16 +17,10 @@ __all__ = ["folder"]  # a fixture
 @pytest.fixture
 def azure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Azure]:
     """The model, at az://models/llama. Nothing is searched for credentials."""
-    try:
-        libcurl.load()
-    except libcurl.UnusableError as error:
-        pytest.skip(f"no libcurl here: {error}")
+    need_libcurl()
     with FaultServer() as server:
         azure = Azure(server)
-        for path in folder.iterdir():
-            azure.put(f"llama/{path.name}", path.read_bytes())
-        azure.put("llama/original/model.safetensors", b"below")
-        azure.put("llama2/config.json", b"{}")
+        put_model(azure.put, folder)
         monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", server.endpoint)
         monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", ACCOUNT)
         monkeypatch.setenv("AZURE_STORAGE_ANON", "1")

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runai_model_streamer import ObjectStorageModel, SafetensorsStreamer, list_safetensors, pull_files
-from runai_model_streamer.cli.main import main
+from runai_model_streamer import SafetensorsStreamer, list_safetensors
 from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import (
     ArgumentError,
@@ -22,7 +21,7 @@ from runai_model_streamer.errors import (
 )
 from runai_model_streamer.io.storage import Storage
 from tests.io.azure.servers import Azure, azure_error
-from tests.io.models import SHARDS, loaded, same
+from tests.io.models import SHARDS, loaded, pull_by_patterns, pull_for_a_node, run_commands, same
 from tests.servers import Exchange, cut_short, garbage, reset_at_once
 
 pytestmark = pytest.mark.usefixtures("waits")
@@ -147,32 +146,15 @@ class TestListing:
     def test_files_of_a_container_are_pulled_by_their_patterns(
         self, azure: Azure, folder: Path, tmp_path: Path
     ) -> None:
-        pull_files("az://models/llama", tmp_path / "pulled", ignore_pattern=["llama/original/*"])
-        pulled = {path.name for path in (tmp_path / "pulled").iterdir()}
-        assert pulled == {path.name for path in folder.iterdir()}
-        for name in pulled:
-            assert (tmp_path / "pulled" / name).read_bytes() == (folder / name).read_bytes()
-        azure.server.clear()
-        pull_files("az://models/llama", tmp_path / "pulled", ignore_pattern=["llama/original/*"])
-        assert len(azure.server.requests) == 1  # the listing
+        pull_by_patterns("az://models/llama", azure.server, folder, tmp_path / "pulled")
 
     def test_a_node_pulls_it_once_from_the_container(self, azure: Azure, tmp_path: Path) -> None:
-        with ObjectStorageModel("az://models/llama", tmp_path / "copy") as model:
-            model.pull_files(allow_pattern=["*.json"])
-        assert (tmp_path / "copy" / "config.json").read_text() == '{"a": 1}'
+        pull_for_a_node("az://models/llama", tmp_path / "copy")
 
     def test_the_command_lists_loads_verifies_and_pulls_from_a_container(
         self, azure: Azure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert main(["ls", "az://models/llama"]) == 0
-        assert main(["load", URL]) == 0
-        capsys.readouterr()
-        assert main(["verify", "az://models/llama"]) == 0
-        assert "MD5 matches" in capsys.readouterr().out
-        assert main(["pull", "az://models/llama", str(tmp_path / "pulled")]) == 0
-        main(["doctor", "az://models/llama", "az://missing"])
-        out = capsys.readouterr().out
-        assert "az://models/llama answers: 6 files" in out
+        out = run_commands("az://models/llama", "az://missing", tmp_path / "pulled", capsys)
         assert "account planted has no container missing" in out
 
 

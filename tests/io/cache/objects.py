@@ -1,5 +1,6 @@
 """Objects of a store that lives in memory, and caches for them."""
 
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,28 @@ class MemoryObject(MemorySource):
     def bytes_fetched(self) -> int:
         """Bytes fetched, with those of opening it."""
         return self.beginning + sum(end - start for start, end in self.fetched)
+
+
+class Gate:
+    """Holds each read of an object that has it as its `gate`, until it is opened; then raises, if there is an error."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+        self._began, self._opened = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self._began.set()
+        assert self._opened.wait(60)
+        if self._error is not None:
+            raise self._error
+
+    def await_read(self) -> None:
+        """Wait until a read is held."""
+        assert self._began.wait(60)
+
+    def open(self) -> None:
+        """Let reads go on."""
+        self._opened.set()
 
 
 class MemoryStore:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from runai_model_streamer.config import DirectIO
-from runai_model_streamer.io.cache.entry import Entry
+from runai_model_streamer.io.cache.bytes_at import allocate
+from runai_model_streamer.io.cache.entry import MUCH, Entry
 from runai_model_streamer.io.cache.files import find_entries, holds_beginning, promised, remove_entry
 from runai_model_streamer.io.cache.journal import About
 from runai_model_streamer.ranges import PAGE, ByteRange
@@ -31,6 +32,10 @@ def write(entry: Entry, start: int, end: int) -> None:
     view = make_buffer(end - start, start % PAGE)
     view[:] = DATA[start:end]
     assert entry.write(start, view)
+
+
+def disk_bytes(folder: Path) -> int:
+    return (folder / "one.data").stat().st_blocks * 512
 
 
 def bytes_of(entry: Entry, start: int, end: int) -> bytes:
@@ -57,6 +62,38 @@ def test_files_are_private_to_their_owner_and_as_long_as_the_object(tmp_path: Pa
     for path in tmp_path.iterdir():
         assert path.stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "one.data").stat().st_size == SIZE
+
+
+@pytest.mark.parametrize("direct", DirectIO)
+def test_room_that_was_allocated_for_an_object_is_given_back_at_the_end(tmp_path: Path, direct: DirectIO) -> None:
+    large = About("s3://models/large", '"etag"', 64 * MUCH)
+    for written in (0, 1):  # the second time after a load that was killed
+        entry = entry_at(tmp_path, large, direct=direct)
+        assert entry is not None
+        view = make_buffer(MUCH, 0)
+        view[:] = bytes([written]) * MUCH
+        assert entry.write(written * MUCH, view)
+        if not written:
+            allocate(entry.fd, large.size)
+            assert disk_bytes(tmp_path) == large.size
+        entry.close()
+        assert (written + 1) * MUCH <= disk_bytes(tmp_path) < (written + 3) * MUCH
+    again = entry_at(tmp_path, large)
+    assert again is not None
+    assert again.trusted
+    view = make_buffer(2 * MUCH, 0)
+    again.read(0, view)
+    assert view == bytes(MUCH) + b"\1" * MUCH
+    again.close()
+
+
+def test_no_room_is_allocated_for_an_object_that_only_a_part_of_may_be_kept(tmp_path: Path) -> None:
+    entry = entry_at(tmp_path, About("s3://models/large", '"etag"', 64 * MUCH), direct=DirectIO.ALWAYS)
+    assert entry is not None
+    entry.keep(4 * MUCH)
+    assert entry.write(0, make_buffer(MUCH, 0))
+    assert disk_bytes(tmp_path) < 4 * MUCH
+    entry.close()
 
 
 def test_an_entry_that_was_sealed_whole_is_opened_by_its_last_record(tmp_path: Path) -> None:

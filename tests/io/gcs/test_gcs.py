@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runai_model_streamer import ObjectStorageModel, SafetensorsStreamer, list_safetensors, pull_files
-from runai_model_streamer.cli.main import main
+from runai_model_streamer import SafetensorsStreamer, list_safetensors
 from runai_model_streamer.config import GcsConfig, LoadConfig
 from runai_model_streamer.errors import (
     AccessDeniedError,
@@ -27,7 +26,7 @@ from runai_model_streamer.errors import (
 from runai_model_streamer.io.gcs.access import GcsCredentials
 from runai_model_streamer.io.storage import Storage
 from tests.io.gcs.servers import TOKEN, Gcs, TokenServer, service_account
-from tests.io.models import SHARDS, loaded, same
+from tests.io.models import SHARDS, loaded, pull_by_patterns, pull_for_a_node, run_commands, same
 from tests.io.s3 import test_secrets as secrets
 from tests.servers import cut_short, garbage, refuse, reset_at_once
 
@@ -120,32 +119,15 @@ class TestListing:
         assert names == sorted([*flat, "original/model.safetensors"])
 
     def test_files_of_a_bucket_are_pulled_by_their_patterns(self, gcs: Gcs, folder: Path, tmp_path: Path) -> None:
-        pull_files("gs://models/llama", tmp_path / "pulled", ignore_pattern=["llama/original/*"])
-        pulled = {path.name for path in (tmp_path / "pulled").iterdir()}
-        assert pulled == {path.name for path in folder.iterdir()}
-        for name in pulled:
-            assert (tmp_path / "pulled" / name).read_bytes() == (folder / name).read_bytes()
-        gcs.server.clear()
-        pull_files("gs://models/llama", tmp_path / "pulled", ignore_pattern=["llama/original/*"])
-        assert len(gcs.server.requests) == 1  # the listing
+        pull_by_patterns("gs://models/llama", gcs.server, folder, tmp_path / "pulled")
 
     def test_a_node_pulls_it_once_from_the_bucket(self, gcs: Gcs, tmp_path: Path) -> None:
-        with ObjectStorageModel("gs://models/llama", tmp_path / "copy") as model:
-            model.pull_files(allow_pattern=["*.json"])
-        assert (tmp_path / "copy" / "config.json").read_text() == '{"a": 1}'
+        pull_for_a_node("gs://models/llama", tmp_path / "copy")
 
     def test_the_command_lists_loads_verifies_and_pulls_from_a_bucket(
         self, gcs: Gcs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert main(["ls", "gs://models/llama"]) == 0
-        assert main(["load", URL]) == 0
-        capsys.readouterr()
-        assert main(["verify", "gs://models/llama"]) == 0
-        assert "MD5 matches" in capsys.readouterr().out
-        assert main(["pull", "gs://models/llama", str(tmp_path / "pulled")]) == 0
-        main(["doctor", "gs://models/llama", "gs://missing"])
-        out = capsys.readouterr().out
-        assert "gs://models/llama answers: 6 files" in out
+        out = run_commands("gs://models/llama", "gs://missing", tmp_path / "pulled", capsys)
         assert "there is no bucket missing" in out
 
 

@@ -1,15 +1,13 @@
 """A Hub of the tests', with a model of three shards, and an empty cache of huggingface_hub."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from runai_model_streamer.io.http import libcurl
 from tests.checkpoints import stored, write
 from tests.io.hub.servers import Hub
-from tests.io.models import SHARDS
+from tests.io.models import make_model, need_libcurl
 from tests.servers import FaultServer
 
 
@@ -18,15 +16,10 @@ def folder(tmp_path: Path) -> Path:
     """A model of three shards, one file that its index does not name, and files of a tokenizer."""
     folder = tmp_path / "model"
     (folder / "original").mkdir(parents=True)
-    weights = {}
-    for number, shard in enumerate(SHARDS):
-        write(folder / shard, {f"t{number}": stored("F32", [100_000 + number], seed=number)})
-        weights[f"t{number}"] = shard
+    make_model(folder)
     write(folder / "consolidated.safetensors", {"t": stored("F32", [10])})
     write(folder / "original" / "model.safetensors", {"t": stored("F32", [11])})
-    (folder / "config.json").write_text('{"a": 1}')
     (folder / "tokenizer.json").write_text("[1, 2]")
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
     return folder
 
 
@@ -34,10 +27,7 @@ def folder(tmp_path: Path) -> Path:
 def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """The model, at hf://org/model."""
     pytest.importorskip("huggingface_hub", reason="the extra [hub] is not installed")
-    try:
-        libcurl.load()
-    except libcurl.UnusableError as error:
-        pytest.skip(f"no libcurl here: {error}")
+    need_libcurl()
     with FaultServer() as server, FaultServer() as cdn:
         hub = Hub(server, cdn)
         files = (path for path in folder.rglob("*") if path.is_file())

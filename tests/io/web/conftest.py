@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from runai_model_streamer.io.http import libcurl
+from tests.io.models import need_libcurl
 from tests.io.web.servers import WebServers
 from tests.servers import FaultServer
 
@@ -17,10 +17,7 @@ DATA: Final = random.Random(8).randbytes(700_003)
 @pytest.fixture
 def servers() -> Iterator[WebServers]:
     """`origin` redirects nowhere by itself; both have the file /models/model.safetensors."""
-    try:
-        libcurl.load()
-    except libcurl.UnusableError as error:
-        pytest.skip(f"no libcurl here: {error}")
+    need_libcurl()
     with FaultServer() as origin, FaultServer() as other:
         for server in (origin, other):
             server.put("models", "model.safetensors", DATA)
