@@ -47,7 +47,7 @@ class Loaded(NamedTuple):
 
 def load(url: str, folder: str) -> Loaded:
     """Read all of an object in several threads, in this process."""
-    storage = Storage(LoadConfig(cache=CacheConfig(folder)), None, shared=False)
+    storage = Storage(LoadConfig(cache=CacheConfig(folder, 1 << 30)), None, shared=False)
     with closing(storage), closing(storage.open(url)) as source:
         whole = memoryview(bytearray(source.size))
         spans = list(split(ByteRange(0, source.size), _READ))

@@ -43,7 +43,8 @@ def url(server: FaultServer) -> str:
 @pytest.fixture
 def config(tmp_path: Path) -> StreamerConfig:
     (tmp_path / "cache").mkdir()
-    return StreamerConfig(cache_dir=tmp_path / "cache")
+    # With a size: without one there is no room where less than a tenth of the disk is free.
+    return StreamerConfig(cache_dir=tmp_path / "cache", cache_size="1GB")
 
 
 def load(url: str, config: StreamerConfig, names: list[str] | None = None, device: str = "cpu") -> LoadReport:
@@ -237,7 +238,7 @@ from runai_model_streamer import SafetensorsStreamer, StreamerConfig, list_safet
 url, folder, rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
 dist.init_process_group("gloo", init_method=f"file://{folder}.meeting", rank=rank, world_size=2)
 for _ in range(2):
-    with SafetensorsStreamer(StreamerConfig(cache_dir=folder)) as streamer:
+    with SafetensorsStreamer(StreamerConfig(cache_dir=folder, cache_size="1GB")) as streamer:
         streamer.stream_file(url, is_distributed=True)
         print(sum(tensor.view(-1).double().nan_to_num().abs().sum().item() > 0 for _, tensor in streamer.get_tensors()))
     dist.barrier()

@@ -33,7 +33,7 @@ def urls(folder: Path) -> list[str]:
         for name in ("one", "two"):
             server.put("models", name, DATA)
             urls.append(f"{server.endpoint}/models/{name}")
-            with SafetensorsStreamer() as streamer:
+            with SafetensorsStreamer({"RUNAI_STREAMER_CACHE_SIZE": "1GB"}) as streamer:  # however full the disk is
                 streamer.stream_file(f"{urls[-1]}?sig=SECRET")
                 assert len(list(streamer.get_tensors())) == 1
     for number, path in enumerate(sorted(folder.rglob("*.index"), key=lambda path: b"/one" in path.read_bytes())):

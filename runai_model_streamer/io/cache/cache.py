@@ -33,7 +33,6 @@ _log = logging.getLogger(__name__)
 _SPACE: Final = 1 << 61
 """Byte of the file of locks that is locked while room is made. The bytes before it are those of URLs."""
 
-
 PROBE_BYTES: Final = 1
 """Bytes that are fetched when an object is opened whose first bytes the cache has: the store says whether it may be
 read, and which version it is."""
@@ -132,6 +131,8 @@ class NodeCache:
             return source
         try:
             entry = self._entry(identity, About(shown(identity), version, source.size, shown(endpoint)))
+            if entry is None:
+                _log.info("%s: not cached: the cache has no room for it", source.path)
             return source if entry is None else self._cached(source, entry)
         except OSError as error:
             self._trouble.cannot_write(error)
@@ -211,10 +212,9 @@ class NodeCache:
     def _entry(self, identity: str, about: About) -> CacheEntry | None:
         """Open the entry of a version, and make it if there is room for it."""
         stem = f"{self._folder}/{name_of(identity, about.version, about.size, about.endpoint).stem}"
-        entry = self._open_entry(stem, None)
+        entry, room = self._open_entry(stem, None), 0
         if entry is not None and (entry.complete or not entry.writable):
             return entry
-        room = 0
         try:
             with self._alone(_SPACE):
                 room = make_room(self._folder, stem, about.size, self._size, self._expected)

@@ -191,7 +191,7 @@ class CachedSource(SourceWrapper):
         entry, start, end = self._entry, run.start, run.end
         if not self._claim(start, end):
             origin = self._source.read_into(start, view)
-            self._counter.add(left_out=len(view))
+            self._counter.add(left_out=len(view), no_room=(self._entry.budget == 0) * len(view))
             return origin
         try:
             if entry.runs(ByteRange(start, end)) != [Run(start, end, held=False)]:

@@ -1,5 +1,6 @@
 """Writes pieces to the cache behind the readers, from copies in a bounded number of buffers."""
 
+import contextlib
 import mmap
 import threading
 import time
@@ -21,7 +22,7 @@ class _Job(NamedTuple):
     entry: Entry
     start: int
     size: int
-    buffer: mmap.mmap
+    buffer: memoryview
 
 
 class Writer:
@@ -44,7 +45,8 @@ class Writer:
         self._trouble = trouble
         self._changed = threading.Condition()
         self._jobs: deque[_Job] = deque()
-        self._free: list[mmap.mmap] = []
+        self._memory: memoryview | None = None
+        self._free: list[memoryview] = []  # the last one in use comes first: its pages are there
         self._made = 0
         self._idle = 0
         self._spare = 0.0  # seconds that the threads that fetch may still spend on the cache
@@ -94,15 +96,21 @@ class Writer:
                 job.entry.close()
             self._jobs.clear()
 
-    def _take(self) -> mmap.mmap | None:
+    def _take(self) -> memoryview | None:
         """Return a free buffer; None if there is none."""
         with self._changed:
             if self._free:
                 return self._free.pop()
             if self._made == self._policy.buffers:
                 return None
+            size = self._policy.piece + PAGE
+            if self._memory is None:
+                memory = mmap.mmap(-1, self._policy.buffers * size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+                with contextlib.suppress(OSError):  # a kernel without huge pages
+                    memory.madvise(mmap.MADV_HUGEPAGE)
+                self._memory = memoryview(memory)
             self._made += 1
-        return mmap.mmap(-1, self._policy.piece + PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            return self._memory[(self._made - 1) * size : self._made * size]
 
     def _run(self) -> None:
         while True:
@@ -114,7 +122,7 @@ class Writer:
                     return
                 job = self._jobs.popleft()
             shift, wanted = job.start % PAGE, self._trouble.why is None
-            self._write(job.entry, job.start, memoryview(job.buffer)[shift : shift + job.size], wanted)
+            self._write(job.entry, job.start, job.buffer[shift : shift + job.size], wanted)
             job.entry.close()
             with self._changed:
                 self._free.append(job.buffer)
@@ -122,12 +130,14 @@ class Writer:
 
     def _write(self, entry: Entry, start: int, view: memoryview, wanted: bool, *, buffered: bool = False) -> None:
         """Write a piece now, if `wanted`. Count it, and unlock its range."""
-        written = False
+        written = no_room = False
         try:
             written = wanted and entry.write(start, view, buffered=buffered)
+            no_room = wanted and not written
         except OSError as error:
             self._trouble.cannot_write(error)
-        self._counter.add(**{"written" if written else "left_out": len(view)})
+        size = len(view)
+        self._counter.add(written=written * size, left_out=(not written) * size, no_room=no_room * size)
         entry.release(start, start + len(view))
 
     def close(self, seconds: float) -> None:

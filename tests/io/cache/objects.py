@@ -102,14 +102,17 @@ class MemoryStore:
 def make_cache(
     folder: Path,
     *,
-    size: int | None = None,
+    size: int = 1 << 30,
     offline: bool = False,
     policy: CachePolicy = POLICY,
     memory: int | None = None,
     direct: DirectIO = DirectIO.AUTO,
     as_files: bool = True,
 ) -> NodeCache:
-    """The cache of one load, which ends with the test. Its checksums need no package."""
+    """The cache of one load, which ends with the test.
+
+    Its checksums need no package, and its size does not depend on how full the disk is.
+    """
     cache = NodeCache(
         CacheConfig(str(folder), size, offline),
         direct,
