@@ -143,7 +143,7 @@ class Feed(Generic[LeaseT]):
         with self._counting:
             self._missing[index] -= 1
             last = not self._missing[index]
-            fetched = origin in (Origin.OBJECT, Origin.RANK)
+            fetched = origin is Origin.OBJECT
             self._fetches |= fetched
             more = self._pace.landed(step.length, seconds, time.perf_counter(), fetched=fetched)
         if last:

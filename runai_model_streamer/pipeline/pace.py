@@ -44,7 +44,7 @@ class ReaderCount(Protocol):
     def landed(self, length: int, seconds: float, now: float, *, fetched: bool = False) -> bool:
         """Record a read of `length` bytes that took `seconds`. Return whether more readers are useful now.
 
-        `fetched`: they came over the network.
+        `fetched`: they came from object storage.
         """
         ...
 
