@@ -118,7 +118,7 @@ def test_an_object_of_s3_is_cached_and_the_store_is_asked_for_access_each_time(
 
 
 def test_objects_of_two_endpoints_with_equal_urls_and_versions_are_told_apart(
-    server: FaultServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    server: FaultServer, config: StreamerConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed = {f"t{number:02}": stored("F32", [97 + number, 501 + number], 100 + number) for number in range(40)}
     with FaultServer() as other:
@@ -129,29 +129,28 @@ def test_objects_of_two_endpoints_with_equal_urls_and_versions_are_told_apart(
             for each, tensors in served.items():
                 for name, value in environment(each).items():
                     monkeypatch.setenv(name, value)
-                with SafetensorsStreamer(settings) as streamer:
+                with SafetensorsStreamer(config) as streamer:
                     streamer.stream_file("s3://models/model.safetensors")
                     for name, tensor in streamer.get_tensors():
                         assert raw(tensor) == tensors[name].data
-        assert all(secret.encode() not in path.read_bytes() for path in cached(settings) for secret in ("test-secret",))
+        assert all(secret.encode() not in path.read_bytes() for path in cached(config) for secret in ("test-secret",))
 
 
-def test_wanted_tensors_that_are_all_there_are_read_as_a_file(url: str, settings: Settings) -> None:
+def test_wanted_tensors_that_are_all_there_are_read_as_a_file(url: str, config: StreamerConfig) -> None:
     wanted = sorted(TENSORS)[8:24:2]
-    assert load(url, settings, wanted).connections
-    report = load(url, settings, wanted)
+    assert load(url, config, wanted).connections
+    report = load(url, config, wanted)
     assert (report.bytes_from.object_storage, report.connections) == (0, ())
 
 
 def test_a_checksum_of_the_whole_gets_each_byte_once_from_the_cache(
-    server: FaultServer, url: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    server: FaultServer, url: str, config: StreamerConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment(server).items():
         monkeypatch.setenv(name, value)
     path = "s3://models/model.safetensors"
-    load(path, settings)
-    checked = {**settings, "RUNAI_STREAMER_VERIFY": "1", "RUNAI_STREAMER_MEMORY_LIMIT": "1MiB"}
-    report = load(path, checked)
+    load(path, config)
+    report = load(path, replace(config, verify=True, memory_limit="1MiB"))
     assert report.cache is not None
     assert (report.cache.bytes_read, report.cache.bytes_written) == (len(DATA), 0)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runai_model_streamer import SafetensorsStreamer
+from runai_model_streamer import SafetensorsStreamer, StreamerConfig
 from runai_model_streamer.config import CacheConfig, LoadConfig
 from runai_model_streamer.io.storage import Storage
 from tests.checkpoints import encode, stored
@@ -33,7 +33,7 @@ def urls(folder: Path) -> list[str]:
         for name in ("one", "two"):
             server.put("models", name, DATA)
             urls.append(f"{server.endpoint}/models/{name}")
-            with SafetensorsStreamer({"RUNAI_STREAMER_CACHE_SIZE": "1GB"}) as streamer:  # however full the disk is
+            with SafetensorsStreamer(StreamerConfig(cache_size="1GB")) as streamer:  # however full the disk is
                 streamer.stream_file(f"{urls[-1]}?sig=SECRET")
                 assert len(list(streamer.get_tensors())) == 1
     for number, path in enumerate(sorted(folder.rglob("*.index"), key=lambda path: b"/one" in path.read_bytes())):
