@@ -309,6 +309,12 @@ def test_every_setting_that_a_page_shows_is_accepted(page: Path) -> None:
             LoadConfig.from_environment({name: value})
 
 
+@every_page
+def test_no_line_of_a_page_begins_a_list_by_accident(page: Path) -> None:
+    # A paragraph that is folded before "1000. " goes on as an item of a list.
+    assert [number for number in re.findall(r"^ *(\d+)\. ", TEXTS[page], re.MULTILINE) if int(number) > 50] == []
+
+
 def test_the_page_of_variables_is_made_from_the_table_of_settings() -> None:
     text = TEXTS[environment_page.PAGE]
     assert text == environment_page.with_tables(text), "run `python -m tests.environment_page`"

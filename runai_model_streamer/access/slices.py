@@ -49,6 +49,8 @@ def _inner(index: Index, positions: range) -> Index:
 
 def _expanded(name: str, shape: Sequence[int], index: object) -> list[Index]:
     """Return one index for each dimension."""
+    if isinstance(index, list) and not index:  # nothing, as torch and safetensors have it
+        index = slice(0, 0)
     given: list[Any] = list(index) if isinstance(index, tuple) else [index]
     before = next((at for at, each in enumerate(given) if each is Ellipsis), len(given))
     after = given[before + 1 :]

@@ -27,6 +27,8 @@ from runai_model_streamer.settings.units import limit_text, setting_text, size_t
 
 _SHARE: Final = 0.005
 """Smaller shares of the time are not printed."""
+_SHORT: Final = 0.005
+"""Nor are fewer seconds, which would be printed as 0.00."""
 
 
 def add(commands: Subcommands) -> None:
@@ -123,7 +125,7 @@ def _words(name: str) -> str:
 
 def _seconds(parts: Mapping[str, float]) -> str:
     whole = sum(parts.values())
-    told = (f"{name} {each:.2f} s" for name, each in parts.items() if each > _SHARE * whole)
+    told = (f"{name} {each:.2f} s" for name, each in parts.items() if each > max(_SHARE * whole, _SHORT))
     return ", ".join(told) or "none"
 
 

@@ -212,7 +212,7 @@ def _fraction(progress: Progress) -> float:
 
 def summary(progress: Progress) -> str:
     """Return a bar's text: `62% 2.67/4.31 GB 1.24 GB/s 0:01 left 141/226 tensors`."""
-    size, unit = (1e9, "GB") if progress.total_bytes >= 1e8 else (1e6, "MB")
+    size, unit = (1e9, "GB") if progress.total_bytes >= 1e9 else (1e6, "MB")
     done, total = f"{progress.bytes / size:.2f}", f"{progress.total_bytes / size:.2f}"
     count = str(progress.total_tensors)
     # A constant length keeps the length of the bar constant.

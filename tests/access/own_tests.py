@@ -6,6 +6,7 @@ FOLDER is `bindings/python/tests` of a checkout of safetensors; the arguments ar
 `save_file`, stay its own.
 """
 
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import Final
 import pytest
 import safetensors
 import safetensors.torch
+import torch
 
 from runai_model_streamer import load_file, safe_open
 
@@ -46,11 +48,20 @@ def _is_for_torch(item: pytest.Item) -> bool:
     return item.name == "test_deserialization_metadata" and "test_pt_comparison" in item.nodeid
 
 
+def _load_file(
+    filename: str | os.PathLike[str],
+    device: str | torch.device = "cpu",
+    *,
+    backend: str = "",  # safetensors' load_model, which is run as it is, passes it
+) -> dict[str, torch.Tensor]:
+    return load_file(filename, device)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the tests of a checkout. Returns pytest's exit status."""
     folder, *others = arguments
     vars(safetensors)["safe_open"] = safe_open
-    vars(safetensors.torch)["load_file"] = load_file
+    vars(safetensors.torch)["load_file"] = _load_file
     with tempfile.TemporaryDirectory() as place:
         (Path(place) / "tests" / "data").mkdir(parents=True)  # where they write
         for name in FILES:

@@ -34,6 +34,10 @@ def test_an_index_means_what_it_means_to_torch(index: list[int | slice], ellipsi
     assert torch.equal(cut(tuple(wanted)), WHOLE[tuple(wanted)])  # type: ignore[index]
 
 
+def test_an_empty_list_is_nothing_of_the_first_dimension() -> None:
+    assert torch.equal(cut([]), WHOLE[[]])
+
+
 @pytest.mark.parametrize(
     ("index", "part"),
     [
