@@ -116,6 +116,8 @@ class FanOut(Enum):
     """Through memory that they share; through sockets where they cannot, said in the log."""
     MEMORY = "memory"
     """Or an error that says why not."""
+    DEVICE = "device"
+    """By broadcasts between their GPUs, or an error that says why not."""
     SOCKETS = "sockets"
 
 

@@ -37,6 +37,7 @@ from runai_model_streamer.pipeline.feed import Feed
 from runai_model_streamer.settings.environment import environment
 from tests.checkpoints import join_ours, our_threads, raw
 from tests.cuda_emulator import Emulator
+from tests.distributed.device import backend
 from tests.pinned_memory import pinned_memory
 from tests.pipeline.cuda.world import Code, CtypesApi, World
 
@@ -564,8 +565,10 @@ def _run(folder: Path, rank: int, count: int, program: str) -> None:
 
     enter(rank)
     dist.Backend.register_backend("silent", lambda _, *where: _Silent(*where[:2]), devices=["cpu", "cuda"])
+    backend.register()
+    default = {"without_gloo": "silent", "between_devices": backend.NAME}
     dist.init_process_group(
-        "silent" if program == "without_gloo" else "gloo",
+        default.get(program, "gloo"),
         init_method=f"file://{folder}/meeting",
         rank=rank,
         world_size=count,

@@ -250,8 +250,17 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "ranges",
         "threads",
     ),
+    "distributed.device": (
+        "distributed.ranks",
+        "distributed.ring",
+        "errors",
+        "lifecycle",
+        "ranges",
+        "settings.environment",
+    ),
     "distributed": (
         "config",
+        "distributed.device",
         "distributed.ranks",
         "distributed.ring",
         "errors",

@@ -34,6 +34,7 @@ ROOMS: Mapping[str, Room] = {
     "original's paths": Room("kept for engines", 4.2, ENGINES),
     "streamers": Room("what users call", 2.6, ("base_streamer", "range_streamer", "streamer")),
     "distributed": Room("one load for all ranks", 2.6, ("distributed",)),
+    "distributed/device": Room("broadcasts of GPUs", 4.2, ("distributed.device",)),
     "distributed/ring": Room("shared memory of a node", 3.4, ("distributed.ring",)),
     "distributed/ranks": Room("messages of ranks", 6, ("distributed.ranks",)),
     "pipeline": Room("the engine", 2.6, ("pipeline",)),

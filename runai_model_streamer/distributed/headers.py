@@ -1,6 +1,6 @@
 """Opens the files of a shared load: one rank reads each header, and sends it to the others."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import orjson
@@ -92,6 +92,24 @@ def _beginning_of(source: Source) -> bytes:
     beginning = bytearray(min(PREFIX_BYTES, source.size))
     source.read_into(0, memoryview(beginning))
     return bytes(beginning)
+
+
+def versions(paths: Sequence[str], sources: Mapping[int, Source], node: str) -> dict[str, str]:
+    """Return facts that all ranks with the same local files share. Objects need none: requests name the ETag.
+
+    Args:
+        paths: the files.
+        sources: by the index of their path.
+        node: of this rank.
+    """
+    facts = {}
+    for index, path in enumerate(paths):
+        source = sources[index]
+        if source.kind is SourceKind.FILE:
+            facts[f"size of {path}"] = str(source.size)
+            if source.version is not None:  # copies on other nodes may have other times
+                facts[f"modification of {path} on {node}"] = source.version
+    return facts
 
 
 def pack(found: Sequence[OpenedFile]) -> bytes:

@@ -8,10 +8,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
+import torch
 from typing_extensions import override
 
-from runai_model_streamer.config import LoadConfig
-from runai_model_streamer.distributed.headers import HeadSource, OpenedFile, TapingStorage, pack, unpack
+from runai_model_streamer.config import FanOut, LoadConfig
+from runai_model_streamer.distributed.device.lane import Lane
+from runai_model_streamer.distributed.device.opening import open_lane, ring_of
+from runai_model_streamer.distributed.headers import HeadSource, OpenedFile, TapingStorage, pack, unpack, versions
 from runai_model_streamer.distributed.ranks.agreement import agree, listed
 from runai_model_streamer.distributed.ranks.groups import Membership, join
 from runai_model_streamer.distributed.ranks.notices import Reason
@@ -66,11 +69,13 @@ class RankSharing:
     def __init__(self, membership: Membership) -> None:
         self._peers = membership.peers
         self._nodes = membership.nodes
+        self._store = membership.store
         self._config = LoadConfig()
         self._facts: dict[str, str] = {}
         self._files: dict[int, int] = {}
         self._beginnings: dict[int, bytes] = {}
         self._division: Division | None = None
+        self._lane: Lane | None = None
         self._round: Round | None = None
         self._lent: RingMemory | None = None
         self._apart = False
@@ -88,6 +93,7 @@ class RankSharing:
         self._facts = {
             "RUNAI_STREAMER_MEMORY_LIMIT": str(config.memory_limit),
             "RUNAI_STREAMER_CHUNK_BYTESIZE": str(config.chunk_bytesize),
+            "RUNAI_STREAMER_DIST_FANOUT": "device" if config.fan_out is FanOut.DEVICE else "not device",
         }
         return _SharedStorage(config, credentials, self)
 
@@ -123,7 +129,7 @@ class RankSharing:
                 if other.file not in sources:
                     sources[other.file] = storage.open_known(paths[other.file], other.size, other.version)
             # Before the headers are compared with files, which may differ between ranks.
-            agree(peers, self._versions(paths, sources))
+            agree(peers, versions(paths, sources, self._nodes[peers.index]))
             for other in known:
                 if other.file not in seen:
                     seen[other.file] = look(HeadSource(sources[other.file], other.head))
@@ -134,23 +140,13 @@ class RankSharing:
         self._files = {id(source): index for index, source in sources.items()}
         return [(sources[index], seen[index]) for index in range(len(paths))]
 
-    def _versions(self, paths: Sequence[str], sources: dict[int, Source]) -> dict[str, str]:
-        """Return facts that all ranks with the same local files share. Objects need none: requests name the ETag."""
-        facts = {}
-        for index, path in enumerate(paths):
-            source = sources[index]
-            if source.kind is SourceKind.FILE:
-                facts[f"size of {path}"] = str(source.size)
-                # Copies on other nodes may have other times.
-                if source.version is not None:
-                    facts[f"modification of {path} on {self._nodes[self._peers.index]}"] = source.version
-        return facts
-
-    def agree_on_reads(self, files: Sequence[PlannedFile], sources: Sequence[Source], concurrency: int) -> SharedReads:
-        """Divide what the ranks want. All ranks that share the load must call this.
+    def agree_on_reads(
+        self, files: Sequence[PlannedFile], sources: Sequence[Source], concurrency: int, device: torch.device
+    ) -> SharedReads:
+        """Divide what the ranks want. All ranks that share the load must call this; see `pipeline.sharing.Sharing`.
 
         Raises:
-            DistributedError: another rank has failed, or memory must be shared and cannot be.
+            DistributedError: another rank has failed, or ranks must share memory, or broadcast, and cannot.
         """
         peers = self._peers
         beginnings = {}
@@ -168,7 +164,9 @@ class RankSharing:
             # These readers copy from memory. More of them than CPUs would slow each other down.
             cpus = usable_cpus() // self._nodes.count(self._nodes[peers.index])
             concurrency = min(concurrency, max(cpus, MIN_COPIERS))
-        self._lent = RingMemory(division.memory.slots)
+        if self._config.fan_out is FanOut.DEVICE:
+            self._lane = open_lane(peers, division, device, self._store)
+        self._lent = RingMemory(division.memory.slots, on_device=self._lane is not None)
         return SharedReads(concurrency, MIN_LIMIT, division.ring_bytes, alone=False, lent=self._lent)
 
     def divide(
@@ -180,7 +178,8 @@ class RankSharing:
             return sources
         beginnings = {index: self._beginnings.get(self._files[id(source)], b"") for index, source in enumerate(sources)}
         spans, needed = spans_of(division, self._peers.index, files, groups)
-        self._round = Round(self._peers, division, files, sources, beginnings, needed)
+        ring, self._lane = ring_of(self._peers, division, needed, self._lane), None
+        self._round = Round(self._peers, division, ring, files, sources, beginnings)
         made = [self._round.source(source, each) for source, each in zip(sources, spans, strict=True)]
         self._lent.sources = made
         return made
@@ -234,6 +233,8 @@ class RankSharing:
             self._division.memory.close()
         if self._lent is not None:
             self._lent.sources = ()  # they lead to all of this
+        if self._lane is not None:
+            self._lane.close()
         self._peers.close()
 
 

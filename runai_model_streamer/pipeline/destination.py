@@ -4,11 +4,18 @@ from collections.abc import Iterable
 
 import torch
 
-from runai_model_streamer.config import LoadConfig
+from runai_model_streamer.config import FanOut, LoadConfig
 from runai_model_streamer.io.paths import is_object
 from runai_model_streamer.origins import SourceKind
-from runai_model_streamer.pipeline.cuda.destination import CUDA, CudaParts, begin_staging, cuda_destination, cuda_tools
-from runai_model_streamer.pipeline.landing.destination import Destination, LoadSpec
+from runai_model_streamer.pipeline.cuda.destination import (
+    CUDA,
+    CudaParts,
+    begin_staging,
+    can_land,
+    cuda_destination,
+    cuda_tools,
+)
+from runai_model_streamer.pipeline.landing.destination import HOST, Destination, LoadSpec
 from runai_model_streamer.pipeline.landing.host import host_destination
 
 
@@ -24,6 +31,14 @@ def begin_landing(device: torch.device, config: LoadConfig, paths: Iterable[str]
     if device.type == "cuda":
         kinds = {SourceKind.OBJECT if is_object(path) else SourceKind.FILE for path in paths}
         begin_staging(device, config, kinds, cuda)
+
+
+def landing_device(device: torch.device, config: LoadConfig, cuda: CudaParts = CUDA) -> torch.device:
+    """Return the device whose memory the bytes of a load that ranks share reach first: `device`, or the host.
+
+    What it takes to land on a GPU is imported only if the answer matters now.
+    """
+    return device if device.type == "cuda" and config.fan_out is FanOut.DEVICE and can_land(cuda) else HOST
 
 
 def destination_for(device: torch.device, spec: LoadSpec, cuda: CudaParts = CUDA) -> Destination:

@@ -20,7 +20,7 @@ from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.choosing import choose, skip_verification
 from runai_model_streamer.pipeline.connections import ConnectionPace, thread_seconds
-from runai_model_streamer.pipeline.destination import begin_landing, destination_for
+from runai_model_streamer.pipeline.destination import begin_landing, destination_for, landing_device
 from runai_model_streamer.pipeline.landing.assembly import assembled, largest_assembled
 from runai_model_streamer.pipeline.landing.destination import HOST, LoadSpec
 from runai_model_streamer.pipeline.landing.into import Into, check_into, placed
@@ -202,7 +202,8 @@ def make_load(
     limit = MemoryLimit(config.memory_limit, limit_name, second_answers=config.second_answers)
     waits_for_ranks, lent = False, None
     if sharing is not None:
-        agreed = sharing.agree_on_reads(files, sources, first)
+        lands_on = landing_device(device, config, made_of.cuda)
+        agreed = sharing.agree_on_reads(files, sources, first, lands_on)
         waits_for_ranks, lent = not agreed.alone, agreed.lent
         if waits_for_ranks:
             concurrency = agreed.concurrency

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
+import torch
+
 from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.source import Source
@@ -57,8 +59,17 @@ class Sharing(Protocol):
         """
         ...
 
-    def agree_on_reads(self, files: Sequence[PlannedFile], sources: Sequence[Source], concurrency: int) -> SharedReads:
-        """Divide the reads among the processes that want the same bytes."""
+    def agree_on_reads(
+        self, files: Sequence[PlannedFile], sources: Sequence[Source], concurrency: int, device: torch.device
+    ) -> SharedReads:
+        """Divide the reads among the processes that want the same bytes.
+
+        Args:
+            files: with the tensors that this process wants.
+            sources: one for each file.
+            concurrency: reads in flight at once, without sharing.
+            device: where the bytes of this process land.
+        """
         ...
 
     def divide(

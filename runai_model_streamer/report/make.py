@@ -108,6 +108,7 @@ def _shared_load(tally: Tally) -> SharedLoad | None:
         rank=found.rank,
         ranks=found.ranks,
         memory=found.memory,
+        device=found.device,
         bytes_read=found.read,
         bytes_received=found.received,
         bytes_taken=found.taken,

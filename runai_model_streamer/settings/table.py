@@ -222,11 +222,11 @@ SECTIONS: Final[Mapping[str, tuple[Setting, ...]]] = {
         Setting(
             "RUNAI_STREAMER_DIST_FANOUT",
             "fan_out",
-            parsers.choice("auto", "memory", "sockets"),
+            parsers.choice("auto", "memory", "device", "sockets"),
             "`auto`",
             "The ranks of a node should share memory, or fail with an error that says why they cannot (`memory`). Or "
-            "they should send each other what they read (`sockets`), as `auto` does where they cannot: "
-            "[eight GPUs](eight_gpus.md).",
+            "their GPUs should pass on what each rank reads (`device`). Or they should send each other what they read "
+            "(`sockets`), as `auto` does where they cannot share memory: [eight GPUs](eight_gpus.md).",
         ),
     ),
     "Engines": (

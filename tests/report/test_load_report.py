@@ -96,6 +96,7 @@ def test_a_shared_load_says_what_ranks_did_for_each_other_and_for_whom_this_one_
         rank=1,
         ranks=(0, 1, 3),
         memory=True,
+        device=False,
         bytes_read=2_000_000_000,
         bytes_received=0,
         bytes_taken=4_000_000_000,

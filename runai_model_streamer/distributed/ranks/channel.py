@@ -76,15 +76,16 @@ class Meeting:
 
         self._ranks, self._seconds = ranks, seconds
         name = f"runai_model_streamer/{_meetings.next_name(ranks)}"
-        self._store: Any = c10d.PrefixStore(name, c10d._get_default_store())  # noqa: SLF001
-        self.roll = RollCall(self._store, dist.get_rank(), ranks)
+        self.store: Any = c10d.PrefixStore(name, c10d._get_default_store())  # noqa: SLF001
+        """Where these ranks find each other, under a name that no other meeting has."""
+        self.roll = RollCall(self.store, dist.get_rank(), ranks)
         """Tells who is missing if the ranks do not meet. Answer it before making a channel."""
 
     def channel(self, purpose: str) -> Channel:
         """Make a channel. Raise RuntimeError if not all ranks come in time."""
         from torch.distributed import distributed_c10d as c10d
 
-        return Channel(self._ranks, c10d.PrefixStore(purpose, self._store), self._seconds)
+        return Channel(self._ranks, c10d.PrefixStore(purpose, self.store), self._seconds)
 
 
 class _Meetings:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch.distributed as dist
 
@@ -30,6 +30,8 @@ class Membership(NamedTuple):
     peers: Peers
     nodes: tuple[str, ...]
     """The node of each rank."""
+    store: Any
+    """Where these ranks find each other, and no others: torch's store, under a name for this load."""
 
     @property
     def node(self) -> str:
@@ -61,18 +63,18 @@ def join(config: LoadConfig, group: "ProcessGroup | None" = None) -> Membership 
     everyone = _members(config, group)
     if everyone is None:
         return None
-    peers, said = _meet(everyone, config, node_name().encode())
+    peers, said, store = _meet(everyone, config, node_name().encode())
     nodes = [each.decode() for each in said]
     if config.distribute_globally or len(set(nodes)) == 1:
-        return Membership(peers, tuple(nodes))
+        return Membership(peers, tuple(nodes), store)
     peers.close()
     node = nodes[peers.index]
     mine = [rank for rank, its in zip(everyone, nodes, strict=True) if its == node]
     if len(mine) == 1:
         _fall_back(config, f"rank {dist.get_rank()} is alone on its node, and RUNAI_STREAMER_DIST_GLOBAL is not 1")
         return None
-    peers, _ = _meet(mine, config)
-    return Membership(peers, (node,) * len(mine))
+    peers, _, store = _meet(mine, config)
+    return Membership(peers, (node,) * len(mine), store)
 
 
 def _members(config: LoadConfig, group: "ProcessGroup | None") -> Sequence[int] | None:
@@ -108,8 +110,12 @@ def _fall_back(config: LoadConfig, why: str) -> None:
     _log.log(level, "Not distributed, each process reads all: %s", why)
 
 
-def _meet(ranks: Sequence[int], config: LoadConfig, said: bytes = b"") -> tuple[Peers, list[bytes]]:
-    """Connect the ranks, and exchange a first message, so that all of them know that all have met."""
+def _meet(ranks: Sequence[int], config: LoadConfig, said: bytes = b"") -> tuple[Peers, list[bytes], Any]:
+    """Connect the ranks, and exchange a first message, so that all of them know that all have met.
+
+    Returns:
+        The ranks, each rank's message, and the store of the meeting.
+    """
     try:
         meeting = Meeting(ranks, config.distribution_timeout)
     except TypeError as error:  # as of MPI's
@@ -124,7 +130,7 @@ def _meet(ranks: Sequence[int], config: LoadConfig, said: bytes = b"") -> tuple[
     except RuntimeError as error:
         raise _not_met(ranks, meeting, config, error) from error
     try:
-        return peers, peers.gather(said)
+        return peers, peers.gather(said), meeting.store
     except BaseException as error:
         peers.close()
         # A rank that did not get as far, because of another, has closed its connections.

@@ -30,6 +30,12 @@ from runai_model_streamer.ranges import PAGE, round_down, round_up
 
 _log = logging.getLogger(__name__)
 
+DEVICE_BLOCK: Final = 16 << 20
+"""Maximum bytes of a block that GPUs pass on, without RUNAI_STREAMER_CHUNK_BYTESIZE. All ranks take part in passing on
+each, so that smaller ones would cost more of Python's time than of the GPU's."""
+
+_REQUIRED: Final = (FanOut.MEMORY, FanOut.DEVICE)
+
 RING_BYTES: Final = 512 << 20
 """Maximum bytes of all slots of a node."""
 
@@ -81,7 +87,7 @@ def divide(
     """Decide which rank reads what. All ranks of the load must call this, each with the tensors that it wants.
 
     Bytes in a node's page cache are not shared: each rank of the node copies them from there. From the ring it would
-    copy them too, and the ring would cost one copy more.
+    copy them too, and the ring would cost one copy more. Between devices they are shared as all others.
 
     Args:
         peers: the ranks.
@@ -109,10 +115,14 @@ def divide(
     allowed = _ring_limit(config.memory_limit, on_node, max(each.largest for each in said)) // on_node
     kinds = [file.kind for file in files]
     least = max((MIN_BLOCK[kind] for kind in kinds), default=PAGE)
-    chunks = {kind: None if config.chunk_bytesize is None else config.chunk_for(kind) for kind in set(kinds)}
+    on_device = config.fan_out is FanOut.DEVICE
+    unset = DEVICE_BLOCK if on_device else None
+    chunks = {kind: unset if config.chunk_bytesize is None else config.chunk_for(kind) for kind in set(kinds)}
     blocks = cut_blocks(wanted, kinds, chunks, max(round_down(allowed // 2, PAGE), least))
     numbers = list(dict.fromkeys(nodes))
-    blocks = without_cached(blocks, _cached(peers, nodes, blocks, sources), [numbers.index(each) for each in nodes])
+    if not on_device:
+        cached = _cached(peers, nodes, blocks, sources)
+        blocks = without_cached(blocks, cached, [numbers.index(each) for each in nodes])
     joined = parties(blocks, len(nodes))
     party = bits(joined[peers.index])
     shared = [block.length for block in blocks if is_shared(block)]
@@ -124,7 +134,8 @@ def divide(
     _look_for_other_namespaces(peers, nodes, said, joined[peers.index], config.fan_out)
     places = [(each.place, its) for each, its in zip(said, joined, strict=True)]
     candidates = [places.index(each) for each in places]
-    memory = share_memory(peers, candidates, count, size, required=config.fan_out is FanOut.MEMORY)
+    required = config.fan_out if config.fan_out in _REQUIRED else None
+    memory = share_memory(peers, candidates, count, size, required=required)
     fillers = deal_out(blocks, memory.domains, beginnings)
     if len(party) == 1:
         return Division(blocks, fillers, party, None, 0, 0, reads_alone=False)
@@ -153,8 +164,8 @@ def _look_for_other_namespaces(
     for index in bits(party):
         if nodes[index] == nodes[peers.index] and said[index].place != said[peers.index].place:
             why = "it is in another network namespace"
-            if fan_out is FanOut.MEMORY:
-                raise cannot_share(peers.ranks[index], why)
+            if fan_out in _REQUIRED:
+                raise cannot_share(fan_out, peers.ranks[index], why)
             if fan_out is FanOut.AUTO:
                 warn_once(peers.ranks[index], why)
             return

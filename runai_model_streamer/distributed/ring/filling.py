@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from runai_model_streamer.distributed.ranks.notices import Reason
 from runai_model_streamer.distributed.ranks.peers import Peers
 from runai_model_streamer.distributed.ring.blocks import Block
-from runai_model_streamer.distributed.ring.ring import Ring
+from runai_model_streamer.distributed.ring.end import RingEnd
 from runai_model_streamer.errors import DistributedError, InterruptedReadError, ReadError, StreamerError
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.lifecycle import Stopped
@@ -33,7 +33,7 @@ class Fillers:
 
     def __init__(
         self,
-        ring: Ring,
+        ring: RingEnd,
         peers: Peers,
         blocks: Sequence[Block],
         fillers: Sequence[tuple[int, ...]],

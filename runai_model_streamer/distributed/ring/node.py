@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
+from runai_model_streamer.config import FanOut
 from runai_model_streamer.distributed.ranks.peers import Peers
 from runai_model_streamer.distributed.ring.links import Listener
 from runai_model_streamer.distributed.ring.slots import Slots, create
@@ -31,6 +32,10 @@ class NodeMemory(NamedTuple):
     sockets: Mapping[int, socket.socket]
     """Index of each other rank of the domain -> the connection to it."""
 
+    def ranks(self, me: int) -> tuple[int, ...]:
+        """Return the indices of the ranks of the domain of rank `me`, this one's, in order."""
+        return tuple(index for index, its in enumerate(self.domains) if its == self.domains[me])
+
     def close(self) -> None:
         """Close the connections, and release the memory."""
         for each in self.sockets.values():
@@ -51,7 +56,7 @@ def share_memory(
     count: int,
     size: int,
     *,
-    required: bool,
+    required: FanOut | None,
     make: Callable[[int, int], int] = create,
 ) -> NodeMemory:
     """Make slots that all ranks of a domain map. All ranks of the load must call this.
@@ -61,7 +66,8 @@ def share_memory(
         candidates: for each rank, the same number for ranks that may share memory.
         count: number of slots of each rank.
         size: bytes of a slot; whole pages.
-        required: ranks that cannot share memory end the load. Otherwise their bytes go through sockets.
+        required: the setting for which ranks that cannot share memory end the load. None: their bytes go through
+            sockets.
         make: makes the memory.
 
     Raises:
@@ -112,9 +118,9 @@ def share_memory(
         sockets, slots = {}, {}
         rank, reason = next((peers.ranks[index], reasons[index]) for index in mine if reasons[index])
         warn_once(rank, reason)
-    if failed and required:
+    if failed and required is not None:
         rank, reason = next((peers.ranks[index], each) for index, each in enumerate(reasons) if each)
-        raise cannot_share(rank, reason)
+        raise cannot_share(required, rank, reason)
     if not slots:
         slots = {me: Slots(count, size)}
     domains = tuple(
@@ -124,10 +130,12 @@ def share_memory(
     return NodeMemory(domains, slots, sockets)
 
 
-def cannot_share(rank: int, reason: str) -> DistributedError:
-    """Make the error for ranks that must share memory and cannot."""
+def cannot_share(fan_out: FanOut, rank: int, reason: str) -> DistributedError:
+    """Make the error for ranks that must share memory, or connect to do without, and cannot."""
+    lacks = "share memory" if fan_out is FanOut.MEMORY else "connect"
     return DistributedError(
-        f"RUNAI_STREAMER_DIST_FANOUT=memory, but rank {rank} cannot share memory with the others of its node: {reason}",
+        f"RUNAI_STREAMER_DIST_FANOUT={fan_out.value}, but rank {rank} cannot {lacks} with the others of its node: "
+        f"{reason}",
         (rank,),
         remedy="leave it out to use sockets instead",
     )

@@ -5,11 +5,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import torch
+
 from runai_model_streamer.distributed.ranks.peers import Peers
 from runai_model_streamer.distributed.ring.division import Division
+from runai_model_streamer.distributed.ring.end import RingEnd
 from runai_model_streamer.distributed.ring.filling import Fillers
 from runai_model_streamer.distributed.ring.links import Links
-from runai_model_streamer.distributed.ring.ring import Ring
 from runai_model_streamer.distributed.ring.slots import Slots
 from runai_model_streamer.distributed.ring.source import SharedSource, Span
 from runai_model_streamer.io.source import Source
@@ -29,8 +31,10 @@ class RingMemory:
         slots: index of each rank of the domain -> its slots. Emptied when the load ends.
     """
 
-    def __init__(self, slots: Mapping[int, Slots]) -> None:
+    def __init__(self, slots: Mapping[int, Slots], *, on_device: bool = False) -> None:
         self._slots = slots
+        self.on_device = on_device
+        """Whether blocks are lent on the device; then `slots` are this rank's, which it uploads from."""
         self.sources: Sequence[SharedSource] = ()
         """The source of each file, set once the load has them."""
 
@@ -50,25 +54,24 @@ class Round:
     Args:
         peers: the ranks of the load. They call `Ring.stop` when the load ends.
         division: the division of the load; it has memory.
+        ring: this rank's end; closed with this.
         files: the tensors that this rank wants.
         sources: the sources of the files.
         beginnings: index of a file -> its first bytes, if this rank has them.
-        needed: number of each block that this rank takes -> bytes that it will copy of it.
     """
 
     def __init__(
         self,
         peers: Peers,
         division: Division,
+        ring: RingEnd,
         files: Sequence[PlannedFile],
         sources: Sequence[Source],
         beginnings: Mapping[int, bytes],
-        needed: Mapping[int, int],
     ) -> None:
         assert division.memory is not None
         blocks, fillers, memory = division.blocks, division.fillers, division.memory
-        self._peers, self._division = peers, division
-        self._ring = Ring(peers, blocks, fillers, memory.slots, needed)
+        self._peers, self._division, self._ring = peers, division, ring
         self._fillers = Fillers(self._ring, peers, blocks, fillers, files, sources, beginnings, division.threads)
         peers.on_end = self._ring.stop
         timeout = peers.timeout.total_seconds()
@@ -82,7 +85,7 @@ class Round:
         """Wrap a source so that this rank takes shared bytes from the ring."""
         return SharedSource(source, spans, self, self._fillers.start, self._count, self._idle)
 
-    def lend(self, number: int, start: int, length: int) -> tuple[memoryview, Origin]:
+    def lend(self, number: int, start: int, length: int) -> tuple[memoryview | torch.Tensor, Origin]:
         """Wait for a block; see `source.Lender`."""
         memory = self._ring.lend(number, start, length)
         return memory, self._fillers.origins[number] if self._ring.is_own(number) else Origin.RANK
@@ -115,7 +118,8 @@ class Round:
         return SharedCounts(
             rank=self._peers.rank,
             ranks=tuple(ranks[each] for each in self._division.party),
-            memory=len(self._ring.domain) > 1,
+            memory=len(self._ring.domain) > 1 and not self._ring.on_device,
+            device=self._ring.on_device,
             read=self._fillers.read,
             received=self._fillers.received,
             taken=self._ring.taken,
@@ -126,9 +130,10 @@ class Round:
         )
 
     def join(self) -> None:
-        """Stop, and wait a moment for the filler threads."""
+        """Stop, and wait a moment for the threads that fill and pass on."""
         self._ring.stop()
         self._fillers.join(JOIN_SECONDS)
+        self._ring.join(JOIN_SECONDS)
 
     def close(self) -> None:
         """Stop, and close the connections to the other ranks of the node. Idempotent."""

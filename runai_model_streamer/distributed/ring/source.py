@@ -6,6 +6,7 @@ from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from typing_extensions import override
 
 from runai_model_streamer.io.source import Source, SourceWrapper
@@ -28,7 +29,7 @@ class Span(NamedTuple):
 class Lender(Protocol):
     """The ring, as a source sees it."""
 
-    def lend(self, number: int, start: int, length: int) -> tuple[memoryview, Origin]:
+    def lend(self, number: int, start: int, length: int) -> tuple[memoryview | torch.Tensor, Origin]:
         """Wait for a block. Return its bytes from `start` on, and where they came from."""
         ...
 
@@ -90,6 +91,7 @@ class SharedSource(SourceWrapper):
                 origins.add(self.read_alone(offset + position, buffer[position : position + loan]))
                 position += loan
                 continue
+            assert isinstance(loan.memory, memoryview)  # else a landing has copied it on the device
             piece = buffer[position : position + len(loan.memory)]
             np.copyto(np.frombuffer(piece, np.uint8), np.frombuffer(loan.memory, np.uint8))
             loan.give_back()

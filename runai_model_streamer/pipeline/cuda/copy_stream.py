@@ -45,7 +45,7 @@ class CopyStream:
             with self._driver.current():
                 yield self._handle
 
-    def copy(self, copies: Copies, event: int | None) -> int:
+    def copy(self, copies: Copies, event: int | None, *, on_device: bool = False) -> int:
         """Queue copies from an attached thread, then record the event after them. Return the event.
 
         It is called for each read, so it has no context manager.
@@ -53,6 +53,7 @@ class CopyStream:
         Args:
             copies: what to copy.
             event: the event to record; None for a new one.
+            on_device: they come from the device's own memory.
 
         Raises:
             Stopped: the stream has been stopped. Nothing was queued.
@@ -61,7 +62,7 @@ class CopyStream:
             handle = self._handle
             if self._stopped or handle is None:
                 raise Stopped
-            self._driver.copy_to_device(*copies, handle)
+            self._driver.copy_to_device(*copies, handle, on_device=on_device)
             if event is None:
                 event = self.event()
             self._driver.record(event, handle)

@@ -87,6 +87,14 @@ def cuda_tools(device: torch.device, spec: LoadSpec, parts: CudaParts = CUDA) ->
     return CudaTools(api, gds)
 
 
+def can_land(parts: CudaParts = CUDA) -> bool:
+    """Return whether loads can land on a GPU: torch is built for CUDA, and its packages are installed."""
+    try:
+        return parts.torch_version is not None and parts.driver_api() is not None
+    except MissingDependencyError:
+        return False
+
+
 def begin_staging(
     device: torch.device, config: LoadConfig, kinds: Collection[SourceKind], parts: CudaParts = CUDA
 ) -> None:

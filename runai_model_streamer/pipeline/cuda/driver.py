@@ -226,8 +226,16 @@ class CudaDriver:
         """Free pinned memory. No read, write or copy may still use it."""
         self._call("cuMemFreeHost", address)
 
-    def copy_to_device(self, targets: Sequence[int], sources: Sequence[int], sizes: Sequence[int], stream: int) -> None:
-        """Queue copies from pinned memory. The memory is read when they run, in any order among them.
+    def copy_to_device(
+        self,
+        targets: Sequence[int],
+        sources: Sequence[int],
+        sizes: Sequence[int],
+        stream: int,
+        *,
+        on_device: bool = False,
+    ) -> None:
+        """Queue copies from pinned memory, or within the device. They read it when they run, in any order among them.
 
         Several are one call, where the driver has it: from CUDA 12.8 on.
         """
@@ -238,8 +246,9 @@ class CudaDriver:
             if int(error) != _NOT_SUPPORTED:
                 self._fail("cuMemcpyBatchAsync", error)
             self._batch = None
+        copy = "cuMemcpyDtoDAsync" if on_device else "cuMemcpyHtoDAsync"
         for target, source, size in zip(targets, sources, sizes, strict=True):
-            self._call("cuMemcpyHtoDAsync", target, source, size, stream)
+            self._call(copy, target, source, size, stream)
 
     def close(self) -> None:
         """Release the context. Idempotent."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
+import torch
 from typing_extensions import override
 
 from runai_model_streamer.errors import CudaError
@@ -41,7 +42,7 @@ class LentCopies:
     Args:
         driver: the device's driver; it stays the landing's.
         lent: the memory.
-        locked: its mappings, all of them page-locked.
+        locked: its mappings, all of them page-locked; none of them if copies come from the device.
     """
 
     def __init__(self, driver: CudaDriver, lent: LentMemory, locked: list[memoryview]) -> None:
@@ -81,9 +82,11 @@ class LentCopies:
         return Reading(farthest(origins), seconds)
 
     def _copy(self, loan: Loan, image: Image, part: Step, stream: CopyStream) -> None:
-        copies = image.copies(part, address_of(loan.memory))
+        lent = loan.memory
+        on_device = isinstance(lent, torch.Tensor)
+        copies = image.copies(part, lent.data_ptr() if isinstance(lent, torch.Tensor) else address_of(lent))
         if copies.sizes:
-            event = stream.copy(copies, None)
+            event = stream.copy(copies, None, on_device=on_device)
             self._driver.synchronize_event(event)
             stream.give_back(event)
         loan.give_back()
@@ -151,5 +154,5 @@ def page_locked(driver: CudaDriver, lent: LentMemory) -> LentCopies | None:
             "GPU: %s",
             error,
         )
-        return None
+        return LentCopies(driver, lent, []) if lent.on_device else None
     return LentCopies(driver, lent, locked)

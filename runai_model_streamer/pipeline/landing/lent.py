@@ -3,13 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+import torch
+
 from runai_model_streamer.origins import Origin
 
 
 class Loan(NamedTuple):
     """Bytes in such memory. They stay as they are until they are given back."""
 
-    memory: memoryview
+    memory: memoryview | torch.Tensor
+    """In host memory; or on the device that they should land on, as bytes."""
     origin: Origin
     give_back: Callable[[], None]
     """Call it once, when nothing reads the bytes any more."""
@@ -20,7 +23,12 @@ class LentMemory(Protocol):
 
     @property
     def mappings(self) -> Sequence[memoryview]:
-        """All memory that is lent, in whole pages. None while nothing is shared."""
+        """All host memory that is lent or copied from, in whole pages. None while nothing is shared."""
+        ...
+
+    @property
+    def on_device(self) -> bool:
+        """Whether what is lent is on the device. Then a source's `read_into` cannot copy it to the host."""
         ...
 
     def lend(self, file: int, offset: int, length: int) -> Loan | int:

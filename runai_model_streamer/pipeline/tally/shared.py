@@ -10,6 +10,7 @@ class SharedCounts(NamedTuple):
     rank: int
     ranks: tuple[int, ...]
     memory: bool
+    device: bool
     read: int
     received: int
     taken: int

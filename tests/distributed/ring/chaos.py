@@ -1,4 +1,4 @@
-"""Ranks that end at random moments: `python -m tests.distributed.ring.chaos ROUNDS RANKS SEED`.
+"""Ranks that end at random moments: `python -m tests.distributed.ring.chaos ROUNDS RANKS SEED [FANOUT]`.
 
 Each round forks ranks that share a load; one of them is killed, stopped, leaves its loop, or fails to read, at a random
 moment. The others have to come to their end soon: with an error that names it, or with all tensors, if that moment was
@@ -29,6 +29,7 @@ from runai_model_streamer import SafetensorsStreamer
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.io.files.posix import FileSource
 from tests.checkpoints import join_ours, numbered, raw, write
+from tests.distributed.device import backend
 
 WAYS: Final = ("killed", "killed", "stopped", "leaves", "cannot read")
 TIMEOUT: Final = 15.0
@@ -41,15 +42,17 @@ STORED: Final = numbered([1_500_000] * TENSORS)
 EXPECTED: Final = [(name, zlib.crc32(each.data)) for name, each in STORED.items()]
 
 
-def _rank(folder: Path, rank: int, ranks: int, way: str | None, moment: float, limit: str) -> None:
+def _rank(folder: Path, rank: int, ranks: int, way: str | None, moment: float, limit: str, fan_out: str) -> None:
     os.environ |= {
+        "RUNAI_STREAMER_DIST_FANOUT": fan_out,
         "RUNAI_STREAMER_DIRECT_IO": "0",
         "RUNAI_STREAMER_DIST_TIMEOUT": str(TIMEOUT),
         "RUNAI_STREAMER_MEMORY_LIMIT": limit,
     }
     torch.set_num_threads(1)
+    backend.register()
     dist.init_process_group(
-        "gloo",
+        backend.NAME if fan_out == "device" else "gloo",
         init_method=f"file://{folder}/meeting",
         rank=rank,
         world_size=ranks,
@@ -100,7 +103,7 @@ def _break_reads(deadline: float) -> None:
     pytest.MonkeyPatch().setattr(FileSource, "read_into", read_into)
 
 
-def play(folder: Path, ranks: int, victim: int, way: str, moment: float, limit: str) -> list[str]:
+def play(folder: Path, ranks: int, victim: int, way: str, moment: float, limit: str, fan_out: str) -> list[str]:
     """One round; what was not as it has to be."""
     wrong: list[str] = []
     children: dict[int, int] = {}
@@ -109,7 +112,7 @@ def play(folder: Path, ranks: int, victim: int, way: str, moment: float, limit: 
         if not child:
             code = 1
             try:
-                _rank(folder, rank, ranks, way if rank == victim else None, moment, limit)
+                _rank(folder, rank, ranks, way if rank == victim else None, moment, limit, fan_out)
                 code = 0
             finally:
                 os._exit(code)
@@ -158,7 +161,12 @@ def _segments() -> set[str]:
 
 
 def main(
-    rounds: int, ranks: int, seed: int, tell: Callable[[str], object] = print, ways: tuple[str, ...] = WAYS
+    rounds: int,
+    ranks: int,
+    seed: int,
+    tell: Callable[[str], object] = print,
+    ways: tuple[str, ...] = WAYS,
+    fan_out: str = "auto",
 ) -> list[str]:
     """Play so many rounds; what was not as it has to be."""
     chosen = random.Random(seed)
@@ -173,7 +181,7 @@ def main(
             moment = chosen.choice([chosen.uniform(0.001, 0.1), chosen.uniform(0.05, 0.8)])
             limit = chosen.choice(["0", "-1", str(ranks * 4_000_000)])
             began = time.monotonic()
-            found = play(folder, ranks, victim, way, moment, limit)
+            found = play(folder, ranks, victim, way, moment, limit, fan_out)
             tell(f"{number}: rank {victim} {way} after {moment:.3f} s: {time.monotonic() - began:.1f} s {found or ''}")
             wrong.extend(found)
         wrong.extend(f"/dev/shm/{name} is left" for name in _segments() - before)
@@ -183,4 +191,5 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(bool(main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
+    chosen_rounds, chosen_ranks, chosen_seed = map(int, sys.argv[1:4])
+    sys.exit(bool(main(chosen_rounds, chosen_ranks, chosen_seed, fan_out=(*sys.argv[4:], "auto")[0])))

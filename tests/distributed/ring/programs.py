@@ -20,6 +20,7 @@ from tests.checkpoints import raw
 from tests.distributed_ranks import PATIENCE, Outcome, Ranks, be_on, counted_reads, setting
 
 PLANS: Final = 20
+DEVICE_PLANS: Final = 8
 
 
 def cached(me: Ranks) -> Iterator[tuple[str, Outcome]]:
@@ -60,11 +61,17 @@ def fan_out(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     for name in ("sockets", "memory"):
         with setting(RUNAI_STREAMER_DIST_FANOUT=name), counted_reads() as counted:
             yield name, me.stream("large.safetensors", "odd.safetensors") | {"read": counted}
+    with setting(RUNAI_STREAMER_DIST_FANOUT="device"):
+        yield "no backend", me.stream("large.safetensors")
+    with setting(RUNAI_STREAMER_DIST_FANOUT="device" if me.rank == 1 else "memory"):
+        yield "not all", me.stream("large.safetensors")
     with _no_memory(me.rank == 1):
         yield "falls back", me.stream("large.safetensors")
         yield "falls back again", me.stream("odd.safetensors")
         with setting(RUNAI_STREAMER_DIST_FANOUT="memory"):
             yield "must not", me.stream("large.safetensors")
+        with setting(RUNAI_STREAMER_DIST_FANOUT="device"):
+            yield "cannot connect", me.stream("large.safetensors")
     yield "afterwards", me.stream("large.safetensors")
 
 
@@ -129,7 +136,12 @@ def namespaces(me: Ranks) -> Iterator[tuple[str, Outcome]]:
 
 def plans(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     """Random loads, each held against what the rank loads by itself."""
-    for seed in range(PLANS):
+    yield from plans_of(me, PLANS)
+
+
+def plans_of(me: Ranks, count: int, fan_out: str | None = None) -> Iterator[tuple[str, Outcome]]:
+    """So many of them, all by one fan-out, or by any."""
+    for seed in range(count):
         alike = random.Random(seed)
         names = alike.sample(["large", "odd", "columns", "small", "floats"], alike.randint(1, 4))
         paths = [me.path(f"{name}.safetensors") for name in names]
@@ -137,7 +149,7 @@ def plans(me: Ranks) -> Iterator[tuple[str, Outcome]]:
             "RUNAI_STREAMER_MEMORY_LIMIT": alike.choice(["-1", "0", str(8 * 7_000_000), str(200_000_000)]),
             "RUNAI_STREAMER_CHUNK_BYTESIZE": alike.choice(["", str(2 << 20), str(3_000_001)]),
             "RUNAI_STREAMER_DIRECT_IO": alike.choice(["0", "1", "auto"]),
-            "RUNAI_STREAMER_DIST_FANOUT": alike.choice(["auto", "auto", "sockets"]),
+            "RUNAI_STREAMER_DIST_FANOUT": alike.choice(["auto", "auto", "sockets"]) if fan_out is None else fan_out,
         }
         own = random.Random(seed * 100 + (me.rank if alike.random() < 0.7 else 0))
         wanted: dict[str, Any] = {"select": _selection(own)} if alike.random() < 0.7 else {}
@@ -172,6 +184,33 @@ def _loaded(paths: list[str], **arguments: Any) -> list[tuple[str, str]]:
         return [(name, hashlib.sha256(raw(tensor)).hexdigest()) for name, tensor in streamer.get_tensors()]
 
 
+def between_devices(me: Ranks) -> Iterator[tuple[str, Outcome]]:
+    """Broadcasts on the tests' own backend pass on what each rank has read."""
+
+    def raising(index: int) -> None:
+        if me.rank == 2 and index == 1:
+            raise ValueError("the caller's own trouble")
+
+    def slow(index: int) -> None:
+        time.sleep(0.05 * me.rank * (index % 3))
+
+    with setting(RUNAI_STREAMER_DIST_FANOUT="device"):
+        with counted_reads() as counted:
+            yield "large", me.stream("large.safetensors", "odd.safetensors") | {"read": counted}
+        with setting(RUNAI_STREAMER_DIRECT_IO="auto"), counted_reads() as counted:
+            yield "warm", me.stream("large.safetensors") | {"read": counted}
+        with setting(RUNAI_STREAMER_MEMORY_LIMIT="0"):
+            yield "least memory", me.stream("large.safetensors", each=slow)
+            yield "raises", me.stream("large.safetensors", each=raising)
+        half = {name: TensorShard(0, me.rank % 2, 2) for name in (f"t{index}" for index in range(8))}
+        yield "halves", me.stream("large.safetensors", select=half)
+        for name in ("one", "other"):
+            be_on(f"node {me.rank % 2}")
+            with setting(RUNAI_STREAMER_DIST_GLOBAL=str(int(name == "other"))), counted_reads() as counted:
+                yield f"two nodes, {name}", me.stream("large.safetensors") | {"read": counted}
+        yield from plans_of(me, DEVICE_PLANS, "device")
+
+
 def stopped(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     """One rank is stopped in the middle, and goes on when the others have given it up."""
 
@@ -192,6 +231,6 @@ def stopped(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     yield "stopped", outcome
 
 
-_ALL: Final = (cached, in_groups, fan_out, paces, namespaces, nodes_in_one, plans, stopped)
+_ALL: Final = (cached, in_groups, fan_out, paces, namespaces, nodes_in_one, plans, between_devices, stopped)
 
 PROGRAMS: Final = {program.__name__: program for program in _ALL}

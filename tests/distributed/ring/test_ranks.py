@@ -90,6 +90,14 @@ def test_ranks_share_memory_or_send_each_other_what_they_read(fan_out: Outcomes,
     assert sum(sum(outcomes[name]["read"]) for outcomes in fan_out) == pytest.approx(TOTAL, rel=0.01)
 
 
+def test_ranks_that_should_broadcast_and_have_no_backend_for_it_are_told_so(fan_out: Outcomes) -> None:
+    for outcomes in fan_out:
+        assert outcomes["no backend"]["error"] == "DistributedError"
+        assert "land on cpu, and torch has no backend for broadcasts there" in outcomes["no backend"]["text"]
+        assert outcomes["not all"]["ranks"] == [1]
+        assert "RUNAI_STREAMER_DIST_FANOUT: not device on rank 0, device on rank 1" in outcomes["not all"]["text"]
+
+
 def test_ranks_that_get_no_shared_memory_use_sockets_and_say_so_once(fan_out: Outcomes) -> None:
     for outcomes in fan_out:
         assert found(outcomes["falls back"]) == expected(LARGE)
@@ -100,6 +108,12 @@ def test_ranks_that_get_no_shared_memory_use_sockets_and_say_so_once(fan_out: Ou
         assert not any("cannot share memory" in line for line in outcomes["falls back again"]["lines"])
         assert found(outcomes["afterwards"]) == expected(LARGE)
         assert shared(outcomes["afterwards"])["memory"]
+
+
+def test_ranks_that_should_broadcast_and_cannot_connect_are_told_which_one(fan_out: Outcomes) -> None:
+    for outcomes in fan_out:
+        assert outcomes["cannot connect"]["ranks"] == [1]
+        assert "rank 1 cannot connect with the others of its node: File too large" in outcomes["cannot connect"]["text"]
 
 
 def test_memory_that_has_to_be_shared_and_cannot_is_an_error_that_names_the_rank(fan_out: Outcomes) -> None:

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from runai_model_streamer.errors import CudaError
 from runai_model_streamer.origins import Origin
@@ -40,6 +42,8 @@ class PlayedRing:
         self._changed = threading.Condition()
         self.lent = self.given_back = 0
 
+    on_device = False
+
     @property
     def mappings(self) -> Sequence[memoryview]:
         half = len(self._mapping) // 2 // PAGE * PAGE
@@ -49,6 +53,9 @@ class PlayedRing:
         address = ctypes.addressof(ctypes.c_char.from_buffer(slot))
         self._world.emulator.host_access(address, len(data), writes=True)
         slot[: len(data)] = data
+
+    def close(self) -> None:
+        """Free nothing."""
 
     def lend(self, file: int, offset: int, length: int) -> Loan | int:
         source = self._sources[file]
@@ -73,7 +80,48 @@ class PlayedRing:
             self._changed.notify()
 
 
-def loaded(emulator: Emulator, mode: Mode = "lazy", fails: tuple[str, int] | None = None, **classes: Any) -> list[str]:
+class PlayedLane(PlayedRing):
+    """The same with slots on the device, as ranks have them whose GPUs pass on what each has read."""
+
+    on_device = True
+
+    def __init__(self, world: World, slots: int, sources: Sequence[MemorySource]) -> None:
+        super().__init__(world, slots, sources)
+        self._addresses = [int(world.call("cuMemAlloc", BLOCK)) for _ in range(slots)]
+
+    def lend(self, file: int, offset: int, length: int) -> Loan | int:
+        loan = super().lend(file, offset, length)
+        if isinstance(loan, int):
+            return loan
+        address = self._addresses.pop()
+        self._copy(address, bytes(loan.memory))
+        memory = torch.from_numpy(np.ctypeslib.as_array((ctypes.c_uint8 * len(loan.memory)).from_address(address)))
+        return Loan(memory, loan.origin, partial(self._take, address, loan))
+
+    def _take(self, address: int, loan: Loan) -> None:
+        self._copy(address, random.Random(2).randbytes(BLOCK))
+        self._addresses.append(address)
+        loan.give_back()
+
+    def _copy(self, address: int, data: bytes) -> None:
+        held = ctypes.create_string_buffer(data)
+        with self._world.current():
+            self._world.call("cuMemcpyHtoD", address, ctypes.addressof(held), len(data))
+            self._world.call("cuStreamSynchronize", 0)  # a copy from memory that is not page-locked may return earlier
+
+    def close(self) -> None:
+        """Free the slots."""
+        for address in self._addresses:
+            self._world.call("cuMemFree", address)
+
+
+def loaded(
+    emulator: Emulator,
+    mode: Mode = "lazy",
+    fails: tuple[str, int] | None = None,
+    made_of: type[PlayedRing] = PlayedRing,
+    **classes: Any,
+) -> list[str]:
     """Load all, as a caller who drops each tensor once a kernel has read it; what went wrong."""
     emulator.reset()
     emulator.set_mode(mode)
@@ -82,7 +130,7 @@ def loaded(emulator: Emulator, mode: Mode = "lazy", fails: tuple[str, int] | Non
     rings: list[PlayedRing] = []
 
     def ring(sources: Sequence[MemorySource]) -> PlayedRing:
-        rings.append(PlayedRing(world, 4, sources))
+        rings.append(made_of(world, 4, sources))
         return rings[0]
 
     wrong = []
@@ -95,9 +143,10 @@ def loaded(emulator: Emulator, mode: Mode = "lazy", fails: tuple[str, int] | Non
         if world.results() != [(name, each.data) for file in FILES for name, each in file.items()]:
             wrong.append("the caller's kernels saw something else")
     finally:
+        rings[0].close()
         left = world.close()
     assert fails is not None or rings[0].lent == rings[0].given_back > 0
-    assert fails is None or not rings[0].lent
+    assert fails is None or rings[0].on_device or not rings[0].lent
     return wrong + left
 
 
@@ -125,6 +174,27 @@ def test_an_event_that_is_recorded_before_the_copies_is_found(emulator: Emulator
 
     wrong = loaded(emulator, driver=TooEarly)
     assert any("source-changed" in each or "host-access" in each or "saw something else" in each for each in wrong)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_lent_on_the_device_is_copied_there(mode: Mode, emulator: Emulator) -> None:
+    for _ in range(5):
+        assert loaded(emulator, mode, made_of=PlayedLane) == []
+
+
+def test_slots_on_the_device_that_are_given_back_before_their_copies_have_run_are_found(emulator: Emulator) -> None:
+    class Hasty(CudaDriver):
+        def synchronize_event(self, event: int) -> None:
+            """Do not wait."""
+
+    wrong = loaded(emulator, made_of=PlayedLane, driver=Hasty)
+    assert any("race" in each or "saw something else" in each for each in wrong)
+
+
+def test_what_is_lent_on_the_device_is_copied_there_even_if_nothing_on_the_host_can_be_page_locked(
+    emulator: Emulator,
+) -> None:
+    assert loaded(emulator, fails=("cuMemHostRegister", 1), made_of=PlayedLane) == []
 
 
 @pytest.mark.parametrize("number", [1, 2])
