@@ -146,6 +146,7 @@ class RingEnd(ABC):
         self.stop()
         if self._links is not None:
             self._links.close()
+        self._error = None  # its traceback leads here, and to slots: the cycle would keep them until gc runs
 
     def count_wait(self, index: int, seconds: float) -> None:
         """Count seconds that this rank has waited for another, by its index."""
