@@ -4,7 +4,7 @@ import dataclasses
 import operator
 import os
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 import torch
 
@@ -130,6 +130,7 @@ class FileStreamer(RangeStreamer):
             CudaError, GdsUnavailableError: the GPU, or GPUDirect with RUNAI_STREAMER_GDS=1, cannot be used.
             ArgumentTypeError, ConfigError, StateError: what the message says. Nothing has been read.
         """
+        file_stream_requests = _veiled(file_stream_requests)
         credentials = credentials or self._credentials
         self._stream(file_stream_requests, credentials, device, memory_limit, progress, is_distributed=False)
 
@@ -219,9 +220,16 @@ class DistributedStreamer(RangeStreamer):
             DistributedError: another rank failed, died, left its loop or wants something else; it names the rank.
             StreamerError: as `FileStreamer.stream_files`. The memory limit is `RUNAI_STREAMER_MEMORY_LIMIT`.
         """
+        file_stream_requests = _veiled(file_stream_requests)
         self._stream(
             file_stream_requests, credentials, device, None, progress, is_distributed=is_distributed, group=group
         )
+
+
+def _veiled(requests: Sequence[FileChunks]) -> Sequence[FileChunks]:
+    """Return what the caller gave. If it is URLs, their `repr` shows no secret."""
+    shown = [veiled(each) for each in requests] if isinstance(requests, list | tuple) else veiled(requests)
+    return cast("Sequence[FileChunks]", shown)
 
 
 def _numbered(places: Sequence[tuple[int, int]], tensors: Tensors) -> Iterator[tuple[int, int, torch.Tensor]]:

@@ -32,6 +32,8 @@ file. Tensors are dropped as they come. Columns are medians over the counted rou
 slow30, slow90, far, stragglers, throttled, loopback, loopback-tls: loaders find the number of their connections by
 themselves, curl has 64, and '(8 connections)' is ours with 8. The server gives a connection 30 or 90 MB/s, holds each
 request back by 20 ms, sends one range in 50 a tenth as fast, or refuses requests above 200 a second (server.py).
+far-stragglers is two of these. In loss and far-loss 0.5% of the server's packets of 9,000 bytes are lost; they need
+root and nftables, and a run with one of them is in a network of its own (loss.py).
 
 http-faults: a server that answers 503 SlowDown to 30% of requests, drawn at random. '(no faults)' is the same loader
 in the same rounds against the server that answers all. http-verify: RUNAI_STREAMER_VERIFY=1, against CRC64NVME.

@@ -12,8 +12,8 @@ from dataclasses import replace
 from benchmarks import machine, rounds
 from benchmarks.claims import report
 from benchmarks.environments import Environment, add_before
-from benchmarks.objects import claims, measure, peers, results, server
-from benchmarks.objects.scenarios import Scenario, chosen, variant
+from benchmarks.objects import claims, loss, measure, peers, results, server
+from benchmarks.objects.scenarios import LOSSY, Scenario, chosen, lossy, variant
 
 
 def _measure(
@@ -87,7 +87,12 @@ def main(arguments: list[str] | None = None) -> None:
             "Reads from object storage", "benchmarks.objects", arguments, options.rounds, facts, promised, table
         )
 
-    with server.nginx(objects.folder, _checksums(objects, scenarios)) as endpoints:
+    checksums = _checksums(objects, scenarios)
+    if lossy(scenarios):
+        loss.enter()
+    with server.nginx(objects.folder, checksums) as endpoints:
+        if lossy(scenarios):
+            loss.drop([endpoints.ports[name] for name in LOSSY])
 
         def blocks() -> Iterator[list[results.Row]]:
             for scenario in scenarios:

@@ -24,7 +24,7 @@ import torch
 began = time.process_time()
 from runai_model_streamer import SafetensorsStreamer
 imported = time.process_time()
-from runai_model_streamer.io.http.curl import CurlTransport
+from runai_model_streamer.io.http.curl.transport import CurlTransport
 asked = []
 get = CurlTransport.get
 def noting(*arguments):

@@ -7,7 +7,11 @@ from typing import Literal
 
 MIB = 1 << 20
 
-Endpoint = Literal["http", "tls", "flaky", "slow30", "slow90", "far", "stragglers", "throttled"]
+Endpoint = Literal[
+    "http", "tls", "flaky", "slow30", "slow90", "far", "stragglers", "throttled", "far-stragglers", "loss", "far-loss"
+]
+
+LOSSY: tuple[Endpoint, ...] = ("loss", "far-loss")
 
 CHUNK = 8 * MIB
 
@@ -57,6 +61,9 @@ SCENARIOS = (
     Scenario("slow90", "slow90", FOUND, connections=64, own=True),
     Scenario("far", "far", FOUND, connections=64, own=True),
     Scenario("stragglers", "stragglers", FOUND, connections=64, own=True),
+    Scenario("far-stragglers", "far-stragglers", FOUND, connections=64, own=True),
+    Scenario("loss", "loss", FOUND, connections=64, own=True),
+    Scenario("far-loss", "far-loss", FOUND, connections=64, own=True),
     Scenario("throttled", "throttled", ("ours-curl", "ours-curl@8", "runai"), own=True),
     Scenario("loopback", "http", (*FOUND, "ours-boto3"), own=True),
     Scenario("loopback-tls", "tls", (*FOUND, "ours-boto3"), own=True),
@@ -69,6 +76,11 @@ def chosen(names: list[str] | None) -> tuple[Scenario, ...]:
     if unknown := set(names or ()) - set(every):
         raise SystemExit(f"no scenario {', '.join(sorted(unknown))}; there are {', '.join(every)}")
     return tuple(scenario for scenario in SCENARIOS if not names or scenario.name in names)
+
+
+def lossy(scenarios: tuple[Scenario, ...]) -> bool:
+    """Whether packets are lost in one of them. Then the run has a network of its own."""
+    return any(scenario.endpoint in LOSSY for scenario in scenarios)
 
 
 def variant(scenario: Scenario, entry: str) -> tuple[str, Scenario]:

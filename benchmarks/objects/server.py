@@ -2,7 +2,8 @@
 
 `slow30` and `slow90` give each connection 30 and 90 MB/s, `stragglers` 30 MB/s but 3 to one request in 50, and
 `throttled` refuses requests above 200 a second with 503 SlowDown. `far` is the first of these behind a proxy that holds
-every request back by 20 ms, as if the store were that far away (far.py).
+every request back by 20 ms, as if the store were that far away (far.py), and `far-stragglers` the second. `loss` is
+the first, and `far-loss` is `far`, with packets that are lost where that was asked for (loss.py).
 
 Its configuration, certificate and logs are in a folder of its own, its ports are free ones, and it ends with the
 `with` block. Objects are at /bucket/key; nginx answers ranges and If-Match as a store does. It looks at no signature.
@@ -26,6 +27,9 @@ from pathlib import Path
 from benchmarks.objects import far
 
 BUCKET = "bench"
+BEHIND = {"far": "slow30", "far-stragglers": "stragglers", "far-loss": "slow30"}
+"""Proxies, and the server behind each."""
+NAMES = ("http", "tls", "flaky", "throttled", "slow30", "slow90", "stragglers", "loss", *BEHIND)
 ANSWERS = "answers.log"
 REFUSED = "30%"
 
@@ -88,6 +92,7 @@ http {{
         location /{bucket}/ {{ alias {objects}/; }}
     }}
     server {{ listen 127.0.0.1:{slow30}; location /{bucket}/ {{ alias {objects}/; limit_rate 30m; }} }}
+    server {{ listen 127.0.0.1:{loss}; location /{bucket}/ {{ alias {objects}/; limit_rate 30m; }} }}
     server {{ listen 127.0.0.1:{slow90}; location /{bucket}/ {{ alias {objects}/; limit_rate 90m; }} }}
     server {{ listen 127.0.0.1:{stragglers}; location /{bucket}/ {{ alias {objects}/; limit_rate $rate; }} }}
 }}
@@ -126,8 +131,7 @@ def nginx(objects: Path, checksums: Mapping[str, str]) -> Iterator[Endpoints]:
         folder = Path(name)
         (folder / "temp").mkdir()
         _certify(folder)
-        names = ("http", "tls", "flaky", "throttled", "slow30", "slow90", "stragglers", "far")
-        ports = dict(zip(names, _free_ports(len(names)), strict=True))
+        ports = dict(zip(NAMES, _free_ports(len(NAMES)), strict=True))
         uris = {f"/{BUCKET}/{key}": value for key, value in checksums.items()}
         text = _CONFIGURATION.format(
             # Only root may name a user, and root's files are for root's worker to read.
@@ -149,7 +153,9 @@ def nginx(objects: Path, checksums: Mapping[str, str]) -> Iterator[Endpoints]:
         )
         try:
             _wait_until_up(process, ports["http"], folder)
-            with far.proxy(ports["far"], ports["slow30"]):
+            with contextlib.ExitStack() as stack:
+                for proxy, behind in BEHIND.items():
+                    stack.enter_context(far.proxy(ports[proxy], ports[behind]))
                 yield Endpoints(ports, folder / "authority.pem", folder / ANSWERS)
         finally:
             process.terminate()

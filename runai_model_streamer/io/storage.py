@@ -176,7 +176,7 @@ class Storage:
     @property
     def refusals(self) -> int:
         """Number of requests that object storage refused for their number, or did not answer in time."""
-        return sum(store.rate.refusals for store in self._stores.values())
+        return sum(store.rates.refusals for store in self._stores.values())
 
     @property
     def cached(self) -> CacheCounts | None:

@@ -2,6 +2,7 @@
 
 import mmap
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
@@ -11,6 +12,7 @@ from runai_model_streamer.io.listing import Entry
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.mirror.target import PartialFile, TargetFolder
+from runai_model_streamer.pipeline.pace import ReaderCount
 from runai_model_streamer.ranges import ByteRange, split
 from runai_model_streamer.threads.crew import Crew
 
@@ -22,7 +24,7 @@ def fetch(
     storage: Storage,
     entries: Sequence[Entry],
     destination: TargetFolder,
-    concurrency: int,
+    pace: ReaderCount,
     chunk: int,
     memory: int,
     landed: Callable[[int], None] | None = None,
@@ -30,7 +32,7 @@ def fetch(
     """Copy every entry to its name in the destination. Return when all are complete.
 
     Args:
-        concurrency: reads in flight at once.
+        pace: finds how many reads are in flight at once.
         chunk: the most bytes of one read.
         memory: the most bytes held at once; at least `chunk`.
         landed: called from many threads, with the number of bytes just written.
@@ -38,9 +40,7 @@ def fetch(
     Raises:
         StreamerError: the first error. Finished files stay; unfinished ones are removed.
     """
-    work = _Fetch(storage, entries, destination, chunk, memory, landed)
-    pieces = sum(1 for entry in entries for _ in _pieces(entry, chunk))
-    work.run(min(concurrency, pieces))
+    _Fetch(storage, entries, destination, pace, chunk, memory, landed).run()
 
 
 def _pieces(entry: Entry, chunk: int) -> Iterator[ByteRange]:
@@ -93,11 +93,16 @@ class _Fetch:
         storage: Storage,
         entries: Sequence[Entry],
         destination: TargetFolder,
+        pace: ReaderCount,
         chunk: int,
         memory: int,
         landed: Callable[[int], None] | None,
     ) -> None:
         self._storage = storage
+        self._pace = pace
+        self._crew = Crew("puller", "pull")
+        self._left = sum(1 for entry in entries for _ in _pieces(entry, chunk))  # pieces that no thread has taken
+        self._running = 0
         self._destination = destination
         self._landed = landed
         self._changed = threading.Condition()
@@ -116,19 +121,16 @@ class _Fetch:
             for piece in pieces:
                 yield file, piece
 
-    def run(self, count: int) -> None:
-        """Copy everything with `count` threads."""
-        crew = Crew("puller", "pull")
+    def run(self) -> None:
+        """Copy everything, with as many threads as are useful."""
         try:
-            for _ in range(count):
-                if not crew.add(self._run):
-                    break
-            crew.join()
+            self._grow()
+            self._crew.join()
         except BaseException as error:
             self._stop(error)
             raise
         finally:
-            self._end(crew)
+            self._end()
         failure, self._error = self._error, None
         if failure is not None:
             try:
@@ -137,8 +139,17 @@ class _Fetch:
                 # Its traceback refers to this frame. The cycle would keep everything in the frames alive until gc runs.
                 del failure
 
-    def _end(self, crew: Crew) -> None:
-        alive = crew.join(JOIN_SECONDS)
+    def _grow(self) -> None:
+        """Start the threads that have work."""
+        with self._turn:
+            while self._running < min(self._pace.readers, self._running + self._left) and not self._stopped:
+                self._running += 1
+                if not self._crew.add(self._run):
+                    self._running -= 1
+                    return
+
+    def _end(self) -> None:
+        alive = self._crew.join(JOIN_SECONDS)
         for file in list(self._open):
             if file.part is not None:
                 file.part.discard()
@@ -150,11 +161,13 @@ class _Fetch:
         try:
             while True:
                 with self._turn:
-                    if self._stopped:
+                    work = None
+                    if not self._stopped and self._running <= self._pace.readers:
+                        work = next(self._work, None)
+                    if work is None:
+                        self._running -= 1
                         return
-                    work = next(self._work, None)
-                if work is None:
-                    return
+                    self._left -= 1
                 self._copy(*work)
         except _Stopped:
             pass
@@ -179,8 +192,14 @@ class _Fetch:
             source, part = file.open(self._storage, self._destination)
         if source is not None:
             with self._memory(span.size) as buffer:
+                began = time.perf_counter()
                 source.read_into(span.start, buffer)
+                now = time.perf_counter()
                 part.write(span.start, buffer)
+            with self._changed:
+                more = self._pace.landed(span.size, now - began, now, fetched=True)
+            if more:
+                self._grow()
             if self._landed is not None:
                 self._landed(span.size)
         with file.lock:

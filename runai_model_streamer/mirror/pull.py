@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from runai_model_streamer.config import UNLIMITED, LoadConfig
 from runai_model_streamer.errors import ArgumentError
+from runai_model_streamer.io.descriptors import at_most_allowed
 from runai_model_streamer.io.listing import Entry, Patterns
 from runai_model_streamer.io.paths import is_object, kind_of
 from runai_model_streamer.io.storage import Storage
@@ -15,12 +16,18 @@ from runai_model_streamer.mirror.fetch import fetch
 from runai_model_streamer.mirror.locks import locked
 from runai_model_streamer.mirror.target import COMPLETE, TargetFolder, as_files, file_name
 from runai_model_streamer.origins import SourceKind
+from runai_model_streamer.pipeline.connections import ConnectionPace, thread_seconds
+from runai_model_streamer.pipeline.memory.headroom import available_bytes
 from runai_model_streamer.settings.units import size_text
 
 _log = logging.getLogger(__name__)
 
 MIN_MEMORY: Final = 256 << 10
 """The smallest memory bound of a pull, in bytes: what opening an object reads."""
+
+
+MEMORY_SHARE: Final = 16
+"""A pull without a limit holds this part of the memory that is left, if more connections than at first need it."""
 
 
 class Watcher(Protocol):
@@ -67,7 +74,10 @@ def pull(
         if watcher is not None:
             watcher.begin(missing)
         landed = None if watcher is None else watcher.landed
-        fetch(storage, missing, destination, *_bounds(config, kind_of(source)), landed)
+        kind = kind_of(source)
+        pace = _pace(storage, config, kind)
+        memory = bounds(config, kind, pace.maximum, available_bytes())
+        fetch(storage, missing, destination, pace, *memory, landed)
         destination.sync()
     _log.info(
         "[RunAI Streamer] Pulled %d files, %s, from %s to %s in %.1fs; %d were there",
@@ -129,11 +139,29 @@ def _check_target(source: str, target: str) -> None:
             )
 
 
-def _bounds(config: LoadConfig, kind: SourceKind) -> tuple[int, int, int]:
-    """Return the most reads in flight, bytes of one read, and bytes held."""
-    concurrency, chunk = config.concurrency_for(kind), config.chunk_for(kind)
-    memory = concurrency * chunk
+def _pace(storage: Storage, config: LoadConfig, kind: SourceKind) -> ConnectionPace:
+    """Return what finds the number of reads in flight: of files it stays the same."""
+    first, maximum = config.concurrency_for(kind), config.max_concurrency_for(kind)
+    fixed = kind is SourceKind.FILE or config.s3.connections is not None
+    if kind is SourceKind.OBJECT:
+        maximum = at_most_allowed(maximum)
+    minimum = first if fixed else 1
+    return ConnectionPace(first, maximum, time.perf_counter(), lambda: storage.refusals, minimum, thread_seconds)
+
+
+def bounds(config: LoadConfig, kind: SourceKind, maximum: int, left: int | None) -> tuple[int, int]:
+    """Return the most bytes of one read, and the most bytes held.
+
+    Args:
+        config: the settings.
+        kind: what is read.
+        maximum: the most reads in flight.
+        left: bytes of memory that the machine, or the control group, has left; None if unknown.
+    """
+    chunk = config.chunk_for(kind)
+    memory = maximum * chunk
     if config.memory_limit == UNLIMITED:
-        return concurrency, chunk, memory
+        # Pods that only pull are often small.
+        return chunk, min(memory, max(config.concurrency_for(kind) * chunk, (left or 0) // MEMORY_SHARE))
     memory = min(memory, max(config.memory_limit, MIN_MEMORY)) if config.memory_limit else chunk
-    return concurrency, min(chunk, memory), memory
+    return min(chunk, memory), memory

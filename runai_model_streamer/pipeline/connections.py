@@ -62,6 +62,9 @@ BUSY: Final = 0.5
 """Share of readers' time in reads. Below it they mostly wait for memory or the caller. Just after a change the reads
 that began before it do not count, so that busy readers seem to read two thirds of the time."""
 
+ENOUGH: Final = 7 / 8
+"""Reads of a window, for each connection. A few that lag far behind the others do not hold a decision up."""
+
 LOOKS: Final = 2
 """Windows of a trial that brings more, but not as much as hoped."""
 
@@ -135,7 +138,8 @@ class ConnectionPace:
         """The number of connections from each time on."""
         self.held = Held.NOTHING if self.readers < maximum else Held.MAXIMUM
         """What keeps it from more now."""
-        self._maximum = maximum
+        self.maximum = maximum
+        """The most connections."""
         self._minimum = min(minimum, self.readers)
         self._refusals = refusals
         self._on_cpu = on_cpu
@@ -158,16 +162,30 @@ class ConnectionPace:
         return round_up(max(left // self.readers, 1), HUGE_PAGE)
 
     def _reset(self, now: float) -> None:
-        self._began, self._reads, self._bytes, self._seconds, self._cpu = now, 0, 0, 0.0, 0.0
-        self._elsewhere = 0.0
+        self._began, self._reads, self._bytes = now, 0, 0
+        self._seconds = self._cpu = self._cpu_seconds = self._elsewhere = 0.0
+
+    def _cpu_of_read(self) -> float | None:
+        """Return how long the thread's last read kept it on a CPU, or waiting for one; None if that is not known.
+
+        The kernel is asked only while more connections may be tried soon: that is three system calls.
+        """
+        if self.readers >= self.maximum or self._hold > 1:
+            self._thread.spent = None
+            return None
+        before, spent = getattr(self._thread, "spent", 0.0), self._on_cpu()
+        self._thread.spent = spent
+        return None if before is None else spent - before
+
+    def _cpu_part(self) -> float:
+        return self._cpu / self._cpu_seconds if self._cpu_seconds else 0.0
 
     def landed(self, length: int, seconds: float, now: float, *, fetched: bool = True) -> bool:
         """Record a read of `length` bytes that took `seconds`. Return whether more readers are useful now.
 
         A read of the node's disk says nothing of connections, but that its reader was busy.
         """
-        spent, before = self._on_cpu(), getattr(self._thread, "spent", 0.0)
-        self._thread.spent = spent
+        cpu = self._cpu_of_read()
         if not fetched:
             self._elsewhere += seconds
             return False
@@ -176,12 +194,15 @@ class ConnectionPace:
         self._reads += 1
         self._bytes += length
         self._seconds += seconds
-        self._cpu += spent - before
-        if self._reads < self.readers or now <= self._began or not self._seconds:
+        if cpu is not None:
+            self._cpu += cpu
+            self._cpu_seconds += seconds
+        if self._reads < ENOUGH * self.readers or now <= self._began or not self._seconds:
             return False
         rate = self.readers * self._bytes / self._seconds
         self._each = self._seconds / self._reads
-        busy = (self._seconds + self._elsewhere) / (self.readers * (now - self._began))
+        seconds = self._seconds + self._elsewhere
+        busy = seconds / (min(self._reads, self.readers) * (now - self._began))
         all_refusals = self._refusals()
         refused, self._refused = all_refusals - self._refused, all_refusals
         were = self.readers
@@ -200,17 +221,17 @@ class ConnectionPace:
             self.readers = before[0] if before else max(int(self.readers * KEPT), self._minimum)
         elif before is not None and not self._goes_on(*before, rate, busy):
             return
-        elif self.readers >= self._maximum:
+        elif self.readers >= self.maximum:
             self.held = Held.MAXIMUM
         elif self._hold:
             self._hold -= 1
         elif busy < BUSY:
             self.held = Held.IDLE
-        elif self._cpu >= ON_CPU * self._seconds:
+        elif self._cpu_part() >= ON_CPU:
             self.held = Held.CPU
         elif not refused:
             self._before, self._looks = (self.readers, rate), 0
-            self.readers = min(self._more(), self._maximum)
+            self.readers = min(self._more(), self.maximum)
 
     def _goes_on(self, readers: int, rate: float, now: float, busy: float) -> bool:
         """Judge a trial by the connections and the rate before it and the rate now. Return whether to go on at once."""
@@ -234,5 +255,5 @@ class ConnectionPace:
         """Return how many connections to try."""
         if self._ever_refused:
             return int(self.readers * AGAIN) + 1
-        slow = self._each >= SLOW and self._cpu < ON_CPU / 4 * self._seconds
+        slow = self._each >= SLOW and self._cpu_part() < ON_CPU / 4
         return self.readers * (STEP if slow and self._even else DOUBLE)

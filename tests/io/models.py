@@ -10,7 +10,7 @@ import torch
 
 from runai_model_streamer import ObjectStorageModel, SafetensorsStreamer, pull_files
 from runai_model_streamer.cli.main import main
-from runai_model_streamer.io.http import libcurl
+from runai_model_streamer.io.http.curl import libcurl
 from tests.checkpoints import raw, stored, write
 from tests.servers import FaultServer
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from runai_model_streamer.config import LoadConfig, S3Config, S3Transport
-from runai_model_streamer.io.http import libcurl
+from runai_model_streamer.io.http.curl import libcurl
 from runai_model_streamer.io.s3.access import MakeAccess, make_access
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.s3.store import S3Store

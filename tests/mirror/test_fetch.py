@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
 from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import ReadError
@@ -13,6 +14,8 @@ from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.mirror.fetch import fetch
 from runai_model_streamer.mirror.target import TargetFolder
 from runai_model_streamer.origins import Origin
+from runai_model_streamer.pipeline.connections import ConnectionPace
+from tests.checkpoints import PATIENCE
 from tests.sources import MemorySource
 
 
@@ -73,7 +76,7 @@ def test_no_more_is_read_and_held_at_once_than_allowed(
 ) -> None:
     storage = MemoryStorage(FILES)
     with TargetFolder(str(tmp_path)) as destination:
-        fetch(storage, storage.listing(), destination, concurrency, chunk, memory)
+        fetch(storage, storage.listing(), destination, ConnectionPace(concurrency, concurrency, 0.0), chunk, memory)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == FILES
     assert storage.meter.max_bytes <= memory
     assert storage.meter.max_reads <= concurrency
@@ -83,7 +86,7 @@ def test_no_more_is_read_and_held_at_once_than_allowed(
 def test_every_byte_is_read_once_and_every_source_is_closed(tmp_path: Path) -> None:
     storage = MemoryStorage(FILES)
     with TargetFolder(str(tmp_path)) as destination:
-        fetch(storage, storage.listing(), destination, 4, 700, 2800)
+        fetch(storage, storage.listing(), destination, ConnectionPace(4, 4, 0.0), 700, 2800)
     assert sum(length for source in storage.opened for _, length in source.reads) == sum(map(len, FILES.values()))
     assert len(storage.opened) == 11  # one of the files is empty
     assert [source.closed for source in storage.opened] == [1] * 11
@@ -98,7 +101,7 @@ def test_after_an_error_every_source_is_closed_and_nothing_unfinished_is_left(tm
 
     storage = Broken(FILES)
     with TargetFolder(str(tmp_path)) as destination, pytest.raises(ReadError, match="f7: broken"):
-        fetch(storage, storage.listing(), destination, 4, 700, 2800)
+        fetch(storage, storage.listing(), destination, ConnectionPace(4, 4, 0.0), 700, 2800)
     assert all(source.closed for source in storage.opened)
     left = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert left.items() <= FILES.items()
@@ -108,5 +111,53 @@ def test_after_an_error_every_source_is_closed_and_nothing_unfinished_is_left(tm
 def test_of_nothing_nothing_is_fetched(tmp_path: Path) -> None:
     storage = MemoryStorage({})
     with TargetFolder(str(tmp_path)) as destination:
-        fetch(storage, [], destination, 4, 700, 2800)
+        fetch(storage, [], destination, ConnectionPace(4, 4, 0.0), 700, 2800)
     assert list(tmp_path.iterdir()) == []
+
+
+class Growing(ConnectionPace):
+    """One read at a time at first, four after the third."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 4, 0.0)
+        self.reads = 0
+
+    @override
+    def landed(self, length: int, seconds: float, now: float, *, fetched: bool = True) -> bool:
+        self.reads += 1
+        if self.reads == 3:
+            self.readers = 4
+        return self.reads == 3
+
+
+def test_as_many_read_as_are_useful_meanwhile(tmp_path: Path) -> None:
+    storage, pace = MemoryStorage(FILES), Growing()
+    early: set[str] = set()
+    four: set[str] = set()
+    together = threading.Barrier(4)
+
+    def note(_: int) -> None:
+        name = threading.current_thread().name
+        if pace.readers == 1:
+            early.add(name)
+        elif name not in four:
+            four.add(name)
+            together.wait(PATIENCE)
+
+    with TargetFolder(str(tmp_path)) as destination:
+        fetch(storage, storage.listing(), destination, pace, 500, 4 * 500, note)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == FILES
+    assert pace.reads == sum(-(-len(data) // 500) for data in FILES.values())
+    assert early == {"runai-puller-0"}
+    assert four == {f"runai-puller-{number}" for number in range(4)}
+
+
+def test_where_fewer_are_useful_the_others_end_and_every_byte_comes(tmp_path: Path) -> None:
+    storage, pace = MemoryStorage(FILES), ConnectionPace(4, 4, 0.0)
+
+    def note(_: int) -> None:
+        pace.readers = 1
+
+    with TargetFolder(str(tmp_path)) as destination:
+        fetch(storage, storage.listing(), destination, pace, 500, 4 * 500, note)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == FILES

@@ -149,7 +149,7 @@ def test_refusals_before_it_began_do_not_count() -> None:
 
 def test_readers_that_wait_for_memory_are_enough() -> None:
     store = Store(16, 256, lambda _: 60 * MB, pause=1.0).run(30.0)
-    assert store.counts == [16, 64, 16]  # the first reads did not wait
+    assert store.counts[:3] == [16, 64, 16]  # the first reads did not wait
     assert store.pace.held.value == "idle"
 
 

@@ -17,7 +17,7 @@ from runai_model_streamer.io.files.device import device_of
 from runai_model_streamer.io.files.page_cache import PageCache
 from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.io.files.requests import MIN_REQUEST
-from runai_model_streamer.io.http import libcurl
+from runai_model_streamer.io.http.curl import libcurl
 from runai_model_streamer.io.s3 import diagnosis
 from runai_model_streamer.origins import Origin
 from runai_model_streamer.ranges import PAGE

@@ -82,19 +82,20 @@ def verify(reply: Reply, span: ByteRange, size: int, version: Version) -> None:
         TransportError: it does not say which, and its body is incomplete.
     """
     first, last, total = _received(reply, span)
-    answer = Answer.to(reply)
     if total not in (None, size):
-        raise changed(f"the object has {total} bytes, and had {size} when it was opened", answer)
+        raise changed(f"the object has {total} bytes, and had {size} when it was opened", Answer.to(reply))
     found = Version.of(reply)
     if version.etag is not None and found.etag is None:
         # An answer carries the object's ETag (RFC 9110, 15.3.7). Without it the answer may be of any version.
         raise _unfit(reply, "the object had an ETag when it was opened, and now the answer has none")
     if version.etag not in (None, found.etag):
-        raise changed("the object is no longer the one that was opened (its ETag differs)", answer)
+        raise changed("the object is no longer the one that was opened (its ETag differs)", Answer.to(reply))
     if version.etag is None and None not in (version.modified, found.modified) and version.modified != found.modified:
-        raise changed("the object is no longer the one that was opened (its Last-Modified differs)", answer)
-    length = reply.headers.get("content-length", str(span.size))
-    if (first, last, length) != (span.start, span.end - 1, str(span.size)):
+        changes = "the object is no longer the one that was opened (its Last-Modified differs)"
+        raise changed(changes, Answer.to(reply))
+    wanted = str(span.size)
+    length = reply.headers.get("content-length", wanted)
+    if (first, last, length) != (span.start, span.end - 1, wanted):
         sent = f"the store sent bytes {first}-{last + 1} in a body of {length} bytes"
         raise _unfit(reply, f"asked for {span}, {sent}")
 

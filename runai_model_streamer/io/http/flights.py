@@ -8,8 +8,8 @@ timeouts.
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Self
 
 _current = threading.local()
 
@@ -24,9 +24,13 @@ class Flight:
 
     A duplicate, because the connection may close its own descriptor before another thread shuts the socket down. The
     number could then name another file.
+
+    Args:
+        flights: what it belongs to while it is a context, in which its thread makes requests.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, flights: "Flights | None" = None) -> None:
+        self._flights = flights
         self.searched = False
         """Whether botocore has already asked for the bucket's region."""
         self.connect_seconds = 0.0
@@ -36,6 +40,18 @@ class Flight:
         self._lock = threading.Lock()
         self._cut = False
         self._handles: list[int] = []
+
+    def __enter__(self) -> Self:
+        if self._flights is not None:
+            self._flights.begin(self)
+        _current.flight = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _current.flight = None
+        if self._flights is not None:
+            self._flights.end(self)
+        self.land()
 
     @property
     def cut(self) -> bool:
@@ -91,11 +107,12 @@ class Flights:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
+        self._over = False
         self._flights: set[Flight] = set()
 
     def stopped(self) -> bool:
         """Whether `stop` was called."""
-        return self._stopped.is_set()
+        return self._over
 
     def wait(self, seconds: float) -> bool:
         """Sleep for `seconds`, or until `stop`. Return True if stopped."""
@@ -103,24 +120,24 @@ class Flights:
 
     def stop(self) -> None:
         """Wake every thread that waits for a socket or in `wait`. Idempotent, from any thread."""
+        self._over = True
         self._stopped.set()
         with self._lock:
             for flight in self._flights:
                 flight.stop()
 
-    @contextmanager
-    def flight(self) -> Iterator[Flight]:
-        """Watch the sockets of the requests that this thread makes in the block."""
-        flight = Flight()
+    def flight(self) -> Flight:
+        """Return a context that watches the sockets of the requests that this thread makes in it."""
+        return Flight(self)
+
+    def begin(self, flight: Flight) -> None:
+        """Let `stop` cut this flight, too: at once if it was called."""
         with self._lock:
             self._flights.add(flight)
-            if self.stopped():
+            if self._over:
                 flight.stop()
-        _current.flight = flight
-        try:
-            yield flight
-        finally:
-            _current.flight = None
-            with self._lock:
-                self._flights.discard(flight)
-            flight.land()
+
+    def end(self, flight: Flight) -> None:
+        """Forget this flight."""
+        with self._lock:
+            self._flights.discard(flight)

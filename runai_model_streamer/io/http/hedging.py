@@ -1,25 +1,28 @@
-"""Requests a range a second time if it lags far behind others. The first complete answer counts.
+"""Requests the rest of a range a second time if it lags far behind others. The first complete answer counts.
 
-The two answers never share memory. The first request writes into the caller's buffer, the second into its own. If the
-second is complete first, the connection of the first is shut down. The thread of the first waits until the caller's
-buffer is no longer written, copies the second answer there, and returns it. So the buffer is released no earlier than
-without a second request, and bytes count once: one reply is returned.
+The two answers never share memory. The first request writes into the caller's buffer, the second into its own: what
+the first had not brought when the second was made. If the second is complete first, the connection of the first is
+shut down. The thread of the first waits until the caller's buffer is no longer written, and copies there what is
+missing. So the buffer is released no earlier than without a second request, and bytes count once: one reply is
+returned. Both answers have to be of one version of the object.
 
-A second request is never retried, and its failure changes nothing.
+A second request is never retried, and its failure changes nothing. If it is late itself, another one is made.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from typing_extensions import override
 
+from runai_model_streamer.io.http.answers import Version
 from runai_model_streamer.io.http.flights import Flights
-from runai_model_streamer.io.http.laggards import HedgePolicy, Laggards
+from runai_model_streamer.io.http.laggards import HedgePolicy, Laggards, Late
 from runai_model_streamer.io.http.transport import Cancellation, Reply, SignedRequest, Transport
 from runai_model_streamer.ranges import ByteRange
+from runai_model_streamer.threads.forks import OwnProcess
 
 _log = logging.getLogger(__name__)
 
@@ -27,8 +30,29 @@ _JOIN_SECONDS: Final = 0.5
 """Maximum seconds to wait for each thread, whose request has been cut."""
 
 
+class _Second(NamedTuple):
+    """A complete answer to a second request."""
+
+    start: int
+    """Where in the range it begins."""
+    reply: Reply
+    body: bytearray
+
+    def complete(self, first: Reply, view: memoryview) -> Reply:
+        """Write what the first answer lacks. Return one reply to the whole range, or the first if they do not fit."""
+        if not self.start:
+            view[:] = self.body
+            return self.reply
+        have = first.landed
+        if have < self.start or _identity(first) != _identity(self.reply):
+            return first
+        with memoryview(self.body) as body:
+            view[have:] = body[have - self.start :]
+        return Reply(first.status, first.headers, len(view))
+
+
 class _Request:
-    """A request in flight, and the second one for the same range."""
+    """A request in flight, and the second ones for the same range."""
 
     def __init__(self, request: SignedRequest, span: ByteRange, etag: str | None, cancellation: Cancellation) -> None:
         self.request = request
@@ -36,14 +60,14 @@ class _Request:
         self.etag = etag
         self.cancellation = cancellation
         self.ended = False
-        self.second: tuple[Reply, bytearray] | None = None
+        self.second: _Second | None = None
         """The second answer, if it was complete while the first was not."""
         self.flights = Flights()
-        """Cuts the second request."""
+        """Cuts the second requests."""
 
 
 class HedgedTransport(Transport):
-    """A transport that requests late ranges a second time.
+    """A transport that requests the rest of late ranges a second time.
 
     Args:
         inner: makes all requests.
@@ -63,39 +87,44 @@ class HedgedTransport(Transport):
         self._closed = threading.Event()
         self._watch: threading.Thread | None = None
         self._threads: set[threading.Thread] = set()
+        self._asked = 0
+        self._process = OwnProcess()
 
     @property
     def spent(self) -> int:
-        """All bytes requested a second time."""
+        """Bytes that have come twice, and those of second requests in flight."""
         return self._laggards.spent
+
+    @property
+    def asked(self) -> int:
+        """Number of second requests so far."""
+        return self._asked
 
     @override
     def get(
         self, request: SignedRequest, span: ByteRange, etag: str | None, view: memoryview, cancellation: Cancellation
     ) -> Reply:
-        if span.size < self._policy.min_bytes:
+        if len(view) < self._policy.min_bytes:
             return self._inner.get(request, span, etag, view, cancellation)
         work = _Request(request, span, etag, cancellation)
         complete = False
-        self._begin(work)
+        self._begin(work, len(view))
         try:
             reply = self._inner.get(request, span, etag, view, cancellation)
-            complete = _is_complete(reply, span)
+            complete = _is_complete(reply, len(view))
         finally:
             self._end(work, complete=complete)
-        if complete or work.second is None:
-            return reply
-        reply, buffer = work.second
-        view[:] = buffer
-        return reply
+        return reply if complete or work.second is None else work.second.complete(reply, view)
 
-    def _begin(self, work: _Request) -> None:
+    def _begin(self, work: _Request, size: int) -> None:
         with self._lock:
-            self._laggards.begin(work, work.span.size, self._clock())
+            self._laggards.begin(work, size, self._clock())
             # After a fork the thread is the parent's.
-            if self._watch is None or not self._watch.is_alive():
-                self._watch = threading.Thread(target=self._run, name="runai-hedge-watch", daemon=True)
-                self._watch.start()
+            if self._watch is None or self._process.forked:
+                self._process = OwnProcess()
+                watch = threading.Thread(target=self._run, name="runai-hedge-watch", daemon=True)
+                watch.start()
+                self._watch = watch
 
     def _end(self, work: _Request, *, complete: bool) -> None:
         with self._lock:
@@ -112,33 +141,40 @@ class HedgedTransport(Transport):
                 if closed or not self._laggards.any:
                     self._watch = None
                     return
-                for work in self._laggards.find(self._clock(), _landed):
-                    thread = threading.Thread(target=self._ask_again, args=(work,), name="runai-hedge", daemon=True)
+                for late in self._laggards.find(self._clock(), _landed):
+                    thread = threading.Thread(target=self._ask_again, args=(late,), name="runai-hedge", daemon=True)
                     try:
                         thread.start()
                     except RuntimeError:  # no more threads: the first request goes on
-                        self._laggards.forget(work)
+                        self._laggards.forget(late, 0)
                     else:
                         self._threads.add(thread)
+                        self._asked += 1
 
-    def _ask_again(self, work: _Request) -> None:
-        second: tuple[Reply, bytearray] | None = None
+    def _ask_again(self, late: Late[_Request]) -> None:
+        work = late.key
+        rest = ByteRange(work.span.end - late.rest, work.span.end)
+        second: _Second | None = None
+        twice = 0
         try:
-            _log.debug("%s is late: asking for it a second time", work.span)
-            buffer = bytearray(work.span.size)
-            with work.flights.flight() as flight, memoryview(buffer) as view:
-                reply = self._inner.get(work.request, work.span, work.etag, view, flight)
-            if _is_complete(reply, work.span):
-                second = reply, buffer
+            _log.debug("%s is late: asking for %s a second time", work.span, rest)
+            body = bytearray(late.rest)
+            with work.flights.flight() as flight, memoryview(body) as view:
+                reply = self._inner.get(work.request, rest, work.etag, view, flight)
+            twice = reply.landed
+            if _is_complete(reply, late.rest):
+                second = _Second(late.landed, reply, body)
         except Exception as error:
-            _log.debug("%s: the second request failed: %s", work.span, type(error).__name__)
+            _log.debug("%s: the second request failed: %s", rest, type(error).__name__)
         with self._lock:
             self._threads.discard(threading.current_thread())
-            self._laggards.forget(work)
-            if work.ended or second is None:
-                return
-            work.second = second
-        work.cancellation.stop()
+            first = second is not None and not work.ended and work.second is None
+            if first:
+                work.second = second
+                twice = max((_landed(work) or 0) - late.landed, 0)
+            self._laggards.forget(late, twice)
+        if first:
+            work.cancellation.stop()
 
     @override
     def close(self) -> None:
@@ -161,5 +197,9 @@ def _landed(work: _Request) -> int | None:
     return None if landed is None else landed()
 
 
-def _is_complete(reply: Reply, span: ByteRange) -> bool:
-    return reply.status == 206 and reply.landed == span.size
+def _identity(reply: Reply) -> tuple[Version, str]:
+    return Version.of(reply), reply.headers.get("content-range", "").rpartition("/")[2]
+
+
+def _is_complete(reply: Reply, size: int) -> bool:
+    return reply.status == 206 and reply.landed == size

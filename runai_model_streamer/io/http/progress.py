@@ -7,6 +7,7 @@ from typing import Final, Protocol
 
 from runai_model_streamer.io.http.failures import Failure
 from runai_model_streamer.io.http.transport import MIN_SPEED
+from runai_model_streamer.threads.forks import OwnProcess
 
 _LONGEST_TICK: Final = 1.0
 """Maximum seconds between two checks."""
@@ -68,16 +69,19 @@ class Watcher:
         self._active: set[Watched] = set()
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
+        self._process = OwnProcess()
 
     def watch(self, request: Watched) -> Callable[[], None]:
         """Check this request from now on, until the returned function is called."""
         with self._lock:
             self._active.add(request)
             # After a fork the thread is the parent's.
-            if self._thread is None or not self._thread.is_alive():
+            if self._thread is None or self._process.forked:
+                self._process = OwnProcess()
                 self._wake.clear()
-                self._thread = threading.Thread(target=self._run, name="runai-curl-watch", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="runai-curl-watch", daemon=True)
+                thread.start()
+                self._thread = thread
         return lambda: self._forget(request)
 
     def close(self) -> None:

@@ -45,6 +45,12 @@ FUTILE: Final = 0.2
 MIN_SPAN: Final = 0.05
 """Minimum seconds from which a rate is computed."""
 
+LONGEST: Final = 1.0
+"""Maximum seconds until one that waits for its turn asks again: the limit may have been lifted."""
+
+SHORTEST: Final = 1e-4
+"""Seconds below which a turn has come."""
+
 GRACE: Final = 0.5
 """Seconds after a change of the limit in which refusals still concern earlier requests."""
 
@@ -61,7 +67,7 @@ class RequestRate:
         self._lock = threading.Lock()
         self._answers: deque[float] = deque()
         self._refusals: deque[float] = deque()
-        self._next = 0.0  # when the next request may be made
+        self._given = self._due = 0.0  # number of the last turn, and of the last one that has come
         self._first = self._set = 0.0  # when the limit was first set, and last
         self._grown = 0.0  # when it last grew
         self._settled = 0.0  # the limit after `SETTLED` seconds
@@ -72,23 +78,43 @@ class RequestRate:
         """Requests that the store refused as too many, or did not answer in time."""
 
     def reserve(self) -> float:
-        """Take the next turn. Return the seconds until it comes; 0 without a limit."""
+        """Take the next turn, and return its number; 0 without a limit."""
+        if self.limit is None:
+            return 0.0
         with self._lock:
-            if self.limit is None:
-                return 0.0
-            now = self._clock()
+            self._pass(self._clock())
+            self._given = max(self._given, self._due) + 1
+            return self._given
+
+    def wait(self, turn: float) -> float:
+        """Return the seconds until this turn should come, to ask again then; 0 if it has come.
+
+        The limit may change meanwhile. Turns that were given before would else come too fast for as long as hundreds
+        of connections wait for theirs.
+        """
+        if self.limit is None:
+            return 0.0
+        with self._lock:
+            self._pass(self._clock())
+            left = 0.0 if self.limit is None else (turn - self._due) / self.limit
+            return min(left, LONGEST) if left > SHORTEST else 0.0
+
+    def _pass(self, now: float) -> None:
+        """Let turns come, and the limit grow, until now."""
+        if self.limit is not None:
+            passed = now - self._grown
             growth = min(GROWTH * 2 ** min(now - self._set, 10), MAX_GROWTH)
-            self.limit *= (1 + growth) ** (now - self._grown)
+            self._due = min(self._due + self.limit * passed, max(self._given, self._due))
+            self.limit *= (1 + growth) ** passed
             self._grown = now
-            turn = max(self._next, now)
-            self._next = turn + 1 / self.limit
-            return turn - now
 
     def answered(self) -> None:
         """Count a request that the store answered with what was asked for."""
+        now = self._clock()
         with self._lock:
-            self._answers.append(self._clock())
-            self._forget()
+            self._answers.append(now)
+            if self._answers[0] < now - MEASURED:
+                self._forget(now)
 
     def refused(self, *, answered: bool) -> None:
         """Count a refusal. If the store did not answer at all (`answered` is False), it sets no limit."""
@@ -98,7 +124,7 @@ class RequestRate:
                 return
             now = self._clock()
             self._refusals.append(now)
-            self._forget()
+            self._forget(now)
             answers, refusals = len(self._answers), len(self._refusals)
             share = refusals / (answers + refusals)
             if answers < ANSWERS:
@@ -115,11 +141,34 @@ class RequestRate:
                         self.limit, self._lifted = None, True
 
     def _bind(self, now: float) -> None:
+        self._pass(now)
         self.limit = EASED * len(self._answers) / max(now - self._answers[0], MIN_SPAN)
         self._set = self._grown = now
 
-    def _forget(self) -> None:
-        old = self._clock() - MEASURED
+    def _forget(self, now: float) -> None:
+        old = now - MEASURED
         for times in (self._answers, self._refusals):
             while times and times[0] < old:
                 times.popleft()
+
+
+class RequestRates:
+    """Paces requests to each bucket or host of a store by itself: one that refuses many slows no other. Thread safe.
+
+    Args:
+        clock: returns seconds from an arbitrary moment.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._rates: dict[str, RequestRate] = {}
+
+    def of(self, url: str) -> RequestRate:
+        """Return what paces requests to the bucket or host of a URL."""
+        host = url.partition("://")[2].partition("/")[0]
+        return self._rates.get(host) or self._rates.setdefault(host, RequestRate(self._clock))
+
+    @property
+    def refusals(self) -> int:
+        """Requests that were refused as too many, or not answered in time."""
+        return sum(rate.refusals for rate in list(self._rates.values()))

@@ -9,7 +9,7 @@ from typing import Final, Protocol, TypeVar
 
 from runai_model_streamer.errors import InterruptedReadError, StreamerError, Where
 from runai_model_streamer.io.http.flights import Flight, Flights
-from runai_model_streamer.io.http.request_rate import RequestRate
+from runai_model_streamer.io.http.request_rate import RequestRates
 from runai_model_streamer.ranges import ByteRange
 
 _log = logging.getLogger(__name__)
@@ -77,8 +77,8 @@ class Store(Protocol[Access]):
 
     answered: bool
     """The store has answered a request, for any of its objects."""
-    rate: RequestRate
-    """Paces requests, and counts those that were refused."""
+    rates: RequestRates
+    """Pace requests, and count those that were refused."""
 
     @property
     def max_retries(self) -> int:
@@ -127,13 +127,17 @@ def retry(
         StreamerError: raised by `attempt`.
         Exception: made by `translated`.
     """
+    rate = store.rates.of(path)
     began = backoff.clock()
     count = 0
     renewed = False
     access: Access | None = None
     failure: Exception | None = None
     while not flights.stopped():
-        if (turn := store.rate.reserve()) and flights.wait(turn):
+        turn = rate.reserve()
+        while (pause := rate.wait(turn)) and not flights.wait(pause):
+            pass
+        if flights.stopped():
             break
         count += 1
         try:
@@ -141,7 +145,7 @@ def retry(
             with flights.flight() as flight:
                 attempt(access, flight)
             store.answered = True
-            store.rate.answered()
+            rate.answered()
             return
         except StreamerError:
             raise
@@ -151,7 +155,7 @@ def retry(
                 break
             store.answered = store.answered or judgement.answered
             if judgement.refused:
-                store.rate.refused(answered=judgement.answered)
+                rate.refused(answered=judgement.answered)
             if judgement.renew and access is not None and not renewed:
                 renewed = True
                 store.renew(access)

@@ -6,7 +6,7 @@ but the range out of the caller's buffer. The caller decides what the answer mea
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -171,6 +171,22 @@ def conditions(etag: str | None) -> dict[str, str]:
     return {} if etag is None else {"If-Match": etag}
 
 
+def headers_in(head: str) -> dict[str, str]:
+    """Return the headers in the head of an answer, like `headers_of`. It has a first line.
+
+    Only a line feed ends a line, and a header needs a valid name before its colon: anyone who may set an object's
+    metadata chooses values. A line that begins with a blank continues the one before it.
+    """
+    # Few calls, since each range has a head.
+    text = head.replace("\r\n", "\n")
+    pairs = _LINE.findall(text.partition("\n")[2]) if _ODD.search(text) is None else _by_line(head)
+    if not pairs:
+        return {}
+    names, values = zip(*pairs, strict=True)
+    found = dict(zip("\n".join(names).lower().split("\n"), values, strict=True))
+    return found if len(found) == len(pairs) else headers_of(pairs)
+
+
 def headers_of(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return headers by names in lower case. Different values of one header are joined by commas."""
     found: dict[str, str] = {}
@@ -184,16 +200,7 @@ def headers_of(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {**found, **{name: ", ".join(values) for name, values in several.items()}}
 
 
-def header_lines(head: str) -> Iterator[tuple[str, str]]:
-    """Yield names and values from the head of an answer, without its first line.
-
-    Only a line feed ends a line, and a header needs a valid name before its colon: anyone who may set an object's
-    metadata chooses values. A line that begins with a blank continues the one before it.
-    """
-    text = head.replace("\r\n", "\n")
-    if _ODD.search(text) is None:
-        yield from _LINE.findall(text.partition("\n")[2])
-        return
+def _by_line(head: str) -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
     for line in head.split("\n")[1:]:
         name, colon, value = line.partition(":")
@@ -202,7 +209,7 @@ def header_lines(head: str) -> Iterator[tuple[str, str]]:
                 pairs[-1] = pairs[-1][0], f"{pairs[-1][1]} {_value(line)}".strip()
         elif colon and _NAME.fullmatch(name):
             pairs.append((name, _value(value)))
-    yield from pairs
+    return pairs
 
 
 def _value(text: str) -> str:

@@ -34,8 +34,8 @@ class CurrentAccess(Generic[A]):
             InterruptedReadError: `stop` or `close` was called, before or meanwhile.
             Exception: raised by `make`.
         """
-        access = self._ready()
-        if access is not None:
+        access = self._access
+        if access is not None and not self._closed:
             return access
         with self._making:
             access = self._ready()

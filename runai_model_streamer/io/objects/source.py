@@ -122,9 +122,9 @@ class ObjectSource(Generic[A]):
             at_hand = memoryview(prefix)[offset : span.end]
             buffer[: len(at_hand)] = at_hand
             span = ByteRange(offset + len(at_hand), span.end)
-        if span.size:
+        if left := span.end - span.start:
             self._prefix = None
-            self._fetch(span, buffer[-span.size :])
+            self._fetch(span, buffer[-left:])
         return Origin.OBJECT
 
     def checksum(self) -> Checksum | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Generic
 
 from runai_model_streamer.io.http.flights import Flight, Flights
-from runai_model_streamer.io.http.request_rate import RequestRate
+from runai_model_streamer.io.http.request_rate import RequestRates
 from runai_model_streamer.io.http.retries import Attempts, Judgement, retry
 from runai_model_streamer.io.listing import Entry, Wanted
 from runai_model_streamer.io.objects.access import CurrentAccess
@@ -58,8 +58,8 @@ class ObjectStore(ABC, Generic[A]):
         self._max_retries = max_retries
         self.retries = 0
         """Number of retries so far."""
-        self.rate = RequestRate()
-        """Paces requests if the store refuses too many, and counts the refusals."""
+        self.rates = RequestRates()
+        """Pace requests if a bucket or host refuses too many, and count the refusals."""
         self.answered = False
         """The store has answered a request, for any of its objects."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from runai_model_streamer.config import S3Config
 from runai_model_streamer.errors import CredentialsError, MissingDependencyError
 from runai_model_streamer.installation import install_command
-from runai_model_streamer.io.http import libcurl
+from runai_model_streamer.io.http.curl import libcurl
 from runai_model_streamer.io.http.transport import Transport
 from runai_model_streamer.io.s3.bodies import bound_listings
 from runai_model_streamer.io.s3.boto3_transport import Boto3Transport

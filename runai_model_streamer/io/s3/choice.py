@@ -6,8 +6,8 @@ from typing import Final
 
 from runai_model_streamer.config import S3Config, S3Transport
 from runai_model_streamer.errors import MissingDependencyError
-from runai_model_streamer.io.http import libcurl
-from runai_model_streamer.io.http.curl import make_curl_transport
+from runai_model_streamer.io.http.curl import libcurl
+from runai_model_streamer.io.http.curl.transport import make_curl_transport
 from runai_model_streamer.io.http.hedging import hedged
 from runai_model_streamer.io.http.proxies import proxy_for
 from runai_model_streamer.io.http.transport import Transport

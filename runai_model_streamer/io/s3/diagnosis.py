@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from runai_model_streamer.config import S3Config
 from runai_model_streamer.errors import StreamerError
-from runai_model_streamer.io.http import libcurl
-from runai_model_streamer.io.http.libcurl import Library
+from runai_model_streamer.io.http.curl import libcurl
+from runai_model_streamer.io.http.curl.libcurl import Library
 from runai_model_streamer.io.s3.access import make_access, make_session
 from runai_model_streamer.io.s3.errors import translation
 from runai_model_streamer.io.s3.errors.explanation import RequestContext

@@ -9,8 +9,8 @@ from typing import Final
 
 from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.errors import MissingDependencyError
-from runai_model_streamer.io.http import libcurl
-from runai_model_streamer.io.http.curl import make_curl_transport
+from runai_model_streamer.io.http.curl import libcurl
+from runai_model_streamer.io.http.curl.transport import make_curl_transport
 from runai_model_streamer.io.http.hedging import hedged
 from runai_model_streamer.io.http.transport import Transport
 from runai_model_streamer.io.secret import Secret

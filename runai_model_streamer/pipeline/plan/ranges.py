@@ -9,12 +9,13 @@ from typing import Final
 from runai_model_streamer.checkpoint.tensor_info import TensorInfo
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError, Where
 from runai_model_streamer.io.paths import as_path
+from runai_model_streamer.io.secret import veiled
 from runai_model_streamer.ranges import ByteRange
 
 _LARGEST: Final = 2**63 - 1  # what torch can hold as a size
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class FileChunks:
     """Ranges of bytes of one file or object, in any order. They may overlap, touch or be empty.
 
@@ -33,8 +34,12 @@ class FileChunks:
     offsets: Sequence[int]
     sizes: Sequence[int]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "path", as_path(self.path))
+    # Not dataclass's own: if this fails, the variables of its frame would show a query that signs the URL.
+    def __init__(self, id: int, path: str, offsets: Sequence[int], sizes: Sequence[int]) -> None:  # noqa: A002
+        path = veiled(path)
+        for field, value in (("id", id), ("path", path), ("offsets", offsets), ("sizes", sizes)):
+            object.__setattr__(self, field, value)
+        object.__setattr__(self, "path", as_path(path))
         for field in ("offsets", "sizes"):
             object.__setattr__(self, field, _numbers(self.path, field, getattr(self, field)))
         if len(self.offsets) != len(self.sizes):
@@ -46,6 +51,7 @@ class FileChunks:
     @classmethod
     def contiguous(cls, id: int, path: str, offset: int, sizes: Sequence[int]) -> "FileChunks":  # noqa: A002
         """Make ranges of these sizes, one after the other, from `offset` on."""
+        path = veiled(path)
         numbers = _numbers(as_path(path), "sizes", sizes)
         try:
             first = operator.index(offset)

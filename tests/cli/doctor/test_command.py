@@ -13,7 +13,7 @@ from runai_model_streamer.cli.doctor.machine import Check
 from runai_model_streamer.cli.doctor.storage import s3
 from runai_model_streamer.installation import install_command
 from runai_model_streamer.io.files.device import device_of
-from runai_model_streamer.io.http import libcurl
+from runai_model_streamer.io.http.curl import libcurl
 from runai_model_streamer.io.s3.diagnosis import shorten
 from runai_model_streamer.settings.units import size_text
 from tests.cli.conftest import KEY_ID, Command, Done

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from runai_model_streamer.io.http.curl_request import CurlRequest, MemoryStream, last_answer
+from runai_model_streamer.io.http.curl.request import CurlRequest, MemoryStream, last_answer
 from runai_model_streamer.io.http.failures import Failure
 from runai_model_streamer.io.http.flights import Flight
 from runai_model_streamer.io.http.progress import Progress, Watcher
@@ -150,8 +150,10 @@ class TestWatcher:
 
 def test_a_request_that_has_ended_keeps_nothing_of_the_buffer() -> None:
     # The watcher's thread knows a request until its next look.
-    memory, head = bytearray(100), ctypes.create_string_buffer(100)
+    memory, text = bytearray(100), ctypes.create_string_buffer(100)
+    head = MemoryStream(ctypes.addressof(text), 100)
     request = CurlRequest(memoryview(memory)[:50], head, Flight(), 1.0)
     request.end()
     memory.clear()  # refused while anybody holds a view of it
     request.check()
+    head.close()

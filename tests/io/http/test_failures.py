@@ -13,7 +13,7 @@ import pytest
 from runai_model_streamer.config import S3Transport
 from runai_model_streamer.io.http.failures import RETRIED, UNREACHABLE, Failure, TransportError
 from runai_model_streamer.io.http.flights import Flights
-from runai_model_streamer.io.http.transport import Reply, SignedRequest, Transport, header_lines, headers_of
+from runai_model_streamer.io.http.transport import Reply, SignedRequest, Transport, headers_in
 from runai_model_streamer.ranges import ByteRange
 from tests.io.transports import TIMEOUT, store_of
 from tests.servers import (
@@ -170,18 +170,18 @@ class TestHeaders:
     @pytest.mark.parametrize("between", ["\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\r", "\0", "\xa0"])
     def test_only_a_line_feed_ends_a_line(self, between: str) -> None:
         head = f'HTTP/1.1 206 P\r\nx-amz-meta-note: a{between}etag: "made-up"\r\nETag: "e1"\r\n\r\n'
-        assert headers_of(header_lines(head))["etag"] == '"e1"'
+        assert headers_in(head)["etag"] == '"e1"'
 
     def test_a_line_that_begins_with_a_blank_goes_on_with_the_one_before(self) -> None:
         head = 'HTTP/1.1 206 P\r\nx-amz-meta-note: a\r\n etag: "made-up"\r\n\tand: on\r\n\r\n'
-        assert headers_of(header_lines(head)) == {"x-amz-meta-note": 'a etag: "made-up" and: on'}
+        assert headers_in(head) == {"x-amz-meta-note": 'a etag: "made-up" and: on'}
 
     def test_what_is_no_name_begins_no_header(self) -> None:
-        assert headers_of(header_lines("HTTP/1.1 206 P\r\netag : a\r\n: b\r\nno colon\r\n\r\n")) == {}
+        assert headers_in("HTTP/1.1 206 P\r\netag : a\r\n: b\r\nno colon\r\n\r\n") == {}
 
     def test_one_that_came_twice_has_both_values_unless_they_are_the_same(self) -> None:
         head = "HTTP/1.1 206 P\r\nA: 1\r\na: 2\r\nB: 1\r\nb: 1\r\n\r\n"
-        assert headers_of(header_lines(head)) == {"a": "1, 2", "b": "1"}
+        assert headers_in(head) == {"a": "1, 2", "b": "1"}
 
     def test_those_of_any_head_are_the_same_whether_read_at_once_or_line_by_line(self) -> None:
         made = random.Random(5)
@@ -189,7 +189,7 @@ class TestHeaders:
         for _ in range(5000):
             head = "HTTP/1.1 206 P\r\n" + "".join(made.choices(pieces, k=made.randrange(30)))
             # Blanks at its end make all of it be read line by line.
-            assert [*header_lines(head + "\n"), ("Z", "z")] == list(header_lines(head + "\nZ: z "))
+            assert headers_in(head + "\n") | {"z": "z"} == headers_in(head + "\nZ: z ")
 
     @pytest.mark.parametrize("between", [b"\x85", b"\x0b", b"\x1c", b"\r", b"\r\n "])
     def test_both_transports_read_them_so(self, server: FaultServer, transport: S3Transport, between: bytes) -> None:

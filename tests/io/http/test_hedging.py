@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,6 +45,10 @@ class Scripted(Transport):
         self._random, self._slow, self._fails = random, slow, fails
         self._lock = threading.Lock()
 
+    def asked_before(self, span: ByteRange) -> bool:
+        """Whether it, or more of the same range, was asked for."""
+        return any(each.end == span.end for each in self.asked)
+
     def instead(self, span: ByteRange, view: memoryview, cancellation: Cancellation) -> Reply | None:
         """Answer in place of the script; None leaves it to that."""
         return None
@@ -56,13 +61,14 @@ class Scripted(Transport):
             return reply
         address = np.frombuffer(view, np.uint8).ctypes.data
         with self._lock:
-            again = span in self.asked
+            again = self.asked_before(span)
             self.asked.append(span)
             pause = 0.0002 * (50 if self._random.random() < self._slow and not again else 1)
             breaks = self._random.randrange(10) if self._random.random() < self._fails else None
             self.shared += address in self.writing
             self.writing.add(address)
         reply = Reply(206, {"content-range": f"bytes {span.start}-{span.end - 1}/{len(DATA)}"})
+        cancellation.landed = lambda: reply.landed
         step = span.size // 10
         try:
             for piece in range(10):
@@ -118,7 +124,8 @@ def test_two_hundred_random_schedules_bring_every_byte_once(seed: int) -> None:
         assert load(transport) == (DATA, len(DATA))
         transport.close()
         assert scripted.shared == 0
-        hedged += transport.spent
+        assert transport.spent < len(DATA)
+        hedged += transport.asked
     assert hedged > 0
 
 
@@ -138,10 +145,80 @@ def test_a_range_that_lags_is_brought_by_the_second_request() -> None:
                 return Reply(206, {}, 10, TransportError(Failure.CLOSED))
             return None
 
-    transport = HedgedTransport(stuck := Stuck(random.Random(1)), EAGER)
+    transport = HedgedTransport(stuck := Stuck(random.Random(1)), replace(EAGER, times=1))
     assert load(transport) == (DATA, len(DATA))
     transport.close()
     assert stuck.asked.count(ByteRange(len(DATA) - SIZE, len(DATA))) == 2
+
+
+class Halfway(Scripted):
+    """The first request for the last range stops halfway, until it is cut."""
+
+    def __init__(self, headers: dict[str, str]) -> None:
+        super().__init__(random.Random(1))
+        self.headers = headers
+
+    @override
+    def instead(self, span: ByteRange, view: memoryview, cancellation: Cancellation) -> Reply | None:
+        if span.end < len(DATA) or self.asked_before(span):
+            return None
+        self.asked.append(span)
+        reply = Reply(206, self.headers, SIZE // 2, TransportError(Failure.CLOSED))
+        view[: SIZE // 2] = DATA[-SIZE : -SIZE // 2]
+        view[SIZE // 2 :] = b"\xee" * (SIZE // 2)
+        cancellation.landed = lambda: reply.landed
+        while not cancellation.cut:
+            time.sleep(0.001)
+        return reply
+
+
+def test_only_what_a_range_lacks_is_asked_for_again() -> None:
+    halfway = Halfway({"content-range": f"bytes 0-0/{len(DATA)}"})
+    transport = HedgedTransport(halfway, replace(EAGER, times=1))
+    assert load(transport) == (DATA, len(DATA))
+    transport.close()
+    assert [each for each in halfway.asked if each.end == len(DATA)] == [
+        ByteRange(len(DATA) - SIZE, len(DATA)),
+        ByteRange(len(DATA) - SIZE // 2, len(DATA)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-range": "bytes 0-0/1"},
+        {"content-range": f"bytes 0-0/{len(DATA)}", "etag": '"another"'},
+        {"content-range": f"bytes 0-0/{len(DATA)}", "last-modified": "yesterday"},
+    ],
+)
+def test_two_answers_that_are_of_different_versions_are_not_joined(headers: dict[str, str]) -> None:
+    halfway = Halfway(headers)
+    transport = HedgedTransport(halfway, EAGER)
+    last = ByteRange(len(DATA) - SIZE, len(DATA))
+    for span in list(spans())[:20]:
+        transport.get(REQUEST, span, None, memoryview(bytearray(SIZE)), Flight())
+    reply = transport.get(REQUEST, last, None, memoryview(bytearray(SIZE)), Flight())
+    assert reply.landed == SIZE // 2
+    with pytest.raises(TransportError):
+        reply.check()
+    transport.close()
+
+
+def test_a_second_request_that_is_late_too_is_followed_by_a_third() -> None:
+    class Twice(Scripted):
+        @override
+        def instead(self, span: ByteRange, view: memoryview, cancellation: Cancellation) -> Reply | None:
+            if span.end < len(DATA) or self.asked.count(span) == 2:
+                return None
+            self.asked.append(span)
+            while not cancellation.cut:
+                time.sleep(0.001)
+            return Reply(206, {}, 0, TransportError(Failure.CLOSED))
+
+    transport = HedgedTransport(twice := Twice(random.Random(1)), EAGER)
+    assert load(transport) == (DATA, len(DATA))
+    transport.close()
+    assert twice.asked.count(ByteRange(len(DATA) - SIZE, len(DATA))) == 3
 
 
 def test_ranges_that_keep_up_are_asked_for_once() -> None:
@@ -161,7 +238,7 @@ def test_a_second_request_that_fails_changes_nothing() -> None:
     class OnlyFirst(Scripted):
         @override
         def instead(self, span: ByteRange, view: memoryview, cancellation: Cancellation) -> Reply | None:
-            if span in self.asked:
+            if self.asked_before(span):
                 self.asked.append(span)
                 raise ConnectionError("no second connection")
             return None
@@ -192,7 +269,7 @@ def test_a_failure_of_the_first_request_ends_the_second() -> None:
             cut.set()
             return Reply(206, {}, 0, TransportError(Failure.CLOSED))
 
-    transport = HedgedTransport(Both(random.Random(2)), EAGER)
+    transport = HedgedTransport(Both(random.Random(2)), replace(EAGER, times=1))
     for span in list(spans())[1:20]:
         transport.get(REQUEST, span, None, memoryview(bytearray(SIZE)), Flight())
     reply = transport.get(REQUEST, ByteRange(0, SIZE), None, memoryview(bytearray(SIZE)), flight)

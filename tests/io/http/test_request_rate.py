@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from runai_model_streamer.io.http.request_rate import RequestRate
+from runai_model_streamer.io.http.request_rate import RequestRate, RequestRates
 
 
 class Bucket:
@@ -33,6 +33,7 @@ class Load:
         # Not all at the very same time.
         self._waiting = [(0.001 * reader, reader) for reader in range(readers)]  # when it asks for its turn, the reader
         self._asking: list[tuple[float, int]] = []  # when its turn comes
+        self._turns: dict[int, float] = {}
 
     def run(self, seconds: float) -> "Load":
         end = self.now + seconds
@@ -44,9 +45,13 @@ class Load:
             self.now = first[0]
             if self._waiting and self._waiting[0] == first:
                 _, reader = heapq.heappop(self._waiting)
-                heapq.heappush(self._asking, (self.now + self.rate.reserve(), reader))
+                self._turns[reader] = self.rate.reserve()
+                heapq.heappush(self._asking, (self.now, reader))
                 continue
             _, reader = heapq.heappop(self._asking)
+            if pause := self.rate.wait(self._turns[reader]):
+                heapq.heappush(self._asking, (self.now + pause, reader))
+                continue
             self.asked += 1
             if self.takes(self.now):
                 self.answers += 1
@@ -61,7 +66,7 @@ class Load:
         self.asked = self.answers = self.refusals = 0
 
 
-@pytest.mark.parametrize("readers", [4, 16, 64])
+@pytest.mark.parametrize("readers", [4, 16, 64, 400])
 @pytest.mark.parametrize("burst", [5, 20, 200])
 def test_a_store_that_takes_so_many_a_second_gets_nearly_as_many_and_refuses_few(readers: int, burst: int) -> None:
     load = Load(readers, 0.01, Bucket(200, burst).takes).run(5.0)
@@ -108,7 +113,7 @@ def test_requests_without_an_answer_are_counted_and_bind_nothing() -> None:
     for _ in range(100):
         rate.answered()
         rate.refused(answered=False)
-    assert (rate.refusals, rate.limit, rate.reserve()) == (100, None, 0.0)
+    assert (rate.refusals, rate.limit, rate.wait(rate.reserve())) == (100, None, 0.0)
 
 
 def test_before_the_rate_of_answers_is_known_nothing_is_bound() -> None:
@@ -121,4 +126,28 @@ def test_before_the_rate_of_answers_is_known_nothing_is_bound() -> None:
 def test_turns_are_as_far_apart_as_the_bound_says() -> None:
     rate = RequestRate(lambda: 0.0)
     rate.limit = 10.0
-    assert [rate.reserve() for _ in range(3)] == pytest.approx([0.0, 0.1, 0.2])
+    assert [rate.wait(rate.reserve()) for _ in range(3)] == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_a_turn_that_was_given_before_the_bound_fell_comes_later() -> None:
+    now = 0.0
+    rate = RequestRate(lambda: now)
+    rate.limit = 10.0
+    turns = [rate.reserve() for _ in range(5)]
+    rate.limit = 1.0
+    assert rate.wait(turns[-1]) == 1.0  # to ask again
+    now = 0.5
+    assert 0.0 < rate.wait(turns[0]) < 0.5
+    rate.limit = None
+    assert rate.wait(turns[-1]) == 0.0
+
+
+def test_each_host_or_bucket_has_a_rate_of_its_own() -> None:
+    rates = RequestRates(lambda: 1.0)
+    for _ in range(10):
+        rates.of("https://one:8080/model").answered()
+        rates.of("https://one:8080/other").refused(answered=True)
+    assert rates.of("https://one:8080").limit is not None
+    assert rates.of("https://two/model").limit is None
+    assert rates.of("s3://bucket/key") is rates.of("s3://bucket")
+    assert rates.refusals == 10

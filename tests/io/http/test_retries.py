@@ -6,7 +6,7 @@ import pytest
 
 from runai_model_streamer.errors import InterruptedReadError
 from runai_model_streamer.io.http.flights import Flight, Flights
-from runai_model_streamer.io.http.request_rate import RequestRate
+from runai_model_streamer.io.http.request_rate import RequestRates
 from runai_model_streamer.io.http.retries import BACKOFF, Attempts, Backoff, Judgement, retry
 from runai_model_streamer.ranges import ByteRange
 
@@ -48,7 +48,7 @@ class Failing:
         self.attempts = 0
         self.renewed: list[int] = []
         self.retries = 0
-        self.rate = RequestRate(lambda: 0.0)
+        self.rates = RequestRates(lambda: 0.0)
         self._judgements = judgements
 
     def access(self) -> int:
@@ -123,12 +123,13 @@ def test_a_refusal_is_an_answer(clock: Clock) -> None:
 def test_refusals_and_answers_are_counted_for_the_rate_of_requests(clock: Clock) -> None:
     store = Failing(Judgement("HTTP 503", again=True, answered=True, refused=True))
     run(store, clock.backoff, succeeds=3)
-    assert store.rate.refusals == 2
+    assert store.rates.of("s3://bucket/other").refusals == store.rates.refusals == 2
+    assert store.rates.of("s3://another/key").refusals == 0
 
 
 def test_a_request_waits_for_its_turn(clock: Clock) -> None:
     store = Failing(BUSY)
-    store.rate.limit = 1e9
+    store.rates.of("s3://bucket").limit = 1e9
     flights = Flights()
     flights.stop()
     with pytest.raises(InterruptedReadError):

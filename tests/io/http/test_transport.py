@@ -23,7 +23,7 @@ from botocore.httpsession import get_cert_path
 
 from runai_model_streamer.config import S3Transport
 from runai_model_streamer.errors import MissingDependencyError, StorageUnreachableError, StreamerError
-from runai_model_streamer.io.http import libcurl
+from runai_model_streamer.io.http.curl import libcurl
 from runai_model_streamer.io.http.failures import Failure, TransportError
 from runai_model_streamer.io.http.flights import Flights
 from runai_model_streamer.io.http.transport import SignedRequest, Window

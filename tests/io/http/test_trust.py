@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from runai_model_streamer.io.http import libcurl
-from runai_model_streamer.io.http.curl_request import MemoryStream
-from runai_model_streamer.io.http.libcurl import Code, Easy, Library
-from runai_model_streamer.io.http.trust import Trust
+from runai_model_streamer.io.http.curl import libcurl
+from runai_model_streamer.io.http.curl.libcurl import Code, Easy, Library
+from runai_model_streamer.io.http.curl.request import MemoryStream
+from runai_model_streamer.io.http.curl.trust import Trust
 from tests.servers import Certificate, FaultServer, self_signed
 
 REFUSED = Code.PEER_FAILED_VERIFICATION

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from runai_model_streamer import (
+    FileChunks,
     FileStreamer,
     ObjectStorageModel,
     SafetensorsStreamer,
@@ -30,6 +31,12 @@ def load(*urls: str, names: list[str] | None = None, into: dict[str, torch.Tenso
         assert len(list(streamer.get_tensors())) == 1
 
 
+def load_ranges(url: str, size: int = 1) -> None:
+    with FileStreamer() as streamer:
+        streamer.stream_files([FileChunks(1, url, [0], [size])])
+        list(streamer.get_chunks())
+
+
 @pytest.mark.parametrize(
     "use",
     [
@@ -44,6 +51,14 @@ def load(*urls: str, names: list[str] | None = None, into: dict[str, torch.Tenso
         pytest.param(lambda url: SafetensorsStreamer().stream_file(url), id="stream_file"),
         pytest.param(lambda url: SafetensorsStreamer().stream_files(url), id="a str for a list"),
         pytest.param(lambda url: FileStreamer().list_files(url), id="list_files"),
+        pytest.param(load_ranges, id="FileStreamer"),
+        pytest.param(lambda url: load_ranges(url.replace("missing", "model"), 1 << 40), id="a range beyond the end"),
+        pytest.param(lambda url: FileStreamer().stream_files(url), id="a str for chunks"),
+        pytest.param(lambda url: FileStreamer().stream_files([url]), id="str for chunks"),
+        pytest.param(lambda url: FileChunks(1, url, [0], []), id="FileChunks without sizes"),
+        pytest.param(lambda url: FileChunks(1, url, [0], ["x"]), id="FileChunks of no numbers"),  # type: ignore[list-item]
+        pytest.param(lambda url: FileChunks(1, url.replace("http", "ftp"), [0], [1]), id="FileChunks of no store"),
+        pytest.param(lambda url: FileChunks.contiguous(1, url, "x", [1]), id="contiguous"),  # type: ignore[arg-type]
         pytest.param(list_safetensors, id="list_safetensors"),
         pytest.param(lambda url: pull_files(url, "/nowhere"), id="pull_files"),
         pytest.param(lambda url: pull_files("/", url), id="pull_files to it"),

@@ -22,25 +22,25 @@ class CurlRequest(Watched):
 
     Args:
         buffer: receives the body; it stays the caller's.
-        head: ctypes buffer for the head of the answer; it stays the connection's.
+        head: receives the head of the answer; it stays the connection's.
         cancellation: cuts the request short.
         timeout: seconds until the answer must begin, and later the longest pause between two pieces of it.
     """
 
-    def __init__(self, buffer: memoryview, head: Any, cancellation: Cancellation, timeout: float) -> None:
+    def __init__(self, buffer: memoryview, head: "MemoryStream", cancellation: Cancellation, timeout: float) -> None:
         self.cancellation = cancellation
         self.failure: Failure | None = None
         """Why the request was cut short."""
         self.landed = 0
         self.head_text = ""
-        self._head_buffer = head
+        self._head = head
+        head.rewind()
         self._progress = Progress(timeout)
         self._connected = False
         self._answered = False
         self._lock = threading.Lock()
         self._window: Any = (ctypes.c_char * len(buffer)).from_buffer(buffer)
         self.body = MemoryStream(ctypes.addressof(self._window), len(buffer))
-        self.head = MemoryStream(ctypes.addressof(head), len(head))
 
     def connecting(self) -> None:
         """Note that a connection is made first. Called for each address that is tried."""
@@ -54,7 +54,7 @@ class CurlRequest(Watched):
             if self._window is None or self.failure is not None:
                 return
             landed = self.body.written()
-            self._answered = self._answered or landed > 0 or last_answer(self._read_head()) is not None
+            self._answered = self._answered or landed > 0 or last_answer(self._head.text()) is not None
             self.failure = self._progress.check(answered=self._answered, landed=landed)
             if self.failure is not None:
                 self.cancellation.stop()
@@ -67,14 +67,10 @@ class CurlRequest(Watched):
     def end(self) -> None:
         """Record what arrived, and release the caller's buffer. Called when the request has ended."""
         with self._lock:
-            self.landed, self.head_text = self.body.written(), self._read_head()
+            self.landed, self.head_text = self.body.written(), self._head.text()
             self.body.close()
-            self.head.close()
             # The watcher's thread may still know this request, and its owner could not release the view.
             self._window = None
-
-    def _read_head(self) -> str:
-        return ctypes.string_at(self._head_buffer, self.head.written()).decode("latin-1")
 
 
 def last_answer(head: str) -> tuple[int, str] | None:
@@ -99,6 +95,7 @@ class MemoryStream:
     def __init__(self, address: int, size: int) -> None:
         """Open a stream over `size` bytes at `address`; `size` is at least 1."""
         self.size = size
+        self._address = address
         # The C library searches the memory for a zero when it opens it: put one first.
         ctypes.memset(address, 0, 1)
         self.pointer: int | None = _open(address, size, b"r+")
@@ -110,6 +107,14 @@ class MemoryStream:
         """Return how many bytes were written; a write in progress does not count yet."""
         position: int = _tell(self.pointer)
         return position
+
+    def rewind(self) -> None:
+        """Write from the start again."""
+        _seek(self.pointer, 0, 0)
+
+    def text(self) -> str:
+        """Return what was written, as the characters of HTTP's heads."""
+        return ctypes.string_at(self._address, self.written()).decode("latin-1")
 
     def close(self) -> None:
         """Release the memory. Idempotent."""
@@ -125,4 +130,5 @@ _set_buffer: Final = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_v
     ("setvbuf", libc())
 )
 _tell: Final = ctypes.PYFUNCTYPE(ctypes.c_long, ctypes.c_void_p)(("ftell", libc()))
+_seek: Final = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_long, ctypes.c_int)(("fseek", libc()))
 _close: Final = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(("fclose", libc()))

@@ -42,6 +42,7 @@ SSL_CTX_FUNCTION: Final = 20108
 SUPPRESS_CONNECT_HEADERS: Final = 265
 TCP_KEEPALIVE: Final = 213
 RANGE: Final = 10007
+RESOLVE: Final = 10203
 URL: Final = 10002
 WRITEDATA: Final = 10001
 
@@ -86,8 +87,6 @@ class SockAddr(ctypes.Structure):
 
 
 OpenSocket: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(SockAddr))
-
-
 SslContext: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 
 
@@ -115,7 +114,7 @@ class Easy:
     def __init__(self, library: "Library") -> None:
         self._library = library
         self._handle = library.init()
-        self._headers: int | None = None
+        self._lists: dict[int, int | None] = {}  # of each option
         if not self._handle:
             raise MemoryError("libcurl makes no handle")
 
@@ -135,10 +134,22 @@ class Easy:
         """Send these headers with the next requests."""
         chain = None
         for name, value in headers.items():
+            # Do not put the line into a variable: it may have a token, and tracebacks can show variables.
             chain = self._library.append(chain, f"{name}: {value}".encode())
-        self.set(HTTPHEADER, chain)
-        self._library.free_list(self._headers)
-        self._headers = chain
+        self._set_chain(HTTPHEADER, chain)
+
+    def set_addresses(self, known: str) -> None:
+        """Set what `Addresses.of` returns. It raises UnusableError if this libcurl does not know the option."""
+        self._set_chain(RESOLVE, self._library.append(None, known.encode()))
+
+    def _set_chain(self, option: int, chain: int | None) -> None:
+        try:
+            self.set(option, chain)
+        except UnusableError:
+            self._library.free_list(chain)
+            raise
+        self._library.free_list(self._lists.get(option))
+        self._lists[option] = chain
 
     def perform(self) -> int:
         """Make the request, without the GIL. Return a `Code`, or another result of libcurl's."""
@@ -169,7 +180,8 @@ class Easy:
         handle, self._handle = self._handle, None
         if handle:
             self._library.cleanup(handle)
-            self._library.free_list(self._headers)
+            for chain in self._lists.values():
+                self._library.free_list(chain)
 
     def _number(self, what: int, default: int = 0, kind: Any = ctypes.c_long) -> Any:
         value = kind(default)
@@ -243,7 +255,7 @@ class _Place(ctypes.Structure):
         ("file", ctypes.c_char_p),
         ("base", ctypes.c_void_p),
         ("symbol", ctypes.c_char_p),
-        ("address", ctypes.c_void_p),
+        ("at", ctypes.c_void_p),
     )
 
 

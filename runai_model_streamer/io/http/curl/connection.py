@@ -1,43 +1,32 @@
-"""The transport without the GIL: libcurl receives, and writes into the buffer by itself.
-
-Python takes and releases the GIL for each piece that it reads (over TLS, each 16 KiB). Other threads compete for it.
-Here a whole range costs that once. libcurl gets no Python callback: it writes the body to a C stream over the
-buffer (`MemoryStream`), and the head of the answer to another one. Nothing has to be compiled. One thread watches the
-clock for all requests (`progress`), and shuts down the socket of a request that stalls.
-
-libcurl writes any answer into the buffer, even a proxy's error page. The bytes count only if the head fits the request.
-"""
+"""One libcurl handle: makes one request at a time, and judges what came."""
 
 import contextlib
 import ctypes
 import socket
 import threading
+import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from typing_extensions import override
-
-from runai_model_streamer.io.http import libcurl
-from runai_model_streamer.io.http.curl_failures import failure_of
-from runai_model_streamer.io.http.curl_request import CurlRequest, last_answer
+from runai_model_streamer.io.http.curl import libcurl
+from runai_model_streamer.io.http.curl.addresses import Addresses
+from runai_model_streamer.io.http.curl.failures import failure_of
+from runai_model_streamer.io.http.curl.libcurl import Code, Easy, Library, UnusableError
+from runai_model_streamer.io.http.curl.request import CurlRequest, MemoryStream, last_answer
+from runai_model_streamer.io.http.curl.trust import Trust
 from runai_model_streamer.io.http.failures import TransportError, wrong_length
-from runai_model_streamer.io.http.libcurl import Code, Easy, Library, UnusableError
 from runai_model_streamer.io.http.progress import Watcher
-from runai_model_streamer.io.http.proxies import Proxies, Proxy
+from runai_model_streamer.io.http.proxies import Proxy
 from runai_model_streamer.io.http.transport import (
     TEXT_LIMIT,
     Cancellation,
     Reply,
     SignedRequest,
-    Transport,
     conditions,
-    header_lines,
-    headers_of,
+    headers_in,
     is_wanted,
 )
-from runai_model_streamer.io.http.trust import Trust
 from runai_model_streamer.ranges import ByteRange
-from runai_model_streamer.threads.forks import OwnProcess
 
 _BUFFER: Final = 256 << 10
 """Size of libcurl's receive buffer, in bytes."""
@@ -49,81 +38,30 @@ _LOOK: Final = 0.25
 """Seconds between two checks for a signal: one that arrives just before a thread waits for a lock does not wake it."""
 
 
-def make_curl_transport(
-    timeout: float, certificates: str, load: Callable[[], Library] = libcurl.load
-) -> "CurlTransport":
-    """Make a `CurlTransport` with the libcurl that `load` finds.
+class Settings(NamedTuple):
+    """What all connections of a transport have in common."""
 
-    Raises:
-        UnusableError: there is no libcurl, or it lacks something.
-    """
-    return CurlTransport(load(), timeout, certificates, Proxies())
-
-
-class CurlTransport(Transport):
-    """A `Transport` over libcurl. Threads share the idle connections; the one used last is taken first.
-
-    Raises:
-        UnusableError: this libcurl lacks something.
-    """
-
-    def __init__(self, library: Library, timeout: float, certificates: str, proxies: Callable[[str], Proxy]) -> None:
-        """`certificates` is the path of a CA file; `proxies` returns the proxy for a URL."""
-        self.name = f"curl {library.version} ({library.path})"
-        self._library = library
-        self._timeout = timeout
-        self._certificates = certificates
-        self._trust = Trust(library, certificates)
-        self._proxies = proxies
-        self._lock = threading.Lock()
-        self._closed = False
-        self._process = OwnProcess()
-        self._watcher = Watcher(timeout)
-        self._idle = [self._connect()]
-
-    @override
-    def get(
-        self, request: SignedRequest, span: ByteRange, etag: str | None, view: memoryview, cancellation: Cancellation
-    ) -> Reply:
-        with self._lock:
-            connection = self._idle.pop() if self._idle else None
-        connection = connection or self._connect()
-        try:
-            proxy = self._proxies(request.url)
-            return connection.get(request, span, etag, view, cancellation, proxy)
-        finally:
-            with self._lock:
-                if not self._closed:
-                    self._idle.append(connection)
-                    connection = None
-            if connection is not None:
-                connection.close()
-
-    @override
-    def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-        if self._process.forked:
-            # After a fork the connections are the parent's: closing TLS here would close it for the parent.
-            return
-        for connection in idle:
-            connection.close()
-        self._watcher.close()
-        self._trust.close()
-
-    def _connect(self) -> "_Connection":
-        return _Connection(self._library, self._watcher, self._timeout, self._certificates, self._trust)
+    timeout: float
+    """Seconds for a connection, for an answer to begin, and between two pieces of it."""
+    certificates: str
+    """Path of the file with the authorities."""
+    trust: Trust
+    proxies: Callable[[str], Proxy]
+    """Returns the proxy for a URL."""
+    addresses: Addresses
 
 
-class _Connection:
+class Connection:
     """A libcurl handle, and the request that it performs."""
 
-    def __init__(self, library: Library, watcher: Watcher, timeout: float, certificates: str, trust: Trust) -> None:
+    def __init__(self, library: Library, watcher: Watcher, settings: Settings) -> None:
         self._watcher = watcher
-        self._timeout = timeout
+        self._timeout = settings.timeout
+        self._proxies = settings.proxies
+        self._addresses = settings.addresses
         self._says = ctypes.create_string_buffer(libcurl.ERROR_BYTES)
-        self._head = ctypes.create_string_buffer(_HEAD_LIMIT)
+        self._head_bytes = ctypes.create_string_buffer(_HEAD_LIMIT)
+        self._head = MemoryStream(ctypes.addressof(self._head_bytes), _HEAD_LIMIT)
         self._errno = 0
         self._work: CurlRequest | None = None
         self._asked: tuple[SignedRequest, str | None] | None = None  # what URL and headers are for
@@ -140,10 +78,11 @@ class _Connection:
             libcurl.SUPPRESS_CONNECT_HEADERS: 1,
             libcurl.TCP_KEEPALIVE: 1,
             libcurl.BUFFERSIZE: _BUFFER,
-            libcurl.CONNECTTIMEOUT_MS: max(1, int(timeout * 1000)),
+            libcurl.CONNECTTIMEOUT_MS: max(1, int(settings.timeout * 1000)),
             # libcurl must not read the proxy variables itself: `proxies` reads them as botocore does.
             libcurl.NOPROXY: "",
             libcurl.ERRORBUFFER: ctypes.addressof(self._says),
+            libcurl.HEADERDATA: self._head.pointer,
             libcurl.OPENSOCKETFUNCTION: self._opener,
         }.items():
             self._easy.set(option, value)
@@ -151,14 +90,14 @@ class _Connection:
         # folders, or that cannot speak TLS to a proxy, refuses these options and does not need them.
         for option, certified in {
             libcurl.CAPATH: None,
-            libcurl.PROXY_CAINFO: certificates,
+            libcurl.PROXY_CAINFO: settings.certificates,
             libcurl.PROXY_CAPATH: None,
-            # A store's name has several addresses, and each connection looks them up: they spread. (From 7.60 on.)
+            # Where `addresses` does not spread connections over those of a store's name. (From 7.60 on.)
             libcurl.DNS_SHUFFLE_ADDRESSES: 1,
         }.items():
             with contextlib.suppress(UnusableError):
                 self._easy.set(option, certified)
-        trust.apply(self._easy)
+        settings.trust.apply(self._easy)
 
     def get(
         self,
@@ -167,12 +106,13 @@ class _Connection:
         etag: str | None,
         view: memoryview,
         cancellation: Cancellation,
-        proxy: Proxy,
     ) -> Reply:
+        """Request a range; see `Transport.get`."""
         if self._asked != (request, etag):
             self._ask_for(request, etag)
-        if self._proxy is not proxy:
-            self._go_by(proxy)
+        kept = self._easy.socket()
+        if kept == libcurl.BAD_SOCKET and (self._proxy is None or not self._proxy.url):
+            self._resolve(request.url, cancellation)
         self._easy.set(libcurl.RANGE, f"{span.start}-{span.end - 1}" if request.ranged else None)
         self._says.value = b""
         self._errno = 0
@@ -181,10 +121,8 @@ class _Connection:
         work = CurlRequest(buffer, self._head, cancellation, self._timeout)
         try:
             self._easy.set(libcurl.WRITEDATA, work.body.pointer)
-            self._easy.set(libcurl.HEADERDATA, work.head.pointer)
             self._work = work
             cancellation.landed = work.landed_so_far
-            kept = self._easy.socket()
             if kept != libcurl.BAD_SOCKET:
                 cancellation.watch(kept)
             forget = self._watcher.watch(work)
@@ -196,7 +134,7 @@ class _Connection:
         finally:
             self._work = None
             work.end()
-        reply = self._reply(code, request.url, span, work, buffer, len(view), proxy=bool(proxy.url))
+        reply = self._reply(code, request.url, span, work, buffer, len(view))
         if reply.landed and buffer is not view:
             view[: reply.landed] = buffer[: reply.landed]
         return reply
@@ -206,7 +144,19 @@ class _Connection:
         self._asked = None
         self._easy.set(libcurl.URL, request.url)
         self._easy.set_headers({**request.headers, **conditions(etag)})
+        proxy = self._proxies(request.url)
+        if self._proxy is not proxy:
+            self._go_by(proxy)
         self._asked = request, etag
+
+    def _resolve(self, url: str, cancellation: Cancellation) -> None:
+        """Let libcurl connect to an address that is known already."""
+        began = time.perf_counter()
+        known = self._addresses.of(url)
+        cancellation.connect_seconds += time.perf_counter() - began
+        if known is not None:
+            with contextlib.suppress(UnusableError):  # before 7.75 libcurl looks up by itself
+                self._easy.set_addresses(known)
 
     def _go_by(self, proxy: Proxy) -> None:
         self._proxy = None
@@ -216,7 +166,9 @@ class _Connection:
         self._proxy = proxy
 
     def close(self) -> None:
+        """Close the connection, and release the handle."""
         self._easy.close()
+        self._head.close()
 
     def _perform(self, cancellation: Cancellation) -> int:
         if threading.current_thread() is not threading.main_thread():
@@ -247,12 +199,10 @@ class _Connection:
             raise
         return codes[0]
 
-    def _reply(
-        self, code: int, url: str, span: ByteRange, work: CurlRequest, buffer: memoryview, length: int, *, proxy: bool
-    ) -> Reply:
+    def _reply(self, code: int, url: str, span: ByteRange, work: CurlRequest, buffer: memoryview, length: int) -> Reply:
         answer = last_answer(work.head_text)
         status, head = answer or (None, "")
-        reply = Reply(status, headers_of(header_lines(head)))
+        reply = Reply(status, headers_in(head))
         if status is not None and status >= 300:
             reply.text = bytes(buffer[: min(work.landed, TEXT_LIMIT)])
             return reply
@@ -271,6 +221,7 @@ class _Connection:
         else:
             errno = self._errno or self._easy.system_error()
             says = self._says.value.decode(errors="replace")
+            proxy = self._proxy is not None and bool(self._proxy.url)
             reply.fail(failure_of(code, says, errno, url, proxy=proxy, proxy_status=self._easy.proxy_status()))
         return reply
 

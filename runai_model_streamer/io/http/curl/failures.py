@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from runai_model_streamer.io.http.curl.libcurl import Code
 from runai_model_streamer.io.http.failures import Failure, TransportError
-from runai_model_streamer.io.http.libcurl import Code
 
 _BY_CODE: Final[Mapping[int, Failure]] = {
     Code.OK: Failure.NOT_HTTP,

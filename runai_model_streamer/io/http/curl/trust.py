@@ -11,8 +11,8 @@ import logging
 import threading
 from typing import Any
 
-from runai_model_streamer.io.http import libcurl
-from runai_model_streamer.io.http.libcurl import Easy, Library, UnusableError
+from runai_model_streamer.io.http.curl import libcurl
+from runai_model_streamer.io.http.curl.libcurl import Easy, Library, UnusableError
 
 _log = logging.getLogger(__name__)
 
