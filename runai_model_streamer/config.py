@@ -80,7 +80,7 @@ class DirectIO(Enum):
 
 
 class GdsMode(Enum):
-    """When kvikio reads local files straight into device memory (GPUDirect Storage)."""
+    """When cuFile reads local files straight into device memory (GPUDirect Storage)."""
 
     AUTO = "auto"
     """If the driver and the file's mount support it."""

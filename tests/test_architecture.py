@@ -203,6 +203,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "errors",
         "installation",
         "io.cgroups",
+        "io.files.cufile",
         "io.files.gds",
         "io.source",
         "kernels",
@@ -435,14 +436,13 @@ ONLY_IN = {
     "awscrt": ("io.checksums",),
     "google": ("io.gcs",),
     "huggingface_hub": ("io.hub",),
-    "kvikio": ("io.files.gds",),
     "llvmlite": ("kernels",),
     "numba": ("kernels",),
     "sglang": ("engines",),
     "vllm": ("engines",),
 }
 # Those of them that cost too much, or may be missing, to be imported before they are needed.
-LAZY = ("awscrt", "boto3", "botocore", "google", "huggingface_hub", "mypy_boto3_s3", "kvikio")
+LAZY = ("awscrt", "boto3", "botocore", "google", "huggingface_hub", "mypy_boto3_s3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -594,8 +594,6 @@ def test_the_package_keeps_its_import_rules() -> None:
         ("io.files.posix", "if TYPE_CHECKING:\n    import torch"),
         ("io.files.posix", "def f():\n    import boto3"),
         ("io.files.posix", "def f():\n    importlib.import_module('botocore.session')"),
-        ("io.files.posix", "def f():\n    import kvikio"),
-        ("io.files.gds", "from kvikio import CuFile"),
         ("io.s3.store", "import boto3"),
         ("io.s3.store", "from botocore.exceptions import ClientError"),
         ("io.s3.store", "if not TYPE_CHECKING:\n    import boto3"),
@@ -741,8 +739,6 @@ def test_importing_the_package_loads_nothing_optional(imported: dict[str, list[s
         "botocore",
         "s3transfer",
         "cuda",
-        "cupy",
-        "kvikio",
         "numba",
         "numba_cuda",
     }

@@ -17,7 +17,7 @@ from tests.cuda_emulator import Emulator
 from tests.cuda_emulator.testing import torch_is_emulated
 
 HERE = Path(__file__).parent
-PACKAGES = ("cuda.bindings", "cuda.core") + (() if torch_is_emulated() else ("cupy", "kvikio"))
+PACKAGES = ("cuda.bindings",)
 
 
 def _missing() -> str | None:

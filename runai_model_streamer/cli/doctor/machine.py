@@ -18,7 +18,7 @@ from runai_model_streamer.config import GdsMode, LoadConfig
 from runai_model_streamer.errors import ConfigError, MissingDependencyError
 from runai_model_streamer.installation import NAME, clash, install_command
 from runai_model_streamer.io.cgroups import usable_cpus
-from runai_model_streamer.io.files import gds
+from runai_model_streamer.io.files import cufile
 from runai_model_streamer.io.files.page_cache import PageCache
 from runai_model_streamer.io.secret import Secret
 from runai_model_streamer.settings.variables import (
@@ -119,7 +119,7 @@ def gpu() -> Iterator[Check]:
     yield Check("cuda", "ok", f"CUDA {torch.version.cuda}: {names}")
     extra = f"cuda{torch.version.cuda.partition('.')[0]}"
     yield _staging(extra)
-    yield _gds(install_command(extra))
+    yield _gds()
 
 
 def has_gpu() -> bool:
@@ -141,22 +141,18 @@ def _staging(extra: str) -> Check:
     return Check("cuda packages", "ok", f"cuda-bindings {_version('cuda-bindings')}: reads and copies overlap")
 
 
-def _gds(install: str) -> Check:
-    reason = gds.no_driver()
+def _gds() -> Check:
+    reason = cufile.no_driver()
     if reason is None:
-        return Check("gpudirect", "ok", f"kvikio {_kvikio()}: GPUDirect Storage is there (--path tells of a folder)")
+        return Check("gpudirect", "ok", "GPUDirect Storage is there (--path tells of a folder)")
     try:
         required = LoadConfig.from_environment().gds is GdsMode.ALWAYS
     except ConfigError:
         required = False
     if required:
         return Check("gpudirect", "error", f"RUNAI_STREAMER_GDS=1, but {reason}", "unset RUNAI_STREAMER_GDS")
-    remedy = install if importlib.util.find_spec("kvikio") is None else "see docs/gpu.md, GPUDirect Storage"
-    return Check("gpudirect", "warning", f"not used, files are read through pinned host memory: {reason}", remedy)
-
-
-def _kvikio() -> str:
-    return next((found for name in ("kvikio-cu13", "kvikio-cu12", "kvikio") if (found := _version(name))), "")
+    what = f"not used, files are read through pinned host memory: {reason}"
+    return Check("gpudirect", "warning", what, "see docs/gpu.md, GPUDirect Storage")
 
 
 def packages() -> Iterator[Check]:

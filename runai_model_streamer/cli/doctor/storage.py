@@ -112,7 +112,7 @@ def _gpudirect(source: FileSource, path: str) -> Check:
         return Check("gpudirect path", "warning", error.summary, "see docs/gpu.md, GPUDirect Storage")
     if file is not None:
         file.close()
-    return Check("gpudirect path", "ok", f"{path}: kvikio reads its files straight into the GPU's memory")
+    return Check("gpudirect path", "ok", f"{path}: cuFile reads its files straight into the GPU's memory")
 
 
 def s3(urls: list[str], load_curl: Callable[[], libcurl.Library] = libcurl.load) -> Iterator[Check]:

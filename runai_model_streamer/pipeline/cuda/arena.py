@@ -89,7 +89,7 @@ class Arena:
         self._driver = driver = CudaDriver(self.device, self._api)
         try:
             _make_resident(memory, self._find_cpus(driver.pci_address))
-            with driver.current():
+            with driver.relaxed():
                 try:
                     driver.page_lock(address_of(memory), self.size)
                     self._unlock = partial(driver.unlock_pages, address_of(memory))

@@ -10,16 +10,18 @@ import torch
 
 from runai_model_streamer.config import UNLIMITED, GdsMode, LoadConfig
 from runai_model_streamer.errors import (
+    CudaError,
     GdsUnavailableError,
     MissingDependencyError,
     RunaiStreamerMemoryLimitException,
 )
+from runai_model_streamer.io.files.cufile import RegisteredMemory
 from runai_model_streamer.io.files.gds import open_gds
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.lifecycle import Lifecycle
 from runai_model_streamer.origins import SourceKind
 from runai_model_streamer.pipeline.cuda.arena import ARENAS, Arenas
-from runai_model_streamer.pipeline.cuda.direct import DeviceFile
+from runai_model_streamer.pipeline.cuda.direct import DeviceFile, DirectReads, Register
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver, driver_api
 from runai_model_streamer.pipeline.cuda.landing import CudaLanding
 from runai_model_streamer.pipeline.cuda.lent import LentLanding, page_locked
@@ -52,6 +54,7 @@ class CudaParts(NamedTuple):
     driver_api: Callable[[], Any] = driver_api
     memory: Callable[[torch.device], DeviceMemory] = TorchMemory
     open_gds: OpenGds = open_gds
+    register: Register = RegisteredMemory
     arenas: Arenas = ARENAS
     max_pinned: int = MAX_BYTES
     """Maximum bytes of all slots without a memory limit."""
@@ -189,15 +192,16 @@ def _landing(
     lifecycle: Lifecycle,
     groups: Sequence[Group],
 ) -> CudaLanding:
-    direct = _direct_files(spec.sources, tools.gds, spec.shared, parts.open_gds)
+    files = _direct_files(spec.sources, tools.gds, spec.shared, parts.open_gds)
     try:
         memory = parts.memory(device)
         if spec.casting is not None:
             with spec.setup.during("imports"):  # as these, it is done once in a process
                 memory.prepare_casts(spec.casting)
         driver = CudaDriver(device.index, tools.api)
+        direct = _direct_reads(device, tools, files, staging, lifecycle, parts.register)
     except BaseException:
-        _close(direct)
+        _close(files)
         raise
     near = parts.arenas.find_cpus(driver.pci_address)
     target = None if spec.casting is None else spec.casting.target
@@ -205,6 +209,30 @@ def _landing(
     lent = None if spec.lent is None else page_locked(driver, spec.lent)
     make = CudaLanding if lent is None else partial(LentLanding, lent)
     return make(driver, memory, staging, lifecycle, groups, parts.arenas, direct, target, cpus, ahead)
+
+
+def _direct_reads(
+    device: torch.device,
+    tools: CudaTools,
+    files: Mapping[int, DeviceFile],
+    staging: Staging,
+    lifecycle: Lifecycle,
+    register: Register,
+) -> DirectReads | None:
+    """Prepare the device memory for direct reads. If it cannot be had, close the files, log it and return None."""
+    if not files:
+        return None
+    try:
+        return DirectReads(CudaDriver(device.index, tools.api), files, staging, lifecycle, register)
+    except (CudaError, GdsUnavailableError) as error:
+        if tools.gds is GdsMode.ALWAYS:
+            raise GdsUnavailableError(
+                f"RUNAI_STREAMER_GDS=1, but GPUDirect has no memory on {device}: {error.summary}",
+                remedy="set RUNAI_STREAMER_MEMORY_LIMIT to use less, or RUNAI_STREAMER_GDS=auto",
+                sep=": ",
+            ) from error
+        _log.info("Files are read through page-locked memory, not by GPUDirect: %s", error)
+        return None
 
 
 def _direct_files(sources: Sequence[Source], gds: GdsMode, shared: bool, open_gds: OpenGds) -> dict[int, DeviceFile]:

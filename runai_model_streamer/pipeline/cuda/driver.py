@@ -113,6 +113,16 @@ class CudaDriver:
             raise
         self._call("cuCtxPopCurrent")
 
+    @contextlib.contextmanager
+    def relaxed(self) -> Iterator[None]:
+        """Like `current`, for calls that may wait for the device, while another thread captures a CUDA graph."""
+        with self.current():
+            before = self._exchange_capture_mode(_RELAXED)
+            try:
+                yield
+            finally:
+                self._exchange_capture_mode(before)
+
     def release(self, actions: Iterable[Callable[[], object]]) -> None:
         """Run all actions in the device's context, even if some fail. Then raise the first error."""
         errors: list[Exception] = []
@@ -225,6 +235,14 @@ class CudaDriver:
     def free_pinned(self, address: int) -> None:
         """Free pinned memory. No read, write or copy may still use it."""
         self._call("cuMemFreeHost", address)
+
+    def allocate(self, size: int) -> int:
+        """Allocate device memory that torch does not know of, and return its address."""
+        return int(self._call("cuMemAlloc", size))
+
+    def free(self, address: int) -> None:
+        """Free memory from `allocate`. This waits for copies that use it."""
+        self._call("cuMemFree", address)
 
     def copy_to_device(
         self,

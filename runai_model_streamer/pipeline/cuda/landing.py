@@ -15,18 +15,17 @@ the bytes of a read are copied tensor by tensor.
 current stream at `stream_files`. C is the copy stream. The allocator reuses memory as soon as it is freed, while
 kernels queued on S may still use the tensor that was there before.
 
-1. *Copies run after earlier users.* After each allocation an event is recorded on S, and C waits for it. A GPUDirect
-   read, which knows no streams, waits for it on the host.
+1. *Copies run after earlier users.* After each allocation an event is recorded on S, and C waits for it.
 2. *The caller's work runs after the copies.* The group's event is recorded on C after its last copy. Before a tensor is
    yielded, the stream that is then current in the caller's thread waits for this event.
 3. *Later users run after the caller's work and the copies.* A yielded tensor's memory is freed in the order of S. If
    another stream was current, the memory is recorded on that one, and is freed in its order, too. Both come after 2.
    Memory that was not yielded belongs to this landing alone, not to an iterator or lease that may be dropped. Only
    `close` frees it, after it has synchronised C.
-4. *A slot is filled after its copy.* See `slots`.
+4. *A slot is filled after its copy.* See `slots`. GPUDirect, which knows no streams, reads into slots, too (`direct`).
 5. *Scratch memory outlives the casts.* Tensors to cast land in scratch memory, one piece for a group, allocated with
-   the group's tensors (so 1 holds for it). C casts from there after all copies and GPUDirect reads of the group, before
-   it records the group's event (2). The lease drops the scratch memory with the group's first tensor, after the wait
+   the group's tensors (so 1 holds for it). C casts from there after all copies of the group, before it records the
+   group's event (2). The lease drops the scratch memory with the group's first tensor, after the wait
    for that event. So 3 holds for it, as for a tensor that the caller drops at once.
 
 Memory is not recorded on C. By 2 and 3, C's work is done wherever memory is freed. Recorded on C, memory that the
@@ -40,8 +39,7 @@ comes first. That bounds scratch memory, too (a tensor above the group size make
 import contextlib
 import logging
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -51,22 +49,21 @@ from runai_model_streamer.checkpoint.gc_pause import gc_paused
 from runai_model_streamer.errors import CudaError, StateError
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.lifecycle import Lifecycle, Stopped
-from runai_model_streamer.origins import Origin
 from runai_model_streamer.pipeline.cuda.ahead import Ahead
 from runai_model_streamer.pipeline.cuda.arena import Arenas
 from runai_model_streamer.pipeline.cuda.copy_stream import CopyStream
-from runai_model_streamer.pipeline.cuda.direct import MIN_DIRECT, DeviceFile
+from runai_model_streamer.pipeline.cuda.direct import DirectReads
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
 from runai_model_streamer.pipeline.cuda.image import Copies, Image, needs_of, tensors_of
 from runai_model_streamer.pipeline.cuda.lease import CudaLease, LeasesAhead
 from runai_model_streamer.pipeline.cuda.memory import DeviceMemory
 from runai_model_streamer.pipeline.cuda.near import Cpus, bind
-from runai_model_streamer.pipeline.cuda.slots import Slot, SlotRing
+from runai_model_streamer.pipeline.cuda.slots import Slot, SlotRing, page_locked_slots
 from runai_model_streamer.pipeline.cuda.staging import Staging
 from runai_model_streamer.pipeline.landing.tensors import empty_tensor
 from runai_model_streamer.pipeline.plan.groups import Group, Step
-from runai_model_streamer.pipeline.tally.nvtx import in_range, nvtx_range
-from runai_model_streamer.pipeline.tally.reading import Reading, timed_call, timed_read
+from runai_model_streamer.pipeline.tally.nvtx import in_range
+from runai_model_streamer.pipeline.tally.reading import Reading, timed_read
 from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
 from runai_model_streamer.threads.forks import OwnProcess
 
@@ -80,7 +77,7 @@ _JOIN_SECONDS: Final = 1.0
 
 
 class CudaLanding:
-    """The `Landing` of one load on a GPU: slots, copy stream and events. Owns the files. See the top of this module.
+    """The `Landing` of one load on a GPU: slots, copy stream and events. See the top of this module.
 
     Args:
         driver: the device's driver; closed with the landing.
@@ -89,7 +86,7 @@ class CudaLanding:
         lifecycle: the load's.
         groups: the load's groups.
         arenas: lends the slots' memory.
-        files: index of a file in the plan -> the file, if GPUDirect reads it.
+        direct: the files that GPUDirect reads, if any; it ends with the landing.
         target: the format's name of the dtype that floating-point tensors are cast to; None to leave all as they are.
         cpus: what readers run on.
         ahead: see `Ahead`.
@@ -108,7 +105,7 @@ class CudaLanding:
         lifecycle: Lifecycle,
         groups: Sequence[Group],
         arenas: Arenas,
-        files: Mapping[int, DeviceFile] | None = None,
+        direct: DirectReads | None = None,
         target: str | None = None,
         cpus: Cpus = frozenset(),
         ahead: int = 0,
@@ -116,18 +113,16 @@ class CudaLanding:
         self._driver = driver
         self._memory = memory
         self._lifecycle = lifecycle
-        self._files = files or {}
+        self._direct = direct
         self._target = target
         self._cpus = cpus
-        self._ring = SlotRing(driver, staging, lifecycle, arenas)
+        self._ring = SlotRing(driver, lifecycle, page_locked_slots(driver, staging, arenas))
         self._peak = self._ring.bytes
         self.waits = WaitClock()
         self._process = OwnProcess()
         self._leases: dict[int, CudaLease] = {}
         self._ahead = Ahead(lifecycle, ahead)
         self._leases_ahead = LeasesAhead(groups, lifecycle, self.waits)
-        self._counting = threading.Lock()
-        self._direct_reads = 0
         self._acquire = in_range("wait for a slot", self._ring.acquire)
         self._queue = in_range("copy", self._copy)
         try:
@@ -167,52 +162,41 @@ class CudaLanding:
             return allocated.stream, Image(group, allocated.tensors, self._target)
 
     def read(self, lease: CudaLease, step: Step, source: Source) -> Reading:
-        """Read into a slot and queue its copy; or read straight into device memory, if GPUDirect can read the file."""
+        """Read into a slot, of device memory if GPUDirect reads the file, and queue the copies from there."""
         if self._driver.attach():
             bind(self._cpus)
-        if self._files:
-            file, copies = self._files.get(step.file), lease.image.copies(step, step.offset)
-            if file is not None and step.length >= MIN_DIRECT * len(copies.sizes):
-                return self._read_direct(lease, copies, file)
+        direct = self._direct
+        if direct is not None and direct.has(step.file):
+            return self._read_direct(direct, lease, step)
         slot = self._acquire()
         try:
             reading = timed_read(source, step.offset, slot.memory[: step.length])
         except BaseException:
             self._ring.give_back(slot)
             raise
-        self._queue(slot, lease.image.copies(step, slot.address))
+        self._queue(self._ring, slot, lease.image.copies(step, slot.address))
         return reading
 
-    def _read_direct(self, lease: CudaLease, copies: Copies, file: DeviceFile) -> Reading:
-        def read() -> Origin:
-            for pointer, offset, size in zip(*copies, strict=True):
-                file.read_into_device(offset, pointer, size)
-            return Origin.DISK
-
-        self._count_direct(1)
+    def _read_direct(self, direct: DirectReads, lease: CudaLease, step: Step) -> Reading:
+        slot = direct.ring.acquire()
         try:
-            with self._driver.current():
-                # The event is not recorded again before this read ends: the group is incomplete until then.
-                self._driver.synchronize_event(lease.event)
-                with nvtx_range("read"):
-                    return timed_call(read)
-        finally:
-            self._count_direct(-1)
+            reading = direct.read(step, slot)
+        except BaseException:
+            direct.ring.give_back(slot)
+            raise
+        self._queue(direct.ring, slot, lease.image.copies(step, slot.address))
+        return reading
 
-    def _count_direct(self, change: int) -> None:
-        with self._counting:
-            self._direct_reads += change
-
-    def _copy(self, slot: Slot, copies: Copies) -> None:
+    def _copy(self, ring: SlotRing, slot: Slot, copies: Copies) -> None:
         try:
-            slot.event = self._stream.copy(copies, slot.event)
+            slot.event = self._stream.copy(copies, slot.event, on_device=ring is not self._ring)
         except Stopped:
-            self._ring.give_back(slot)
+            ring.give_back(slot)
             raise
         except BaseException:
-            self._ring.strand()
+            ring.strand()
             raise
-        self._ring.copying(slot)
+        ring.copying(slot)
 
     def ready(self, lease: CudaLease) -> None:
         """Queue the casts, and record the group's event. All copies have been queued before."""
@@ -269,7 +253,7 @@ class CudaLanding:
     def close(self) -> None:
         """Wait for the queued copies, then free slots, images, events and the stream, and close the files.
 
-        A slot that a reader still fills is freed when its read ends. So is the memory of a GPUDirect read.
+        A slot that a reader still fills is freed when its read ends.
         """
         if self._stream.stop():
             self._leases_ahead.close(_JOIN_SECONDS)
@@ -279,12 +263,12 @@ class CudaLanding:
         if stream is not None:
             yield stream.drain
         yield self._leases.clear
-        yield lambda: self._ring.close(intact=stream is None or stream.drained)
+        rings = [self._ring] if self._direct is None else [self._ring, self._direct.ring]
+        for ring in rings:
+            yield partial(ring.close, intact=stream is None or stream.drained)
         if stream is not None:
             yield from stream.ending()
-        if not self._ring.held and not self._direct_reads:
-            for file in self._files.values():
-                yield file.close
+        if not any(ring.held for ring in rings):
             yield self._driver.close
 
     def __del__(self) -> None:

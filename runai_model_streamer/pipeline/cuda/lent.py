@@ -142,7 +142,7 @@ def page_locked(driver: CudaDriver, lent: LentMemory) -> LentCopies | None:
     """
     locked: list[memoryview] = []
     try:
-        with driver.current():
+        with driver.relaxed():
             for memory in lent.mappings:
                 driver.page_lock(address_of(memory), len(memory))
                 locked.append(memory)

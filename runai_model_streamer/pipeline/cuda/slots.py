@@ -1,4 +1,6 @@
-"""Slots: pieces of page-locked host memory for bytes between their read and their copy to the GPU.
+"""Slots: pieces of memory for bytes between their read and their copy to the tensors on the GPU.
+
+They are page-locked host memory, or device memory that GPUDirect reads into (`direct`).
 
 A slot is free, then held by a reader that fills it, then copying, then free again. It becomes free only when the event
 after its copy has happened, since the GPU reads the slot until then.
@@ -8,24 +10,61 @@ On this path, `RUNAI_STREAMER_MEMORY_LIMIT` bounds the sum of all slots.
 
 import threading
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 from runai_model_streamer.lifecycle import Lifecycle
-from runai_model_streamer.pipeline.cuda.arena import Arena, Arenas, address_of
+from runai_model_streamer.pipeline.cuda.arena import Arenas, address_of
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
 from runai_model_streamer.pipeline.cuda.staging import Staging
 
 
 class Slot:
-    """A piece of page-locked memory, and the event after its copy."""
+    """A piece of memory that a read fills, and the event after its copy."""
 
     __slots__ = ("address", "event", "memory")
 
-    def __init__(self, memory: memoryview) -> None:
+    def __init__(self, address: int, memory: memoryview) -> None:
+        self.address = address
         self.memory = memory
-        """The slot's bytes. The reader that holds the slot may write them, even after the ring has closed."""
-        self.address = address_of(memory)
+        """The slot's bytes, if they are host memory. The reader that holds the slot may write them, even after the ring
+        has closed."""
         self.event: int | None = None
         """Recorded after the slot's copy; None before the first copy."""
+
+
+class EndUse(Protocol):
+    """Takes the memory of a ring that has ended."""
+
+    def __call__(self, *, intact: bool) -> None:
+        """Take it. If it is not `intact`, copies from it may be pending."""
+        ...
+
+
+class SlotMemory(NamedTuple):
+    """Memory to be cut into slots."""
+
+    size: int
+    """Its bytes."""
+    ready: Future[Any]
+    """Done when it can be cut, or when it is known that it cannot."""
+    cut: Callable[[], list[Slot]]
+    """Cuts it, once it is ready. Raises the error that prevented that."""
+    end_use: EndUse
+
+
+def page_locked_slots(driver: CudaDriver, staging: Staging, arenas: Arenas) -> SlotMemory:
+    """Borrow page-locked memory for the slots of a load."""
+    arena = arenas.lend(driver.number, driver.api, staging)
+
+    def cut() -> list[Slot]:
+        memory, size = arena.memory.result(), staging.size
+        pieces = [memory[size * index :][:size] for index in range(staging.slots)]
+        return [Slot(address_of(piece), piece) for piece in pieces]
+
+    return SlotMemory(arena.size, arena.memory, cut, partial(arenas.give_back, arena, staging))
 
 
 class SlotRing:
@@ -33,16 +72,13 @@ class SlotRing:
 
     Args:
         driver: the device's driver.
-        staging: number and size of the slots.
         lifecycle: the load's; its end ends a waiting `acquire`.
-        arenas: lends the slots' memory.
+        memory: what the slots are cut from. Its use ends with the ring.
     """
 
-    def __init__(self, driver: CudaDriver, staging: Staging, lifecycle: Lifecycle, arenas: Arenas) -> None:
+    def __init__(self, driver: CudaDriver, lifecycle: Lifecycle, memory: SlotMemory) -> None:
         self._driver = driver
-        self._staging = staging
         self._lifecycle = lifecycle
-        self._arenas = arenas
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._waiting = 0
@@ -53,15 +89,15 @@ class SlotRing:
         self._made = False
         self.held = 0
         """Slots that readers hold."""
-        self._arena: Arena | None = arenas.lend(driver.number, driver.api, staging)
-        self._arena.memory.add_done_callback(lambda _: self._wake())
+        self._memory: SlotMemory | None = memory
+        memory.ready.add_done_callback(lambda _: self._wake())
         lifecycle.on_stop(self._wake)
 
     @property
     def bytes(self) -> int:
-        """Bytes of page-locked memory that the load has; 0 after its end."""
-        arena = self._arena
-        return 0 if arena is None else arena.size
+        """Bytes of the memory that the load has; 0 after its end."""
+        memory = self._memory
+        return 0 if memory is None else memory.size
 
     def acquire(self) -> Slot:
         """Return a slot to fill: an unused one, else the one whose copy ends first.
@@ -105,13 +141,11 @@ class SlotRing:
     def _available(self) -> bool:
         if self._made:
             return bool(self._free or self._copying)
-        return self._arena is not None and self._arena.memory.done()
+        return self._memory is not None and self._memory.ready.done()
 
     def _make(self) -> None:
-        assert self._arena is not None
-        memory = self._arena.memory.result()
-        size = self._staging.size
-        self._free.extend(Slot(memory[size * index :][:size]) for index in reversed(range(self._staging.slots)))
+        assert self._memory is not None
+        self._free.extend(reversed(self._memory.cut()))
         self._made = True
 
     def copying(self, slot: Slot) -> None:
@@ -138,13 +172,13 @@ class SlotRing:
             self._end()
 
     def close(self, *, intact: bool) -> None:
-        """Give the arena back, once no reader holds a slot.
+        """End the use of the memory, once no reader holds a slot.
 
         Args:
-            intact: whether all copies are done. If not, no later load gets the arena.
+            intact: whether all copies are done. If not, no later load gets the memory.
 
         Raises:
-            CudaError: the arena could not be freed.
+            CudaError: the memory could not be freed.
         """
         with self._lock:
             self._closed, self._intact = True, intact
@@ -153,11 +187,11 @@ class SlotRing:
             self._end()
 
     def _end(self) -> None:
-        arena, self._arena = self._arena, None
+        memory, self._memory = self._memory, None
         self._free.clear()
         self._copying.clear()
-        if arena is not None:
-            self._arenas.give_back(arena, self._staging, intact=self._intact)
+        if memory is not None:
+            memory.end_use(intact=self._intact)
 
     def _wake(self) -> None:
         with self._lock:

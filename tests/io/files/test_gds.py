@@ -2,13 +2,15 @@
 
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from runai_model_streamer.config import GdsMode
-from runai_model_streamer.errors import GdsUnavailableError, MissingDependencyError
-from runai_model_streamer.io.files.gds import GdsFile, open_gds
+from runai_model_streamer.errors import GdsUnavailableError
+from runai_model_streamer.io.files.cufile import no_driver
+from runai_model_streamer.io.files.gds import open_gds
 from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.origins import SourceKind
 from tests.sources import MemorySource
@@ -24,31 +26,29 @@ def source(tmp_path: Path) -> FileSource:
 
 
 @pytest.fixture
-def no_kvikio(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "kvikio", None)
+def no_package(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """cuda-bindings is not installed."""
+    no_driver.cache_clear()
+    monkeypatch.setitem(sys.modules, "cuda.bindings.cufile", None)
+    yield
+    no_driver.cache_clear()
 
 
-@pytest.mark.usefixtures("no_kvikio")
-def test_auto_without_kvikio_goes_another_way_and_says_why(
+@pytest.mark.usefixtures("no_package")
+def test_auto_without_cuda_bindings_goes_another_way_and_says_why(
     source: FileSource, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="runai_model_streamer")
     assert open_gds(source, GdsMode.AUTO) is None
     (record,) = caplog.records
     assert record.levelname == "DEBUG"
-    assert record.getMessage().startswith(f"{source.path}: no GPUDirect: kvikio is not installed")
+    assert record.getMessage().startswith(f"{source.path}: no GPUDirect: cuda-bindings with cuFile is not installed")
 
 
-@pytest.mark.usefixtures("no_kvikio")
-def test_1_without_kvikio_names_the_file_and_what_to_install(source: FileSource) -> None:
+@pytest.mark.usefixtures("no_package")
+def test_1_without_cuda_bindings_names_the_file_and_what_to_install(source: FileSource) -> None:
     with pytest.raises(GdsUnavailableError, match=rf"{source.path}: RUNAI_STREAMER_GDS=1, .*{INSTALL}.*=auto"):
         open_gds(source, GdsMode.ALWAYS)
-
-
-@pytest.mark.usefixtures("no_kvikio")
-def test_a_file_without_kvikio_cannot_be_opened(source: FileSource) -> None:
-    with pytest.raises(MissingDependencyError, match=rf"{source.path}.*{INSTALL}"):
-        GdsFile(source)
 
 
 def test_0_does_not_even_look(source: FileSource, caplog: pytest.LogCaptureFixture) -> None:

@@ -20,10 +20,10 @@ from runai_model_streamer.pipeline.cuda.image import Copies
 from runai_model_streamer.pipeline.cuda.landing import CudaLanding
 from runai_model_streamer.pipeline.cuda.lease import CudaLease
 from runai_model_streamer.pipeline.cuda.memory import Allocated
-from runai_model_streamer.pipeline.cuda.slots import Slot
+from runai_model_streamer.pipeline.cuda.slots import Slot, SlotRing
 from runai_model_streamer.pipeline.landing.tensors import TorchForm
 from runai_model_streamer.pipeline.plan.groups import Group
-from runai_model_streamer.ranges import PAGE
+from runai_model_streamer.ranges import PAGE, round_up
 from tests.casts import FLOATS, TARGETS, expected, finite
 from tests.checkpoints import Stored, encode, join_ours, numbered, raw, stored
 from tests.cuda_emulator import MODES, Emulator, Mode
@@ -205,13 +205,13 @@ def test_a_slot_that_is_used_again_before_its_event_is_found(emulator: Emulator)
 
 def test_a_slots_event_that_is_recorded_before_its_copy_is_found(emulator: Emulator) -> None:
     class TooEarly(CudaLanding):
-        def _copy(self, slot: Slot, copies: Copies) -> None:
+        def _copy(self, ring: SlotRing, slot: Slot, copies: Copies) -> None:
             with self._stream.queue() as stream:
                 if slot.event is None:
                     slot.event = self._stream.event()
                 self._driver.record(slot.event, stream)
                 self._driver.copy_to_device(*copies, stream)
-            self._ring.copying(slot)
+            ring.copying(slot)
 
     assert is_found(("source-changed", "host-access"), lambda: lazily(emulator, PLAIN, landing=TooEarly))
 
@@ -563,18 +563,20 @@ def test_each_tensor_has_a_storage_of_its_own_aligned_for_every_dtype(emulator: 
 
 
 class Direct:
-    """A file that the device reads by itself, and that says so when something is pending on the memory."""
+    """A file that the device reads by itself, into pinned memory, and that says so when something is pending there."""
 
-    def __init__(self, data: bytes, emulator: Emulator) -> None:
+    def __init__(self, data: bytes, emulator: Emulator, world: World) -> None:
         self._data = data
         self._emulator = emulator
+        self._world = world
         self.reads: list[tuple[int, int]] = []
         self.closed = 0
 
-    def read_into_device(self, offset: int, pointer: int, length: int) -> None:
-        self._emulator.host_access(pointer, length, writes=True)
+    def read_into_device(self, offset: int, length: int, base: int, at: int) -> None:
+        assert at + round_up(length, PAGE) <= self._world.pinned.memory[base]
+        self._emulator.host_access(base + at, length, writes=True)
         self.reads.append((offset, length))
-        ctypes.memmove(pointer, self._data[offset : offset + length], length)
+        ctypes.memmove(base + at, self._data[offset : offset + length], length)
 
     def close(self) -> None:
         self.closed += 1
@@ -582,29 +584,32 @@ class Direct:
 
 @pytest.mark.parametrize("target", [None, "F16"])
 @pytest.mark.parametrize("mode", MODES)
-def test_large_reads_go_straight_to_the_device_and_small_tensors_by_slots(
+def test_direct_reads_are_whole_pages_and_tensors_are_copied_from_there(
     mode: Mode, target: str | None, emulator: Emulator
 ) -> None:
     emulator.set_mode(mode)
     world = world_of(emulator)
     file = numbered([1 << 20, 10, 20, 30, 3 << 20, 5]) | {"numbers": finite("F32", [300_001])}
-    direct = Direct(encode(file), emulator)
+    data = encode(file)
+    direct = Direct(data, emulator, world)
     for name, tensor in world.load([file], chunk=1 << 19, direct={0: direct}, alignment=PAGE, target=target).tensors():
         world.work_on(name, tensor)
         del tensor
     assert world.results() == wanted_of(PLAIN._replace(files=[file], target=target))
-    assert sum(length for _, length in direct.reads) > 3 << 20
+    assert sum(length for _, length in direct.reads) > len(data) - PAGE
+    assert [offset for offset, _ in direct.reads if offset % PAGE] == []
     assert direct.closed == 1
     assert world.close() == []
 
 
-def test_a_direct_read_that_does_not_wait_for_the_memory_is_found(emulator: Emulator) -> None:
+def test_a_direct_read_into_a_slot_that_is_still_copied_from_is_found(emulator: Emulator) -> None:
     class Impatient(CudaDriver):
         def synchronize_event(self, event: int) -> None:
             """Do not wait."""
 
     world = world_of(emulator, driver=Impatient)
     file = numbered([1 << 20])
-    load = world.load([file], chunk=1 << 19, direct={0: Direct(encode(file), emulator)})
+    direct = Direct(encode(file), emulator, world)
+    load = world.load([file], chunk=1 << 16, direct={0: direct}, alignment=PAGE, limit=1 << 17)
     assert len(list(load.tensors())) == 1
     assert any("host-access" in each for each in world.close())

@@ -118,6 +118,43 @@ class Counting(Caching):
         return super().allocate(forms)
 
 
+class HeldUp(Caching):
+    """Memory whose allocation for the third group lasts until the test ends it."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.threads: list[str] = []
+        """The thread of each allocation."""
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+
+    def allocate(self, forms: Sequence[TorchForm]) -> Allocated:
+        self.threads.append(threading.current_thread().name)
+        if len(self.threads) == 3:
+            self.begun.set()
+            assert self.go_on.wait(PATIENCE)
+        return super().allocate(forms)
+
+
+def test_while_memory_is_allocated_steps_are_read_copied_and_taken_so_no_lock_is_held(emulator: Emulator) -> None:
+    world = World(emulator, CtypesApi(emulator))
+    world.memory = memory = HeldUp(world)
+    file = numbered([4 * PAGE] * 5)  # a group for each, of four reads
+    load = world.load([file], chunk=PAGE, group_bytes=PAGE)
+    tensors = load.tensors()
+    kept = [next(tensors)]
+    assert memory.begun.wait(PATIENCE)
+    kept.append(next(tensors))  # all of the group was read, copied and counted meanwhile
+    assert not memory.go_on.is_set()
+    memory.go_on.set()
+    kept += tensors
+    assert [raw(tensor) for _, tensor in kept] == [each.data for each in file.values()]
+    assert len(memory.threads) == len(file)
+    assert {name for name in memory.threads if "allocator" not in name} == set()
+    kept.clear()
+    assert world.close() == []
+
+
 def test_memory_is_allocated_while_the_only_reader_reads(emulator: Emulator) -> None:
     world = World(emulator, CtypesApi(emulator))
     world.memory = memory = Counting(world)

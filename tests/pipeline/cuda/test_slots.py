@@ -10,7 +10,7 @@ import pytest
 from runai_model_streamer.errors import CudaError
 from runai_model_streamer.lifecycle import Lifecycle, Stopped
 from runai_model_streamer.pipeline.cuda.arena import Arena
-from runai_model_streamer.pipeline.cuda.slots import Slot, SlotRing
+from runai_model_streamer.pipeline.cuda.slots import Slot, SlotRing, page_locked_slots
 from runai_model_streamer.pipeline.cuda.staging import Staging
 from runai_model_streamer.ranges import PAGE
 from tests.checkpoints import PATIENCE
@@ -60,7 +60,7 @@ class Slots:
         self.lifecycle = Lifecycle()
         driver: Any = self.driver
         arenas: Any = self.arenas
-        self.ring = SlotRing(driver, Staging(PAGE, count, 0), self.lifecycle, arenas)
+        self.ring = SlotRing(driver, self.lifecycle, page_locked_slots(driver, Staging(PAGE, count, 0), arenas))
         if ready:
             self.ready()
 

@@ -30,7 +30,7 @@ from runai_model_streamer.lifecycle import Lifecycle
 from runai_model_streamer.origins import Origin, SourceKind
 from runai_model_streamer.pipeline.cuda.arena import Arenas
 from runai_model_streamer.pipeline.cuda.destination import CudaParts
-from runai_model_streamer.pipeline.cuda.direct import DeviceFile
+from runai_model_streamer.pipeline.cuda.direct import DeviceFile, DirectReads
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
 from runai_model_streamer.pipeline.cuda.image import Cast
 from runai_model_streamer.pipeline.cuda.landing import CudaLanding
@@ -282,6 +282,28 @@ class Tender(MemorySource):
         return super().read_into(offset, buffer)
 
 
+class Pinned:
+    """Remembers what is pinned for direct reads."""
+
+    def __init__(self) -> None:
+        self.memory: dict[int, int] = {}
+        """Address -> size."""
+
+    def register(self, address: int, size: int) -> "Unpins":
+        self.memory[address] = size
+        return Unpins(self, address)
+
+
+class Unpins(NamedTuple):
+    """One registration."""
+
+    pinned: Pinned
+    address: int
+
+    def close(self) -> None:
+        del self.pinned.memory[self.address]
+
+
 class Classes(NamedTuple):
     """What a load is made of; a test that plants a fault hands in a subclass."""
 
@@ -317,6 +339,8 @@ class World:
         """The device fails in this test: nothing more can be asked of it."""
         self.memory = classes.memory(self)
         self.arenas = Arenas(find_cpus)
+        self.pinned = Pinned()
+        """What is registered for direct reads."""
         self.faulty = Faulty(api)
         """What the landing calls the driver through."""
         self._results: list[tuple[str, int, int]] = []
@@ -360,8 +384,11 @@ class World:
         driver = self._classes.driver(0, self.faulty)
         cpus = self.arenas.find_cpus(driver.pci_address)
         copies = None if lent is None else page_locked(driver, lent)
+        direct = None
+        if files:
+            direct = DirectReads(self._classes.driver(0, self.faulty), files, staging, lifecycle, self.pinned.register)
         make = self._classes.landing if copies is None else partial(LentLanding, copies)
-        return make(driver, self.memory, staging, lifecycle, groups, self.arenas, files, target, cpus)
+        return make(driver, self.memory, staging, lifecycle, groups, self.arenas, direct, target, cpus)
 
     def load(
         self,
@@ -432,6 +459,7 @@ class World:
         self.arenas.release()
         join_ours()  # an arena that is still being page-locked is freed when it is
         wrong = [f"{self.memory.lent} pieces of memory are left"] if self.memory.lent else []
+        wrong += [f"{address:#x} is pinned for direct reads" for address in self.pinned.memory]
         self.memory.close()
         self.call("cuStreamDestroy", self.stream)
         self.call("cuStreamDestroy", self.other)
