@@ -76,6 +76,13 @@ FAULTS: Final = {
         "tests/torch_cuda/test_capture.py",
         "test_a_load_in_another_thread_does_not_break_a_capture and lazy",
     ),
+    "B7 page-locking breaks a capture elsewhere": Fault(
+        f"{_CUDA}/arena.py",
+        "            with driver.relaxed():\n",
+        "            with driver.current():\n",
+        "tests/torch_cuda/test_capture.py",
+        "test_the_first_load_of_a_process_page_locks_memory_and_does_not_break_a_capture",
+    ),
     "B7 a stream that captures is recorded on": Fault(
         f"{_CUDA}/driver.py",
         'if int(self._call("cuStreamIsCapturing", stream)):',

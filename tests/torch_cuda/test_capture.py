@@ -36,6 +36,22 @@ def test_a_load_in_another_thread_does_not_break_a_capture(emulator: Emulator, c
 
 
 @emulated_torch(modes=("lazy",))
+def test_the_first_load_of_a_process_page_locks_memory_and_does_not_break_a_capture(
+    emulator: Emulator, checkpoint: Path
+) -> None:
+    source, target = torch.ones(8, device=DEVICE), torch.zeros(8, device=DEVICE)
+    graph = torch.cuda.CUDAGraph()
+    emulator.reset()
+    with torch.cuda.graph(graph):
+        target.copy_(source)
+        loaded = loaded_elsewhere(checkpoint)
+    graph.replay()
+    assert "cuMemHostRegister" in emulator.calls()
+    assert target.tolist() == [1.0] * 8
+    assert wrong(loaded) == []
+
+
+@emulated_torch(modes=("lazy",))
 def test_a_stream_that_captures_is_refused(emulator: Emulator, checkpoint: Path) -> None:
     target = torch.zeros(8, device=DEVICE)
     with SafetensorsStreamer() as streamer:

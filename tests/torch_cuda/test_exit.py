@@ -13,7 +13,7 @@ TIMES = 12
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
-@emulated_torch(modes=("lazy",), seconds=120)
+@emulated_torch(modes=("lazy",), seconds=240)
 def test_while_memory_is_allocated(
     emulator: Emulator, checkpoint: Path, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
