@@ -43,7 +43,6 @@ __all__ = [
     "PinnedMode",
     "S3Config",
     "S3Transport",
-    "StreamerConfig",
     "WebConfig",
 ]
 
@@ -257,9 +256,6 @@ class LoadConfig:
         plain = groups.pop("")
         return cls(**plain, **{name: _GROUPS[name](**values) for name, values in groups.items()})
 
-
-StreamerConfig = LoadConfig
-"""The former name, for branches that are yet to land."""
 
 _GROUPS: Final[Mapping[str, Any]] = {
     "s3": S3Config,

@@ -9,7 +9,7 @@ from tests.cuda_emulator import Emulator
 from tests.cuda_emulator.testing import emulated_torch
 from tests.torch_cuda.exits import ALLOCATIONS, STATUS, statuses
 
-TIMES = 12
+TIMES = 6
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
