@@ -132,7 +132,7 @@ class NodeCache:
         try:
             entry = self._entry(identity, About(shown(identity), version, source.size, shown(endpoint)))
             if entry is None:
-                _log.info("%s: not cached: the cache has no room for it", source.path)
+                self._trouble.no_room(source.path, sized=self._size is not None)
             return source if entry is None else self._cached(source, entry)
         except OSError as error:
             self._trouble.cannot_write(error)

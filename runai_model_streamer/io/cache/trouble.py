@@ -1,4 +1,4 @@
-"""The one warning of a load whose cache cannot be used."""
+"""What is said of a cache that cannot be used, has no room or is damaged."""
 
 import errno
 import logging
@@ -26,6 +26,7 @@ class Trouble:
         self._lock = threading.Lock()
         self.why: str | None = None
         """What was first wrong; None: nothing was."""
+        self._warned_of_room = False
 
     def report(self, why: str) -> None:
         """Note why the cache cannot be used, and warn, unless that was done before."""
@@ -44,6 +45,18 @@ class Trouble:
     def cannot_read(self, error: Exception) -> None:
         """Note that a read failed."""
         self.report(f"cannot be read: {getattr(error, 'strerror', None) or error}")
+
+    def no_room(self, path: str, *, sized: bool) -> None:
+        """Note that an object gets no room. Warn once if that is for want of a size: the user may expect a cache."""
+        _log.info("%s: not cached: the cache has no room for it", path)
+        with self._lock:
+            warned, self._warned_of_room = self._warned_of_room, True
+        if not (sized or warned):
+            _log.warning(
+                "RUNAI_STREAMER_CACHE_DIR=%s: nothing more is cached: without a size, a cache leaves a tenth of its "
+                "disk free, and less is. Free some of it, or set RUNAI_STREAMER_CACHE_SIZE",
+                self._folder,
+            )
 
     def damaged(self, path: str, pieces: Sequence[Piece]) -> None:
         """Warn of pieces that are fetched again."""
