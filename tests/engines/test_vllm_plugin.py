@@ -240,7 +240,7 @@ class TestLoading:
         left_out = {f"model.layers.0.mlp.experts.{index}.up_proj.weight" for index in others}
         assert loaded(vllm.loader("runai_streamer"), config) == TENSORS.keys() - left_out
         size = sum(len(TENSORS[name].data) for name in TENSORS.keys() - left_out)
-        assert f"loaded: {len(TENSORS) - 2} of {len(TENSORS) - 2} tensors, {size / 1e6:.1f} MB" in caplog.text
+        assert f"loaded: {len(TENSORS) - 2} of {len(TENSORS) - 2} tensors, {size / 1e3:.0f} kB" in caplog.text
 
     def test_without_the_filter_every_rank_gets_all_experts(self, vllm: Vllm, folder: Path) -> None:
         vllm.parallel.enable_expert_parallel = True
@@ -272,7 +272,7 @@ class TestLoading:
         caplog.set_level(logging.INFO)
         loaded(vllm.loader("runai_streamer"), ModelConfig(str(folder)))
         (line,) = [record.getMessage() for record in caplog.records if record.name == "vllm.runai_model_streamer"]
-        assert line.startswith(f"[RunAI Streamer] loaded: {len(TENSORS)} of {len(TENSORS)} tensors, 0.5 MB, to cpu; ")
+        assert line.startswith(f"[RunAI Streamer] loaded: {len(TENSORS)} of {len(TENSORS)} tensors, 525 kB, to cpu; ")
         assert "; memory: " in line
         assert "\n" not in line
 
