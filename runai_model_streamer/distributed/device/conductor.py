@@ -119,8 +119,8 @@ class Conductor:
                 ranks = [self._peers.ranks[each] for each in self._turns.waits_for()]
             if not blaming:
                 blaming = True
-                for rank in ranks:
-                    waits.enter_context(self._peers.waiting_for(rank))
+                if ranks:
+                    waits.enter_context(self._peers.waiting_for(*ranks))
             left = since + self._peers.timeout.total_seconds() - time.monotonic()
             if ranks and left <= 0:
                 raise self._peers.failure(ranks[0], TimeoutError(TIMED_OUT))

@@ -97,9 +97,8 @@ class DeviceRing(RingEnd):
             self._wait(self._freed, lambda: earlier not in self._uses, self._blamed)
         return self._tasks[place]
 
-    def _blamed(self) -> int | None:
-        ranks = self._turns.waits_for()
-        return self._peers.ranks[ranks[0]] if ranks else None
+    def _blamed(self) -> Sequence[int]:
+        return [self._peers.ranks[each] for each in self._turns.waits_for()]
 
     @override
     def slot(self, number: int) -> memoryview:

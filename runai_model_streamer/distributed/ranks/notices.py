@@ -38,6 +38,8 @@ class TimedOut(NamedTuple):
 
     waited: tuple[int, ...]
     """The ranks that it waited for, the longest wait first."""
+    accused: tuple[int, ...]
+    """Those of them that it waited for alone. A wait for any of several ranks accuses none of them."""
 
 
 def nothing() -> torch.Tensor:
@@ -47,7 +49,7 @@ def nothing() -> torch.Tensor:
 
 def _written(notice: Reason | TimedOut) -> torch.Tensor:
     if isinstance(notice, TimedOut):
-        said = orjson.dumps({"waited": notice.waited[:_MAX_RANKS]})
+        said = orjson.dumps({"waited": notice.waited[:_MAX_RANKS], "accused": notice.accused[:_MAX_RANKS]})
     else:
         text = as_unicode(notice.text)
         while len(said := orjson.dumps({"rank": notice.rank, "text": text})) > NOTICE_BYTES:
@@ -58,7 +60,7 @@ def _written(notice: Reason | TimedOut) -> torch.Tensor:
 def _read(message: torch.Tensor) -> Reason | TimedOut:
     said = orjson.loads(bytes(message.numpy()).rstrip(b"\0"))
     if "waited" in said:
-        return TimedOut(tuple(said["waited"]))
+        return TimedOut(tuple(said["waited"]), tuple(said["accused"]))
     return Reason(int(said["rank"]), str(said["text"]))
 
 

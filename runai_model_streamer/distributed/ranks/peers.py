@@ -18,7 +18,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final
@@ -28,6 +28,7 @@ import torch.distributed as dist
 
 from runai_model_streamer.distributed.ranks.channel import Channel
 from runai_model_streamer.distributed.ranks.notices import Listener, Reason, TimedOut, nothing
+from runai_model_streamer.distributed.ranks.waits import Waits
 from runai_model_streamer.errors import DistributedError
 from runai_model_streamer.lifecycle import Stopped
 
@@ -72,7 +73,9 @@ class Peers:
         self._control = control
         self.timeout = timedelta(seconds=timeout)
         """Maximum time for one message, or for another wait for a rank."""
-        self._waiting: dict[object, tuple[float, int]] = {}
+        self._waits = Waits()
+        self.waiting_for = self._waits.of
+        """Notes that this rank waits for another, or for any of several, while the context is open."""
         self._gate = threading.Condition()
         self._beginning = 0
         self._settling = threading.RLock()
@@ -144,16 +147,6 @@ class Peers:
                 self._gate.notify_all()
         raise self.failure(rank, failed) from failed
 
-    @contextlib.contextmanager
-    def waiting_for(self, rank: int) -> Iterator[None]:
-        """Note that this rank waits for `rank` while the context is open."""
-        key = object()
-        self._waiting[key] = (time.monotonic(), rank)
-        try:
-            yield
-        finally:
-            del self._waiting[key]
-
     def _wait(self, rank: int, work: Any) -> None:
         with self.waiting_for(rank):
             try:
@@ -185,22 +178,23 @@ class Peers:
                 return
         # A wait has timed out, here or there. The rank waited for may itself wait for another. Each rank says which
         # ranks it waited for, and a rank that says nothing hangs.
-        waited = self._long_waits()
-        if not waited or self._accused(waited):
-            self._end(self._absent(self.rank if waited else self._blamed_by(rank)))
+        late = self._waits.longer_than(self.timeout.total_seconds() / 2)
+        if not late.waited or self._accused(late.waited):
+            self._end(self._absent(self.rank if late.waited else self._blamed_by(rank)))
             return
-        self._stop(TimedOut(waited))
-        self._reason = self._found_out(waited)
+        self._stop(late)
+        self._reason = self._found_out(late.waited)
         self._settled.set()
 
     def _accused(self, waited: Sequence[int]) -> bool:
-        """Return whether a rank that this one waits for has said before that it waits for this one.
+        """Return whether a rank that this one waits for has said before that it waits for this one, or all have.
 
         A process that was stopped finds its own waits long when it goes on, but the others timed out first.
         """
         deadline = time.monotonic() + 0.25  # a listener's thread takes what has arrived
-        answers = (self._said_by(rank, max(deadline - time.monotonic(), 0)) for rank in waited if rank != self.rank)
-        return any(isinstance(said, TimedOut) and self.rank in said.waited for said in answers)
+        answers = [self._said_by(rank, max(deadline - time.monotonic(), 0)) for rank in waited if rank != self.rank]
+        blaming = [said for said in answers if isinstance(said, TimedOut) and self.rank in said.waited]
+        return len(blaming) == len(answers) or any(self.rank in said.accused for said in blaming)
 
     def _found_out(self, waited: Sequence[int]) -> Reason:
         """Return the rank that the longest waits end at: the first that is at fault itself, or that says nothing."""
@@ -234,11 +228,6 @@ class Peers:
             f"took no part for {self.timeout.total_seconds():g} s: it hangs, or its loop over the tensors has paused "
             "(RUNAI_STREAMER_DIST_TIMEOUT says how long others wait)",
         )
-
-    def _long_waits(self) -> tuple[int, ...]:
-        """Return the ranks that this one has waited for longer than half the timeout, the longest wait first."""
-        since = time.monotonic() - self.timeout.total_seconds() / 2
-        return tuple(dict.fromkeys(rank for began, rank in sorted(self._waiting.values()) if began < since))
 
     def end(self, reason: Reason) -> None:
         """End the load: send all others the reason, and wake all waits, here and there. The first reason counts."""

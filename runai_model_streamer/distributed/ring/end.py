@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeAlias
 
 import torch
@@ -13,8 +13,8 @@ from runai_model_streamer.distributed.ranks.peers import TIMED_OUT, Peers
 from runai_model_streamer.distributed.ring.links import GOODBYE, Links
 from runai_model_streamer.errors import StreamerError
 
-Blamed: TypeAlias = Callable[[], int | None]
-"""Returns the rank that must act next; None for this rank, whose caller has no time limit."""
+Blamed: TypeAlias = Callable[[], Sequence[int]]
+"""Returns the ranks of which one must act next; none for this rank, whose caller has no time limit."""
 
 
 class RingEnd(ABC):
@@ -170,21 +170,21 @@ class RingEnd(ABC):
             raise self._peers.failure(self._peers.ranks[other], TimeoutError(TIMED_OUT))
 
     def _wait(self, condition: threading.Condition, done: Callable[[], bool], blamed: Blamed) -> float:
-        """Wait until `done`, for the rank that is `blamed` no longer than the timeout. Return the seconds waited."""
+        """Wait until `done`, for the ranks to blame no longer than the timeout. Return the seconds waited."""
         late, began = None, 0.0
         with contextlib.ExitStack() as waits:  # until this rank has been asked whom it waited for
             with self._lock:
                 if self._running and not done():
                     began = time.monotonic()
                 while late is None and self._running and not done():
-                    rank = blamed()
+                    ranks = blamed()
                     waits.close()
-                    if rank is None:
+                    if not ranks:
                         condition.wait()
                         continue
-                    waits.enter_context(self._peers.waiting_for(rank))
-                    if not self._wait_for(rank, condition, done, blamed):
-                        late = rank
+                    waits.enter_context(self._peers.waiting_for(*ranks))
+                    if not self._wait_for(ranks, condition, done, blamed):
+                        late = ranks[0]
                 running = self._running or done()
             if late is not None:
                 raise self._peers.failure(late, TimeoutError(TIMED_OUT))
@@ -192,10 +192,12 @@ class RingEnd(ABC):
                 self._raise_ended()
         return time.monotonic() - began if began else 0.0
 
-    def _wait_for(self, rank: int, condition: threading.Condition, done: Callable[[], bool], blamed: Blamed) -> bool:
-        """Wait until `done`, or until another rank is to blame. Return whether that was in time."""
+    def _wait_for(
+        self, ranks: Sequence[int], condition: threading.Condition, done: Callable[[], bool], blamed: Blamed
+    ) -> bool:
+        """Wait until `done`, or until other ranks are to blame. Return whether that was in time."""
         deadline = time.monotonic() + self._peers.timeout.total_seconds()
-        while self._running and not done() and blamed() == rank:
+        while self._running and not done() and blamed() == ranks:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False

@@ -90,10 +90,9 @@ class Ring(RingEnd):
             self.count_wait(self._last_taker[earlier], seconds)
         return self._tasks[place]
 
-    def _holder(self, number: int) -> int | None:
-        """Return the first other rank that must still take a block; None if only this one must."""
-        ranks = [self._peers.ranks[each] for each in bits(self._untaken[number]) if each != self._me]
-        return ranks[0] if ranks else None
+    def _holder(self, number: int) -> Sequence[int]:
+        """Return the first other rank that must still take a block; none if only this one must."""
+        return [self._peers.ranks[each] for each in bits(self._untaken[number]) if each != self._me][:1]
 
     @override
     def slot(self, number: int) -> memoryview:
@@ -118,7 +117,7 @@ class Ring(RingEnd):
     @override
     def lend(self, number: int, start: int, length: int) -> memoryview:
         filler, slot = self._place[number]
-        blamed = None if filler == self._me else self._peers.ranks[filler]
+        blamed = () if filler == self._me else (self._peers.ranks[filler],)
         self.count_wait(filler, self._wait(self._arrived, lambda: number in self._ready, lambda: blamed))
         return self._slots[filler].slot(slot, start + length)[start:]
 

@@ -72,7 +72,7 @@ class PlayedPeers:
         self.timeout = timedelta(seconds=world.patience)
         self._world = world
 
-    def waiting_for(self, _: int) -> Any:
+    def waiting_for(self, *_: int) -> Any:
         return nullcontext()
 
     def failure(self, rank: int, error: Exception) -> DistributedError | Stopped:

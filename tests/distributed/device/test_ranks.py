@@ -68,3 +68,9 @@ def test_ranks_that_end_at_random_moments_end_all_others() -> None:
     ways = ("killed", "leaves", "cannot read")
     wrong = chaos.main(len(ways) * 3, 3, seed=3, tell=lines.append, ways=ways, fan_out="device")
     assert wrong == [], "\n".join(lines)
+
+
+def test_a_rank_that_is_stopped_is_named() -> None:
+    lines: list[str] = []
+    wrong = chaos.main(3, 3, seed=5, tell=lines.append, ways=("stopped",), fan_out="device")
+    assert wrong == [], "\n".join(lines)

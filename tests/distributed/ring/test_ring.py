@@ -24,7 +24,7 @@ class PlayedPeers:
         self.timeout = timedelta(seconds=timeout)
         self.failures: list[tuple[int, str]] = []
 
-    def waiting_for(self, rank: int) -> Any:
+    def waiting_for(self, *ranks: int) -> Any:
         return threading.Lock()
 
     def failure(self, rank: int, error: Exception) -> DistributedError:
