@@ -48,8 +48,8 @@ class CurrentAccess(Generic[A]):
                     self._access = access
                     self._made.append(access)
                     return access
-            access.close()
-            return self.get()  # raises
+        access.close()
+        return self.get()  # raises
 
     def _ready(self) -> A | None:
         with self._lock:

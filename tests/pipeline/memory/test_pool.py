@@ -575,7 +575,7 @@ def test_a_full_machine_is_said_once(nearly_full: PoolPolicy, caplog: pytest.Log
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert "RUNAI_STREAMER_MEMORY_LIMIT" in warnings[0].getMessage()
-    assert "1024 MiB" in warnings[0].getMessage()
+    assert "1.07 GB" in warnings[0].getMessage()
     del tensor
 
 
