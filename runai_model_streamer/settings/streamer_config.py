@@ -91,7 +91,7 @@ class StreamerConfig:
     """All ranks share the reads, not only those of a node."""
     dist_timeout: float | None = None
     """Seconds that a rank waits for another."""
-    dist_fanout: Literal["auto", "memory", "sockets"] | None = None
+    dist_fanout: Literal["auto", "memory", "device", "sockets"] | None = None
     """How ranks of a node pass each other what one of them has read."""
     trace: Path | None = None
     """File for an event trace of each load."""

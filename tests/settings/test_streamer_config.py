@@ -5,7 +5,7 @@ import dataclasses
 import inspect
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -21,7 +21,7 @@ from runai_model_streamer import (
     pull_files,
     safe_open,
 )
-from runai_model_streamer.config import DirectIO, LoadConfig
+from runai_model_streamer.config import DirectIO, FanOut, LoadConfig, S3Transport
 from runai_model_streamer.errors import ArgumentError, ArgumentTypeError, ConfigError
 from runai_model_streamer.settings.streamer_config import NOT_OF_A_LOAD, parsed
 from runai_model_streamer.settings.table import PREFIX, SETTINGS
@@ -239,3 +239,9 @@ def test_it_shows_what_is_set_and_no_secret() -> None:
     with pytest.raises(ArgumentError) as caught:
         StreamerConfig(http_token="planted")
     assert "planted" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "values"), [("s3_transport", S3Transport), ("dist_fanout", FanOut)])
+def test_a_choice_has_the_values_of_its_setting(name: str, values: type[FanOut] | type[S3Transport]) -> None:
+    chosen = [each for part in get_args(get_type_hints(StreamerConfig)[name]) for each in get_args(part)]
+    assert chosen == [each.value for each in values]
