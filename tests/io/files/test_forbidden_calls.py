@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 import pytest
 
 from runai_model_streamer import SafetensorsStreamer
+from runai_model_streamer.cli.doctor import machine
 from runai_model_streamer.io.files.page_cache import PageCache
 from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.io.files.stamps import Glance, stamp_of
@@ -131,6 +132,15 @@ def test_the_report_says_how_files_were_read_and_why(tmp_path: Path, calls: Sequ
             return dict(streamer.report.ways)
 
     assert forbidding(calls, errno.EPERM, work) == {way: 1}
+
+
+def test_doctor_says_what_is_forbidden_and_that_asynchronous_reads_are_not_missed() -> None:
+    def work() -> list[tuple[str, str]]:
+        return [(check.status, check.remedy) for check in machine.kernel() if check.name == "page cache"]
+
+    allow = "allow cachestat or mincore in the container's seccomp profile"
+    assert forbidding(WHAT_IS_CACHED, errno.EPERM, work) == [("warning", allow)]
+    assert [status for status, _ in forbidding(ASYNCHRONOUS, errno.EPERM, work)] == ["ok"]
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.ENOSYS])
