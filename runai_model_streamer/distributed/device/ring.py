@@ -45,16 +45,14 @@ class DeviceRing(RingEnd):
         lane: Lane,
         order: type[Turns] = Turns,
     ) -> None:
-        super().__init__(peers, domain)
+        super().__init__(peers, domain, slots)
         self._blocks, self._lane = blocks, lane
-        self._slots, self._host_slots = slots, slots[self._me].count
         self._roots = {number: filler for number, each in enumerate(fillers) for filler in each if filler in domain}
         self._numbers = list(self._roots)
         self._turn = {number: turn for turn, number in enumerate(self._numbers)}
         self._turns = order(self._me, domain, list(self._roots.values()), lane.count)
         self._tasks = [number for number, root in self._roots.items() if root == self._me]
         self._place = {number: place for place, number in enumerate(self._tasks)}
-        self._claimed = 0
         self._filled: set[int] = set()
         self._uses = dict.fromkeys(self._tasks, 2)
         """Number of each block that this rank fills -> uses of its slot: its broadcast, and sending it elsewhere."""
@@ -65,9 +63,7 @@ class DeviceRing(RingEnd):
 
     @override
     def connect(self, links: Links | None) -> None:
-        self._links = links
-        if links is not None:
-            links.start()
+        super().connect(links)
         self._conductor.start()
 
     @property
@@ -80,29 +76,16 @@ class DeviceRing(RingEnd):
         """Whether the load has not ended."""
         return self._running
 
-    @property
     @override
-    def tasks(self) -> int:
-        return len(self._tasks)
-
-    @override
-    def claim(self) -> int | None:
-        with self._lock:
-            place = self._claimed
-            if place == len(self._tasks):
-                return None
-            self._claimed += 1
-        if place >= self._host_slots:
-            earlier = self._tasks[place - self._host_slots]
-            self._wait(self._freed, lambda: earlier not in self._uses, self._blamed)
-        return self._tasks[place]
+    def _await_slot_of(self, number: int) -> None:
+        self._wait(self._freed, lambda: number not in self._uses, self._blamed)
 
     def _blamed(self) -> Sequence[int]:
         return [self._peers.ranks[each] for each in self._turns.waits_for()]
 
     @override
     def slot(self, number: int) -> memoryview:
-        return self._slots[self._me].slot(self._place[number] % self._host_slots, self._blocks[number].length)
+        return self._slots[self._me].slot(self._place[number] % self._own_slots, self._blocks[number].length)
 
     @override
     def publish(self, number: int) -> None:
@@ -158,12 +141,6 @@ class DeviceRing(RingEnd):
             self.all_have_run(sender)
 
     @override
-    def drain(self) -> None:
-        with self._lock:
-            while self._running and not self._left and not self.complete:
-                self._arrived.wait()
-
-    @override
     def _stop(self) -> None:
         super()._stop()
         self._conductor.tell()
@@ -176,7 +153,6 @@ class DeviceRing(RingEnd):
     def close(self) -> None:
         super().close()
         self._conductor.close()
-        self._slots.clear()
 
     # What the conductor calls.
 

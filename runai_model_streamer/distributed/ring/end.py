@@ -11,6 +11,7 @@ import torch
 
 from runai_model_streamer.distributed.ranks.peers import TIMED_OUT, Peers
 from runai_model_streamer.distributed.ring.links import GOODBYE, Links
+from runai_model_streamer.distributed.ring.slots import Slots
 from runai_model_streamer.errors import StreamerError
 
 Blamed: TypeAlias = Callable[[], Sequence[int]]
@@ -26,16 +27,23 @@ class RingEnd(ABC):
     Args:
         peers: the ranks of the load.
         domain: indices of the ranks that pass each other blocks through this ring.
+        slots: index of a rank -> its slots in host memory, this one's among them. Emptied by `close`.
     """
 
     on_device = False
     """Whether blocks are lent on a device."""
 
-    def __init__(self, peers: Peers, domain: tuple[int, ...]) -> None:
+    def __init__(self, peers: Peers, domain: tuple[int, ...], slots: dict[int, Slots]) -> None:
         self._peers = peers
         self._me = peers.index
         self.domain = domain
         """Indices of the ranks of the ring, this one among them."""
+        self._slots, self._own_slots = slots, slots[self._me].count
+        self._tasks: Sequence[int] = ()
+        """Numbers of the blocks that this rank fills, in order. Subclasses set it, and `_left`."""
+        self._claimed = 0
+        self._left: dict[int, int] = {}
+        """Number of each block that this rank needs -> bytes that it has not taken yet."""
         self._links: Links | None = None
         self._lock = threading.Lock()
         self._leaving = threading.Lock()
@@ -56,20 +64,33 @@ class RingEnd(ABC):
         """Whether this rank has all that it needs, and the others need nothing more of it."""
 
     @property
-    @abstractmethod
     def tasks(self) -> int:
         """Number of blocks that this rank fills."""
+        return len(self._tasks)
 
-    @abstractmethod
     def connect(self, links: Links | None) -> None:
         """Begin. `links` connects to the other ranks of the domain, and calls `received` and `lost`."""
+        self._links = links
+        if links is not None:
+            links.start()
 
-    @abstractmethod
     def claim(self) -> int | None:
         """Wait for the slot of the next block to fill. Return the block's number; None if there are no more.
 
         Raises as `lend` does.
         """
+        with self._lock:
+            place = self._claimed
+            if place == len(self._tasks):
+                return None
+            self._claimed += 1
+        if place >= self._own_slots:
+            self._await_slot_of(self._tasks[place - self._own_slots])
+        return self._tasks[place]
+
+    @abstractmethod
+    def _await_slot_of(self, number: int) -> None:
+        """Wait until nobody needs the slot of a block that this rank has filled any more."""
 
     @abstractmethod
     def slot(self, number: int) -> memoryview:
@@ -105,9 +126,11 @@ class RingEnd(ABC):
     def received(self, sender: int, kind: int, number: int) -> None:
         """Handle a message from another rank."""
 
-    @abstractmethod
     def drain(self) -> None:
         """If this rank has all that it needs, wait until the others need nothing more of it, or the load has ended."""
+        with self._lock:
+            while self._running and not self._left and not self.complete:
+                self._arrived.wait()
 
     def lost(self, other: int, why: str) -> None:
         """Note that the connection to a rank of the domain has closed without a goodbye, and end."""
@@ -146,6 +169,7 @@ class RingEnd(ABC):
         self.stop()
         if self._links is not None:
             self._links.close()
+        self._slots.clear()
         self._error = None  # its traceback leads here, and to slots: the cycle would keep them until gc runs
 
     def count_wait(self, index: int, seconds: float) -> None:

@@ -31,12 +31,11 @@ class Ring(RingEnd):
         slots: dict[int, Slots],
         needed: Mapping[int, int],
     ) -> None:
-        super().__init__(peers, tuple(slots))
+        super().__init__(peers, tuple(slots), slots)
         self._blocks = blocks
-        self._slots = slots
         me = self._me
         domain = sum(1 << each for each in slots)
-        self._tasks: list[int] = []
+        tasks: list[int] = []
         self._place: dict[int, tuple[int, int]] = {}
         self._untaken: dict[int, int] = {}
         self._last_taker: dict[int, int] = {}
@@ -48,20 +47,18 @@ class Ring(RingEnd):
                 slot = filled[filler] % slots[filler].count
                 filled[filler] += 1
                 if filler == me:
-                    self._tasks.append(number)
+                    tasks.append(number)
                     self._untaken[number] = blocks[number].takers & domain
                 if blocks[number].takers >> me & 1:
                     self._place[number] = (filler, slot)
-        self._next = 0
-        self._unfilled = len(self._tasks)
+        self._tasks = tasks
+        self._unfilled = len(tasks)
         self._ready: set[int] = set()
         self._left = {number: needed.get(number, 0) for number in self._place}
 
     @override
     def connect(self, links: Links | None) -> None:
-        self._links = links
-        if links is not None:
-            links.start()
+        super().connect(links)
         for number in [number for number, length in self._left.items() if not length]:
             self._let_go(number)
         self._say_goodbye_if_done()
@@ -71,24 +68,10 @@ class Ring(RingEnd):
     def complete(self) -> bool:
         return not self._left and not self._unfilled
 
-    @property
     @override
-    def tasks(self) -> int:
-        return len(self._tasks)
-
-    @override
-    def claim(self) -> int | None:
-        with self._lock:
-            place = self._next
-            if place == len(self._tasks):
-                return None
-            self._next += 1
-        before = place - self._slots[self._me].count
-        if before >= 0:
-            earlier = self._tasks[before]
-            seconds = self._wait(self._freed, lambda: not self._untaken[earlier], lambda: self._holder(earlier))
-            self.count_wait(self._last_taker[earlier], seconds)
-        return self._tasks[place]
+    def _await_slot_of(self, number: int) -> None:
+        seconds = self._wait(self._freed, lambda: not self._untaken[number], lambda: self._holder(number))
+        self.count_wait(self._last_taker[number], seconds)
 
     def _holder(self, number: int) -> Sequence[int]:
         """Return the first other rank that must still take a block; none if only this one must."""
@@ -167,14 +150,3 @@ class Ring(RingEnd):
     @override
     def join(self, seconds: float) -> None:
         """Return: this ring has no thread."""
-
-    @override
-    def close(self) -> None:
-        super().close()
-        self._slots.clear()
-
-    @override
-    def drain(self) -> None:
-        with self._lock:
-            while self._running and not self._left and self._unfilled:
-                self._arrived.wait()

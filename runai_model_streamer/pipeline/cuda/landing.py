@@ -166,25 +166,18 @@ class CudaLanding:
         if self._driver.attach():
             bind(self._cpus)
         direct = self._direct
-        if direct is not None and direct.has(step.file):
-            return self._read_direct(direct, lease, step)
-        slot = self._acquire()
+        if direct is not None and not direct.has(step.file):
+            direct = None
+        ring, slot = (self._ring, self._acquire()) if direct is None else (direct.ring, direct.ring.acquire())
         try:
-            reading = timed_read(source, step.offset, slot.memory[: step.length])
+            if direct is None:
+                reading = timed_read(source, step.offset, slot.memory[: step.length])
+            else:
+                reading = direct.read(step, slot)
         except BaseException:
-            self._ring.give_back(slot)
+            ring.give_back(slot)
             raise
-        self._queue(self._ring, slot, lease.image.copies(step, slot.address))
-        return reading
-
-    def _read_direct(self, direct: DirectReads, lease: CudaLease, step: Step) -> Reading:
-        slot = direct.ring.acquire()
-        try:
-            reading = direct.read(step, slot)
-        except BaseException:
-            direct.ring.give_back(slot)
-            raise
-        self._queue(direct.ring, slot, lease.image.copies(step, slot.address))
+        self._queue(ring, slot, lease.image.copies(step, slot.address))
         return reading
 
     def _copy(self, ring: SlotRing, slot: Slot, copies: Copies) -> None:

@@ -83,10 +83,9 @@ class LentCopies:
 
     def _copy(self, loan: Loan, image: Image, part: Step, stream: CopyStream) -> None:
         lent = loan.memory
-        on_device = isinstance(lent, torch.Tensor)
         copies = image.copies(part, lent.data_ptr() if isinstance(lent, torch.Tensor) else address_of(lent))
         if copies.sizes:
-            event = stream.copy(copies, None, on_device=on_device)
+            event = stream.copy(copies, None, on_device=isinstance(lent, torch.Tensor))
             self._driver.synchronize_event(event)
             stream.give_back(event)
         loan.give_back()

@@ -50,6 +50,25 @@ class Load:
         return thread
 
 
+def full_then_taken(room: int, **sizes: int) -> Load:
+    """A load whose device was full when it asked for the second group, until the caller took the first."""
+    load = Load(room, **sizes)
+    thread = load.give(0, 1)
+    assert load.device.refused.acquire(timeout=PATIENCE)
+    load.device.room = 9
+    load.ahead.take()
+    thread.join(PATIENCE)
+    return load
+
+
+def ends_waiting(load: Load) -> None:
+    """Ask for the third group, end the load, and see that the group got no memory."""
+    thread = load.give(2, 2)
+    load.lifecycle.close()
+    thread.join(PATIENCE)
+    assert load.given == [0, 1]
+
+
 def test_two_groups_are_ahead_of_the_caller() -> None:
     load = Load(room=5)
     load.give(0, 1).join(PATIENCE)
@@ -77,16 +96,7 @@ def test_two_are_ahead_however_large() -> None:
 
 
 def test_once_the_device_was_full_one_is_ahead_however_small() -> None:
-    load = Load(room=1, most=35, size=10)
-    thread = load.give(0, 1)
-    assert load.device.refused.acquire(timeout=PATIENCE)
-    load.device.room = 9
-    load.ahead.take()
-    thread.join(PATIENCE)
-    thread = load.give(2, 2)
-    load.lifecycle.close()
-    thread.join(PATIENCE)
-    assert load.given == [0, 1]
+    ends_waiting(full_then_taken(1, most=35, size=10))
 
 
 def test_a_full_device_is_asked_again_when_the_caller_takes_a_group() -> None:
@@ -101,16 +111,8 @@ def test_a_full_device_is_asked_again_when_the_caller_takes_a_group() -> None:
 
 
 def test_from_then_on_one_group_is_ahead() -> None:
-    load = Load(room=1)
-    thread = load.give(0, 1)
-    assert load.device.refused.acquire(timeout=PATIENCE)
-    load.device.room = 9
-    load.ahead.take()
-    thread.join(PATIENCE)
-    thread = load.give(2, 2)
-    load.lifecycle.close()
-    thread.join(PATIENCE)
-    assert load.given == [0, 1]
+    load = full_then_taken(1)
+    ends_waiting(load)
     assert isinstance(load.error, Stopped)
 
 
