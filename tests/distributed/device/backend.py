@@ -4,6 +4,7 @@ As with NCCL, a broadcast runs when all ranks have issued it, in the order of th
 that is current at the call. Until then it owns the memory. It never runs if a rank does not issue it.
 """
 
+import atexit
 import contextlib
 import hashlib
 import queue
@@ -23,6 +24,19 @@ _POISON: Final = 0xEE
 
 behind = threading.local()
 """`event`: what the next broadcast of this thread waits for, in place of the current stream's work."""
+
+
+_groups: "Final[weakref.WeakSet[Checked]]" = weakref.WeakSet()
+_threads: Final[weakref.WeakSet[threading.Thread]] = weakref.WeakSet()
+
+
+@atexit.register
+def _end() -> None:
+    """End all threads: Python's end while one is inside torch would end the process by SIGABRT."""
+    for group in list(_groups):
+        group.abort()
+    for thread in list(_threads):
+        thread.join(10.0)
 
 
 class AbortedError(RuntimeError):
@@ -83,7 +97,10 @@ class Checked(dist.ProcessGroup):
         self.issued: list[tuple[int, int]] = []
         """Root and bytes of each broadcast, in the order of the calls."""
         arguments = (weakref.ref(self), self._queue)
-        threading.Thread(target=_serve, args=arguments, name="checked-backend", daemon=True).start()
+        thread = threading.Thread(target=_serve, args=arguments, name="checked-backend", daemon=True)
+        _groups.add(self)
+        _threads.add(thread)
+        thread.start()
 
     def getBackendName(self) -> str:  # noqa: N802 - torch's name
         return NAME
