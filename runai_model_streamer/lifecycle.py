@@ -5,6 +5,8 @@ import traceback
 from collections.abc import Callable
 from enum import Enum, auto
 
+from runai_model_streamer.threads.signals import wait_for_change
+
 
 class State(Enum):
     """Where a load is."""
@@ -81,5 +83,5 @@ class Lifecycle:
         """
         with self._changed:
             while self._state is State.RUNNING and not condition():
-                self._changed.wait()
+                wait_for_change(self._changed)
         self.check()

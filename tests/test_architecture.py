@@ -43,12 +43,13 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "origins": (),
     "installation": (),
     "threads.forks": (),
-    "threads": ("errors",),
+    "threads.signals": (),
+    "threads": ("errors", "threads.signals"),
     "settings": ("errors", "io.secret"),
     "config": ("errors", "io.secret", "origins", "ranges", "settings"),
     "logs": ("config",),
     "device": ("errors",),
-    "lifecycle": ("errors",),
+    "lifecycle": ("errors", "threads.signals"),
     "kernels": (),
     # What a file says of itself: bytes and sources, no settings.
     "checkpoint": ("errors", "io.source"),
@@ -75,7 +76,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "settings.units",
     ),
     "io.http": ("errors", "io.secret", "ranges", "threads.forks"),
-    "io.http.curl": ("io.http", "io.libc", "ranges", "threads.forks"),
+    "io.http.curl": ("io.http", "io.libc", "ranges", "threads.forks", "threads.signals"),
     # One object behind HTTP, whichever store has it.
     "io.objects.errors": ("errors", "io.http", "ranges"),
     "io.objects": (

@@ -24,7 +24,7 @@ def script(source: str, *arguments: str, **environment: str) -> subprocess.Popen
         [sys.executable, "-c", source, *arguments],
         cwd=ROOT,
         env=os.environ | environment,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -33,10 +33,11 @@ def script(source: str, *arguments: str, **environment: str) -> subprocess.Popen
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Exit status, standard output and standard error of a process."""
-    try:
-        out, err = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
+    with process:
+        try:
+            out, err = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
     return process.returncode, out, err
 
 
@@ -144,6 +145,74 @@ def test_ctrl_c_ends_a_process_that_waits_for_s3() -> None:
         assert server.stalled.acquire(timeout=PATIENCE)
         process.send_signal(signal.SIGINT)
         _interrupted(process)
+
+
+# A signal that does not interrupt the wait: it came a moment too early, or the system gave it to another thread.
+
+_IN_ANOTHER_THREAD = """
+import os, signal, sys, threading, time
+
+def interrupt():
+    os.read(0, 1)
+    time.sleep(0.2)  # the wait has begun
+    signal.raise_signal(signal.SIGINT)
+
+threading.Thread(target=interrupt, daemon=True).start()
+"""
+
+_WAITS = {
+    "load": """
+from runai_model_streamer import SafetensorsStreamer
+
+with SafetensorsStreamer() as streamer:
+    streamer.stream_files(["s3://bucket/model"])
+    list(streamer.get_tensors())
+""",
+    "open": """
+from runai_model_streamer import SafetensorsStreamer
+
+with SafetensorsStreamer() as streamer:
+    streamer.stream_files(["s3://bucket/model", "s3://bucket/other", "s3://bucket/third"])
+""",
+    "pull": """
+from runai_model_streamer import pull_files
+
+pull_files("s3://bucket/", sys.argv[1])
+""",
+    "join": """
+from runai_model_streamer.threads.crew import Crew
+
+crew = Crew("tester", "test")
+crew.add(lambda: time.sleep(1000))
+crew.join()
+""",
+}
+
+
+@pytest.mark.parametrize("waits", _WAITS)
+def test_ctrl_c_ends_a_wait_that_the_signal_did_not_interrupt(waits: str, tmp_path: Path) -> None:
+    header_stalls = waits == "open"
+
+    def stall(request: Request) -> Fault | None:
+        in_header = request.span is None or request.span[0] == 0
+        return stall_after(0) if request.method == "GET" and request.span and in_header == header_stalls else None
+
+    with FaultServer() as server:
+        for name in ("model", "other", "third"):
+            server.put("bucket", name, encode(numbered([1000, 20_000_000])))
+        server.choose = stall
+        process = script(
+            _IN_ANOTHER_THREAD + _WAITS[waits],
+            str(tmp_path),
+            AWS_ENDPOINT_URL=server.endpoint,
+            AWS_ACCESS_KEY_ID="test",
+            AWS_SECRET_ACCESS_KEY="test",
+            AWS_DEFAULT_REGION="us-east-1",
+            RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING="0",
+            RUNAI_STREAMER_S3_TIMEOUT=str(STALL),
+        )
+        assert waits == "join" or server.stalled.acquire(timeout=PATIENCE)
+        _interrupted(process)  # whose standard input ends now
 
 
 # An interpreter that ends with a load in it.

@@ -11,6 +11,7 @@ from runai_model_streamer.checkpoint.header import Opened, read_header
 from runai_model_streamer.io.paths import is_object
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.threads.crew import Crew
+from runai_model_streamer.threads.signals import LOOK_SECONDS
 
 _S = TypeVar("_S", bound=Source)
 _S_co = TypeVar("_S_co", bound=Source, covariant=True)
@@ -166,7 +167,7 @@ def _open_concurrently(
             if not crew.add(work):
                 break
         for _ in indices:
-            index, result = results.get()
+            index, result = _next_of(results)
             if isinstance(result, BaseException):
                 raise result
             opened[index] = result
@@ -181,6 +182,15 @@ def _open_concurrently(
         for _, left in _drain(results):
             if not isinstance(left, BaseException):
                 left[0].close()
+
+
+def _next_of(queue: "SimpleQueue[_T]") -> _T:
+    """Wait for the next item, and let Ctrl-C end that."""
+    while True:
+        try:
+            return queue.get(timeout=LOOK_SECONDS)
+        except Empty:  # not contextlib.suppress: a Ctrl-C would be raised inside it, and show both
+            pass
 
 
 def _drain(queue: "SimpleQueue[_T]") -> Iterator[_T]:

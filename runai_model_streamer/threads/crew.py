@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from runai_model_streamer.errors import StreamerError
+from runai_model_streamer.threads.signals import LOOK_SECONDS
 
 
 class Crew:
@@ -54,8 +55,11 @@ class Crew:
         """
         deadline = None if seconds is None else time.monotonic() + seconds
         for thread in self.threads:  # a thread adds those that it starts before it ends
-            if thread.is_alive():
-                thread.join(None if deadline is None else max(deadline - time.monotonic(), 0))
+            left = LOOK_SECONDS
+            while thread.is_alive() and left > 0:
+                if deadline is not None:
+                    left = deadline - time.monotonic()
+                thread.join(max(min(left, LOOK_SECONDS), 0))
         # After a Ctrl-C during `join`, `is_alive` is wrongly False in Python 3.11 and 3.12.
         alive = threading.enumerate()
         return [thread.name for thread in self.threads if thread in alive]

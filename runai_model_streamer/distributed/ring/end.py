@@ -13,6 +13,7 @@ from runai_model_streamer.distributed.ranks.peers import TIMED_OUT, Peers
 from runai_model_streamer.distributed.ring.links import GOODBYE, Links
 from runai_model_streamer.distributed.ring.slots import Slots
 from runai_model_streamer.errors import StreamerError
+from runai_model_streamer.threads.signals import wait_for_change
 
 Blamed: TypeAlias = Callable[[], Sequence[int]]
 """Returns the ranks of which one must act next; none for this rank, whose caller has no time limit."""
@@ -130,7 +131,7 @@ class RingEnd(ABC):
         """If this rank has all that it needs, wait until the others need nothing more of it, or the load has ended."""
         with self._lock:
             while self._running and not self._left and not self.complete:
-                self._arrived.wait()
+                wait_for_change(self._arrived)
 
     def lost(self, other: int, why: str) -> None:
         """Note that the connection to a rank of the domain has closed without a goodbye, and end."""
@@ -204,7 +205,7 @@ class RingEnd(ABC):
                     ranks = blamed()
                     waits.close()
                     if not ranks:
-                        condition.wait()
+                        wait_for_change(condition)
                         continue
                     waits.enter_context(self._peers.waiting_for(*ranks))
                     if not self._wait_for(ranks, condition, done, blamed):
@@ -225,7 +226,7 @@ class RingEnd(ABC):
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            condition.wait(left)
+            wait_for_change(condition, left)
         return True
 
     def _raise_ended(self) -> NoReturn:

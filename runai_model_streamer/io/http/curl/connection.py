@@ -27,15 +27,13 @@ from runai_model_streamer.io.http.transport import (
     is_wanted,
 )
 from runai_model_streamer.ranges import ByteRange
+from runai_model_streamer.threads.signals import LOOK_SECONDS
 
 _BUFFER: Final = 256 << 10
 """Size of libcurl's receive buffer, in bytes."""
 
 _HEAD_LIMIT: Final = 64 << 10
 """Maximum bytes of an answer's head, with the interim answers before it."""
-
-_LOOK: Final = 0.25
-"""Seconds between two checks for a signal: one that arrives just before a thread waits for a lock does not wake it."""
 
 
 class Settings(NamedTuple):
@@ -186,7 +184,7 @@ class Connection:
 
         try:
             threading.Thread(target=perform, name="runai-curl", daemon=True).start()
-            while not ended.wait(_LOOK):
+            while not ended.wait(LOOK_SECONDS):
                 pass
         except BaseException:
             # Wait even if Ctrl-C is pressed again: libcurl still writes into the caller's buffer.
