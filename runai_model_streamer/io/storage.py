@@ -16,6 +16,7 @@ from runai_model_streamer.io.cache_counts import CacheCounts
 from runai_model_streamer.io.checksums import VerifiedSource
 from runai_model_streamer.io.files.listing import list_folder
 from runai_model_streamer.io.files.posix import FileSource
+from runai_model_streamer.io.files.requests import RequestSize, RequestSizes
 from runai_model_streamer.io.gcs.store import GcsStore
 from runai_model_streamer.io.hub.store import HubStore
 from runai_model_streamer.io.listing import Entry, Wanted
@@ -60,6 +61,7 @@ class Storage:
             "https": WebStore(config, self.setup),
             "hf": HubStore(config, self.setup),
         }
+        self._requests = RequestSizes(RequestSize)
         self._bandwidth = Bandwidth(config.max_bandwidth) if config.max_bandwidth else None
         self._cache: NodeCache | None = None
         if config.cache.folder:
@@ -79,7 +81,7 @@ class Storage:
             MissingDependencyError: a library needed to read or verify it is not installed.
         """
         if not is_object(path):
-            return self._paced(FileSource(path, self._config.direct_io, shared=self._shared), 0)
+            return self._paced(self._file(path), 0)
         store = self._store_of(path)
         if self._cache is not None and self._cache.offline:
             return self._paced(self._cache.open_offline(path, store.shown(path), store.known_endpoint(path)), 0)
@@ -129,8 +131,10 @@ class Storage:
         local = store.local(path)
         if local is None:
             return None
-        file = FileSource(local, self._config.direct_io, shared=self._shared)
-        return self._paced(LocalCopy(file, store.shown(path)), 0)
+        return self._paced(LocalCopy(self._file(local), store.shown(path)), 0)
+
+    def _file(self, path: str) -> FileSource:
+        return FileSource(path, self._config.direct_io, shared=self._shared, requests=self._requests)
 
     def _paced(self, source: Source, ahead: int) -> Source:
         return source if self._bandwidth is None else PacedSource(source, self._bandwidth, ahead)

@@ -15,7 +15,7 @@ from runai_model_streamer.io.files import file_systems
 from runai_model_streamer.io.files.device import device_of
 from runai_model_streamer.io.files.failures import translated
 from runai_model_streamer.io.files.page_cache import AskPageCache, PageCache
-from runai_model_streamer.io.files.requests import RequestSize
+from runai_model_streamer.io.files.requests import RequestSize, RequestSizes, way_of
 from runai_model_streamer.io.files.stamps import Glance, stamp_of
 from runai_model_streamer.origins import Origin, SourceKind
 from runai_model_streamer.ranges import PAGE, ByteRange, round_down
@@ -50,7 +50,7 @@ class FileSource:
             this well (`file_systems.DIRECT`), unless `shared`.
         shared: whether other processes of this node load the same file. `AUTO` then reads through the page cache, so
             that the disk is read once for all of them.
-        requests: sets how many bytes one direct read asks for; None for what the disk's rate suggests.
+        requests: set how many bytes one direct read asks for, as the disk's rate suggests; None for the file's own.
         page_cache: makes what says which bytes are cached, from the descriptor and its status.
 
     Raises:
@@ -69,7 +69,7 @@ class FileSource:
         direct: DirectIO = DirectIO.AUTO,
         *,
         shared: bool = False,
-        requests: RequestSize | None = None,
+        requests: RequestSizes | None = None,
         page_cache: AskPageCache = PageCache,
     ) -> None:
         self.path = path
@@ -96,7 +96,8 @@ class FileSource:
         self._page_cache: PageCache | None = None
         self._direct_refused = False
         self._why = ""
-        self._requests = RequestSize() if requests is None else requests
+        self._requests = RequestSize() if requests is None else requests[status.st_dev]
+        self._largest = 0  # bytes of one request
         self.streams: int | None = None
         self._open_direct(direct, shared, status, page_cache)
         if self._reads_direct and self._file_system in file_systems.DIRECT:
@@ -121,10 +122,7 @@ class FileSource:
     @property
     def way(self) -> str:
         """How the bytes have been read so far, and why; see `Source.way`."""
-        if self._why:
-            return f"through the page cache: {self._why}"
-        asked = self._requests.asked
-        return f"past the page cache, {asked} at once" if asked else "through the page cache: it held all bytes"
+        return f"through the page cache: {self._why}" if self._why else way_of(self._largest)
 
     def _no_direct(self, error: OSError) -> None:
         self._why = f"{self._file_system} refuses direct reads ({error.strerror})"
@@ -261,6 +259,7 @@ class FileSource:
             began = time.perf_counter()
             self._read(fd, offset + landed, buffer[landed : landed + size])
             requests.landed(size, began, time.perf_counter())
+            self._largest = max(self._largest, size)
             landed += size
 
     def _read(self, fd: int, offset: int, buffer: memoryview) -> None:

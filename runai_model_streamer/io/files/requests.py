@@ -1,6 +1,7 @@
 """How many bytes one direct read should ask for, as the disk's rate shows."""
 
-from typing import Final
+from collections import defaultdict
+from typing import Final, TypeAlias
 
 from runai_model_streamer.ranges import round_down
 from runai_model_streamer.settings.units import setting_text
@@ -22,7 +23,7 @@ WINDOW: Final = 16
 
 
 class RequestSize:
-    """Measures the rate of one file's direct reads, and sets the size of the next ones by it.
+    """Measures the rate of a disk's direct reads, and sets the size of the next ones by it.
 
     Any thread may call `landed`. Threads that do so at once may lose a request of the measurement, which is all.
 
@@ -34,7 +35,6 @@ class RequestSize:
     def __init__(self, seconds: float = SECONDS, shared_seconds: float = SHARED_SECONDS) -> None:
         self.size = MIN_REQUEST
         """Bytes to ask for at once."""
-        self._largest = 0
         self._seconds, self._shared_seconds = seconds, shared_seconds
         self._began: float | None = None
         self._reset()
@@ -42,18 +42,11 @@ class RequestSize:
     def _reset(self) -> None:
         self._bytes, self._busy = 0, 0.0
 
-    @property
-    def asked(self) -> str:
-        """The most bytes that a request has asked for, rounded up, so that few files differ; "" for none."""
-        requests = -(-self._largest // MIN_REQUEST)
-        return f"up to {setting_text(MIN_REQUEST << (requests - 1).bit_length())}" if requests else ""
-
     def landed(self, length: int, began: float, ended: float) -> None:
         """Record a request of `length` bytes that took from `began` to `ended`, by `time.perf_counter`."""
         start = self._began
         if start is None:
             self._began = start = began
-        self._largest = max(self._largest, length)
         self._bytes += length
         self._busy += ended - began
         if self._bytes < WINDOW * self.size or self._busy <= 0.0 or ended <= start:
@@ -63,3 +56,15 @@ class RequestSize:
         self.size = max(MIN_REQUEST, round_down(int(min(wanted, MAX_REQUEST)), MIN_REQUEST))
         self._began = ended
         self._reset()
+
+
+RequestSizes: TypeAlias = defaultdict[int, RequestSize]
+"""The device of a load's files -> the size of requests to it: a load measures a disk once, not for each file."""
+
+
+def way_of(largest: int) -> str:
+    """Say how a file was read whose largest direct request had these bytes. Rounded up, so that few files differ."""
+    requests = -(-largest // MIN_REQUEST)
+    if not requests:
+        return "through the page cache: it held all bytes"
+    return f"past the page cache, up to {setting_text(MIN_REQUEST << (requests - 1).bit_length())} at once"

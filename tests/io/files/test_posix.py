@@ -10,17 +10,20 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from runai_model_streamer import errors, list_safetensors
-from runai_model_streamer.config import DirectIO
+from runai_model_streamer.config import DirectIO, LoadConfig
 from runai_model_streamer.io.files import file_systems
 from runai_model_streamer.io.files.page_cache import PageCache
 from runai_model_streamer.io.files.posix import FileSource
-from runai_model_streamer.io.files.requests import WINDOW, RequestSize
+from runai_model_streamer.io.files.requests import WINDOW, RequestSize, RequestSizes
+from runai_model_streamer.io.source import Source
+from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import Origin
 from runai_model_streamer.ranges import PAGE
 from tests.checkpoints import PATIENCE
@@ -49,7 +52,7 @@ class Read(NamedTuple):
     origin: Origin
 
 
-def read(source: FileSource, offset: int = 0, length: int | None = None, shift: int = 0) -> Read:
+def read(source: Source, offset: int = 0, length: int | None = None, shift: int = 0) -> Read:
     buffer = make_buffer(source.size - offset if length is None else length, shift)
     origin = source.read_into(offset, buffer)
     return Read(bytes(buffer), origin)
@@ -194,7 +197,7 @@ def test_a_range_is_asked_for_in_requests_of_the_size_that_is_told(
     large_file: Path, reads: list[tuple[str, int, int]]
 ) -> None:
     requests = RequestSize()
-    with closing(FileSource(str(large_file), requests=requests)) as source:
+    with closing(FileSource(str(large_file), requests=RequestSizes(lambda: requests))) as source:
         found = [read(source, 3 * PAGE, 3 * MIB)]
         requests.size = 2 * MIB
         found.append(read(source, 3 * PAGE, 3 * MIB))
@@ -209,8 +212,20 @@ def test_a_range_is_asked_for_in_requests_of_the_size_that_is_told(
     assert {way for way, _, _ in reads} == {"direct"}
 
 
+def test_the_files_of_a_load_share_the_size_of_requests_to_their_disk(
+    large_file: Path, reads: list[tuple[str, int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runai_model_streamer.io.storage.RequestSize", partial(RequestSize, seconds=3600))
+    storage = Storage(LoadConfig(), None, shared=False)
+    for _ in range(6):
+        with closing(storage.open(str(large_file))) as source:
+            read(source, 0, 3 * MIB)
+    storage.close()
+    assert [length for _, _, length in reads] == [MIB] * WINDOW + [2 * MIB]
+
+
 def test_requests_grow_while_a_file_is_read(large_file: Path, reads: list[tuple[str, int, int]]) -> None:
-    with closing(FileSource(str(large_file), requests=RequestSize(seconds=3600))) as source:
+    with closing(FileSource(str(large_file), requests=RequestSizes(lambda: RequestSize(seconds=3600)))) as source:
         for _ in range(6):
             read(source, 0, 3 * MIB)
     lengths = [length for _, _, length in reads]
@@ -223,7 +238,7 @@ def test_of_a_large_range_what_is_cached_is_copied_and_the_rest_read_direct(
     cache(large_file, MIB, MIB)
     requests = RequestSize()
     requests.size = 8 * MIB
-    with closing(FileSource(str(large_file), requests=requests)) as source:
+    with closing(FileSource(str(large_file), requests=RequestSizes(lambda: requests))) as source:
         assert read(source) == (large_file.read_bytes(), Origin.DISK)
     assert reads == [
         ("direct", 0, MIB),
