@@ -27,9 +27,10 @@ import torch.distributed as dist
 from runai_model_streamer import DistributedStreamer, FileChunks, SafetensorsStreamer, TensorShard
 from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.distributed.ranks import groups
-from runai_model_streamer.distributed.ranks.channel import Channel, Meeting
+from runai_model_streamer.distributed.ranks.channel import Channel, meeting, part_of
 from runai_model_streamer.distributed.ranks.notices import Reason
 from runai_model_streamer.distributed.ranks.peers import Peers
+from runai_model_streamer.distributed.ranks.roll_call import RollCall
 from runai_model_streamer.errors import DistributedError, StreamerError
 from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.origins import Origin
@@ -440,15 +441,38 @@ def killed(me: Ranks) -> Iterator[tuple[str, Outcome]]:
 
 
 def killed_while_meeting(me: Ranks) -> Iterator[tuple[str, Outcome]]:
-    """One rank dies when it has met the others half-way."""
+    """One rank comes, and dies while the others wait for one that is late."""
     me.ready()
     if me.rank == KILLED:
-        meeting = Meeting(range(dist.get_world_size()), PATIENCE)
-        meeting.roll.answer()
-        meeting.channel("data")
+        _come(me)
         os.kill(os.getpid(), signal.SIGKILL)
-    with setting(RUNAI_STREAMER_DIST_TIMEOUT=str(PATIENCE)):
-        yield "meeting", me.stream("large.safetensors")
+    if me.rank == 3:
+        me.await_end("meeting", (0, 2))
+    outcome = me.stream("large.safetensors")
+    me.ended("meeting")
+    yield "meeting", outcome
+
+
+def killed_while_connecting(me: Ranks) -> Iterator[tuple[str, Outcome]]:
+    """One rank dies when all have come, and it has connected half-way."""
+    me.ready()
+    if me.rank == KILLED:
+        store, roll = _come(me)
+        roll.answers(PATIENCE)
+        Channel(range(dist.get_world_size()), part_of(store, "of 0/data"), PATIENCE)
+        os.kill(os.getpid(), signal.SIGKILL)
+    with me.watched() as outcome:
+        groups.join(LoadConfig.from_environment(), connecting=PATIENCE)
+    yield "meeting", outcome
+
+
+def _come(me: Ranks) -> tuple[Any, RollCall]:
+    """Begin a load as far as the other ranks see."""
+    ranks = range(dist.get_world_size())
+    store = meeting(ranks)
+    roll = RollCall(store, me.rank, ranks)
+    roll.answer(groups.node_name())
+    return store, roll
 
 
 def half_gathered(me: Ranks) -> Iterator[tuple[str, Outcome]]:
@@ -547,7 +571,14 @@ PROGRAMS: Final = {
     for program in (equal, failing, selecting, casting, page_locked, without_gloo, nodes, killed, standing, forked)
 } | {
     program.__name__: program
-    for program in (killed_while_meeting, half_gathered, half_received, half_sent, sends_forgotten)
+    for program in (
+        killed_while_meeting,
+        killed_while_connecting,
+        half_gathered,
+        half_received,
+        half_sent,
+        sends_forgotten,
+    )
 }
 
 

@@ -12,8 +12,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from runai_model_streamer.distributed.ranks.roll_call import RollCall
-
 
 class Channel:
     """A gloo group of our own, whatever the backend of the caller's groups. Messages are thread safe.
@@ -24,10 +22,10 @@ class Channel:
     Args:
         ranks: its members, by their numbers in the default process group; they include this rank.
         store: where they find each other; used for no other group.
-        seconds: maximum wait for the others.
+        seconds: maximum wait for the others. Nothing ends this wait, not even Ctrl-C, so all should have come.
 
     Raises:
-        RuntimeError: not all came in time.
+        RuntimeError: not all connected in time.
     """
 
     def __init__(self, ranks: Sequence[int], store: Any, seconds: float) -> None:
@@ -63,29 +61,25 @@ class Channel:
                 threading.Thread(target=held.clear, name="runai-closing").start()
 
 
-class Meeting:
-    """Lets ranks make channels with each other. All of them must make equally many meetings.
+def meeting(ranks: Sequence[int]) -> Any:
+    """Return where these ranks find each other: torch's store, under a name that no other meeting of theirs has.
 
-    Args:
-        ranks: their numbers in the default process group; they include this rank.
-        seconds: maximum wait for the others.
+    All of them must make equally many meetings.
+
+    Raises:
+        TypeError: the default process group has no store.
     """
+    from torch.distributed import distributed_c10d as c10d
 
-    def __init__(self, ranks: Sequence[int], seconds: float) -> None:
-        from torch.distributed import distributed_c10d as c10d
+    name = f"runai_model_streamer/{_meetings.next_name(ranks)}"
+    return c10d.PrefixStore(name, c10d._get_default_store())  # noqa: SLF001
 
-        self._ranks, self._seconds = ranks, seconds
-        name = f"runai_model_streamer/{_meetings.next_name(ranks)}"
-        self.store: Any = c10d.PrefixStore(name, c10d._get_default_store())  # noqa: SLF001
-        """Where these ranks find each other, under a name that no other meeting has."""
-        self.roll = RollCall(self.store, dist.get_rank(), ranks)
-        """Tells who is missing if the ranks do not meet. Answer it before making a channel."""
 
-    def channel(self, purpose: str) -> Channel:
-        """Make a channel. Raise RuntimeError if not all ranks come in time."""
-        from torch.distributed import distributed_c10d as c10d
+def part_of(store: Any, name: str) -> Any:
+    """Return a store in which keys have this name in front."""
+    from torch.distributed import distributed_c10d as c10d
 
-        return Channel(self._ranks, c10d.PrefixStore(purpose, self.store), self._seconds)
+    return c10d.PrefixStore(name, store)
 
 
 class _Meetings:

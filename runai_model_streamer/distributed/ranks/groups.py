@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import torch.distributed as dist
 
 from runai_model_streamer.config import Distribution, LoadConfig
-from runai_model_streamer.distributed.ranks.channel import Meeting
+from runai_model_streamer.distributed.ranks.channel import Channel, meeting, part_of
 from runai_model_streamer.distributed.ranks.peers import Peers
+from runai_model_streamer.distributed.ranks.roll_call import RollCall
+from runai_model_streamer.distributed.ranks.waits import CONNECTING
 from runai_model_streamer.errors import ArgumentError, DistributedError
 
 if TYPE_CHECKING:
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+CONNECTING_EACH: Final = 0.1
+"""Seconds more for each rank: gloo connects it with all others."""
 
 
 class Membership(NamedTuple):
@@ -34,17 +40,12 @@ class Membership(NamedTuple):
     """Where these ranks find each other, and no others: torch's store, under a name for this load."""
 
     @property
-    def node(self) -> str:
-        """This rank's node."""
-        return self.nodes[self.peers.index]
-
-    @property
     def ranks_of_node(self) -> int:
         """Maximum number of ranks on one node. They share its memory."""
         return max(Counter(self.nodes).values())
 
 
-def join(config: LoadConfig, group: "ProcessGroup | None" = None) -> Membership | None:
+def join(config: LoadConfig, group: "ProcessGroup | None" = None, connecting: float = CONNECTING) -> Membership | None:
     """Meet the other ranks of a process group, which must all call this. No other rank takes part.
 
     Each load makes new channels, which takes 20 ms on one node: a load that ends early leaves unusable connections.
@@ -52,29 +53,39 @@ def join(config: LoadConfig, group: "ProcessGroup | None" = None) -> Membership 
     Args:
         config: this rank's settings.
         group: None for torch's default process group.
+        connecting: maximum seconds to connect, once all ranks have come.
 
     Returns:
         None if there is nothing to share, or with RUNAI_STREAMER_DIST=0. The log says which.
 
     Raises:
         ArgumentError: this rank is not in the group.
-        DistributedError: not all ranks called this within the timeout.
+        DistributedError: not all ranks called this within the timeout, or one has ended meanwhile.
     """
     everyone = _members(config, group)
     if everyone is None:
         return None
-    peers, said, store = _meet(everyone, config, node_name().encode())
-    nodes = [each.decode() for each in said]
-    if config.distribute_globally or len(set(nodes)) == 1:
-        return Membership(peers, tuple(nodes), store)
-    peers.close()
-    node = nodes[peers.index]
-    mine = [rank for rank, its in zip(everyone, nodes, strict=True) if its == node]
-    if len(mine) == 1:
-        _fall_back(config, f"rank {dist.get_rank()} is alone on its node, and RUNAI_STREAMER_DIST_GLOBAL is not 1")
+    me, mine = dist.get_rank(), node_name()
+    try:
+        store = meeting(everyone)
+    except TypeError as error:  # as of MPI's
+        raise DistributedError(
+            f"rank {me}: torch's default process group has no store for ranks to find each other",
+            remedy="make it with another backend, such as gloo or nccl",
+        ) from error
+    roll = RollCall(store, me, everyone)
+    try:
+        roll.answer(mine)
+        nodes = roll.answers(config.distribution_timeout) | {me: mine}
+    except RuntimeError as error:
+        raise _not_met(roll, everyone, config.distribution_timeout, error) from error
+    ranks = everyone if config.distribute_globally else [rank for rank in everyone if nodes[rank] == mine]
+    if len(ranks) == 1:
+        _fall_back(config, f"rank {me} is alone on its node, and RUNAI_STREAMER_DIST_GLOBAL is not 1")
         return None
-    peers, _, store = _meet(mine, config)
-    return Membership(peers, (node,) * len(mine), store)
+    store = part_of(store, f"of {ranks[0]}")
+    seconds = min(connecting + len(ranks) * CONNECTING_EACH, config.distribution_timeout)
+    return Membership(_connect(ranks, store, roll, seconds, config), tuple(nodes[rank] for rank in ranks), store)
 
 
 def _members(config: LoadConfig, group: "ProcessGroup | None") -> Sequence[int] | None:
@@ -110,45 +121,34 @@ def _fall_back(config: LoadConfig, why: str) -> None:
     _log.log(level, "Not distributed, each process reads all: %s", why)
 
 
-def _meet(ranks: Sequence[int], config: LoadConfig, said: bytes = b"") -> tuple[Peers, list[bytes], Any]:
-    """Connect the ranks, and exchange a first message, so that all of them know that all have met.
-
-    Returns:
-        The ranks, each rank's message, and the store of the meeting.
-    """
+def _connect(ranks: Sequence[int], store: Any, roll: RollCall, seconds: float, config: LoadConfig) -> Peers:
+    """Connect ranks that have all come."""
     try:
-        meeting = Meeting(ranks, config.distribution_timeout)
-    except TypeError as error:  # as of MPI's
-        raise DistributedError(
-            f"rank {dist.get_rank()}: torch's default process group has no store for ranks to find each other",
-            remedy="make it with another backend, such as gloo or nccl",
-        ) from error
-    try:
-        meeting.roll.answer()
-        data, control = meeting.channel("data"), meeting.channel("control")
+        data, control = (Channel(ranks, part_of(store, purpose), seconds) for purpose in ("data", "control"))
         peers = Peers(ranks, data, control, config.distribution_timeout)
     except RuntimeError as error:
-        raise _not_met(ranks, meeting, config, error) from error
+        raise _not_met(roll, ranks, seconds, error) from error
     try:
-        return peers, peers.gather(said), meeting.store
+        peers.gather(b"")  # so that all of them know that all have connected
     except BaseException as error:
         peers.close()
         # A rank that did not get as far, because of another, has closed its connections.
-        if isinstance(error, DistributedError) and any(map(meeting.roll.has_given_up, error.ranks)):
-            raise _not_met(ranks, meeting, config, error) from error
+        if isinstance(error, DistributedError) and any(map(roll.has_given_up, error.ranks)):
+            raise _not_met(roll, ranks, seconds, error) from error
         raise
+    return peers
 
 
-def _not_met(ranks: Sequence[int], meeting: Meeting, config: LoadConfig, error: Exception) -> DistributedError:
-    absent = meeting.roll.absent()
+def _not_met(roll: RollCall, ranks: Sequence[int], seconds: float, error: Exception) -> DistributedError:
+    absent = roll.absent(ranks)
     everyone = ", ".join(map(str, ranks))
-    found = f"rank {dist.get_rank()}: the ranks {everyone} did not meet within {config.distribution_timeout:g} s"
+    found = f"rank {dist.get_rank()}: the ranks {everyone} did not meet within {seconds:g} s"
     if absent:
         found += f": rank {', '.join(map(str, absent))} did not come, or ended before all had met"
     return DistributedError(
         found,
         absent,
-        remedy=f"each must call stream_files(..., is_distributed=True); torch says: {error}",
+        remedy=f"each must call stream_files(..., is_distributed=True); found: {error}",
         sep="; ",
     )
 

@@ -1,11 +1,15 @@
-"""Tells which ranks are missing when a meeting fails: by what they write into torch's store, and by their processes."""
+"""Waits until all ranks have come to a meeting, and tells which are missing: by torch's store, and by processes."""
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
+
+LOOK_SECONDS: Final = 0.5
+"""Seconds of waiting for one rank after which this one looks whether another has ended meanwhile."""
 
 GIVING_UP_SECONDS: Final = 3.0
 """Seconds for the other ranks to notice, too, that not all have come."""
@@ -27,17 +31,49 @@ class RollCall:
     def __init__(self, store: Any, rank: int, ranks: Sequence[int]) -> None:
         self._store, self._rank = store, rank
         self._others = [each for each in ranks if each != rank]
+        self._processes: dict[int, str] = {}
 
-    def answer(self) -> None:
-        """Say which process this rank is."""
-        self._store.set(f"{self._rank} is", identity())
+    def answer(self, said: str) -> None:
+        """Say which process this rank is, and something more."""
+        self._store.set(f"{self._rank} is", f"{identity()}\n{said}")
 
-    def absent(self) -> tuple[int, ...]:
-        """Give up, and return the ranks at fault: those whose process has ended, else those that do not give up, too.
+    def answers(self, seconds: float) -> dict[int, str]:
+        """Wait until all ranks have answered. Return what each other rank said.
+
+        Raises:
+            RuntimeError: one has not come in time, or one that came has ended, or the process that keeps torch's store.
+        """
+        deadline = time.monotonic() + seconds
+        said = {}
+        for rank in self._others:
+            while not self._store.check([f"{rank} is"]):
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"rank {rank} did not come within {seconds:g} s")
+                with suppress(RuntimeError):  # it has not come yet
+                    self._store.wait([f"{rank} is"], timedelta(seconds=LOOK_SECONDS))
+                self._check_processes()
+            said[rank] = self._answer_of(rank)
+        self._check_processes()
+        return said
+
+    def _answer_of(self, rank: int) -> str:
+        self._processes[rank], said = self._store.get(f"{rank} is").decode().split("\n", 1)
+        return str(said)
+
+    def _check_processes(self) -> None:
+        for rank in self._ended(self._others):
+            raise RuntimeError(f"the process of rank {rank} has ended")
+
+    def _ended(self, ranks: Iterable[int]) -> tuple[int, ...]:
+        """Return those whose process has ended, of the ranks whose answer this one has."""
+        return tuple(rank for rank in ranks if rank in self._processes and has_ended(self._processes[rank]))
+
+    def absent(self, ranks: Sequence[int]) -> tuple[int, ...]:
+        """Give up, and return those of `ranks` at fault: whose process has ended, else who do not give up, too.
 
         Return none if that is unknown, because the process that keeps torch's store has ended.
         """
-        left = self._others
+        left = [rank for rank in ranks if rank != self._rank]
         deadline = time.monotonic() + GIVING_UP_SECONDS
         try:
             self._store.set(f"{self._rank} gave up", "")
@@ -48,7 +84,7 @@ class RollCall:
                     return ended
                 time.sleep(0.05)
         except RuntimeError:
-            return ()
+            return self._ended(left)
         return tuple(left)
 
     def has_given_up(self, rank: int) -> bool:
@@ -67,8 +103,9 @@ class RollCall:
         return bool(self._store.check([f"{rank} gave up"]))
 
     def _has_ended(self, rank: int) -> bool:
-        answer = f"{rank} is"
-        return bool(self._store.check([answer])) and has_ended(self._store.get(answer).decode())
+        if rank not in self._processes and self._store.check([f"{rank} is"]):
+            self._answer_of(rank)
+        return bool(self._ended([rank]))
 
 
 def identity(process: int | None = None) -> str:

@@ -4,8 +4,12 @@ import contextlib
 import time
 from collections.abc import Iterator
 from itertools import chain
+from typing import Final
 
 from runai_model_streamer.distributed.ranks.notices import TimedOut
+
+CONNECTING: Final = 30.0
+"""Maximum seconds for ranks to connect, once all of them are ready."""
 
 
 class Waits:

@@ -6,20 +6,18 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import orjson
 
 from runai_model_streamer.config import FanOut
 from runai_model_streamer.distributed.ranks.peers import Peers
+from runai_model_streamer.distributed.ranks.waits import CONNECTING
 from runai_model_streamer.distributed.ring.links import Listener
 from runai_model_streamer.distributed.ring.slots import Slots, create
 from runai_model_streamer.errors import DistributedError
 
 _log = logging.getLogger(__name__)
-
-CONNECTING: Final = timedelta(seconds=30)
-"""Maximum time for the ranks of a node to connect, once all of them are ready."""
 
 
 class NodeMemory(NamedTuple):
@@ -95,7 +93,7 @@ def share_memory(
                     for index in mine
                     if index != me
                 }
-                met = listener.meet(me, others, file, min(peers.timeout, CONNECTING))
+                met = listener.meet(me, others, file, min(peers.timeout, timedelta(seconds=CONNECTING)))
                 for _, theirs in met.values():
                     stack.callback(os.close, theirs)
                 sockets = {index: link for index, (link, _) in met.items()}

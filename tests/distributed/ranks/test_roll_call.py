@@ -1,9 +1,12 @@
-"""Who is missing when ranks do not meet."""
+"""Who has come when ranks meet, and who is missing."""
 
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+
+import pytest
 
 from runai_model_streamer.distributed.ranks.roll_call import RollCall, has_ended, identity
 
@@ -24,6 +27,25 @@ class PlayedStore:
 
     def check(self, keys: list[str]) -> bool:
         return all(key in self._values for key in keys)
+
+    def wait(self, keys: list[str], timeout: timedelta) -> None:
+        if not self.check(keys):
+            raise RuntimeError(f"nobody sets {keys} in the next {timeout}")
+
+
+class LostStore(PlayedStore):
+    """Torch's store, whose process ends."""
+
+    lost = False
+
+    def check(self, keys: list[str]) -> bool:
+        if self.lost:
+            raise RuntimeError("connection reset")
+        return super().check(keys)
+
+    def wait(self, keys: list[str], timeout: timedelta) -> None:
+        self.lost = True
+        super().wait(keys, timeout)
 
 
 @contextmanager
@@ -46,38 +68,82 @@ def kill(child: int) -> None:
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
 
 
+def test_what_each_rank_says_is_known_when_all_have_come() -> None:
+    store = PlayedStore()
+    for rank in RANKS:
+        RollCall(store, rank, RANKS).answer(f"node {rank}\nof two lines")
+    assert RollCall(store, 3, RANKS).answers(600) == {4: "node 4\nof two lines", 5: "node 5\nof two lines"}
+
+
+def test_a_rank_that_does_not_come_is_waited_for_no_longer_than_it_has_time() -> None:
+    store = PlayedStore()
+    RollCall(store, 4, RANKS).answer("")
+    with pytest.raises(RuntimeError, match="rank 5 did not come within 0 s"):
+        RollCall(store, 3, RANKS).answers(0)
+
+
+@pytest.mark.parametrize("late", [(5,), ()])
+def test_a_rank_that_came_and_has_ended_is_found_while_another_is_late_and_when_none_is(late: tuple[int, ...]) -> None:
+    store = PlayedStore()
+    with process() as child:
+        store.set("4 is", f"{identity(child)}\n")
+        if not late:
+            RollCall(store, 5, RANKS).answer("")
+        kill(child)
+        roll = RollCall(store, 3, RANKS)
+        with pytest.raises(RuntimeError, match="the process of rank 4 has ended"):
+            roll.answers(600)
+        assert roll.absent(RANKS) == (4,)
+
+
+def test_a_rank_that_kept_the_store_and_has_ended_is_named() -> None:
+    store = LostStore()
+    with process() as child:
+        store.set("4 is", f"{identity(child)}\n")
+        roll = RollCall(store, 3, RANKS)
+        with pytest.raises(RuntimeError, match="connection reset"):
+            roll.answers(600)
+        assert roll.absent(RANKS) == ()
+        kill(child)
+        assert roll.absent(RANKS) == (4,)
+
+
+def test_ranks_of_other_nodes_are_not_absent_from_this_one() -> None:
+    assert RollCall(PlayedStore(), 3, RANKS).absent((3, 4)) == (4,)
+
+
 def test_ranks_that_do_not_give_up_are_absent() -> None:
     store = PlayedStore()
     for rank in RANKS:
-        RollCall(store, rank, RANKS).answer()
+        RollCall(store, rank, RANKS).answer("")
     store.set("4 gave up", "")
-    assert RollCall(store, 3, RANKS).absent() == (5,)
+    assert RollCall(store, 3, RANKS).absent(RANKS) == (5,)
 
 
 def test_a_rank_whose_process_has_ended_is_at_fault_whoever_else_has_not_noticed_yet() -> None:
     store = PlayedStore()
     with process() as child:
-        store.set("5 is", identity(child))
+        store.set("5 is", f"{identity(child)}\n")
         kill(child)
-        assert RollCall(store, 3, RANKS).absent() == (5,)
+        assert RollCall(store, 3, RANKS).absent(RANKS) == (5,)
 
 
 def test_a_rank_that_gave_up_and_then_ended_is_not_at_fault() -> None:
     store = PlayedStore()
     with process() as child, process() as other:
-        store.set("4 is", identity(child))
-        store.set("5 is", identity(other))
+        store.set("4 is", f"{identity(child)}\n")
+        store.set("5 is", f"{identity(other)}\n")
         store.set("4 gave up", "")
         kill(child)
         roll = RollCall(store, 3, RANKS)
         assert roll.has_given_up(4)
-        assert roll.absent() == (5,)
+        assert roll.absent(RANKS) == (5,)
 
 
 def test_a_rank_that_died_has_not_given_up() -> None:
     store = PlayedStore()
     with process() as child:
-        store.set("4 is", identity(child))
+        store.set("4 is", f"{identity(child)}\n")
         kill(child)
         assert not RollCall(store, 3, RANKS).has_given_up(4)
 
@@ -86,7 +152,7 @@ def test_when_all_have_given_up_none_is_absent() -> None:
     store = PlayedStore()
     for rank in (4, 5):
         store.set(f"{rank} gave up", "")
-    assert RollCall(store, 3, RANKS).absent() == ()
+    assert RollCall(store, 3, RANKS).absent(RANKS) == ()
 
 
 def test_a_process_has_ended_when_it_is_no_more_or_its_number_is_anothers() -> None:
