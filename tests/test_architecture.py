@@ -290,7 +290,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "report.load_report": ("io.cache_counts", "io.setup_time", "origins", "report.shared_load", "settings.units"),
     "report.advice": ("report.load_report", "settings.units"),
     "report.verdict": ("origins", "report.advice", "report.load_report"),
-    "report.progress": ("errors",),
+    "report.progress": ("errors", "settings.units"),
     "report.make": ("config", "pipeline.tally", "report.load_report", "report.shared_load", "report.verdict"),
     "report": ("report.load_report",),
     "base_streamer": (

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, TypeAlias
 
+from runai_model_streamer.cli.output import folded
 from runai_model_streamer.settings.parsers import parse_size
 
 Command: TypeAlias = Callable[[argparse.Namespace], int]
@@ -20,6 +21,17 @@ UNSIGNED: Final = "RUNAI_STREAMER_S3_UNSIGNED"
 
 SIZES: Final = "SIZE is a number of bytes, or 256M, 1G, 1GiB (powers of 1024), or 256MB (powers of 1000)."
 
+_NAMES: Final[Mapping[str, str]] = {
+    "endpoint_url": ENDPOINT,
+    "profile": "AWS_PROFILE",
+    "region": "AWS_DEFAULT_REGION",
+    "limit": LIMIT,
+    "concurrency": CONCURRENCY,
+    "chunk": CHUNK,
+    "trace": TRACE,
+}
+"""The variable that an option sets. Messages name the option instead, if it was given."""
+
 _UNLIMITED: Final = ("-1", "none", "unlimited")
 _DTYPES: Final = {
     "bfloat16": "bfloat16",
@@ -31,6 +43,13 @@ _DTYPES: Final = {
     "fp32": "float32",
     "f32": "float32",
 }
+
+
+class Help(argparse.HelpFormatter):
+    """Folds descriptions to the terminal line by line, where argparse would join the lines, or not fold them at all."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(folded(indent + line, width) for line in text.splitlines())
 
 
 class Subcommands(Protocol):
@@ -93,25 +112,35 @@ def dtype(text: str) -> str:
 
 
 def add_command(
-    commands: Subcommands, name: str, run: Command, summary: str, details: str = ""
+    commands: Subcommands, name: str, run: Command, summary: str, details: str = "", *, store: bool = True
 ) -> argparse.ArgumentParser:
-    """Add a subcommand with the options that all subcommands have."""
+    """Add a subcommand with the options that all subcommands have, and those of object storage unless not `store`."""
     parser = commands.add_parser(
         name,
         help=summary,
         description=f"{summary[0].upper()}{summary[1:]}.",
         epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, endpoint_url=None, profile=None, region=None, no_sign_request=False)
     parser.add_argument("--json", action="store_true", help="print one JSON document, and nothing else, to stdout")
     parser.add_argument("--debug", action="store_true", help="log to stderr, and show tracebacks of errors")
-    store = parser.add_argument_group("object storage, as in aws")
-    store.add_argument("--endpoint-url", metavar="URL", help=f"of an S3-compatible store ({ENDPOINT})")
-    store.add_argument("--profile", metavar="NAME", help="profile of ~/.aws, instead of keys in the environment")
-    store.add_argument("--region", metavar="NAME", help="region of the bucket (AWS_DEFAULT_REGION)")
-    store.add_argument("--no-sign-request", action="store_true", help=f"anonymous, for public buckets ({UNSIGNED})")
+    if store:
+        group = parser.add_argument_group("object storage, as in aws")
+        group.add_argument("--endpoint-url", metavar="URL", help=f"of an S3-compatible store ({ENDPOINT})")
+        group.add_argument("--profile", metavar="NAME", help="profile of ~/.aws, instead of keys in the environment")
+        group.add_argument("--region", metavar="NAME", help="region of the bucket (AWS_DEFAULT_REGION)")
+        group.add_argument("--no-sign-request", action="store_true", help=f"anonymous, for public buckets ({UNSIGNED})")
     return parser
+
+
+def given_options(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return the options that the user gave, by the variables that they set."""
+    return {
+        variable: f"--{name.replace('_', '-')}"
+        for name, variable in _NAMES.items()
+        if getattr(arguments, name, None) is not None
+    }
 
 
 def store_settings(arguments: argparse.Namespace) -> dict[str, str | None]:

@@ -31,6 +31,7 @@ def add(commands: Subcommands) -> None:
         "verify  compare all bytes with their checksums; damaged ones are removed, so that the next load fetches them\n"
         "prune   remove what is over the cache's size, or what --size, --days or --all say; never what is in use\n\n"
         f"The folder is that of {CACHE}. Exit code 1 if verify finds damage.",
+        store=False,
     )
     parser.add_argument("action", choices=("ls", "verify", "prune"))
     parser.add_argument("--folder", metavar="DIR", help=f"instead of {CACHE}")

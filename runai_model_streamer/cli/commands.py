@@ -9,9 +9,9 @@ from typing import Final
 
 import runai_model_streamer
 from runai_model_streamer.cli import cache, load, ls, pull, verify
-from runai_model_streamer.cli.arguments import SIZES, store_settings
+from runai_model_streamer.cli.arguments import SIZES, Help, given_options, store_settings
 from runai_model_streamer.cli.doctor import command as doctor
-from runai_model_streamer.cli.output import described, write_error, write_json
+from runai_model_streamer.cli.output import described, named_by, write_error, write_json, write_message
 from runai_model_streamer.cli.tune import command as tune
 from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.installation import install_command
@@ -36,16 +36,16 @@ def run(argv: Sequence[str] | None) -> int:
     """Run the command with these arguments, or else the process's; see `main.main`."""
     arguments = _parser().parse_args(argv)
     debug = _DEBUG if arguments.debug else {}
-    with environment(store_settings(arguments) | debug), _warnings_shown():
+    with environment(store_settings(arguments) | debug), named_by(given_options(arguments)), _warnings_shown():
         return _run(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="runai-streamer",
-        description="Looks at, loads, tunes, verifies and copies safetensors checkpoints on file systems and S3.",
+        description="Looks at, loads, verifies and copies safetensors checkpoints, in files and in object storage.",
         epilog=_DETAILS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {runai_model_streamer.__version__}")
     parser.add_argument(
@@ -103,4 +103,4 @@ class _WarningHandler(logging.Handler):
         super().__init__(logging.WARNING)
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(f"{record.levelname.lower()}: {record.getMessage()}\n")
+        write_message(record.levelname.lower(), record.getMessage())

@@ -23,7 +23,7 @@ from runai_model_streamer.cli.targets import find_files
 from runai_model_streamer.errors import ArgumentError
 from runai_model_streamer.report.load_report import LoadReport
 from runai_model_streamer.settings.environment import environment
-from runai_model_streamer.settings.units import limit_text, setting_text, size_text
+from runai_model_streamer.settings.units import limit_text, rate_text, setting_text, size_text
 
 _SHARE: Final = 0.005
 """Smaller shares of the time are not printed."""
@@ -88,7 +88,10 @@ def _told(report: LoadReport) -> Iterator[tuple[str, str]]:
     tensors = f"{counted(report.tensors, 'tensor')} of {counted(report.files, 'file')}"
     yield "loaded", f"{size_text(report.bytes)}, {tensors}, to {report.device} in {report.seconds:.2f} s"
     first = report.first_tensor_seconds
-    yield "speed", f"{report.gb_per_second:.2f} GB/s" + ("" if first is None else f", first tensor after {first:.3f} s")
+    yield (
+        "speed",
+        rate_text(report.bytes, report.seconds) + ("" if first is None else f", first tensor after {first:.3f} s"),
+    )
     origins = dataclasses.asdict(report.bytes_from)
     yield (
         "read from",
@@ -114,7 +117,7 @@ def _told(report: LoadReport) -> Iterator[tuple[str, str]]:
     limit = "no limit" if settings.memory_limit is None else f"limit {limit_text(settings.memory_limit)}"
     yield "memory", f"{size_text(report.peak_memory)} held at most, {limit}"
     chunk = setting_text(settings.chunk_bytesize)
-    told = f"concurrency {settings.concurrency}, chunk {chunk}, direct I/O {settings.direct_io}"
+    told = f"up to {counted(settings.concurrency, 'read')} at once, chunk {chunk}, direct I/O {settings.direct_io}"
     yield "settings", told + (f", {settings.transport}" if settings.transport else "")
     yield "verdict", report.verdict
 

@@ -1,13 +1,16 @@
 """Prints the command's output: lines, tables and JSON to stdout; errors and progress to stderr.
 
 Without rich, or if stdout is not a terminal, tables are plain text: no colours, no control characters, nothing cut off.
-In a terminal with rich they have colours, and fold long names within their column.
+In a terminal with rich they have colours, and fold long names within their column; errors fold between words.
 """
 
 import io
 import json
+import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 from runai_model_streamer.errors import StreamerError
@@ -32,6 +35,10 @@ _STYLES: Final[Mapping[str, str]] = {
 """Styles of words in tables."""
 
 
+_options: Final[dict[str, str]] = {}
+"""Options of this call, by the variables that they set; see `named_by`."""
+
+
 class Column(NamedTuple):
     """A column of a table. Long names and sentences go in the last one, where they need no padding."""
 
@@ -49,12 +56,31 @@ def prepare_stdout() -> None:
 def shown(text: str) -> str:
     """Return `text` with control characters escaped, and without the queries of web URLs, which may sign them.
 
-    Names come from files, and could control the terminal.
+    Names come from files, and could control the terminal. Variables that an option has set are named by the option.
     """
     text = without_queries(text)
+    for variable, option in _options.items():
+        text = text.replace(variable, option)
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+@contextmanager
+def named_by(options: Mapping[str, str]) -> Iterator[None]:
+    """Print the names of options in place of the variables that they have set, while the context is open."""
+    _options.update(options)
+    try:
+        yield
+    finally:
+        _options.clear()
+
+
+def folded(text: str, width: int) -> str:
+    """Return a line folded between words. What follows a first column, such as `error: `, stays in its place."""
+    first = re.match(r" *\S+: |\s*\S+ {2,}|\s*", text)
+    indent = " " * (first.end() if first and first.end() < width // 2 else 0)
+    return textwrap.fill(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def counted(count: int, thing: str) -> str:
@@ -89,7 +115,14 @@ def write_line(text: str = "") -> None:
 
 def write_error(text: str) -> None:
     """Print an error to stderr."""
-    sys.stderr.write(f"error: {shown(text)}\n")
+    write_message("error", text)
+
+
+def write_message(level: str, text: str) -> None:
+    """Print an error or a warning to stderr."""
+    text = f"{level}: {shown(text)}"
+    console = terminal(sys.stderr)
+    sys.stderr.write((text if console is None else folded(text, console.width)) + "\n")
 
 
 def write_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:

@@ -24,7 +24,7 @@ def add(commands: Subcommands) -> None:
         "pull",
         run,
         "copy a model's files to a local folder; files that are already there are not fetched again",
-        "A PATTERN has to match the path below URL, or an object's whole key; * matches slashes too:\n"
+        "A PATTERN has to match the path below URL, or an object's whole key; * matches slashes too: "
         "--allow '*.json' --ignore 'original/*'.\n"
         "After an interruption, pull again: complete files are kept.",
     )

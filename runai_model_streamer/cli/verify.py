@@ -38,7 +38,7 @@ def add(commands: Subcommands) -> None:
         "verify",
         run,
         "check files: valid headers, every byte readable, and for objects the store's checksum",
-        "Local files, and objects without a checksum of the whole (some uploads in parts), are only read to their\n"
+        "Local files, and objects without a checksum of the whole (some uploads in parts), are only read to their "
         "end. Exit code 1 if any file is broken.",
     )
     add_paths(parser)

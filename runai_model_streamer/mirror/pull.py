@@ -65,7 +65,7 @@ def pull(
     """
     started = time.perf_counter()
     wanted = _wanted(storage, source, target, patterns)
-    if not wanted:
+    if not wanted and watcher is None:  # who watches says so himself
         _log.warning("[RunAI Streamer] %s: %s", source, none_chosen(patterns))
     with TargetFolder(target) as destination, locked(destination.fd, target) as alone:
         if alone:

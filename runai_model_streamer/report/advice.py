@@ -3,7 +3,7 @@
 from typing import Final
 
 from runai_model_streamer.report.load_report import Bound, LoadReport
-from runai_model_streamer.settings.units import setting_text, size_text
+from runai_model_streamer.settings.units import rate_text, setting_text, size_text
 
 SETUP: Final[tuple[Bound, ...]] = ("imports", "compiling", "credentials", "connecting")
 """The stages of `SetupSeconds`."""
@@ -166,7 +166,7 @@ def _connecting(report: LoadReport) -> tuple[str, str]:
     also = f", and readers connected for {seconds_text(connected)} of their {seconds_text(report.reader_seconds.all)}"
     return _before_reading(report) + (also if connected >= 0.01 * report.seconds else ""), (
         "look at name resolution, proxies and TLS on the way to the store, with `curl -v` and its endpoint; fewer "
-        f"connections (RUNAI_STREAMER_CONCURRENCY, now {report.settings.concurrency}) are made sooner"
+        f"connections (RUNAI_STREAMER_CONNECTIONS, now up to {report.settings.concurrency}) are made sooner"
     )
 
 
@@ -175,7 +175,7 @@ def _before_reading(report: LoadReport) -> str:
 
 
 def _rate(report: LoadReport) -> str:
-    return f"{report.bytes_read / report.seconds / 1e9:.2f} GB/s"
+    return rate_text(report.bytes_read, report.seconds)
 
 
 def seconds_text(seconds: float) -> str:

@@ -11,7 +11,7 @@ from runai_model_streamer.io.cache_counts import CacheCounts
 from runai_model_streamer.io.setup_time import SetupSeconds
 from runai_model_streamer.origins import Origin
 from runai_model_streamer.report.shared_load import SharedLoad
-from runai_model_streamer.settings.units import size_text
+from runai_model_streamer.settings.units import rate_text, size_text
 
 _WORTH_A_ROW: Final = 0.02
 """Share of a load's seconds from which the summary has a row for its set-up."""
@@ -259,7 +259,7 @@ def rows(report: LoadReport) -> Iterator[tuple[str, str]]:
     yield "outcome", report.outcome + (f": {report.error}" if report.error else "")
     yield "loaded", f"{report.tensors} of {report.total_tensors} tensors, {size_text(report.bytes)}, to {report.device}"
     yield "time", f"{report.seconds:.2f} s" + ("" if first is None else f", first tensor after {first:.3f} s")
-    yield "speed", f"{report.gb_per_second:.2f} GB/s"
+    yield "speed", rate_text(report.bytes, report.seconds)
     origins = {each.field: getattr(report.bytes_from, each.field) for each in Origin}
     read = ", ".join(f"{name.replace('_', ' ')} {size_text(count)}" for name, count in origins.items() if count)
     yield "read from", read or "nothing"

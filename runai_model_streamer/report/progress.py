@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
 from runai_model_streamer.errors import ArgumentTypeError
+from runai_model_streamer.settings.units import rate_text
 
 _REDRAW: Final = 0.1
 """The least seconds between two updates of a bar. An update takes 1 to 2 ms."""
@@ -217,7 +218,7 @@ def summary(progress: Progress) -> str:
     count = str(progress.total_tensors)
     # A constant length keeps the length of the bar constant.
     tensors = f"{progress.tensors:{len(count)}}/{count} tensors"
-    rate = f"{progress.gb_per_second:5.2f} GB/s"
+    rate = f"{rate_text(progress.bytes, progress.seconds):>9}"
     return f"{_fraction(progress):4.0%} {done:>{len(total)}}/{total} {unit} {rate} {_left(progress):>5} left {tensors}"
 
 

@@ -25,8 +25,8 @@ def test_the_report_and_its_verdict_are_told(
     assert (done.code, done.err) == (0, "")
     told = lines(done.out)
     assert told["loaded"].startswith("120 kB, 3 tensors of 2 files, to cpu in ")
-    assert "GB/s, first tensor after" in told["speed"]
-    assert f"concurrency {400 if source == 's3' else 16}, chunk 8MiB" in told["settings"]
+    assert "B/s, first tensor after" in told["speed"]
+    assert f"up to {400 if source == 's3' else 16} reads at once, chunk 8MiB" in told["settings"]
     assert told["verdict"]
 
 
@@ -62,7 +62,7 @@ def test_a_timeline_can_be_written(streamer: Command, model: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--limit", "100"], "more than RUNAI_STREAMER_MEMORY_LIMIT=100; set it to 60000 or more"),
+        (["--limit", "100"], "more than --limit=100; set it to 60000 or more"),
         (["--device", "abacus"], "'abacus' is unknown to torch"),
     ],
 )

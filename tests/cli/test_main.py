@@ -19,7 +19,7 @@ from tests.cli.conftest import Command
 from tests.servers import FaultServer, stall_before_headers
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("ls", "load", "tune", "verify", "pull", "doctor")
+COMMANDS = ("ls", "load", "tune", "verify", "pull", "cache", "doctor")
 
 
 @pytest.mark.parametrize(
@@ -50,13 +50,16 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help_that_fits_the_terminal(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
     assert ended.value.code == 0
     told = capsys.readouterr().out
     assert "--json" in told
-    assert max(map(len, told.splitlines())) < 120
+    assert max(map(len, told.splitlines())) <= 80
 
 
 def test_help_names_the_commands_the_sizes_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,6 +68,25 @@ def test_help_names_the_commands_the_sizes_and_the_exit_codes(capsys: pytest.Cap
     told = capsys.readouterr().out
     for word in (*COMMANDS, "256M, 1G, 1GiB", "130  ended by Ctrl-C"):
         assert word in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ls", "--endpoint-url", "minio:9000", "s3://models/llama"], "in AWS_ENDPOINT_URL, --endpoint-url or "),
+        (["load", "--limit", "1M", "m.safetensors"], "more than --limit=1048576"),
+        (["ls", "--profile", "nobody", "s3://models/llama"], "Check --profile"),
+    ],
+)
+@pytest.mark.usefixtures("aws_files")
+def test_a_message_names_the_option_that_was_given(
+    arguments: list[str], message: str, streamer: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "m.safetensors", numbered([4 << 20]))
+    done = streamer(*arguments)
+    assert done.code == 1
+    assert message in done.err
 
 
 def test_an_error_is_one_line_and_with_debug_a_traceback(streamer: Command, tmp_path: Path) -> None:

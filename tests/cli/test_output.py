@@ -10,7 +10,17 @@ from collections.abc import Callable
 import pytest
 
 from runai_model_streamer.cli import output
-from runai_model_streamer.cli.output import Column, counted, shown, write_line, write_pairs, write_table
+from runai_model_streamer.cli.output import (
+    Column,
+    counted,
+    folded,
+    named_by,
+    shown,
+    write_error,
+    write_line,
+    write_pairs,
+    write_table,
+)
 
 LONG = "/models/" + "long-folder/" * 12 + "model.safetensors"
 COLUMNS = (Column("size", right=True), Column("status"), Column("file"))
@@ -71,6 +81,7 @@ def in_terminal(write: Callable[[], None], columns: int, monkeypatch: pytest.Mon
         monkeypatch.delenv(name, raising=False)
     with open(side, "w", encoding="utf-8") as stream, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", stream)
+        patch.setattr(sys, "stderr", stream)
         write()
     sent = b""
     try:
@@ -91,6 +102,38 @@ def test_in_a_terminal_there_are_colours_and_long_names_fold(monkeypatch: pytest
     assert max(map(len, lines)) <= 80
     assert "".join(line[14:].strip() for line in lines[1:4]).startswith(LONG[:100])
     assert "…" not in plain
+
+
+def test_an_error_folds_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = in_terminal(lambda: write_error("no connection to the store, and " * 3 + LONG), 40, monkeypatch)
+    lines = sent.splitlines()
+    assert lines[0] == "error: no connection to the store, and"
+    assert lines[1].startswith("       no connection")
+    assert lines[-1].strip() == LONG  # whole, to be copied
+
+
+def test_a_piped_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    write_error("word " * 100 + "end")
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("one two three", ["one two", "three"]),
+        ("130  ended by", ["130  ended", "     by"]),
+        ("  a  b c d e f g", ["  a  b c d e", "     f g"]),
+        ("", [""]),
+    ],
+)
+def test_a_line_is_folded_below_its_second_column(text: str, wanted: list[str]) -> None:
+    assert folded(text, 12).split("\n") == wanted
+
+
+def test_an_option_is_named_in_place_of_its_variable() -> None:
+    with named_by({"RUNAI_STREAMER_MEMORY_LIMIT": "--limit"}):
+        assert shown("more than RUNAI_STREAMER_MEMORY_LIMIT=1") == "more than --limit=1"
+    assert shown("RUNAI_STREAMER_MEMORY_LIMIT") == "RUNAI_STREAMER_MEMORY_LIMIT"
 
 
 def test_without_rich_a_terminal_gets_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def test_waiting_for_files_is_the_storages() -> None:
     verdict = judge(waiting(ReaderSeconds(disk=144.0), bytes_from=BytesFrom(disk=5000 * MB)))
     assert verdict.bound_by == "storage"
     assert verdict.sentence == (
-        "Bound by the storage: 90% of 10.0 s went into waiting for files, read at 0.50 GB/s; if the disk has more to "
+        "Bound by the storage: 90% of 10.0 s went into waiting for files, read at 500 MB/s; if the disk has more to "
         "give, raise RUNAI_STREAMER_CONCURRENCY (now 16)."
     )
 
@@ -90,7 +90,7 @@ def test_waiting_for_objects_is_the_networks() -> None:
     )
     assert verdict.bound_by == "network"
     assert verdict.sentence == (
-        "Bound by the network: 90% of 10.0 s went into waiting for object storage, read at 0.50 GB/s in 8 requests at "
+        "Bound by the network: 90% of 10.0 s went into waiting for object storage, read at 500 MB/s in 8 requests at "
         "once, 3 requests made again; 8 connections were used: a longer load finds out whether more are faster."
     )
 
@@ -277,7 +277,7 @@ def test_readers_that_connect_are_told_from_readers_that_read() -> None:
     assert verdict.bound_by == "connecting"
     assert verdict.shares["connecting"] == pytest.approx(0.9 * 0.75)
     assert "readers connected for 54.0 s of their 72.0 s" in verdict.sentence
-    assert "RUNAI_STREAMER_CONCURRENCY, now 8" in verdict.sentence
+    assert "RUNAI_STREAMER_CONNECTIONS, now up to 8" in verdict.sentence
 
 
 SECONDS = st.floats(0, 20)

@@ -47,7 +47,7 @@ def add(commands: Subcommands) -> None:
         "tune",
         run,
         "find the concurrency, chunk and memory limit that load these files fastest",
-        "Loads as much of the files as the budget allows, repeatedly, with different settings. Alternates with the\n"
+        "Loads as much of the files as the budget allows, repeatedly, with different settings, in turns with the "
         "current one. Prints a table, and export lines for a setting that is clearly faster, if there is one.\n"
         "The result depends on whether the files are in the page cache; the output says so.",
     )
