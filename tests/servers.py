@@ -550,9 +550,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, owner: "FaultServer") -> None:
+    def __init__(self, owner: "FaultServer", address: tuple[str, int]) -> None:
         self.owner = owner
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(address, _Handler)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
@@ -579,7 +579,12 @@ class FaultServer:
     accepted ones, `bytes_served` the bytes of bodies.
     """
 
-    def __init__(self, certificate: "Certificate | None" = None, virtual_host: str | None = None) -> None:
+    def __init__(
+        self,
+        certificate: "Certificate | None" = None,
+        virtual_host: str | None = None,
+        address: tuple[str, int] = ("127.0.0.1", 0),
+    ) -> None:
         self.requests: list[Request] = []
         self.faults: deque[Fault] = deque()
         self.choose: Callable[[Request], Fault | None] | None = None
@@ -599,17 +604,17 @@ class FaultServer:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._open: set[socket.socket] = set()
-        self._server = _Server(self)
+        self._server = _Server(self, address)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     @property
     def endpoint(self) -> str:
         """URL of the server."""
-        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{self._server.server_address[0]!s}:{self.port}"
 
     @property
     def port(self) -> int:
-        """TCP port on 127.0.0.1."""
+        """TCP port."""
         return int(self._server.server_address[1])
 
     def put(self, bucket: str, key: str, data: bytes, etag: str | None = "", *, modified: float | None = None) -> None:

@@ -37,6 +37,8 @@ class Flight:
         """Seconds in which its connection was made; next to 0 where an earlier one was used."""
         self.landed: Callable[[], int] | None = None
         """Returns how many bytes of its answer have landed; None where that is not known."""
+        self.elsewhere = False
+        """Whether it was refused by an address whose name has others that serve."""
         self._lock = threading.Lock()
         self._cut = False
         self._handles: list[int] = []

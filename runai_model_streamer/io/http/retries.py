@@ -140,6 +140,7 @@ def retry(
         if flights.stopped():
             break
         count += 1
+        flight: Flight | None = None
         try:
             access = store.access()
             with flights.flight() as flight:
@@ -154,7 +155,7 @@ def retry(
             if flights.stopped():
                 break
             store.answered = store.answered or judgement.answered
-            if judgement.refused:
+            if judgement.refused and (flight is None or not flight.elsewhere):
                 rate.refused(answered=judgement.answered)
             if judgement.renew and access is not None and not renewed:
                 renewed = True

@@ -73,6 +73,11 @@ class Reply:
         """Record why the rest did not arrive."""
         self._failure = failure
 
+    @property
+    def failure(self) -> TransportError | None:
+        """Why the rest did not arrive; None if it did, or once `check` has raised it."""
+        return self._failure
+
     def check(self) -> None:
         """Raise the failure that kept the rest from arriving, if there was one."""
         failure, self._failure = self._failure, None
@@ -92,6 +97,9 @@ class Cancellation(Protocol):
 
     landed: Callable[[], int] | None
     """Set by the transport: returns how many bytes of the answer's body have landed so far. From any thread."""
+
+    elsewhere: bool
+    """Set by the transport: the request was refused, but others of its host do serve, and the next go there."""
 
     @property
     def cut(self) -> bool:

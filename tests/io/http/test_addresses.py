@@ -27,6 +27,12 @@ def elsewhere(work: Callable[[], T]) -> T:
         return pool.submit(work).result(PATIENCE)
 
 
+def settings(addresses: Addresses, url: str, times: int) -> list[str]:
+    """What libcurl is told for so many connections."""
+    found = elsewhere(lambda: [addresses.of(url) for _ in range(times)])
+    return [known.setting for known in found if known is not None]
+
+
 class Names:
     """Finds the same addresses for each name, and counts the lookups."""
 
@@ -43,7 +49,7 @@ class Names:
 
 def test_each_connection_begins_with_another_address() -> None:
     addresses = Addresses(names := Names("10.0.0.1", "10.0.0.2"))
-    found = elsewhere(lambda: [addresses.of("https://store/key") for _ in range(3)])
+    found = settings(addresses, "https://store/key", 3)
     first, second = "+store:443:10.0.0.1,10.0.0.2", "+store:443:10.0.0.2,10.0.0.1"
     assert found == [first, second, first]
     assert names.asked == [("store", 443)]
@@ -51,7 +57,7 @@ def test_each_connection_begins_with_another_address() -> None:
 
 def test_the_family_that_came_first_stays_first() -> None:
     addresses = Addresses(Names("fd00::1", "fd00::2", "10.0.0.1"))
-    found = elsewhere(lambda: [addresses.of("http://store:9000/key") for _ in range(2)])
+    found = settings(addresses, "http://store:9000/key", 2)
     assert found == ["+store:9000:[fd00::1],[fd00::2],10.0.0.1", "+store:9000:[fd00::2],[fd00::1],10.0.0.1"]
 
 

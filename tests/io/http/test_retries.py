@@ -173,3 +173,17 @@ def test_flights_that_were_stopped_make_no_attempt(clock: Clock) -> None:
     with pytest.raises(InterruptedReadError, match="s3://bucket/key: bytes 0-10 not read: the streamer is closing"):
         run(store, clock.backoff, flights=flights)
     assert store.attempts == 0
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_refusal_by_one_address_of_several_does_not_count_for_the_host(clock: Clock, *, elsewhere: bool) -> None:
+    store = Failing(Judgement("HTTP 503", again=True, answered=True, refused=True))
+
+    def attempt(_: int, flight: Flight) -> None:
+        store.attempts += 1
+        flight.elsewhere = elsewhere
+        if store.attempts < 3:
+            raise ConnectionError
+
+    retry(store, Flights(), "s3://bucket/key", None, attempt, lambda *_: GaveUpError(), clock.backoff)
+    assert store.rates.refusals == (0 if elsewhere else 2)

@@ -11,8 +11,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
+
+from runai_model_streamer.io.http.curl.health import Health
 
 _FRESH: Final = 30.0
 """Seconds for which a lookup is used for new connections."""
@@ -28,6 +30,15 @@ def look_up(host: str, port: int) -> list[str]:
     """
     found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+class Known(NamedTuple):
+    """What is known of a URL's server."""
+
+    setting: str
+    """Host, port and addresses as CURLOPT_RESOLVE takes them: in turn, and those that rest last."""
+    health: Health | None
+    """What the addresses have brought; None if there is only one."""
 
 
 class Addresses:
@@ -46,10 +57,11 @@ class Addresses:
         self._lock = threading.Lock()
         self._names: dict[str, tuple[str, int] | None] = {}
         self._known: dict[tuple[str, int], tuple[float, Sequence[str]]] = {}
+        self._health: dict[tuple[str, int], Health] = {}
         self._turns = itertools.count()
 
-    def of(self, url: str) -> str | None:
-        """Return host, port and addresses of a URL as CURLOPT_RESOLVE takes them, those of one's turn first.
+    def of(self, url: str) -> Known | None:
+        """Return the addresses of a URL's server, those of one's turn first.
 
         Return None where libcurl has to look: in the main thread, which a lookup would keep from Ctrl-C, and where
         there is no name, or none that is found. Threads wait for each other's lookups.
@@ -69,9 +81,17 @@ class Addresses:
                 except (OSError, UnicodeError):  # libcurl says why
                     found = ()
                 self._known[name] = self._clock() + _FRESH, found
+                if name in self._health:
+                    self._health[name].become(found)
+                elif len(found) > 1:
+                    self._health[name] = Health(found, self._clock)
         if not found:
             return None
-        return f"+{host}:{port}:{','.join(_in_turn(found, next(self._turns)))}"
+        health = self._health[name] if len(found) > 1 else None
+        ordered = _in_turn(found, next(self._turns))
+        if health is not None:
+            ordered.sort(key=health.rests)
+        return Known(f"+{host}:{port}:{','.join(map(_in_brackets, ordered))}", health)
 
 
 def _name_in(server: str) -> tuple[str, int] | None:
@@ -93,4 +113,8 @@ def _in_turn(addresses: Sequence[str], turn: int) -> list[str]:
         family = [each for each in addresses if (":" in each) is six]
         start = turn % max(len(family), 1)
         found += [*family[start:], *family[:start]]
-    return [f"[{each}]" if ":" in each else each for each in found]
+    return found
+
+
+def _in_brackets(address: str) -> str:
+    return f"[{address}]" if ":" in address else address

@@ -11,10 +11,13 @@ from typing import Any, Final, NamedTuple
 from runai_model_streamer.io.http.curl import libcurl
 from runai_model_streamer.io.http.curl.addresses import Addresses
 from runai_model_streamer.io.http.curl.failures import failure_of
+from runai_model_streamer.io.http.curl.health import REFUSED as REFUSED_RATE
+from runai_model_streamer.io.http.curl.health import Health
 from runai_model_streamer.io.http.curl.libcurl import Code, Easy, Library, UnusableError
 from runai_model_streamer.io.http.curl.request import CurlRequest, MemoryStream, last_answer
+from runai_model_streamer.io.http.curl.sockets import OpenSocket
 from runai_model_streamer.io.http.curl.trust import Trust
-from runai_model_streamer.io.http.failures import TransportError, wrong_length
+from runai_model_streamer.io.http.failures import REFUSED, REFUSED_STATUSES, UNREACHABLE, TransportError, wrong_length
 from runai_model_streamer.io.http.progress import Watcher
 from runai_model_streamer.io.http.proxies import Proxy
 from runai_model_streamer.io.http.transport import (
@@ -34,6 +37,13 @@ _BUFFER: Final = 256 << 10
 
 _HEAD_LIMIT: Final = 64 << 10
 """Maximum bytes of an answer's head, with the interim answers before it."""
+
+_HURRIED: Final = 6.0
+"""Maximum seconds for a connection where a name has other addresses that serve. libcurl gives half of what is left to
+each, so that SYN packets are sent three times to the first."""
+
+_COMPARED: Final = 1 << 20
+"""Minimum bytes of a range whose rate tells something of an address."""
 
 
 class Settings(NamedTuple):
@@ -61,11 +71,16 @@ class Connection:
         self._head_bytes = ctypes.create_string_buffer(_HEAD_LIMIT)
         self._head = MemoryStream(ctypes.addressof(self._head_bytes), _HEAD_LIMIT)
         self._errno = 0
+        self._health: Health | None = None  # of a name's addresses, where there are several
+        self._address = ""  # the one in use
+        self._tried: list[str] = []
+        self.worse = False
+        """Its address serves worse than others of its name: make another connection instead."""
         self._work: CurlRequest | None = None
         self._asked: tuple[SignedRequest, str | None] | None = None  # what URL and headers are for
         self._proxy: Proxy | None = None
         # ctypes holds no reference to the function that libcurl will call.
-        self._opener = libcurl.OpenSocket(self._open)
+        self._opener = OpenSocket(self._open)
         self._easy = Easy(library)
         for option, value in {
             libcurl.NOSIGNAL: 1,
@@ -123,11 +138,14 @@ class Connection:
             cancellation.landed = work.landed_so_far
             if kept != libcurl.BAD_SOCKET:
                 cancellation.watch(kept)
+            self._tried.clear()
             forget = self._watcher.watch(work)
+            began = time.perf_counter()
             try:
                 code = self._perform(cancellation)
             finally:
                 forget()
+            seconds = time.perf_counter() - began
             cancellation.connect_seconds += self._easy.connect_seconds()
         finally:
             self._work = None
@@ -135,7 +153,26 @@ class Connection:
         reply = self._reply(code, request.url, span, work, buffer, len(view))
         if reply.landed and buffer is not view:
             view[: reply.landed] = buffer[: reply.landed]
+        if self._health is not None:
+            self._judge(self._health, reply, work, seconds, len(view))
         return reply
+
+    def _judge(self, health: Health, reply: Reply, work: CurlRequest, seconds: float, length: int) -> None:
+        """Note what the address has brought."""
+        failure = None if reply.failure is None else reply.failure.failure
+        stopped = work.cancellation.cut and work.failure is None
+        if self._tried and not stopped:
+            used = self._address = self._easy.address() if failure not in UNREACHABLE else ""
+            for address in self._tried:
+                # The other family is tried beside the first, and may have been no worse.
+                if address != used and (not used or (":" in address) == (":" in used)):
+                    health.unreachable(address)
+        if failure in REFUSED or reply.status in REFUSED_STATUSES:
+            self.worse = health.served(self._address, REFUSED_RATE)
+            work.cancellation.elsewhere = self.worse
+        elif work.landed and length >= _COMPARED:
+            # Of a request that was cut since a second one was faster, too.
+            self.worse = health.served(self._address, work.landed / seconds)
 
     def _ask_for(self, request: SignedRequest, etag: str | None) -> None:
         """Let libcurl keep what is the same for many ranges of an object."""
@@ -152,9 +189,15 @@ class Connection:
         began = time.perf_counter()
         known = self._addresses.of(url)
         cancellation.connect_seconds += time.perf_counter() - began
-        if known is not None:
-            with contextlib.suppress(UnusableError):  # before 7.75 libcurl looks up by itself
-                self._easy.set_addresses(known)
+        if known is None:
+            return
+        self._health = known.health
+        with contextlib.suppress(UnusableError):  # before 7.75 libcurl looks up by itself
+            self._easy.set_addresses(known.setting)
+            self._easy.set(libcurl.DNS_SHUFFLE_ADDRESSES, 0)  # it would shuffle these, too
+        hurried = known.health is not None and known.health.hurried
+        seconds = min(self._timeout, _HURRIED) if hurried else self._timeout
+        self._easy.set(libcurl.CONNECTTIMEOUT_MS, max(1, int(seconds * 1000)))
 
     def _go_by(self, proxy: Proxy) -> None:
         self._proxy = None
@@ -233,6 +276,8 @@ class Connection:
             with socket.socket(wanted.family, wanted.kind, wanted.protocol) as made:
                 work.cancellation.watch_another(made.fileno())
                 descriptor = made.detach()
+            if self._health is not None:
+                self._tried.append(wanted.text)
         except Exception as error:
             # If this raised, ctypes would return 0 to libcurl: standard input.
             self._errno = getattr(error, "errno", None) or 0

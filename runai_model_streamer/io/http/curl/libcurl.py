@@ -56,6 +56,7 @@ _OS_ERRNO: Final = 0x200000 + 25
 _HTTP_CONNECTCODE: Final = 0x200000 + 22
 _PRETRANSFER_TIME: Final = 0x300000 + 6
 _ACTIVESOCKET: Final = 0x500000 + 44
+_PRIMARY_IP: Final = 0x100000 + 32
 _GLOBAL_DEFAULT: Final = 3
 _FEATURE_SSL: Final = 1 << 2
 
@@ -80,13 +81,6 @@ class Code:
     PROXY: Final = 97
 
 
-class SockAddr(ctypes.Structure):
-    """The first fields of curl_sockaddr, which a socket is made from."""
-
-    _fields_ = (("family", ctypes.c_int), ("kind", ctypes.c_int), ("protocol", ctypes.c_int))
-
-
-OpenSocket: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(SockAddr))
 SslContext: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 
 
@@ -139,7 +133,7 @@ class Easy:
         self._set_chain(HTTPHEADER, chain)
 
     def set_addresses(self, known: str) -> None:
-        """Set what `Addresses.of` returns. It raises UnusableError if this libcurl does not know the option."""
+        """Set `Known.setting`. It raises UnusableError if this libcurl does not know the option."""
         self._set_chain(RESOLVE, self._library.append(None, known.encode()))
 
     def _set_chain(self, option: int, chain: int | None) -> None:
@@ -175,6 +169,10 @@ class Easy:
         """
         return int(self._number(_ACTIVESOCKET, BAD_SOCKET, ctypes.c_int))
 
+    def address(self) -> str:
+        """Return the IP address of the last request's connection; "" if there was none."""
+        return (self._number(_PRIMARY_IP, kind=ctypes.c_char_p) or b"").decode()
+
     def close(self) -> None:
         """Close the connections and release the handle. Idempotent."""
         handle, self._handle = self._handle, None
@@ -199,36 +197,36 @@ class OpenSsl:
     def __init__(self, library: ctypes.CDLL, tls: str) -> None:
         pointer = ctypes.c_void_p
         # Among the libraries that libcurl needs, one may need another OpenSSL.
-        text = _typed(library, "OpenSSL_version", ctypes.c_char_p, ctypes.c_int)(0).decode()
+        text = typed(library, "OpenSSL_version", ctypes.c_char_p, ctypes.c_int)(0).decode()
         if tls.split("/") != text.split()[:2]:
             raise AttributeError(f"libcurl has {tls}, and not {text}")
-        self.store_of = _typed(library, "SSL_CTX_get_cert_store", pointer, pointer)
-        self.set_store = _typed(library, "SSL_CTX_set1_cert_store", None, pointer, pointer)
-        self.keep = _typed(library, "X509_STORE_up_ref", ctypes.c_int, pointer)
-        self.release = _typed(library, "X509_STORE_free", None, pointer)
+        self.store_of = typed(library, "SSL_CTX_get_cert_store", pointer, pointer)
+        self.set_store = typed(library, "SSL_CTX_set1_cert_store", None, pointer, pointer)
+        self.keep = typed(library, "X509_STORE_up_ref", ctypes.c_int, pointer)
+        self.release = typed(library, "X509_STORE_free", None, pointer)
 
 
 class Library:
     """A loaded libcurl: its functions, with their types."""
 
     def __init__(self, path: str) -> None:
-        quick = ctypes.PyDLL(path)
+        self.quick = quick = ctypes.PyDLL(path)
         slow = ctypes.CDLL(path)
         pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_long
         # One function under two names, because its last argument's type depends on the option.
-        self.set_number = _typed(quick, "curl_easy_setopt", ctypes.c_int, pointer, ctypes.c_int, number)
-        self.set_pointer = _typed(quick, "curl_easy_setopt", ctypes.c_int, pointer, ctypes.c_int, pointer)
-        self.init = _typed(quick, "curl_easy_init", pointer)
-        self.cleanup = _typed(quick, "curl_easy_cleanup", None, pointer)
-        self.getinfo = _typed(quick, "curl_easy_getinfo", ctypes.c_int, pointer, ctypes.c_int, pointer)
-        self.append = _typed(quick, "curl_slist_append", pointer, pointer, text)
-        self.free_list = _typed(quick, "curl_slist_free_all", None, pointer)
-        self.perform = _typed(slow, "curl_easy_perform", ctypes.c_int, pointer)
-        self._strerror = _typed(quick, "curl_easy_strerror", text, ctypes.c_int)
-        about = _typed(quick, "curl_version_info", ctypes.POINTER(_Version), ctypes.c_int)(0).contents
+        self.set_number = typed(quick, "curl_easy_setopt", ctypes.c_int, pointer, ctypes.c_int, number)
+        self.set_pointer = typed(quick, "curl_easy_setopt", ctypes.c_int, pointer, ctypes.c_int, pointer)
+        self.init = typed(quick, "curl_easy_init", pointer)
+        self.cleanup = typed(quick, "curl_easy_cleanup", None, pointer)
+        self.getinfo = typed(quick, "curl_easy_getinfo", ctypes.c_int, pointer, ctypes.c_int, pointer)
+        self.append = typed(quick, "curl_slist_append", pointer, pointer, text)
+        self.free_list = typed(quick, "curl_slist_free_all", None, pointer)
+        self.perform = typed(slow, "curl_easy_perform", ctypes.c_int, pointer)
+        self._strerror = typed(quick, "curl_easy_strerror", text, ctypes.c_int)
+        about = typed(quick, "curl_version_info", ctypes.POINTER(_Version), ctypes.c_int)(0).contents
         if not about.features & _FEATURE_SSL:
             raise UnusableError(f"{path} has no TLS")
-        code = _typed(quick, "curl_global_init", ctypes.c_int, number)(_GLOBAL_DEFAULT)
+        code = typed(quick, "curl_global_init", ctypes.c_int, number)(_GLOBAL_DEFAULT)
         if code:
             raise UnusableError(f"{path} does not start: {self.text(code)}")
         self.openssl: OpenSsl | None = None
@@ -244,7 +242,8 @@ class Library:
         return meaning.decode()
 
 
-def _typed(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
+def typed(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
+    """Return a function of a library, with these types."""
     function = library[name]
     function.restype, function.argtypes = result, arguments
     return function

@@ -39,6 +39,8 @@ def make_curl_transport(
 class CurlTransport(Transport):
     """A `Transport` over libcurl. Threads share the idle connections; the one used last is taken first.
 
+    A connection to an address that serves worse than others of its name is not used again; see `health`.
+
     Raises:
         UnusableError: this libcurl lacks something.
     """
@@ -76,7 +78,7 @@ class CurlTransport(Transport):
             return connection.get(request, span, etag, view, cancellation)
         finally:
             with self._lock:
-                if not self._closed:
+                if not self._closed and not connection.worse:
                     self._idle.append(connection)
                     connection = None
             if connection is not None:
