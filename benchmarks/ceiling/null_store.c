@@ -1,6 +1,6 @@
 /* A libcurl whose store answers at once, to find what a range of an object costs our own code.
  *
- * It has the functions that io/http/libcurl.py declares, and takes the place of libcurl.so.4 by LD_LIBRARY_PATH. A range
+ * It has the functions that io/http/curl/ declares, and takes the place of libcurl.so.4 by LD_LIBRARY_PATH. A range
  * within the first bytes of the object comes from the file NULLSTORE_HEAD; of any other no byte is written, and the body's
  * stream only moves on. NULLSTORE_SIZE is the object's size. For figures only: the bytes are garbage.
  */
@@ -42,6 +42,10 @@ const struct version *curl_version_info(int age) {
 struct handle *curl_easy_init(void) { return calloc(1, sizeof(struct handle)); }
 void curl_easy_cleanup(struct handle *handle) { free(handle); }
 const char *curl_easy_strerror(int code) { return code ? "failed" : "no error"; }
+
+void *curl_share_init(void) { return &size; }
+int curl_share_setopt(void *share, int option, void *value) { return (void)share, (void)option, (void)value, 0; }
+int curl_share_cleanup(void *share) { return (void)share, 0; }
 
 int curl_easy_setopt(struct handle *handle, int option, void *value) {
     if (option == WRITEDATA) handle->body = value;

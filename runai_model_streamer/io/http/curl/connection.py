@@ -15,6 +15,7 @@ from runai_model_streamer.io.http.curl.health import REFUSED as REFUSED_RATE
 from runai_model_streamer.io.http.curl.health import Health
 from runai_model_streamer.io.http.curl.libcurl import Code, Easy, Library, UnusableError
 from runai_model_streamer.io.http.curl.request import CurlRequest, MemoryStream, last_answer
+from runai_model_streamer.io.http.curl.sessions import Sessions
 from runai_model_streamer.io.http.curl.sockets import OpenSocket
 from runai_model_streamer.io.http.curl.trust import Trust
 from runai_model_streamer.io.http.failures import REFUSED, REFUSED_STATUSES, UNREACHABLE, TransportError, wrong_length
@@ -54,6 +55,7 @@ class Settings(NamedTuple):
     certificates: str
     """Path of the file with the authorities."""
     trust: Trust
+    sessions: Sessions
     proxies: Callable[[str], Proxy]
     """Returns the proxy for a URL."""
     addresses: Addresses
@@ -111,6 +113,7 @@ class Connection:
             with contextlib.suppress(UnusableError):
                 self._easy.set(option, certified)
         settings.trust.apply(self._easy)
+        settings.sessions.apply(self._easy)
 
     def get(
         self,

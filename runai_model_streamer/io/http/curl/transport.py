@@ -17,6 +17,7 @@ from runai_model_streamer.io.http.curl import libcurl
 from runai_model_streamer.io.http.curl.addresses import Addresses
 from runai_model_streamer.io.http.curl.connection import Connection, Settings
 from runai_model_streamer.io.http.curl.libcurl import Library
+from runai_model_streamer.io.http.curl.sessions import Sessions
 from runai_model_streamer.io.http.curl.trust import Trust
 from runai_model_streamer.io.http.progress import Watcher
 from runai_model_streamer.io.http.proxies import Proxies, Proxy
@@ -59,6 +60,7 @@ class CurlTransport(Transport):
         self._timeout = timeout
         self._certificates = certificates
         self._trust = Trust(library, certificates)
+        self._sessions = Sessions(library)
         self._proxies = proxies
         self._lock = threading.Lock()
         self._closed = False
@@ -83,6 +85,8 @@ class CurlTransport(Transport):
                     connection = None
             if connection is not None:
                 connection.close()
+                if self._closed:
+                    self._sessions.close()
 
     @override
     def close(self) -> None:
@@ -96,7 +100,10 @@ class CurlTransport(Transport):
             connection.close()
         self._watcher.close()
         self._trust.close()
+        self._sessions.close()
 
     def _connect(self) -> "Connection":
-        settings = Settings(self._timeout, self._certificates, self._trust, self._proxies, self._addresses)
+        settings = Settings(
+            self._timeout, self._certificates, self._trust, self._sessions, self._proxies, self._addresses
+        )
         return Connection(self._library, self._watcher, settings)
