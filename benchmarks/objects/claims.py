@@ -76,6 +76,8 @@ def _found(results: Results) -> Iterator[Claim]:
         ("slow90", PROGRAM, "90 MB/s a connection: of the curl program with 64", 0.9),
         ("far", PEER, "20 ms a request: times the peer", 1.5),
         ("far", eight, "20 ms a request: times 8 connections", 3.0),
+        ("far-loss", PEER, "20 ms a request, 0.5% of packets lost: times the peer", 1.5),
+        ("far-loss", eight, "20 ms a request, 0.5% of packets lost: times 8 connections", 3.0),
         ("loopback", eight, "no limit, HTTP: of 8 connections", 0.97),
         ("loopback-tls", eight, "no limit, TLS: of 8 connections", 0.97),
     ):
