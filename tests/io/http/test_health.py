@@ -60,6 +60,7 @@ def test_where_none_takes_connections_none_rests_and_there_is_no_hurry() -> None
 
 def test_an_address_that_brings_less_than_a_third_of_the_others_rests() -> None:
     health = Health([ONE, TWO, THREE], Clock())
+    found: list[bool] = []
     for _ in range(KNOWN):
         found = [health.served(ONE, 30 * MB), health.served(THREE, 90 * MB), health.served(TWO, 9 * MB)]
     assert found == [False, False, True]
