@@ -13,8 +13,8 @@ load is a process of its own, which drops tensors as they come. In each round, i
 - full: the same, once all is in the cache. It is the second load, if the first has left nothing out.
 
 GB/s: 1e9 bytes of files a second, from the call to the last tensor. Its end is not in it: `close` is how long a load
-took to end, which waits for what is not on the disk yet. `left out`: bytes that the disk was too slow for, so that the
-next load fetched them. `--verified` has loads from the cache compare all bytes, as after a boot.
+took to end. `left out`: bytes that there was no time to write, or no CPU, so that the next load fetched them.
+`--verified` has loads from the cache compare all bytes, as after a boot.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from tests.servers import FaultServer
 
 SIZE: Final = (24 << 20) + 12_345
 _READ: Final = (2 << 20) + 1
-"""Bytes of a read. All reads fit into the buffers of one load, so that none is left out, however slow the disk is."""
+"""Bytes of a read. All reads together are what a load writes in any case, however slow the disk is."""
 _THREADS: Final = 6
 
 

@@ -44,6 +44,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "installation": (),
     "threads.forks": (),
     "threads.signals": (),
+    "threads.times": (),
     "threads": ("errors", "threads.signals"),
     "settings": ("errors", "io.secret"),
     "config": ("errors", "io.secret", "origins", "ranges", "settings"),
@@ -140,7 +141,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "io.source",
         "origins",
         "ranges",
-        "threads",
+        "threads.times",
     ),
     "io.storage": (
         "config",
@@ -171,6 +172,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "io.source",
         "origins",
         "pipeline.plan",
+        "threads.times",
     ),
     "pipeline.memory": (
         "config",

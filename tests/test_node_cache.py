@@ -14,7 +14,9 @@ import torch
 
 from runai_model_streamer import SafetensorsStreamer, StreamerConfig, list_safetensors
 from runai_model_streamer.errors import AccessDeniedError, ChecksumError, StorageUnreachableError
+from runai_model_streamer.io.cache import bytes_at
 from runai_model_streamer.io.cache.names import FOLDER
+from runai_model_streamer.io.cache.policy import USUAL
 from runai_model_streamer.report.load_report import LoadReport
 from tests.cache_processes import SIZE, killed, together
 from tests.checkpoints import encode, raw, stored
@@ -333,6 +335,24 @@ def test_the_files_of_the_cache_are_closed_with_the_load(url: str, config: Strea
     load(url, config)
     targets = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
     assert [target for target in targets if FOLDER in target] == []
+
+
+def test_tensors_are_written_from_their_own_memory(
+    url: str, config: StreamerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = []
+
+    def count(fd: int, offset: int, view: memoryview) -> None:
+        copied.append((offset, len(view)))
+        write_copies(fd, offset, view)
+
+    write_copies = bytes_at.write_copies
+    monkeypatch.setattr(bytes_at, "write_copies", count)
+    report = load(url, config)
+    assert report.cache is not None
+    assert report.cache.bytes_written == len(DATA)
+    # Only what opening the object has brought is not in a tensor's memory.
+    assert sum(length for _, length in copied) <= USUAL.beginning
 
 
 def test_tensors_are_right_in_any_piece_of_memory(url: str, config: StreamerConfig) -> None:

@@ -15,7 +15,8 @@ class CacheCounts:
     bytes_written: int = 0
     """Read from the store, and written to the cache."""
     bytes_left_out: int = 0
-    """Read from the store, and not written: the disk was slower than the network, full, or not writable."""
+    """Read from the store, and not written: the disk was slower than the network, full or not writable, or the load
+    needed all CPUs."""
     bytes_no_room: int = 0
     """Of these, what the cache had no room for: `RUNAI_STREAMER_CACHE_SIZE`, or the tenth of the file system that stays
     free."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
-from runai_model_streamer.config import UNLIMITED, LoadConfig
+from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.io.azure.location import is_blob_url
 from runai_model_streamer.io.azure.store import AzureStore
 from runai_model_streamer.io.bandwidth import Bandwidth, PacedSource
@@ -65,10 +65,9 @@ class Storage:
         self._bandwidth = Bandwidth(config.max_bandwidth) if config.max_bandwidth else None
         self._cache: NodeCache | None = None
         if config.cache.folder:
-            memory = None if config.memory_limit == UNLIMITED else config.memory_limit
             # Reads of files meet in pages, which are read twice: a checksum of the whole needs each byte once.
             as_files = not (alike or config.verify)
-            self._cache = NodeCache(config.cache, config.direct_io, shared=shared, as_files=as_files, memory=memory)
+            self._cache = NodeCache(config.cache, config.direct_io, shared=shared, as_files=as_files)
 
     def open(self, path: str) -> Source:
         """Open the source behind a path.
@@ -206,7 +205,5 @@ class Storage:
 
     def close(self) -> None:
         """Close the connections. Idempotent."""
-        if self._cache is not None:
-            self._cache.close()
         for store in self._stores.values():
             store.close()

@@ -97,7 +97,7 @@ class TestObjectThatIsCached(TestMemorySource):
     @pytest.fixture
     def source(self, path: str, tmp_path: Path) -> Iterator[Source]:
         store = objects.MemoryStore(DATA)
-        with closing(objects.make_cache(tmp_path)) as cache, closing(cache.open(path, store.open)) as source:
+        with closing(objects.make_cache(tmp_path).open(path, store.open)) as source:
             yield source
 
 
@@ -109,11 +109,11 @@ class TestCachedObject(TestObjectThatIsCached):
     @pytest.fixture
     def source(self, path: str, tmp_path: Path) -> Iterator[Source]:
         store = objects.MemoryStore(DATA)
-        with closing(objects.make_cache(tmp_path)) as cache:
-            with closing(cache.open(path, store.open)) as source:
-                objects.read(source, 0, len(DATA))
-            with closing(cache.open(path, store.open)) as source:
-                yield source
+        cache = objects.make_cache(tmp_path)
+        with closing(cache.open(path, store.open)) as source:
+            objects.read(source, 0, len(DATA))
+        with closing(cache.open(path, store.open)) as source:
+            yield source
 
 
 def open_store(server: FaultServer | MotoServer, transport: S3Transport) -> AbstractContextManager[S3Store]:

@@ -16,11 +16,11 @@ from runai_model_streamer.origins import Origin, SourceKind
 from runai_model_streamer.pipeline.plan.groups import PlannedFile, Step, plan_groups
 from runai_model_streamer.pipeline.tally.load import Tally
 from runai_model_streamer.pipeline.tally.reading import Reading
-from runai_model_streamer.pipeline.tally.timer import ThreadTimes
 from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
 from runai_model_streamer.report.load_report import BytesFrom, Held, ReaderSeconds, Settings
 from runai_model_streamer.report.make import Request, make_report
 from runai_model_streamer.report.verdict import TOO_SHORT, Verdict, judge
+from runai_model_streamer.threads.times import ThreadTimes
 from tests.checkpoints import infos, numbered, write
 from tests.pipeline.tally.clocks import Clock
 from tests.servers import FaultServer

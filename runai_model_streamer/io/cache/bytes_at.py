@@ -19,6 +19,9 @@ Alone: TypeAlias = Callable[[], contextlib.AbstractContextManager[None]]
 
 _REFUSED: Final = (errno.EINVAL, errno.EOPNOTSUPP)
 
+_COPY: Final = 1 << 20
+"""Bytes that are copied at a time."""
+
 _KEEP_SIZE: Final = 1
 _PUNCH_HOLE: Final = 2
 """Modes of fallocate(2)."""
@@ -45,7 +48,7 @@ def write_at(fd: int, start: int, view: memoryview, alone: Alone, *, direct: boo
     Args:
         fd: open for writing.
         start: the first byte's offset.
-        view: the bytes. They are written past the page cache if their place in its page is the same in memory.
+        view: the bytes. Past the page cache they are copied unless their place in its page is the same in memory.
         alone: keeps others from writing parts of pages meanwhile.
         direct: whether to try that.
 
@@ -55,11 +58,12 @@ def write_at(fd: int, start: int, view: memoryview, alone: Alone, *, direct: boo
     end = start + len(view)
     first, last = round_up(start, PAGE), round_down(end, PAGE)
     address = np.frombuffer(view, np.uint8).ctypes.data
-    if direct and first < last and not (address - start) % PAGE:
+    if direct and first < last:
         try:
             past = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT)
             try:
-                _write(past, first, view[first - start : last - start])
+                write_pages = write_copies if (address - start) % PAGE else _write
+                write_pages(past, first, view[first - start : last - start])
                 _write_part(fd, past, start, view[: first - start], alone)
                 _write_part(fd, past, last, view[last - start :], alone)
             finally:
@@ -132,3 +136,13 @@ def _write(fd: int, offset: int, view: memoryview) -> None:
     landed = 0
     while landed < len(view):
         landed += os.pwrite(fd, view[landed:], offset + landed)
+
+
+def write_copies(fd: int, offset: int, view: memoryview) -> None:
+    """Write bytes, a part at a time, from memory that begins with a page."""
+    memory = memoryview(mmap.mmap(-1, min(_COPY, len(view))))
+    for start in range(0, len(view), _COPY):
+        part = view[start : start + _COPY]
+        # numpy copies without the GIL.
+        np.copyto(np.frombuffer(memory, np.uint8, len(part)), np.frombuffer(part, np.uint8))
+        _write(fd, offset + start, memory[: len(part)])

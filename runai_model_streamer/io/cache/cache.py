@@ -46,7 +46,6 @@ class NodeCache:
         direct: whether files are read and written past the page cache.
         shared: whether other processes of this node load the same objects.
         as_files: whether objects of which all is there may count as files; see `CachedSource`.
-        memory: bytes that the load holds at once, at most; None for any number.
         policy: how to write and to wait.
         compute: makes what computes checksums.
     """
@@ -58,12 +57,9 @@ class NodeCache:
         *,
         shared: bool = False,
         as_files: bool = True,
-        memory: int | None = None,
         policy: CachePolicy = USUAL,
         compute: Callable[[], Compute] = crc64,
     ) -> None:
-        if memory is not None:  # an eighth of it, for copies of what is written
-            policy = policy._replace(buffers=max(min(memory // (8 * policy.piece), policy.buffers), 2))
         self.offline = config.offline
         """Whether no store is asked."""
         self._user_folder = config.folder or ""
@@ -78,7 +74,6 @@ class NodeCache:
         self._preparing = threading.Lock()
         self._stopped = threading.Event()
         self._expected: set[str] = set()
-        self._flush_by: float | None = None
 
     @property
     def counts(self) -> CacheCounts:
@@ -200,7 +195,6 @@ class NodeCache:
                 self._counter,
                 self._trouble,
                 self._policy,
-                self._flushed_by,
                 self._direct,
                 shared=self._shared,
                 as_file=self._as_files,
@@ -282,18 +276,9 @@ class NodeCache:
         else:
             self._compute = compute
 
-    def _flushed_by(self) -> float:
-        if self._flush_by is None:
-            self._flush_by = time.monotonic() + self._policy.flush
-        return self._flush_by
-
     def interrupt(self) -> None:
         """End waits for other processes. Idempotent. Any thread may call it."""
         self._stopped.set()
-
-    def close(self) -> None:
-        """End the threads that write. Idempotent."""
-        self._writer.close(max(self._flushed_by() - time.monotonic(), 0.0))
 
 
 def _is_of(about: About, endpoint: str | None) -> bool:

@@ -15,12 +15,12 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, Self, TypeAlias
+from typing import Final, TypeAlias
 
 from runai_model_streamer.config import DirectIO
 from runai_model_streamer.io.cache import locks
 from runai_model_streamer.io.cache.bytes_at import allocate, free, read_at, write_at
-from runai_model_streamer.io.cache.extents import Extents, Piece, Run
+from runai_model_streamer.io.cache.extents import Extents, Piece, Run, cut
 from runai_model_streamer.io.cache.journal import About, Journal, Kind, Record
 from runai_model_streamer.io.cache.names import JOURNAL
 from runai_model_streamer.io.files import file_systems
@@ -67,12 +67,11 @@ class Entry:
         self._compute = compute
         self._boot = boot
         self._direct = not file_systems.why_buffered(file_systems.name(fd), direct, shared=False)
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._allocating, self._parting = threading.Lock(), threading.Lock()
         self._allocated = False
         self._extents = Extents()
         self._doubted: set[Piece] = set()
-        self._users = 1
         self._seal: Record | None = None
         if not self._is_sealed_whole():
             self._learn(again=True)
@@ -108,7 +107,7 @@ class Entry:
 
     def refresh(self) -> None:
         """Learn what others have written meanwhile."""
-        with self._changed:
+        with self._lock:
             self._learn()
 
     @property
@@ -128,7 +127,7 @@ class Entry:
 
     def runs(self, span: ByteRange) -> list[Run]:
         """Divide a range into what is here, and what is not."""
-        with self._changed:
+        with self._lock:
             return list(self._extents.runs(span))
 
     def has(self, span: ByteRange) -> bool:
@@ -137,20 +136,20 @@ class Entry:
 
     def pieces(self) -> Sequence[Piece]:
         """Return all pieces, in order."""
-        with self._changed:
+        with self._lock:
             return list(self._extents)
 
     def doubted(self, span: ByteRange) -> Sequence[Piece]:
         """Return the pieces in a range that have to be compared."""
         if not self._doubted:
             return ()
-        with self._changed:
+        with self._lock:
             return [piece for piece in self._extents.within(*span) if piece in self._doubted]
 
     def compare(self, piece: Piece, view: memoryview) -> bool:
         """Compare the bytes of a piece with its checksum. If they differ, forget the piece, here and for all others."""
         if self._compute(view) == piece.checksum:
-            with self._changed:
+            with self._lock:
                 self._doubted.discard(piece)
             return True
         self.lose([piece])
@@ -158,14 +157,14 @@ class Entry:
 
     def doubt_all(self) -> None:
         """Compare every piece, whoever has compared it before."""
-        with self._changed:
+        with self._lock:
             self._extents = Extents()
             self._learn(again=True)
 
     def lose(self, pieces: Iterable[Piece]) -> None:
         """Forget pieces whose bytes are damaged."""
         lost = list(pieces)
-        with self._changed:
+        with self._lock:
             for piece in lost:
                 self._drop(piece)
         if self.writable:
@@ -182,7 +181,7 @@ class Entry:
 
     def release(self, start: int, end: int) -> None:
         """Unlock a range, or a part of one."""
-        with self._changed:
+        with self._lock:
             if self.fd >= 0:
                 locks.unlock(self.fd, start, end - start)
 
@@ -199,32 +198,45 @@ class Entry:
         else:
             self.budget = 0
 
-    def write(self, start: int, view: memoryview, *, buffered: bool = False) -> bool:
-        """Write a piece, and record it. Return False if there is no room for it.
+    def write(self, start: int, view: memoryview, longest: int | None = None) -> int:
+        """Write bytes, and record them. Return how many: fewer, from the first on, if there is no room for all.
 
-        Writes past the page cache need memory whose place in its page is that of `start`.
+        Writes past the page cache copy the bytes if their place in its page is not that of `start`.
 
         Args:
-            start: its first byte.
-            view: its bytes.
-            buffered: whether to write through the page cache from now on.
+            start: the first byte.
+            view: the bytes.
+            longest: bytes of a piece, at most; None: all are one.
         """
-        with self._changed:
-            if self.budget is not None:
-                needed = len(view) + 2 * PAGE  # the pages at its ends may be new, too
-                if needed > self.budget:
-                    return False
-                self.budget -= needed
-        piece = Piece(start, start + len(view), self._compute(view))
+        spans = self._with_room(cut(ByteRange(start, start + len(view)), longest or len(view)))
+        if not spans:
+            return 0
+        view = view[: spans[-1].end - start]
+        pieces = [Piece(*span, self._compute(view[span.start - start : span.end - start])) for span in spans]
         if len(view) >= MUCH:
             self._allocate()
         # Not both at once: ext4 lets a write through the page cache wait for all direct ones of the file.
-        if not write_at(self.fd, start, view, self._alone, direct=self._direct and not buffered):
+        if not write_at(self.fd, start, view, self._alone, direct=self._direct):
             self._direct = False
-        self._journal.append([Record(Kind.HELD, *piece)])
-        with self._changed:
-            self._extents.add(piece)
-        return True
+        self._journal.append([Record(Kind.HELD, *piece) for piece in pieces])
+        with self._lock:
+            for piece in pieces:
+                self._extents.add(piece)
+        return len(view)
+
+    def _with_room(self, spans: Iterable[ByteRange]) -> list[ByteRange]:
+        """Return the first of these pieces that there is room for, which they take."""
+        with self._lock:
+            if self.budget is None:
+                return list(spans)
+            taken = []
+            for span in spans:
+                needed = span.size + 2 * PAGE  # the pages at its ends may be new, too
+                if needed > self.budget:
+                    break
+                self.budget -= needed
+                taken.append(span)
+            return taken
 
     def _allocate(self) -> None:
         """Allocate room for the object, once. It counts as taken while the entry is used."""
@@ -243,29 +255,13 @@ class Entry:
             finally:
                 locks.unlock(self.fd, locks.PARTING, 1)
 
-    def use(self) -> Self:
-        """Keep the entry open until one more call of `close`."""
-        with self._changed:
-            self._users += 1
-        return self
-
-    def await_others(self, seconds: float) -> bool:
-        """Wait until the caller is the only one who has it open here. Return whether that is so."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._users == 1, seconds)
-
     def close(self) -> None:
-        """Give up the entry; the last one to do so here seals and closes it."""
-        with self._changed:
-            self._users -= 1
-            self._changed.notify_all()
-            if self._users:
-                return
+        """Seal the entry, unless others use it, and close it."""
         with contextlib.suppress(OSError):
             self._seal_it()
         with contextlib.suppress(OSError):
             locks.unlock(self.fd, 0, 0)
-        with self._changed:
+        with self._lock:
             fd, self.fd = self.fd, -1
         os.close(fd)
 

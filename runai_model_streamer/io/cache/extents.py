@@ -4,7 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from runai_model_streamer.ranges import ByteRange
+from runai_model_streamer.ranges import PAGE, ByteRange, round_down, round_up
 
 
 class Piece(NamedTuple):
@@ -91,3 +91,13 @@ class Extents:
     def __len__(self) -> int:
         """Return the number of pieces."""
         return len(self._starts)
+
+
+def cut(span: ByteRange, longest: int) -> Iterator[ByteRange]:
+    """Cut what one read has fetched into whole pages, so that the same read by a later load takes whole pieces."""
+    each = round_up(-(-span.size // -(-span.size // longest)), PAGE)
+    start = span.start
+    while start < span.end:
+        end = min(round_down(start + each, PAGE), span.end) if start + each < span.end else span.end
+        yield ByteRange(start, end)
+        start = end

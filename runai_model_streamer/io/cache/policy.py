@@ -11,19 +11,17 @@ class CachePolicy(NamedTuple):
     all of it."""
     beginning: int = 256 << 10
     """Bytes that the store sends when an object is opened."""
-    buffers: int = 128
-    """Pieces that wait for the disk at most, in memory of their own that is taken as they come: 512 MiB. Connections
-    that begin together end together, each with two pieces: with 16 buffers half of what 32 brought was left out,
-    although the disk had nothing to do meanwhile."""
-    overflow: float = 0.1
-    """Part of the time of reads from the store, at most, that their threads spend on the cache before pieces that find
-    no buffer free are left out."""
-    threads: int = 4
-    """Threads that write."""
+    free: int = 32 << 20
+    """Bytes of a load that are written in any case. By then it is known how long it takes."""
+    wait: float = 0.1
+    """Part of the time of reads from the store, at most, that their threads spend on the cache before bytes are left
+    out. A quarter more connections than needed are kept, so the network does not wait for these."""
+    cpu: float = 0.05
+    """Part of the CPU time of these reads, at most, that the cache takes where the CPUs are busy."""
+    busy: float = 1.0
+    """Seconds that threads wait for a CPU, for each on one, from which on the CPUs are busy."""
     patience: float = 60.0
     """Seconds that a read waits for another process that fetches the same bytes, before it fetches them itself."""
-    flush: float = 2.0
-    """Seconds that the end of a load waits for the disk at most."""
     first_pause: float = 0.001
     longest_pause: float = 0.032
     """Seconds between two looks at what another process has locked."""

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from typing_extensions import override
@@ -18,7 +18,7 @@ from runai_model_streamer.io.cache_counts import Counter
 from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.io.source import OpenFile, Source, SourceWrapper
 from runai_model_streamer.origins import Origin
-from runai_model_streamer.ranges import PAGE, ByteRange, round_down, round_up
+from runai_model_streamer.ranges import PAGE, ByteRange
 
 _FARTHEST: Final = (Origin.OBJECT, Origin.DISK, Origin.BUFFERED, Origin.PAGE_CACHE)
 
@@ -60,7 +60,6 @@ class CachedSource(SourceWrapper):
         counter: counts bytes.
         trouble: told when the entry cannot be read.
         policy: how long to wait.
-        flushed_by: returns when the end of the load waits for the disk no longer, by `time.monotonic`.
         direct: whether the file is read past the page cache.
         shared: whether other processes of this node load the same object.
         as_file: whether what is there may count as a file. Processes that plan the same reads need the same plan,
@@ -75,7 +74,6 @@ class CachedSource(SourceWrapper):
         counter: Counter,
         trouble: Trouble,
         policy: CachePolicy,
-        flushed_by: Callable[[], float],
         direct: DirectIO = DirectIO.AUTO,
         *,
         shared: bool = False,
@@ -84,7 +82,6 @@ class CachedSource(SourceWrapper):
         super().__init__(source)
         self._entry = entry
         self._writer, self._counter, self._trouble, self._policy = writer, counter, trouble, policy
-        self._flushed_by = flushed_by
         self._stopped = threading.Event()
         self._broken = False
         self._closed = False
@@ -197,14 +194,12 @@ class CachedSource(SourceWrapper):
             if entry.runs(ByteRange(start, end)) != [Run(start, end, held=False)]:
                 entry.release(start, end)
                 return None
-            began = time.perf_counter()
+            before = self._writer.now()
             origin = self._source.read_into(start, view)
-            each = (time.perf_counter() - began) / (end - start)
         except BaseException:
             entry.release(start, end)
             raise
-        for part in _pieces(ByteRange(start, end), self._policy.piece):
-            self._writer.put(entry, part.start, view[part.start - start : part.end - start], each * part.size)
+        self._writer.put(entry, start, view, before)
         return origin
 
     def _claim(self, start: int, end: int) -> bool:
@@ -238,24 +233,13 @@ class CachedSource(SourceWrapper):
         span = ByteRange(0, min(length, self.size))
         if self._entry.has(span) or not self._claim(*span):
             return
-        written = False
         try:
-            beginning = memoryview(bytearray(span.size))
+            before, beginning = self._writer.now(), memoryview(bytearray(span.size))
             self._source.read_into(0, beginning)
-            written = self._write_now(beginning)
-        finally:
+        except BaseException:
             self._entry.release(*span)
-        self._counter.add(**{"written" if written else "left_out": span.size})
-
-    def _write_now(self, beginning: memoryview) -> bool:
-        try:
-            for part in _pieces(ByteRange(0, len(beginning)), self._policy.piece):
-                if not self._entry.write(part.start, beginning[part.start : part.end]):
-                    return False
-        except OSError as error:
-            self._trouble.cannot_write(error)
-            return False
-        return True
+            raise
+        self._writer.put(self._entry, 0, beginning, before, always=True)
 
     @override
     def interrupt(self) -> None:
@@ -265,22 +249,11 @@ class CachedSource(SourceWrapper):
 
     @override
     def close(self) -> None:
-        """Wait a moment for what is still to be written, and close the entry."""
+        """Close the entry."""
         super().close()
         if self._closed:
             return
         self._closed = True
-        self._entry.await_others(max(self._flushed_by() - time.monotonic(), 0.0))
         if self._file is not None:
             self._file.close()
         self._entry.close()
-
-
-def _pieces(span: ByteRange, longest: int) -> Iterator[ByteRange]:
-    """Cut what one read has fetched into whole pages, so that the same read by a later load takes whole pieces."""
-    each = round_up(-(-span.size // -(-span.size // longest)), PAGE)
-    start = span.start
-    while start < span.end:
-        end = min(round_down(start + each, PAGE), span.end) if start + each < span.end else span.end
-        yield ByteRange(start, end)
-        start = end

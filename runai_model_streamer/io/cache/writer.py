@@ -1,148 +1,126 @@
-"""Writes pieces to the cache behind the readers, from copies in a bounded number of buffers."""
+"""Writes to the cache what a load has fetched, as long as that costs the load little."""
 
-import contextlib
-import mmap
 import threading
 import time
-from collections import deque
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Self
 
-import numpy as np
-
-from runai_model_streamer.errors import StreamerError
 from runai_model_streamer.io.cache.entry import Entry
 from runai_model_streamer.io.cache.policy import CachePolicy
 from runai_model_streamer.io.cache.trouble import Trouble
 from runai_model_streamer.io.cache_counts import Counter
-from runai_model_streamer.ranges import PAGE
-from runai_model_streamer.threads.crew import Crew
+from runai_model_streamer.threads.times import times_of
+
+_FIRST: float = 1e-9
+"""Seconds for a byte that a write is expected to take, before one was seen."""
 
 
-class _Job(NamedTuple):
-    entry: Entry
-    start: int
-    size: int
-    buffer: memoryview
+class Spent(NamedTuple):
+    """Seconds that a thread has spent, since any moment."""
+
+    time: float
+    cpu: float
+    delay: float
+    """Ready to run, but without a CPU; 0 if the kernel does not say."""
+
+    def since(self, before: Self) -> "Spent":
+        """Return what was spent since an earlier call."""
+        return Spent(self.time - before.time, self.cpu - before.cpu, self.delay - before.delay)
+
+
+def spent() -> Spent:
+    """Return what the calling thread has spent so far."""
+    times = times_of(threading.get_native_id())
+    if times is None:
+        return Spent(time.perf_counter(), time.thread_time(), 0.0)
+    return Spent(time.perf_counter(), times.cpu, times.delay or 0.0)
 
 
 class Writer:
-    """The threads and buffers of one load. Thread safe.
+    """Writes for one load, in the threads that have fetched, and from the memory that the bytes landed in. Thread safe.
 
-    A piece that finds no buffer free goes to the page cache at once, in the thread that has fetched it, as long as such
-    threads spend only a part of their time on the cache. When the kernel makes them wait for the disk, that is soon
-    over, and pieces are left out, so that the network does not wait, too. They are always written if others on this
-    node use the object at the same time: those would have to fetch them again.
+    So nothing is copied, and no memory is taken. In return a connection rests meanwhile: a write past the page cache
+    takes a twentieth as long as a connection takes to bring the bytes. Bytes are left out
+
+    - once the threads have spent too much of their time on the cache: the disk is slower than the network;
+    - once they have spent too much CPU time on it where they wait for CPUs: the load needs these.
+
+    They are always written if others on this node use the object at the same time, who would have to fetch them again.
 
     Args:
-        policy: how many buffers and threads.
+        policy: how much time.
         counter: counts what is written, and what is left out.
         trouble: told when a write fails. After that nothing is written.
+        now: returns what the calling thread has spent so far.
     """
 
-    def __init__(self, policy: CachePolicy, counter: Counter, trouble: Trouble) -> None:
+    def __init__(
+        self, policy: CachePolicy, counter: Counter, trouble: Trouble, now: Callable[[], Spent] = spent
+    ) -> None:
+        self.now = now
+        """Returns what the calling thread has spent so far; see `put`."""
         self._policy = policy
         self._counter = counter
         self._trouble = trouble
-        self._changed = threading.Condition()
-        self._jobs: deque[_Job] = deque()
-        self._memory: memoryview | None = None
-        self._free: list[memoryview] = []  # the last one in use comes first: its pages are there
-        self._made = 0
-        self._idle = 0
-        self._spare = 0.0  # seconds that the threads that fetch may still spend on the cache
-        self._closed = False
-        self._crew = Crew("cache", "write the cache")
+        self._lock = threading.Lock()
+        self._free = policy.free
+        self._time = self._cpu = 0.0  # seconds that the threads may still spend on the cache
+        self._each = _FIRST
+        self._cpu_seconds = self._delay = 0.0  # of reads; what is longer ago counts less
 
     @property
     def writes(self) -> bool:
-        """Whether pieces are still written."""
-        return self._trouble.why is None and not self._closed
+        """Whether anything is still written."""
+        return self._trouble.why is None
 
-    def put(self, entry: Entry, start: int, view: memoryview, seconds: float) -> None:
-        """Write a piece of at most `policy.piece` bytes now or soon, or leave it out. After that its range is unlocked.
+    def put(self, entry: Entry, start: int, view: memoryview, before: Spent, *, always: bool = False) -> None:
+        """Write what was fetched, or leave it out. After that its range is unlocked.
 
         Args:
             entry: where to write it.
             start: its first byte.
-            view: its bytes; no reference is kept.
-            seconds: how long it took to fetch them.
+            view: its bytes.
+            before: what the calling thread had spent when it began to fetch them.
+            always: whether to write it whatever that takes.
         """
-        began = time.perf_counter()
-        buffer = self._take() if self.writes else None
-        if buffer is None:
-            overflows = self.writes and (entry.shared or self._spare >= 0.0)
-            self._write(entry, start, view, overflows, buffered=True)
-        else:
-            # numpy copies without the GIL.
-            np.copyto(np.frombuffer(buffer, np.uint8, len(view), start % PAGE), np.frombuffer(view, np.uint8))
-            self._enqueue(_Job(entry.use(), start, len(view), buffer))
-        with self._changed:
-            self._spare += self._policy.overflow * seconds - (time.perf_counter() - began)
-
-    def _enqueue(self, job: _Job) -> None:
-        with self._changed:
-            self._jobs.append(job)
-            self._changed.notify()
-            if not self._idle and len(self._crew.threads) < self._policy.threads:
-                self._add_thread()
-
-    def _add_thread(self) -> None:
+        began = self.now()
+        affords, charged = self._charge(len(view), began.since(before))
+        written = room = 0
+        wanted = self.writes and (always or affords or entry.shared)
         try:
-            self._crew.add(self._run)
-        except StreamerError as error:
-            self._trouble.report(str(error))
-            for job in self._jobs:
-                job.entry.release(job.start, job.start + job.size)
-                job.entry.close()
-            self._jobs.clear()
-
-    def _take(self) -> memoryview | None:
-        """Return a free buffer; None if there is none."""
-        with self._changed:
-            if self._free:
-                return self._free.pop()
-            if self._made == self._policy.buffers:
-                return None
-            size = self._policy.piece + PAGE
-            if self._memory is None:
-                memory = mmap.mmap(-1, self._policy.buffers * size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-                with contextlib.suppress(OSError):  # a kernel without huge pages
-                    memory.madvise(mmap.MADV_HUGEPAGE)
-                self._memory = memoryview(memory)
-            self._made += 1
-            return self._memory[(self._made - 1) * size : self._made * size]
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._idle += 1
-                self._changed.wait_for(lambda: self._jobs or self._closed)
-                self._idle -= 1
-                if not self._jobs:
-                    return
-                job = self._jobs.popleft()
-            shift, wanted = job.start % PAGE, self._trouble.why is None
-            self._write(job.entry, job.start, job.buffer[shift : shift + job.size], wanted)
-            job.entry.close()
-            with self._changed:
-                self._free.append(job.buffer)
-                self._changed.notify_all()
-
-    def _write(self, entry: Entry, start: int, view: memoryview, wanted: bool, *, buffered: bool = False) -> None:
-        """Write a piece now, if `wanted`. Count it, and unlock its range."""
-        written = no_room = False
-        try:
-            written = wanted and entry.write(start, view, buffered=buffered)
-            no_room = wanted and not written
+            if wanted:
+                written = room = entry.write(start, view, self._policy.piece)
         except OSError as error:
+            room = len(view)
             self._trouble.cannot_write(error)
-        size = len(view)
-        self._counter.add(written=written * size, left_out=(not written) * size, no_room=no_room * size)
-        entry.release(start, start + len(view))
+        finally:
+            entry.release(start, start + len(view))
+        if wanted:
+            self._settle(len(view), charged, self.now().since(began))
+        no_room = (len(view) - room) * wanted
+        self._counter.add(written=written, left_out=len(view) - written, no_room=no_room)
 
-    def close(self, seconds: float) -> None:
-        """End the threads once they have written what waits. Wait at most `seconds` for that. Idempotent."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        self._crew.join(seconds)
+    def _charge(self, size: int, fetch: Spent) -> tuple[bool, float]:
+        """Note a read. Return whether there is time to write it, and what was charged for that.
+
+        Threads whose reads end together would else all find time that only one of them has.
+        """
+        with self._lock:
+            self._time += self._policy.wait * fetch.time
+            self._cpu_seconds = 0.9 * self._cpu_seconds + fetch.cpu
+            self._delay = 0.9 * self._delay + fetch.delay
+            if self._delay > self._policy.busy * self._cpu_seconds:
+                self._cpu += self._policy.cpu * fetch.cpu
+            else:
+                self._cpu = 0.0
+            affords = self._free > 0 or (self._time >= 0.0 and self._cpu >= 0.0)
+            charged = self._each * size * affords
+            self._time -= charged
+            self._free -= size
+            return affords, charged
+
+    def _settle(self, size: int, charged: float, took: Spent) -> None:
+        with self._lock:
+            self._time += charged - took.time
+            self._cpu -= took.cpu
+            self._each = 0.75 * self._each + 0.25 * took.time / size

@@ -13,9 +13,10 @@ from runai_model_streamer.io.setup_time import SetupSeconds
 from runai_model_streamer.pipeline.plan.groups import Group
 from runai_model_streamer.pipeline.tally.reader import ReaderTally
 from runai_model_streamer.pipeline.tally.shared import SharedCounts
-from runai_model_streamer.pipeline.tally.timer import SYSTEM, ThreadTimes, Timer
+from runai_model_streamer.pipeline.tally.timer import SYSTEM, Timer
 from runai_model_streamer.pipeline.tally.trace import Events, Trace
 from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
+from runai_model_streamer.threads.times import ThreadTimes
 
 
 @dataclass(slots=True)

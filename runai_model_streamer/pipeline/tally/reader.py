@@ -9,9 +9,10 @@ from typing import Final
 from runai_model_streamer.origins import Origin
 from runai_model_streamer.pipeline.plan.groups import Step
 from runai_model_streamer.pipeline.tally.reading import Reading
-from runai_model_streamer.pipeline.tally.timer import SYSTEM, ThreadTimes, Timer
+from runai_model_streamer.pipeline.tally.timer import SYSTEM, Timer
 from runai_model_streamer.pipeline.tally.trace import Events, Trace
 from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
+from runai_model_streamer.threads.times import ThreadTimes
 
 STAGES: Final = (*(origin.field for origin in Origin), "cast", "copy", "memory", "rest")
 """The stages of a reader's time; `report.ReaderSeconds` describes each."""

@@ -1,15 +1,9 @@
 """The clocks that time a load, and what the kernel says of its threads. A test hands in its own."""
 
 import time
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
-
-class ThreadTimes(NamedTuple):
-    """One thread's times from the kernel, in seconds."""
-
-    cpu: float
-    delay: float | None
-    """Time ready to run, but without a CPU; None: the kernel does not report it."""
+from runai_model_streamer.threads.times import ThreadTimes, times_of
 
 
 class Timer(Protocol):
@@ -38,15 +32,7 @@ class SystemTimer:
     perf_counter = staticmethod(time.perf_counter)
     thread_time = staticmethod(time.thread_time)
     process_time = staticmethod(time.process_time)
-
-    def thread_times(self, thread: int) -> ThreadTimes | None:
-        """Return the times of this process's thread with this native id; None if it has ended or none are known."""
-        try:
-            with open(f"/proc/self/task/{thread}/schedstat", "rb") as file:
-                cpu, delay, _ = file.read().split()
-        except (OSError, ValueError):
-            return None
-        return ThreadTimes(int(cpu) / 1e9, int(delay) / 1e9)
+    thread_times = staticmethod(times_of)
 
 
 SYSTEM: Final = SystemTimer()

@@ -20,10 +20,8 @@ from tests.sources import MemorySource
 
 URL: Final = "s3://models/model.safetensors"
 PIECE: Final = 64 << 10
-POLICY: Final = CachePolicy(piece=PIECE, buffers=64, beginning=4096, flush=60.0)
-
-made: Final[list[NodeCache]] = []
-"""What `make_cache` made: closed at the end of each test of this folder."""
+POLICY: Final = CachePolicy(piece=PIECE, beginning=4096, free=1 << 40)
+"""Nothing is left out."""
 
 
 class MemoryObject(MemorySource):
@@ -105,7 +103,6 @@ def make_cache(
     size: int = 1 << 30,
     offline: bool = False,
     policy: CachePolicy = POLICY,
-    memory: int | None = None,
     direct: DirectIO = DirectIO.AUTO,
     as_files: bool = True,
 ) -> NodeCache:
@@ -113,16 +110,13 @@ def make_cache(
 
     Its checksums need no package, and its size does not depend on how full the disk is.
     """
-    cache = NodeCache(
+    return NodeCache(
         CacheConfig(str(folder), size, offline),
         direct,
         policy=policy,
-        memory=memory,
         compute=lambda: zlib.crc32,
         as_files=as_files,
     )
-    made.append(cache)
-    return cache
 
 
 def entry_at(folder: Path, about: About | None, boot: int = 7, direct: DirectIO = DirectIO.AUTO) -> Entry | None:

@@ -31,6 +31,7 @@ from tests.io.contract import make_buffer
 
 SIZE = 5 * PIECE + 999
 DATA = random.Random(6).randbytes(SIZE)
+NO_TIME = POLICY._replace(free=0, wait=-1.0)
 
 
 @pytest.fixture
@@ -45,7 +46,6 @@ def load(folder: Path, store: MemoryStore, *spans: tuple[int, int], cache: NodeC
     for start, end in spans or ((0, SIZE),):
         assert read(source, start, end) == store.data[start:end]
     source.close()
-    cache.close()
     return cache.counts
 
 
@@ -103,7 +103,6 @@ def test_an_object_of_which_all_is_there_is_read_as_a_file(tmp_path: Path, store
     assert file is not None
     assert os.pread(file.fileno(), 100, 50) == DATA[50:150]
     source.close()
-    cache.close()
 
 
 def test_what_was_there_of_an_object_is_local(tmp_path: Path, store: MemoryStore) -> None:
@@ -145,7 +144,7 @@ def test_stores_with_equal_urls_and_versions_are_told_apart_by_their_endpoint(tm
     for _ in range(2):
         for endpoint, store in stores.items():
             cache = make_cache(tmp_path)
-            with closing(cache), closing(cache.open(URL, store.open, lambda told=endpoint: told)) as source:  # type: ignore[misc]
+            with closing(cache.open(URL, store.open, lambda told=endpoint: told)) as source:  # type: ignore[misc]
                 assert read(source, 0, SIZE) == store.data
     assert [store.bytes_fetched for store in stores.values()] == [SIZE + 1] * 3
     cache = make_cache(tmp_path, offline=True)
@@ -279,7 +278,6 @@ def test_a_cache_stays_within_its_size_and_keeps_what_a_load_begins_with(tmp_pat
             assert read(source, 0, SIZE) == DATA
         for source in sources:
             source.close()
-        cache.close()
         counts = cache.counts
         assert sum(data.stat().st_blocks * 512 for data in files(tmp_path, ".data")) <= limit
     assert counts.bytes_read >= 2 * SIZE
@@ -293,7 +291,6 @@ def test_room_is_made_by_what_was_used_longest_ago(tmp_path: Path) -> None:
         source = cache.open(url, MemoryStore(DATA, f'"{url}"').open)
         read(source, 0, SIZE)
         source.close()
-        cache.close()
     counts = {}
     for url in ("a", "c"):
         cache = make_cache(tmp_path, size=limit)
@@ -315,34 +312,20 @@ def test_an_object_larger_than_the_cache_is_kept_in_part(tmp_path: Path, store: 
     assert data.stat().st_blocks * 512 <= limit
 
 
-def test_pieces_that_find_no_buffer_are_written_at_once(tmp_path: Path, store: MemoryStore) -> None:
-    policy = POLICY._replace(buffers=0, overflow=1e9)
-    assert load(tmp_path, store, cache=make_cache(tmp_path, policy=policy)).bytes_written == SIZE
-    assert load(tmp_path, store).bytes_read == SIZE
-
-
-def test_pieces_that_would_hold_up_the_network_are_left_out_and_fetched_later(
-    tmp_path: Path, store: MemoryStore
-) -> None:
-    policy = POLICY._replace(buffers=0, overflow=0.0)
-    counts = load(tmp_path, store, cache=make_cache(tmp_path, policy=policy))
-    assert counts.bytes_left_out > counts.bytes_no_room == 0
+def test_what_there_is_no_time_to_write_is_left_out_and_fetched_later(tmp_path: Path, store: MemoryStore) -> None:
+    counts = load(tmp_path, store, (0, PIECE), (PIECE, SIZE), cache=make_cache(tmp_path, policy=NO_TIME))
+    begun = POLICY.beginning
+    assert counts == CacheCounts(bytes_read=begun, bytes_written=begun, bytes_left_out=SIZE - begun)
     counts = load(tmp_path, store)
     assert counts.bytes_read + counts.bytes_written == SIZE
     assert load(tmp_path, store).bytes_read == SIZE
 
 
 def test_nothing_is_left_out_while_others_use_the_object(tmp_path: Path, store: MemoryStore) -> None:
-    policy = POLICY._replace(buffers=0, overflow=0.0)
     other = make_cache(tmp_path)
     using = other.open(URL, store.open)
-    assert load(tmp_path, store, cache=make_cache(tmp_path, policy=policy)).bytes_left_out == 0
+    assert load(tmp_path, store, cache=make_cache(tmp_path, policy=NO_TIME)).bytes_left_out == 0
     using.close()
-    other.close()
-
-
-def test_a_memory_limit_leaves_few_buffers(tmp_path: Path, store: MemoryStore) -> None:
-    assert load(tmp_path, store, cache=make_cache(tmp_path, memory=0)).bytes_written > 0
 
 
 def test_there_is_no_request_offline(tmp_path: Path, store: MemoryStore) -> None:
@@ -423,7 +406,6 @@ def test_a_cache_that_is_deleted_in_mid_load_is_one_warning(
         path.unlink()
     assert read(source, 0, SIZE) == DATA
     source.close()
-    cache.close()
     (said,) = caplog.messages
     assert f"cannot be written: {os.strerror(errno.ENOENT)}" in said
 
@@ -449,7 +431,6 @@ def test_closing_twice_is_harmless(tmp_path: Path, store: MemoryStore) -> None:
     assert isinstance(source, CachedSource)
     for _ in range(2):
         source.close()
-        cache.close()
 
 
 def test_no_thread_and_no_descriptor_is_left(tmp_path: Path, store: MemoryStore) -> None:

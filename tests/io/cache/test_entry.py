@@ -2,7 +2,6 @@
 
 import os
 import random
-import threading
 from pathlib import Path
 
 import pytest
@@ -28,10 +27,10 @@ def opened(folder: Path, boot: int = 7, direct: DirectIO = DirectIO.AUTO) -> Ent
     return entry
 
 
-def write(entry: Entry, start: int, end: int) -> None:
-    view = make_buffer(end - start, start % PAGE)
+def write(entry: Entry, start: int, end: int, shift: int = 0, longest: int | None = None) -> None:
+    view = make_buffer(end - start, (start + shift) % PAGE)
     view[:] = DATA[start:end]
-    assert entry.write(start, view)
+    assert entry.write(start, view, longest) == end - start
 
 
 def disk_bytes(folder: Path) -> int:
@@ -45,16 +44,44 @@ def bytes_of(entry: Entry, start: int, end: int) -> bytes:
 
 
 @pytest.mark.parametrize("direct", DirectIO)
+@pytest.mark.parametrize("shift", [0, 9])
 @pytest.mark.parametrize("span", [(0, SIZE), (PAGE, 3 * PAGE), (5, 10), (PAGE - 1, 9 * PAGE + 1), (7 * PAGE + 3, SIZE)])
-def test_what_is_written_is_there_for_the_next_one(tmp_path: Path, span: tuple[int, int], direct: DirectIO) -> None:
+def test_what_is_written_is_there_for_the_next_one(
+    tmp_path: Path, span: tuple[int, int], shift: int, direct: DirectIO
+) -> None:
     entry = opened(tmp_path, direct=direct)
-    write(entry, *span)
+    write(entry, *span, shift)
     entry.close()
     again = opened(tmp_path)
     assert again.bytes == span[1] - span[0]
     assert bytes_of(again, *span) == DATA[slice(*span)]
     assert again.trusted
     again.close()
+
+
+def test_bytes_are_written_at_once_and_recorded_in_pieces(tmp_path: Path) -> None:
+    entry = opened(tmp_path)
+    write(entry, 100, SIZE, longest=20 * PAGE)
+    first, *others, last = entry.pieces()
+    assert (first.start, last.end) == (100, SIZE)
+    assert all(piece.end % PAGE == 0 for piece in (first, *others))
+    assert all(piece.end - piece.start <= 20 * PAGE for piece in entry.pieces())
+    entry.close()
+    again = opened(tmp_path, boot=8)
+    for piece in again.pieces():
+        assert again.compare(piece, memoryview(bytes_of(again, piece.start, piece.end)))
+    again.close()
+
+
+def test_the_first_pieces_are_written_where_there_is_no_room_for_all(tmp_path: Path) -> None:
+    entry = opened(tmp_path)
+    entry.keep(45 * PAGE)
+    view = make_buffer(SIZE, 0)
+    view[:] = DATA
+    assert entry.write(0, view, 20 * PAGE) == 34 * PAGE
+    assert [(piece.start, piece.end) for piece in entry.pieces()] == [(0, 17 * PAGE), (17 * PAGE, 34 * PAGE)]
+    assert bytes_of(entry, 0, 34 * PAGE) == DATA[: 34 * PAGE]
+    entry.close()
 
 
 def test_files_are_private_to_their_owner_and_as_long_as_the_object(tmp_path: Path) -> None:
@@ -226,27 +253,6 @@ def test_there_is_no_entry_without_its_journal(tmp_path: Path) -> None:
     assert entry_at(tmp_path, None) is None
     opened(tmp_path).close()
     assert entry_at(tmp_path, None) is not None
-
-
-def test_the_last_who_has_an_entry_open_closes_it(tmp_path: Path) -> None:
-    entry = opened(tmp_path)
-    entry.use()
-    entry.close()
-    write(entry, 0, PAGE)
-    assert entry.await_others(0.0)
-    entry.close()
-    assert entry.fd == -1
-
-
-def test_closing_waits_for_those_who_write(tmp_path: Path) -> None:
-    entry = opened(tmp_path)
-    entry.use()
-    assert not entry.await_others(0.0)
-    thread = threading.Thread(target=entry.close)
-    thread.start()
-    assert entry.await_others(60.0)
-    thread.join()
-    entry.close()
 
 
 def test_entries_come_in_the_order_of_their_last_use(tmp_path: Path) -> None:

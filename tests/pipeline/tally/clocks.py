@@ -1,6 +1,6 @@
 """Clocks that a test moves."""
 
-from runai_model_streamer.pipeline.tally.timer import ThreadTimes
+from runai_model_streamer.threads.times import ThreadTimes
 
 
 class Clock:
