@@ -5,8 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from runai_model_streamer.io.kernel_files import read_kernel_file
+
 _PROC: Final = Path("/proc")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
+_NO_LIMIT: Final = 1 << 60
+"""Version 1 writes a number as large as this for no limit."""
 
 
 class Cgroup(NamedTuple):
@@ -19,14 +23,15 @@ class Cgroup(NamedTuple):
     def number(self, name: str) -> int | None:
         """Return the number in one of its files; None if the file is missing or says "max"."""
         try:
-            return int((self.folder / name).read_text())
+            return int(read_kernel_file(self.folder / name))
         except (OSError, ValueError):
             return None
 
     @property
     def memory_limit(self) -> int | None:
-        """Bytes that the group may use; None for no limit. Version 1 writes a huge number for that."""
-        return self.number("memory.max" if self.unified else "memory.limit_in_bytes")
+        """Bytes that the group may use; None for no limit."""
+        limit = self.number("memory.max" if self.unified else "memory.limit_in_bytes")
+        return limit if limit is not None and limit < _NO_LIMIT else None
 
     @property
     def memory_usage(self) -> int | None:
@@ -37,7 +42,7 @@ class Cgroup(NamedTuple):
 def cgroups(controller: str, proc: Path = _PROC, mounted: Path = _CGROUPS) -> Iterator[Cgroup]:
     """Yield this process's control group for a controller ("memory", "cpu"), and its ancestors. Each has its limits."""
     try:
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
+        lines = read_kernel_file(proc / "self" / "cgroup").splitlines()
     except OSError:
         return
     for line in lines:
@@ -68,11 +73,10 @@ def _quota(group: Cgroup) -> float | None:
     """Return the quota in CPU seconds per second; None for no limit."""
     if group.unified:
         try:
-            allowed, period = map(int, (group.folder / "cpu.max").read_text().split())
+            allowed, period = map(int, read_kernel_file(group.folder / "cpu.max").split())
         except (OSError, ValueError):  # "max" is not a number
             return None
         return allowed / period if period else None
-    allowed_or_not, period_or_not = group.number("cpu.cfs_quota_us"), group.number("cpu.cfs_period_us")
-    if allowed_or_not is None or not period_or_not or allowed_or_not <= 0:
-        return None
-    return allowed_or_not / period_or_not
+    quota = group.number("cpu.cfs_quota_us")
+    period = group.number("cpu.cfs_period_us") if quota is not None and quota > 0 else None
+    return quota / period if quota and period else None

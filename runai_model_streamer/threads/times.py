@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from runai_model_streamer.io.kernel_files import read_kernel_file
+
 
 class ThreadTimes(NamedTuple):
     """One thread's times from the kernel, in seconds."""
@@ -14,8 +16,7 @@ class ThreadTimes(NamedTuple):
 def times_of(thread: int) -> ThreadTimes | None:
     """Return the times of this process's thread with this native id; None if it has ended or none are known."""
     try:
-        with open(f"/proc/self/task/{thread}/schedstat", "rb") as file:
-            cpu, delay, _ = file.read().split()
+        cpu, delay, _ = read_kernel_file(f"/proc/self/task/{thread}/schedstat").split()
     except (OSError, ValueError):
         return None
     return ThreadTimes(int(cpu) / 1e9, int(delay) / 1e9)

@@ -13,8 +13,6 @@ from runai_model_streamer.settings.units import limit_text, size_text
 
 _PROC: Final = Path("/proc")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
-_NO_LIMIT: Final = 1 << 60
-"""cgroup v1 writes a number above this for no limit."""
 
 
 def limits(proc: Path = _PROC, mounted: Path = _CGROUPS) -> Iterator[Check]:
@@ -33,7 +31,7 @@ def limits(proc: Path = _PROC, mounted: Path = _CGROUPS) -> Iterator[Check]:
 
 def _memory(proc: Path, mounted: Path) -> Check:
     known = [(group.memory_limit, group.memory_usage) for group in cgroups("memory", proc, mounted)]
-    found = [(allowed, taken) for allowed, taken in known if allowed is not None and allowed < _NO_LIMIT]
+    found = [(allowed, taken) for allowed, taken in known if allowed is not None]
     if not found:
         return Check("memory", "ok", "no limit of a control group")
     allowed, taken = min(found, key=lambda each: each[0])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from runai_model_streamer.io.cgroups import Cgroup, cgroups
+from runai_model_streamer.io.kernel_files import read_kernel_file
 from runai_model_streamer.settings.units import size_text
 
 _log = logging.getLogger(__name__)
@@ -14,7 +15,7 @@ RESERVE: Final = 1 << 30
 """Bytes of the machine's or cgroup's memory that loads leave free."""
 
 CHECK_EVERY: Final = 512 << 20
-"""Bytes of fresh memory between two checks. A check takes a millisecond, and all readers wait for it."""
+"""Bytes of fresh memory between two checks. Readers wait for a check."""
 
 CHECK_SHARE: Final = 16
 """Or 1/16 of what is left, if more, since other processes allocate too."""
@@ -28,12 +29,16 @@ class Headroom:
 
     Args:
         available: returns the bytes left; None if unknown.
+        ahead: check at once, before there are readers: they would wait for it, and it for the GIL in each system call.
     """
 
-    def __init__(self, available: Callable[[], int | None] | None = None) -> None:
+    def __init__(self, available: Callable[[], int | None] | None = None, *, ahead: bool = False) -> None:
         self._available = available_bytes if available is None else available
         self._allowance = 0
         self._said_low = False
+        left = self._available() if ahead else None
+        if left is not None and left > RESERVE:
+            self._allow(0, left - RESERVE)
 
     def lacks(self, size: int) -> bool:
         """Return whether allocating `size` bytes would leave less than `RESERVE`."""
@@ -42,7 +47,7 @@ class Headroom:
         left = self._available()
         spare = CHECK_EVERY if left is None else left - RESERVE - size
         if spare >= 0:
-            self._allowance = size + min(spare, max(CHECK_EVERY, spare // CHECK_SHARE))
+            self._allow(size, spare)
             return False
         if not self._said_low:
             self._said_low = True
@@ -52,6 +57,9 @@ class Headroom:
                 size_text(left or 0),
             )
         return True
+
+    def _allow(self, size: int, spare: int) -> None:
+        self._allowance = size + min(spare, max(CHECK_EVERY, spare // CHECK_SHARE))
 
     def took(self, size: int) -> None:
         """Record that `size` bytes have been allocated."""
@@ -71,7 +79,7 @@ def available_bytes(proc: Path = _PROC, folder: Path = _CGROUPS) -> int | None:
 
 def _machine(proc: Path) -> int | None:
     try:
-        for line in (proc / "meminfo").read_text().splitlines():
+        for line in read_kernel_file(proc / "meminfo").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):
@@ -80,12 +88,13 @@ def _machine(proc: Path) -> int | None:
 
 
 def _left_in(group: Cgroup) -> int | None:
-    limit, usage = group.memory_limit, group.memory_usage
+    limit = group.memory_limit
+    usage = None if limit is None else group.memory_usage
     if limit is None or usage is None:
         return None
     reclaimable, reclaimable_name = 0, "inactive_file" if group.unified else "total_inactive_file"
     try:
-        for line in (group.folder / "memory.stat").read_text().splitlines():
+        for line in read_kernel_file(group.folder / "memory.stat").splitlines():
             key, _, value = line.partition(" ")
             if key == reclaimable_name:
                 reclaimable = int(value)

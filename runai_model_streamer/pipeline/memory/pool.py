@@ -76,7 +76,7 @@ class SlabPool:
         self._awaited = -1
         # Whether the caller drops tensors as they arrive, so that waiting for a used slab is worth it.
         self._hope = True
-        self._machine = Headroom(policy.available)
+        self._machine = Headroom(policy.available, ahead=limit is None)
         self.peak = 0
         """The most bytes held at once, as the limit counts them."""
         self.waits = WaitClock()

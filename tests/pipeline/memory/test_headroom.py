@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,39 @@ def test_the_more_is_left_the_more_may_be_taken_before_it_is_looked_at_again(lef
         assert not room.lacks(128 * MIB)
         room.took(128 * MIB)
     assert len(looks) <= asked
+
+
+@pytest.mark.parametrize("ahead", [True, False], ids=["ahead", "when needed"])
+def test_a_check_ahead_of_the_load_spares_its_readers_the_first(ahead: bool) -> None:
+    looks = []
+
+    def look() -> int:
+        looks.append(1)
+        return 64 << 30
+
+    room = headroom.Headroom(look, ahead=ahead)
+    assert len(looks) == ahead
+    assert not room.lacks(headroom.CHECK_EVERY)
+    assert len(looks) == 1
+
+
+def test_a_check_ahead_of_a_load_warns_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    headroom.Headroom(lambda: MIB, ahead=True)
+    assert not caplog.records
+
+
+def test_of_a_group_without_a_limit_nothing_else_is_read(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _in_group(machine, "4:memory:/a", "0::/b")
+    _group_v1(machine, "a", limit=(1 << 63) // MIB - 1, usage=400)
+    _group_v2(machine, "b", limit=None, usage=400)
+    read: list[Path] = []
+    opened = os.open
+
+    def noted(path: Path, flags: int) -> int:
+        read.append(path)
+        return opened(path, flags)
+
+    monkeypatch.setattr(os, "open", noted)
+    assert available(machine) == 1000 * MIB
+    groups = [path.name for path in read if path.is_relative_to(machine / "cgroup")]
+    assert groups == ["memory.limit_in_bytes"] * 3 + ["memory.max"] * 2
