@@ -11,15 +11,21 @@ from runai_model_streamer.lifecycle import Lifecycle
 from runai_model_streamer.origins import MEMORY_SPEED, Origin
 from runai_model_streamer.pipeline.landing.protocol import Landing, LeaseT
 from runai_model_streamer.pipeline.pace import Pace, ReaderCount
-from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile, Step, steps_of
+from runai_model_streamer.pipeline.plan.groups import LARGE_BYTES, Group, PlannedFile, Step, steps_of
 from runai_model_streamer.pipeline.tally.load import Tally
 from runai_model_streamer.pipeline.tally.reader import ReaderTally
 from runai_model_streamer.pipeline.tally.reading import Reading
 from runai_model_streamer.pipeline.tally.wait_clock import WaitClock
-from runai_model_streamer.ranges import HUGE_PAGE, round_up
+from runai_model_streamer.ranges import HUGE_PAGE, round_down, round_up
 
 MEMORY_LATENCY: Final = 100e-6
 """Fixed seconds of a copy from the page cache, however short. A local SSD takes about as long to begin."""
+
+HELD_PART: Final = 8
+"""Reads in flight that are larger than `LARGE_BYTES` hold 1/8 of what is left of a load at most, and ..."""
+
+MAX_HELD: Final = 2 << 30
+"""... no more than these bytes."""
 
 _ALL: Final = 1 << 30
 
@@ -82,15 +88,23 @@ class Feed(Generic[LeaseT]):
             if group.steps:
                 lease = self._landing.lease(group, self._storage_bound)
                 self.leases[group.index] = lease
-                large = self._pace.large
+                large = self._large(left)
                 if self._copying and self._files[group.parts[0].file].shared_copies:
-                    large = round_up(-(-group.payload // self._cpus), HUGE_PAGE)
+                    large = min(round_up(-(-group.payload // self._cpus), HUGE_PAGE), LARGE_BYTES)
                 steps = list(steps_of(group, self._files, large, self._pace.largest_of(left)))
                 left -= group.payload
                 self._missing[group.index] = len(steps)
                 for step in steps:
                     yield lease, step
                 del lease  # while the next one is waited for, the caller may drop what was made from it
+
+    def _large(self, left: int) -> int:
+        """Return the bytes of a read that pays. Beyond `LARGE_BYTES`, all readers hold a part of what is left at most.
+
+        What they hold is fresh memory, which costs more than the Python that fewer reads save.
+        """
+        held = min(left // HELD_PART, MAX_HELD) // self._pace.readers
+        return min(self._pace.large, max(round_down(held, HUGE_PAGE), LARGE_BYTES))
 
     def next(self, reader: int, tally: ReaderTally | None = None) -> tuple[LeaseT, Step] | None:
         """Return the next step for reader number `reader`, whose tally is `tally`; None if no steps are left.

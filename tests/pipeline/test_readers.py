@@ -17,7 +17,7 @@ from runai_model_streamer.pipeline.landing.host import HostLanding
 from runai_model_streamer.pipeline.memory.pool import SlabPool
 from runai_model_streamer.pipeline.memory.slabs import Lease
 from runai_model_streamer.pipeline.pace import Pace
-from runai_model_streamer.pipeline.plan.groups import Group, PlannedFile, Step, plan_groups
+from runai_model_streamer.pipeline.plan.groups import LARGE_BYTES, LARGEST_BYTES, Group, PlannedFile, Step, plan_groups
 from runai_model_streamer.pipeline.readers import Readers
 from tests.checkpoints import PATIENCE, infos
 from tests.sources import MemorySource
@@ -388,6 +388,26 @@ def test_groups_behind_a_read_that_waited_are_read_by_chunks() -> None:
     work.land(work.take(), Origin.DISK)
     # They meet at multiples of a chunk in memory.
     assert work.lengths(3) == [(0, 2500), (1, 596), (1, 904)]
+
+
+@pytest.mark.parametrize(
+    ("gibibytes", "readers", "length"),
+    [(200, 16, 128), (200, 1, 128), (200, 64, 32), (8, 16, 64), (4, 16, 32), (1, 1, 128)],
+    ids=str,
+)
+def test_reads_of_a_fast_disk_grow_while_all_of_them_hold_little_of_what_is_left(
+    gibibytes: int, readers: int, length: int
+) -> None:
+    pace = Pace(readers, readers, 0.0)
+    pace.large = 1 << 40
+    # Memory that no read touches costs nothing.
+    work = Work([1 << 30] * gibibytes, first=Origin.DISK, large=LARGEST_BYTES, pace=pace)
+    assert work.take()[1].length == length << 20
+
+
+def test_copies_from_memory_do_not_grow_as_reads_of_a_fast_disk_do(one_cpu: None) -> None:
+    work = Work([1 << 30] * 8, first=Origin.PAGE_CACHE, large=LARGEST_BYTES)
+    assert work.take()[1].length == LARGE_BYTES
 
 
 def test_memory_is_leased_in_a_hurry_while_reads_wait_for_storage() -> None:

@@ -9,7 +9,7 @@ from runai_model_streamer.settings.units import setting_text
 MIN_REQUEST: Final = 1 << 20
 """A disk of 2.5 GB/s is a tenth faster with requests of 1 MiB than with whole chunks (benchmarks/RUNS.md)."""
 
-MAX_REQUEST: Final = 64 << 20
+MAX_REQUEST: Final = 128 << 20
 
 SECONDS: Final = 1e-3
 """What a request should last at least for the reader that waits for it. Latency is then a small part of it."""

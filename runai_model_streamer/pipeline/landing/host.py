@@ -14,8 +14,8 @@ from runai_model_streamer.pipeline.landing.tensors import make_tensors
 from runai_model_streamer.pipeline.memory.pool import SlabPool
 from runai_model_streamer.pipeline.memory.slabs import Lease, OtherMemory
 from runai_model_streamer.pipeline.plan.groups import (
-    LARGE_BYTES,
     LARGE_GROUP_BYTES,
+    LARGEST_BYTES,
     REST_BYTES,
     Group,
     Grouping,
@@ -100,7 +100,7 @@ def _larger(file: PlannedFile, source: Source) -> PlannedFile:
     """Let a file's reads become larger, and its groups on an array of disks, unless the file is cached."""
     if file.kind is not SourceKind.FILE:
         return file
-    large = file._replace(large=LARGE_BYTES)
+    large = file._replace(large=LARGEST_BYTES)
     if source.streams is None or source.streams < ARRAY_STREAMS:
         return large
     first = next((step for group in plan_groups([file]) for step in steps_of(group, [file])), None)

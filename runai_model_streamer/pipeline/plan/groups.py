@@ -41,6 +41,9 @@ LARGE_BYTES: Final = 32 << 20
 Against reads of 8 MiB it takes 2% less CPU time (benchmarks/RUNS.md).
 """
 
+LARGEST_BYTES: Final = 128 << 20
+"""Largest read of a model that is so large that readers hold little of it at once."""
+
 _MODULUS: Final = {SourceKind.FILE: PAGE, SourceKind.OBJECT: 8}
 """A part's position in memory equals its offset in the file, modulo this. Direct reads and writes need whole pages; any
 dtype needs 8 bytes.
