@@ -77,6 +77,8 @@ def _quota(group: Cgroup) -> float | None:
         except (OSError, ValueError):  # "max" is not a number
             return None
         return allowed / period if period else None
-    quota = group.number("cpu.cfs_quota_us")
-    period = group.number("cpu.cfs_period_us") if quota is not None and quota > 0 else None
-    return quota / period if quota and period else None
+    share = group.number("cpu.cfs_quota_us")
+    if share is None or share <= 0:  # -1: no limit
+        return None
+    every = group.number("cpu.cfs_period_us")
+    return share / every if every else None
