@@ -127,7 +127,7 @@ class Ranks:
         started = time.monotonic()
         try:
             yield outcome
-        except (StreamerError, ValueError) as error:
+        except (StreamerError, ValueError, KeyboardInterrupt) as error:
             outcome |= {"error": type(error).__name__, "text": str(error), "ranks": getattr(error, "ranks", None)}
         outcome |= {"seconds": time.monotonic() - started, "lines": list(self.lines), "threads": _threads_left()}
         outcome["mapped"] = Path("/proc/self/maps").read_text().count("runai-streamer-ring")
@@ -211,6 +211,11 @@ def failing(me: Ranks) -> Iterator[tuple[str, Outcome]]:
         yield "broken, of such a name", me.stream(os.fsdecode(b"n\xff.safetensors"))
     with setting(RUNAI_STREAMER_DIST="0", RUNAI_STREAMER_DIST_TIMEOUT="soon" if me.rank == 1 else ""):
         yield "no timeout, where none is needed", me.stream("small.safetensors")
+    streamer = SafetensorsStreamer()
+    with me.watched() as outcome:
+        streamer.stream_files([me.path("large.safetensors" if me.rank else "missing.safetensors")], is_distributed=True)
+    yield "fails", outcome
+    yield "afterwards, with the same streamer", _streamed_by(me, streamer)
     yield "other ranges", me.stream_ranges(FileChunks(0, "large.safetensors", [me.rank == 2], [10]))
     yield "afterwards", me.stream("large.safetensors")
 
@@ -566,6 +571,83 @@ def standing(me: Ranks) -> Iterator[tuple[str, Outcome]]:
             yield "never comes", me.stream("large.safetensors")
 
 
+@contextlib.contextmanager
+def _ctrl_c_in(call: str | None) -> Iterator[None]:
+    """Ctrl-C when the main thread is in a call, "caller/called". It comes to another thread, and so wakes nothing."""
+    over = threading.Event()
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def interrupt() -> None:
+        while not over.wait(0.01):
+            frame = sys._current_frames().get(main)  # noqa: SLF001 - public, but for its name
+            names = [each.f_code.co_name for each, _ in traceback.walk_stack(frame)]
+            if f"{call}/" in "".join(f"{name}/" for name in reversed(names)):
+                time.sleep(0.5)  # it waits there now
+                signal.raise_signal(signal.SIGINT)
+                return
+
+    thread = threading.Thread(target=interrupt, name="ctrl-c")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def interrupted(me: Ranks) -> Iterator[tuple[str, Outcome]]:
+    """Ctrl-C ends a load of rank 1, which waits for rank 0: where they meet, before anything is read, in the loop."""
+    for name, call in (("meeting", "join/answers"), ("opening", "open_each/gather"), ("loop", "_take/_wait_for")):
+
+        def late(*_: int, name: str = name) -> None:
+            if me.rank == 0:
+                me.await_end(name, (1,))
+
+        me.ready()
+        if name == "meeting":
+            late()
+        with (
+            setting(RUNAI_STREAMER_MEMORY_LIMIT="0"),
+            _late_reads(late if name == "opening" else None),
+            _ctrl_c_in(call if me.rank == 1 else None),
+        ):
+            outcome = me.stream("large.safetensors", each=late if name == "loop" else lambda _: None)
+        me.ended(name)
+        yield name, outcome
+    yield "afterwards", me.stream("large.safetensors")
+
+
+@contextlib.contextmanager
+def _late_reads(late: Callable[[], None] | None) -> Iterator[None]:
+    """Local files are read when something else has happened."""
+    real = FileSource.read_into
+
+    def read_into(self: FileSource, offset: int, buffer: memoryview) -> Origin:
+        if late is not None:
+            late()
+        return real(self, offset, buffer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        # A rank opens the files of a shared load by itself: no source can be handed in.
+        patch.setattr(FileSource, "read_into", read_into)
+        yield
+
+
+def all_interrupted(me: Ranks) -> Iterator[tuple[str, Outcome]]:
+    """Ctrl-C ends all ranks at once, in their loops."""
+
+    def interrupt(index: int) -> None:
+        if index == 1:
+            me.ended("the first tensor")
+            me.await_end("the first tensor", range(dist.get_world_size()))
+            signal.raise_signal(signal.SIGINT)
+
+    with setting(RUNAI_STREAMER_MEMORY_LIMIT="0"):
+        yield "all", me.stream("large.safetensors", each=interrupt)
+    yield "afterwards", me.stream("large.safetensors")
+
+
 PROGRAMS: Final = {
     program.__name__: program
     for program in (equal, failing, selecting, casting, page_locked, without_gloo, nodes, killed, standing, forked)
@@ -574,6 +656,8 @@ PROGRAMS: Final = {
     for program in (
         killed_while_meeting,
         killed_while_connecting,
+        interrupted,
+        all_interrupted,
         half_gathered,
         half_received,
         half_sent,

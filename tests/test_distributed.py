@@ -383,6 +383,12 @@ def test_after_loads_that_failed_one_works(failing: Outcomes) -> None:
         assert rank["afterwards"]["threads"] == []
 
 
+def test_a_streamer_whose_load_failed_on_all_ranks_loads_again(failing: Outcomes) -> None:
+    for rank in failing:
+        assert rank["fails"]["error"] == "DistributedError"
+        assert found(rank["afterwards, with the same streamer"]) == expected(SMALL)
+
+
 def test_failures_are_quick(failing: Outcomes) -> None:
     # Connections that are closed tell, long before the timeout of ten minutes: on a slow machine, too.
     for rank in failing:
@@ -407,6 +413,24 @@ def test_a_rank_that_is_killed_while_the_ranks_meet_is_named_long_before_the_tim
     # Of 600 s: `run` would not wait so long.
     for outcome in others(run(folder, 4, program), "meeting", KILLED):
         assert f"rank {KILLED} did not come, or ended before all had met" in outcome["text"]
+
+
+def test_ctrl_c_ends_a_rank_that_waits_for_another_and_is_told_to_the_others(folder: Path) -> None:
+    ranks = run(folder, 3, "interrupted")
+    for name, text in (("meeting", "ended before all had met"), ("opening", "failed: KeyboardInterrupt"), ("loop", "")):
+        for outcome in others(ranks, name, 1):
+            assert text in outcome["text"]
+        assert ranks[1][name]["error"] == "KeyboardInterrupt"
+        assert [(outcomes[name]["threads"], outcomes[name]["mapped"]) for outcomes in ranks] == [([], 0)] * 3
+    for outcomes in ranks:
+        assert found(outcomes["afterwards"]) == expected(LARGE)
+
+
+def test_ctrl_c_of_all_ranks_ends_each_and_leaves_nothing(folder: Path) -> None:
+    for outcomes in run(folder, 3, "all_interrupted"):
+        assert outcomes["all"]["error"] == "KeyboardInterrupt"
+        assert (outcomes["all"]["threads"], outcomes["all"]["mapped"]) == ([], 0)
+        assert found(outcomes["afterwards"]) == expected(LARGE)
 
 
 @pytest.mark.parametrize("program", ["half_gathered", "half_received", "half_sent"])

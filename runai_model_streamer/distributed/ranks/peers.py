@@ -31,6 +31,7 @@ from runai_model_streamer.distributed.ranks.notices import Listener, Reason, Tim
 from runai_model_streamer.distributed.ranks.waits import Waits
 from runai_model_streamer.errors import DistributedError
 from runai_model_streamer.lifecycle import Stopped
+from runai_model_streamer.threads.apart import apart
 
 NOTICE_SECONDS: Final = 10.0
 """Maximum seconds to wait for the message that says why a rank has closed its connections."""
@@ -104,7 +105,14 @@ class Peers:
         self._exchange(_tag(number), [(rank, torch.frombuffer(buffer, dtype=torch.uint8))], [])
 
     def gather(self, data: bytes) -> list[bytes]:
-        """Exchange bytes with all ranks. Return each rank's, in the order of `ranks`. Raises as `send` does."""
+        """Exchange bytes with all ranks. Return each rank's, in the order of `ranks`. Ctrl-C ends the load.
+
+        Raises as `send` does.
+        """
+        # Ctrl-C closes the connections, which wakes gloo.
+        return apart(partial(self._gather, data), partial(self.end, Reason(self.rank, "failed: KeyboardInterrupt")))
+
+    def _gather(self, data: bytes) -> list[bytes]:
         mine = torch.frombuffer(bytearray(data or b"\0"), dtype=torch.uint8)
         length = torch.tensor([len(data)], device="cpu")
         lengths = {rank: torch.zeros_like(length) for rank in self._others}
