@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ranks
+from benchmarks.objects import server
 
 
 def test_ranks_load_in_turns_in_each_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,6 +21,21 @@ def test_ranks_load_in_turns_in_each_way(tmp_path: Path, capsys: pytest.CaptureF
         ["2", "warm kept", "memory"],
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ranks_load_objects_of_which_each_byte_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--ranks", "2", "--size", "0.03", "--rounds", "1", "--states", "http kept", "--ways", "alone", "memory"]
+    try:
+        ranks.main([*options, "--folder", str(tmp_path)])
+    except server.NoServerError as missing:
+        pytest.skip(str(missing))
+    rows = [[cell.strip() for cell in line.split("|")] for line in capsys.readouterr().out.splitlines()[2:]]
+    fetched = {(row[1], row[3]): float(row[-2]) for row in rows}
+    assert fetched == {
+        ("1", "alone"): pytest.approx(1, abs=0.02),
+        ("2", "alone"): pytest.approx(2, abs=0.02),
+        ("2", "memory"): pytest.approx(1, abs=0.02),
+    }
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="the emulated disk needs a C compiler")

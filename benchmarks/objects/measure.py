@@ -154,7 +154,7 @@ def run(
             other.go()
             elsewhere = other.answer()["held_ms"]
     sleep(LOGGED_S)
-    statuses, sent = _answers(endpoints.answers, before)
+    statuses, sent = answers(endpoints.answers, before)
     # The kernel's own mark: anonymous memory is nearly all that a process that reads from a socket has.
     return Sample(
         nbytes=objects.nbytes,
@@ -170,7 +170,7 @@ def run(
     )
 
 
-def _answers(log: Path, begin: int) -> tuple[list[int], list[int]]:
+def answers(log: Path, begin: int) -> tuple[list[int], list[int]]:
     """The status of each answer that the log has from this byte on, and the bytes sent with it."""
     with log.open() as file:
         file.seek(begin)
