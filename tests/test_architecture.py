@@ -255,7 +255,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "files": ("checkpoint.index", "config", "errors", "installation", "io", "logs", "mirror", "settings"),
     "object_storage_model": ("errors", "files", "io", "mirror", "settings"),
     # How ranks talk; what they share, over that; and both in the service of a load.
-    "distributed.ranks": ("checkpoint", "config", "errors", "io.paths", "lifecycle"),
+    "distributed.ranks": ("checkpoint", "config", "errors", "io.paths", "lifecycle", "threads"),
     "distributed.ring": (
         "checkpoint",
         "config",
