@@ -254,6 +254,12 @@ def test_the_rows_of_a_table_have_as_many_cells_as_its_head(page: Path) -> None:
     assert wrong == []
 
 
+@every_page
+def test_a_table_ends_with_an_empty_line(page: Path) -> None:
+    # mkdocs takes a heading without one for a row.
+    assert re.findall(r"^\|.*\n(?![|\n]).+", prose(TEXTS[page]), re.MULTILINE) == []
+
+
 def test_every_page_is_in_the_index() -> None:
     linked = set(re.findall(r"\]\(([\w/-]+\.md)[)#]", TEXTS[ROOT / "docs" / "README.md"]))
     assert linked == {page.relative_to(ROOT / "docs").as_posix() for page in PAGES[1:]} - {"README.md"}
