@@ -146,11 +146,12 @@ def main() -> None:
     given = parser.parse_args()
     if given.load:
         print(json.dumps(load(*given.load)))
-    with tempfile.TemporaryDirectory(prefix="runai-cache-") as folder:
-        if given.together:
+    if given.together:
+        with tempfile.TemporaryDirectory(prefix="runai-cache-") as folder:
             found, served, digest = together(given.together, Path(folder))
-            print(f"{served} bytes sent for {SIZE}; right: {[each.digest == digest for each in found]}")
-        if given.kills:
+        print(f"{served} bytes sent for {SIZE}; right: {[each.digest == digest for each in found]}")
+    if given.kills:
+        with tempfile.TemporaryDirectory(prefix="runai-cache-") as folder:
             killed(given.kills, Path(folder), given.seed, given.longest)
 
 

@@ -67,7 +67,9 @@ class Storage:
         if config.cache.folder:
             # Reads of files meet in pages, which are read twice: a checksum of the whole needs each byte once.
             as_files = not (alike or config.verify)
-            self._cache = NodeCache(config.cache, config.direct_io, shared=shared, as_files=as_files)
+            self._cache = NodeCache(
+                config.cache, config.direct_io, shared=shared, as_files=as_files, requests=self._requests
+            )
 
     def open(self, path: str) -> Source:
         """Open the source behind a path.

@@ -25,6 +25,7 @@ from runai_model_streamer.io.cache.trouble import Trouble
 from runai_model_streamer.io.cache.writer import Writer
 from runai_model_streamer.io.cache_counts import CacheCounts, Counter
 from runai_model_streamer.io.checksums import crc64
+from runai_model_streamer.io.files.requests import RequestSizes
 from runai_model_streamer.io.listing import Entry, Wanted
 from runai_model_streamer.io.source import Source
 
@@ -48,6 +49,7 @@ class NodeCache:
         as_files: whether objects of which all is there may count as files; see `CachedSource`.
         policy: how to write and to wait.
         compute: makes what computes checksums.
+        requests: set how many bytes one direct read asks for; None for each file by itself.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class NodeCache:
         as_files: bool = True,
         policy: CachePolicy = USUAL,
         compute: Callable[[], Compute] = crc64,
+        requests: RequestSizes | None = None,
     ) -> None:
         self.offline = config.offline
         """Whether no store is asked."""
@@ -66,6 +69,7 @@ class NodeCache:
         self._folder = f"{self._user_folder}/{FOLDER}"
         self._size = config.size
         self._direct, self._shared, self._as_files, self._policy = direct, shared, as_files, policy
+        self._requests = requests
         self._make_compute = compute
         self._compute: Compute | None = None
         self._counter = Counter()
@@ -196,6 +200,7 @@ class NodeCache:
                 self._trouble,
                 self._policy,
                 self._direct,
+                self._requests,
                 shared=self._shared,
                 as_file=self._as_files,
             )

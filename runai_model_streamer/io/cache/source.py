@@ -16,6 +16,7 @@ from runai_model_streamer.io.cache.trouble import Trouble
 from runai_model_streamer.io.cache.writer import Writer
 from runai_model_streamer.io.cache_counts import Counter
 from runai_model_streamer.io.files.posix import FileSource
+from runai_model_streamer.io.files.requests import MAX_REQUEST, RequestSizes
 from runai_model_streamer.io.source import OpenFile, Source, SourceWrapper
 from runai_model_streamer.origins import Origin
 from runai_model_streamer.ranges import PAGE, ByteRange
@@ -39,6 +40,10 @@ class CachedFile(FileSource):
                 return origin
         return super().read_into(offset + begun, buffer[begun:])
 
+    def read_whole(self) -> None:
+        """Ask the disk for all bytes of a read at once: each request waits for a CPU, and the network needs them."""
+        self._requests.at_least(MAX_REQUEST)
+
     @override
     def require_unchanged(self, span: ByteRange) -> None:
         """Do nothing: its bytes are compared with checksums instead."""
@@ -61,6 +66,7 @@ class CachedSource(SourceWrapper):
         trouble: told when the entry cannot be read.
         policy: how long to wait.
         direct: whether the file is read past the page cache.
+        requests: sets how many bytes one direct read asks for.
         shared: whether other processes of this node load the same object.
         as_file: whether what is there may count as a file. Processes that plan the same reads need the same plan,
             whatever each of them finds in the cache.
@@ -75,6 +81,7 @@ class CachedSource(SourceWrapper):
         trouble: Trouble,
         policy: CachePolicy,
         direct: DirectIO = DirectIO.AUTO,
+        requests: RequestSizes | None = None,
         *,
         shared: bool = False,
         as_file: bool = True,
@@ -88,7 +95,7 @@ class CachedSource(SourceWrapper):
         self._file: CachedFile | None = None
         self._local: Sequence[ByteRange] | None = () if as_file else None
         if as_file and (entry.complete or entry.bytes >= LEAST_BYTES):
-            self._file = file = CachedFile(f"/proc/self/fd/{entry.fd}", direct, shared=shared)
+            self._file = file = CachedFile(f"/proc/self/fd/{entry.fd}", direct, shared=shared, requests=requests)
             self.streams = file.streams
             if entry.complete:
                 self.kind, self.alignment = file.kind, file.alignment
@@ -186,6 +193,8 @@ class CachedSource(SourceWrapper):
     def _from_store(self, run: Run, view: memoryview) -> Origin | None:
         """Fetch bytes that are not here. Return None if another process has fetched some of them meanwhile."""
         entry, start, end = self._entry, run.start, run.end
+        if self._file is not None:
+            self._file.read_whole()
         if not self._claim(start, end):
             origin = self._source.read_into(start, view)
             self._counter.add(left_out=len(view), no_room=(self._entry.budget == 0) * len(view))

@@ -35,12 +35,18 @@ class RequestSize:
     def __init__(self, seconds: float = SECONDS, shared_seconds: float = SHARED_SECONDS) -> None:
         self.size = MIN_REQUEST
         """Bytes to ask for at once."""
+        self._least = MIN_REQUEST
         self._seconds, self._shared_seconds = seconds, shared_seconds
         self._began: float | None = None
         self._reset()
 
     def _reset(self) -> None:
         self._bytes, self._busy = 0, 0.0
+
+    def at_least(self, size: int) -> None:
+        """Ask for no less than `size` bytes at once from now on, where CPUs have other work than to request them."""
+        self._least = size
+        self.size = max(self.size, size)
 
     def landed(self, length: int, began: float, ended: float) -> None:
         """Record a request of `length` bytes that took from `began` to `ended`, by `time.perf_counter`."""
@@ -53,7 +59,7 @@ class RequestSize:
             return
         # A reader that waits for the GIL seems to read slowly. All readers together do not.
         wanted = max(self._bytes / self._busy * self._seconds, self._bytes / (ended - start) * self._shared_seconds)
-        self.size = max(MIN_REQUEST, round_down(int(min(wanted, MAX_REQUEST)), MIN_REQUEST))
+        self.size = max(self._least, round_down(int(min(wanted, MAX_REQUEST)), MIN_REQUEST))
         self._began = ended
         self._reset()
 

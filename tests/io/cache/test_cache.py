@@ -23,6 +23,7 @@ from runai_model_streamer.io.cache.cache import NodeCache
 from runai_model_streamer.io.cache.names import FOLDER
 from runai_model_streamer.io.cache.source import LEAST_BYTES, CachedSource
 from runai_model_streamer.io.cache_counts import CacheCounts
+from runai_model_streamer.io.files.requests import MIN_REQUEST
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.origins import Origin, SourceKind
 from runai_model_streamer.ranges import PAGE
@@ -122,6 +123,23 @@ def test_what_was_there_of_an_object_is_local(tmp_path: Path, store: MemoryStore
     alike = make_cache(tmp_path, as_files=False).open(URL, store.open)
     assert alike.local is None
     alike.close()
+
+
+@pytest.mark.parametrize("fetched", [False, True])
+def test_a_load_that_fetches_too_asks_the_disk_for_all_bytes_of_a_read_at_once(
+    tmp_path: Path, store: MemoryStore, *, fetched: bool
+) -> None:
+    local = 4 * MIN_REQUEST
+    store.data = random.Random(8).randbytes(local + PIECE)
+    load(tmp_path, store, (0, local))
+    with closing(make_cache(tmp_path, direct=DirectIO.ALWAYS).open(URL, store.open)) as source:
+        if fetched:
+            read(source, local, local + PIECE)
+        view = make_buffer(local, 0)
+        source.read_into(0, view)
+        assert view == store.data[:local]
+        way = source.way or ""
+    assert f"up to {'4' if fetched else '1'}MiB at once" in way or "refuses" in way
 
 
 def test_a_read_that_begins_within_a_page_reads_the_others_past_the_page_cache(

@@ -86,3 +86,12 @@ def test_a_clock_that_does_not_move_decides_nothing() -> None:
     for _ in range(2 * WINDOW):
         requests.landed(MIB, 5.0, 5.0)
     assert requests.size == MIN_REQUEST
+
+
+def test_requests_may_be_no_smaller_than_others_want() -> None:
+    requests = RequestSize()
+    requests.at_least(MAX_REQUEST)
+    assert requests.size == MAX_REQUEST
+    for second in range(WINDOW + 1):
+        requests.landed(MAX_REQUEST, second, second + 0.9)
+    assert requests.size == MAX_REQUEST
