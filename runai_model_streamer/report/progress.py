@@ -12,6 +12,9 @@ from runai_model_streamer.settings.units import rate_text
 _REDRAW: Final = 0.1
 """The least seconds between two updates of a bar. An update takes 1 to 2 ms."""
 
+_WAITING: Final = "waiting for the first tensors"
+"""A bar's text until they are there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -122,7 +125,7 @@ class _TerminalBar(_Bar):
         self._live = Live(
             *columns, console=Console(stderr=True), auto_refresh=False, expand=True, redirect_stdout=redirect
         )
-        self._task = self._live.add_task("", total=1.0, text="")
+        self._task = self._live.add_task("", total=1.0, text=_WAITING)
 
     def _begin(self) -> None:
         self._live.start()
@@ -166,7 +169,7 @@ class _NotebookBar(_Bar):
         from IPython import display
 
         show: Callable[..., Any] = display.display
-        self._handle = show(_bundle(0.0, ""), raw=True, display_id=True)
+        self._handle = show(_bundle(0.0, _WAITING), raw=True, display_id=True)
 
     def _draw(self, progress: Progress) -> None:
         self._handle.update(_bundle(_fraction(progress), summary(progress)), raw=True)

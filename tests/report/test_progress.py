@@ -165,7 +165,8 @@ def test_a_bar_ends_full_and_in_a_line_of_80_columns(file: Path, terminal: Calla
         streamer.stream_file(file, progress=True)
         for _ in streamer.get_tensors():
             pass
-    last = visible(screen.getvalue())[-1]
+    first, *_, last = visible(screen.getvalue())
+    assert re.fullmatch(r"Loading ━+ waiting for the first tensors", first.rstrip())
     assert re.fullmatch(r"Loading ━+ 100% 60\.00/60\.00 MB +[\d.]+ [GM]B/s  0:00 left 12/12 tensors", last.rstrip()), (
         last
     )
@@ -290,6 +291,7 @@ def test_a_notebook_has_a_bar_of_its_own(file: Path, monkeypatch: pytest.MonkeyP
         for _ in streamer.get_tensors():
             pass
     assert "<progress" in notebook.shown[0]["text/html"]
+    assert notebook.shown[0]["text/plain"] == "Loading waiting for the first tensors"
     assert "100% 60.00/60.00 MB" in notebook.shown[-1]["text/plain"]
 
 
