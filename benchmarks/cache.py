@@ -45,7 +45,7 @@ LOADS = ("local", "without", "first", "second", "full")
 SIZE = "20GB"
 """Of the cache."""
 
-FILLS = 5
+FILLS = 12
 """Loads after the first, at most, until all is in the cache."""
 
 
