@@ -6,8 +6,8 @@ from typing import Final, TypeAlias
 from runai_model_streamer.ranges import round_down
 from runai_model_streamer.settings.units import setting_text
 
-MIN_REQUEST: Final = 1 << 20
-"""A disk of 2.5 GB/s is a tenth faster with requests of 1 MiB than with whole chunks (benchmarks/RUNS.md)."""
+MIN_REQUEST: Final = 4 << 20
+"""Half of the CPU time of requests of 1 MiB, on a disk of 1.6 GB/s and as fast there (benchmarks/RUNS.md)."""
 
 MAX_REQUEST: Final = 128 << 20
 
@@ -16,7 +16,7 @@ SECONDS: Final = 1e-3
 
 SHARED_SECONDS: Final = 0.4e-3
 """Seconds between the ends of two requests, of all readers together, at least. The Python code around a request takes a
-fortieth of that, under the GIL. A disk of up to 5 GB/s is thus asked for `MIN_REQUEST` at a time by several readers."""
+fortieth of that, under the GIL. A disk of up to 10 GB/s is thus asked for `MIN_REQUEST` at once by several readers."""
 
 WINDOW: Final = 16
 """Requests of full size in one measurement of the rate, or more that are shorter, as the tails of ranges are."""

@@ -115,7 +115,7 @@ def test_where_a_glance_at_a_file_is_forbidden_it_may_have_changed(file: Path) -
 @pytest.mark.parametrize(
     ("calls", "way"),
     [
-        (ASYNCHRONOUS, "past the page cache, up to 1MiB at once"),
+        (ASYNCHRONOUS, "past the page cache, up to 4MiB at once"),
         (WHAT_IS_CACHED, "through the page cache: the kernel does not say what it holds"),
     ],
 )

@@ -21,7 +21,7 @@ from runai_model_streamer.config import DirectIO, LoadConfig
 from runai_model_streamer.io.files import file_systems
 from runai_model_streamer.io.files.page_cache import PageCache
 from runai_model_streamer.io.files.posix import FileSource
-from runai_model_streamer.io.files.requests import WINDOW, RequestSize, RequestSizes
+from runai_model_streamer.io.files.requests import MIN_REQUEST, WINDOW, RequestSize, RequestSizes
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import Origin
@@ -147,8 +147,8 @@ def test_each_range_of_a_half_cached_file_is_read_the_way_that_suits_it(file: Pa
 @pytest.mark.parametrize(
     ("direct", "shared", "way"),
     [
-        (DirectIO.AUTO, False, "past the page cache, up to 1MiB at once"),
-        (DirectIO.ALWAYS, True, "past the page cache, up to 1MiB at once"),
+        (DirectIO.AUTO, False, "past the page cache, up to 4MiB at once"),
+        (DirectIO.ALWAYS, True, "past the page cache, up to 4MiB at once"),
         (DirectIO.AUTO, True, "through the page cache: other processes of this node may read the same files"),
         (DirectIO.NEVER, False, "through the page cache: RUNAI_STREAMER_DIRECT_IO is 0"),
     ],
@@ -197,6 +197,7 @@ def test_a_range_is_asked_for_in_requests_of_the_size_that_is_told(
     large_file: Path, reads: list[tuple[str, int, int]]
 ) -> None:
     requests = RequestSize()
+    requests.size = MIB
     with closing(FileSource(str(large_file), requests=RequestSizes(lambda: requests))) as source:
         found = [read(source, 3 * PAGE, 3 * MIB)]
         requests.size = 2 * MIB
@@ -212,24 +213,27 @@ def test_a_range_is_asked_for_in_requests_of_the_size_that_is_told(
     assert {way for way, _, _ in reads} == {"direct"}
 
 
+UNTIL_KNOWN = -(-WINDOW * MIN_REQUEST // (5 * MIB))
+"""Reads of 5 MiB until the rate of a disk is known."""
+
+
 def test_the_files_of_a_load_share_the_size_of_requests_to_their_disk(
     large_file: Path, reads: list[tuple[str, int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runai_model_streamer.io.storage.RequestSize", partial(RequestSize, seconds=3600))
     storage = Storage(LoadConfig(), None, shared=False)
-    for _ in range(6):
+    for _ in range(UNTIL_KNOWN + 1):
         with closing(storage.open(str(large_file))) as source:
-            read(source, 0, 3 * MIB)
+            read(source, 0, 5 * MIB)
     storage.close()
-    assert [length for _, _, length in reads] == [MIB] * WINDOW + [2 * MIB]
+    assert [length for _, _, length in reads] == [MIN_REQUEST, MIB] * UNTIL_KNOWN + [5 * MIB]
 
 
 def test_requests_grow_while_a_file_is_read(large_file: Path, reads: list[tuple[str, int, int]]) -> None:
     with closing(FileSource(str(large_file), requests=RequestSizes(lambda: RequestSize(seconds=3600)))) as source:
-        for _ in range(6):
-            read(source, 0, 3 * MIB)
-    lengths = [length for _, _, length in reads]
-    assert lengths == [MIB] * WINDOW + [2 * MIB]
+        for _ in range(UNTIL_KNOWN + 1):
+            read(source, 0, 5 * MIB)
+    assert [length for _, _, length in reads] == [MIN_REQUEST, MIB] * UNTIL_KNOWN + [5 * MIB]
 
 
 def test_of_a_large_range_what_is_cached_is_copied_and_the_rest_read_direct(

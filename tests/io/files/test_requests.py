@@ -42,7 +42,7 @@ def test_the_first_requests_are_small() -> None:
     assert RequestSize().size == MIN_REQUEST
 
 
-@pytest.mark.parametrize(("largest", "told"), [(4096, 1), (MIB, 1), (2 * MIB, 2), (2 * MIB + 1, 4), (64 * MIB, 64)])
+@pytest.mark.parametrize(("largest", "told"), [(1, 4), (4 * MIB, 4), (8 * MIB, 8), (8 * MIB + 1, 16), (64 * MIB, 64)])
 def test_the_largest_request_is_told(largest: int, told: int) -> None:
     assert way_of(largest) == f"past the page cache, up to {told}MiB at once"
 
@@ -58,7 +58,7 @@ def test_a_fast_disk_is_asked_for_much_at_once(rate: float, least: int) -> None:
 
 
 def test_one_reader_alone_asks_for_what_lasts_longer_than_the_latency() -> None:
-    assert Disk(2.5 * GB, readers=1).settled() == 2 * MIB
+    assert Disk(10 * GB, readers=1).settled() == 8 * MIB
 
 
 def test_a_short_tail_does_not_make_the_next_requests_small() -> None:
