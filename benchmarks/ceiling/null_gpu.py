@@ -44,7 +44,7 @@ def opener() -> Callable[[Sequence[str]], AbstractContextManager[Iterator[tuple[
     from runai_model_streamer import SafetensorsStreamer
     from runai_model_streamer.device import Gpus
     from runai_model_streamer.pipeline.cuda.destination import CudaParts
-    from runai_model_streamer.pipeline.cuda.memory import Allocated
+    from runai_model_streamer.pipeline.cuda.memory import Allocated, new_tensors
     from runai_model_streamer.pipeline.parts import Parts
 
     allocation = int(os.environ.get("NULLGPU_ALLOCATION_US", "0")) / 1e6
@@ -61,7 +61,7 @@ def opener() -> Callable[[Sequence[str]], AbstractContextManager[Iterator[tuple[
         def allocate(self, forms: Sequence[Any]) -> Allocated:
             if allocation:
                 time.sleep(allocation)
-            return Allocated(0, [torch.empty(shape, dtype=dtype, device="cpu") for shape, dtype in forms])
+            return Allocated(0, new_tensors(forms, self.device))
 
         def current_stream(self) -> int:
             return 0

@@ -89,10 +89,10 @@ class CudaDriver:
         return batch
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        error, *values = getattr(self.api, name)(*arguments)
-        if int(error):
-            self._fail(name, error)
-        return values[0] if values else None
+        results = getattr(self.api, name)(*arguments)
+        if results[0]:
+            self._fail(name, results[0])
+        return results[1] if len(results) > 1 else None
 
     def _fail(self, name: str, error: Any) -> None:
         code = getattr(error, "name", None) or f"error {int(error)}"

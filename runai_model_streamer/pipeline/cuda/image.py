@@ -1,7 +1,9 @@
 """Device addresses of a group's bytes, and the casts of its tensors: pure arithmetic on pointers."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import chain, compress
+from operator import attrgetter, ne
 from typing import Final, NamedTuple
 
 import torch
@@ -14,6 +16,11 @@ from runai_model_streamer.ranges import round_up
 
 _APART: Final = 256
 """Alignment, in bytes, of each tensor in scratch memory. Copies there are as fast as to separate memory."""
+
+# For passes over thousands of tensors, without a Python frame for each.
+_NAME: Final = attrgetter("name")
+_START: Final = attrgetter("start")
+_END: Final = attrgetter("end")
 
 
 class Copies(NamedTuple):
@@ -70,27 +77,26 @@ class Image:
     """
 
     def __init__(self, group: Group, memory: Sequence[torch.Tensor], target: str | None = None) -> None:
-        infos = list(tensors_of(group))
+        infos = tensors_of(group)
         scratch = memory[len(infos) :]
         self._scratch = scratch[0] if scratch else None
-        self.tensors = [(info.name, tensor) for info, tensor in zip(infos, memory, strict=False)]
+        self.tensors = list(zip(map(_NAME, infos), memory, strict=False))
         """Name and tensor of those that were not handed out, in reverse file order. `pop` the next one."""
         self.tensors.reverse()
         self.casts: list[Cast] = []
         """Casts to run when all bytes of the group have landed. They keep the scratch memory."""
         self._places: dict[int, _Places] = {}
-        pointers = [tensor.data_ptr() for tensor in memory]
+        pointers = list(map(torch.Tensor.data_ptr, memory))
         if target is not None:
             self._land_in_scratch(infos, memory, pointers, target)
         first = 0
         for part in group.parts:  # in file order, as headers are: so the lists are sorted
             places = self._places.setdefault(part.file, _Places([], [], []))
             last = first + len(part.tensors)
-            for (_, _, _, start, end, _), pointer in zip(part.tensors, pointers[first:last], strict=True):
-                if end > start:
-                    places.starts.append(start)
-                    places.ends.append(end)
-                    places.pointers.append(pointer)
+            starts, ends = list(map(_START, part.tensors)), list(map(_END, part.tensors))
+            full = list(map(ne, starts, ends))  # nothing is copied to an empty tensor
+            for column, values in zip(places, (starts, ends, pointers[first:last]), strict=True):
+                column.extend(compress(values, full))
             first = last
 
     def _land_in_scratch(
@@ -115,11 +121,12 @@ class Image:
             address: where its first byte is in host memory.
         """
         starts, ends, pointers = self._places[step.file]
-        end = step.offset + step.length
-        first, last = bisect_right(ends, step.offset), bisect_left(starts, end)
+        file, begin, length, _ = step
+        end = begin + length
+        first, last = bisect_right(ends, begin), bisect_left(starts, end)
         if first >= last:
             return Copies([], [], [])
-        shift = address - step.offset
+        shift = address - begin
         targets = pointers[first:last]
         sources = [shift + start for start in starts[first:last]]
         sizes = [after - start for start, after in zip(starts[first:last], ends[first:last], strict=True)]
@@ -140,14 +147,13 @@ class Image:
 
 def needs_of(group: Group, target: str | None = None) -> Needs:
     """Return the memory that an `Image` of the group needs."""
+    tensors = tensors_of(group)
     if target is None:
-        return Needs(torch_forms(tensors_of(group)), 0)
-    tensors = list(tensors_of(group))
+        return Needs(torch_forms(tensors), 0)
     scratch = sum(round_up(tensor.nbytes, _APART) for tensor in tensors if is_cast(tensor, target))
     return Needs(torch_forms(as_cast(tensor, target) for tensor in tensors), scratch)
 
 
-def tensors_of(group: Group) -> Iterator[TensorInfo]:
-    """Yield the group's tensors, in file order."""
-    for part in group.parts:
-        yield from part.tensors
+def tensors_of(group: Group) -> list[TensorInfo]:
+    """Return the group's tensors, in file order."""
+    return list(chain.from_iterable(part.tensors for part in group.parts))

@@ -21,7 +21,7 @@ from runai_model_streamer.pipeline.cuda.arena import Arenas
 from runai_model_streamer.pipeline.cuda.driver import CudaDriver
 from runai_model_streamer.pipeline.cuda.image import Cast
 from runai_model_streamer.pipeline.cuda.landing import CudaLanding
-from runai_model_streamer.pipeline.cuda.memory import Allocated
+from runai_model_streamer.pipeline.cuda.memory import Allocated, new_tensors
 from runai_model_streamer.pipeline.cuda.staging import staging_for
 from runai_model_streamer.pipeline.landing.destination import Destination
 from runai_model_streamer.pipeline.landing.tensors import TorchForm
@@ -53,7 +53,7 @@ class Host:
         """There is one stream."""
 
     def allocate(self, forms: Sequence[TorchForm]) -> Allocated:
-        return Allocated(0, [torch.empty(shape, dtype=dtype) for shape, dtype in forms])
+        return Allocated(0, new_tensors(forms, self.device))
 
     def current_stream(self) -> int:
         return 0
