@@ -42,7 +42,7 @@ FAULTS: Final = {
     ),
     "B2 SIGABRT at the end of Python": Fault(
         "runai_model_streamer/pipeline/memory/process_end.py",
-        "atexit.register(_gate.close)\n",
+        "    atexit.register(_each.close)\n",
         "",
         "tests/torch_cuda/test_exit.py",
         "cuda",

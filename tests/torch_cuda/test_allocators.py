@@ -1,5 +1,6 @@
 """Loads with each of torch's allocators: expandable segments, CUDA's own pools, a cache that is off."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from runai_model_streamer import SafetensorsStreamer
 from runai_model_streamer.errors import OutOfMemoryError
-from tests.checkpoints import raw
+from tests.checkpoints import PATIENCE, raw
 from tests.cuda_emulator import Emulator
 from tests.cuda_emulator.testing import emulated_torch
 from tests.torch_cuda.loads import MIB, TENSORS, cloned, load, mapped, wrong
@@ -71,7 +72,15 @@ def test_a_full_device_waits_for_what_the_caller_drops(emulator: Emulator, check
     emulator.set_device_memory(48 * MIB)
     with SafetensorsStreamer() as streamer:
         streamer.stream_files([str(checkpoint)], device="cuda")
-        for name, tensor in streamer.get_tensors():
+        tensors = streamer.get_tensors()
+        name, tensor = next(tensors)
+        deadline = time.monotonic() + PATIENCE
+        while not torch.cuda.memory_stats()["num_ooms"]:  # the third group's
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert raw(tensor.cpu()) == TENSORS[name].data
+        del tensor
+        for name, tensor in tensors:
             assert raw(tensor.cpu()) == TENSORS[name].data
             del tensor
 

@@ -121,8 +121,8 @@ class Image:
             address: where its first byte is in host memory.
         """
         starts, ends, pointers = self._places[step.file]
-        file, begin, length, _ = step
-        end = begin + length
+        begin = step.offset
+        end = begin + step.length
         first, last = bisect_right(ends, begin), bisect_left(starts, end)
         if first >= last:
             return Copies([], [], [])
