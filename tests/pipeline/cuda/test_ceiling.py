@@ -108,5 +108,5 @@ def calls_of_a_step(tensors: int) -> float:
 @pytest.mark.usefixtures("no_thread_is_left")
 def test_a_step_and_a_further_tensor_in_it_take_few_python_calls() -> None:
     one, many = calls_of_a_step(1), calls_of_a_step(16)
-    assert one < 110
-    assert (many - one) / 15 < 7
+    assert one < 95
+    assert (many - one) / 15 < 4
