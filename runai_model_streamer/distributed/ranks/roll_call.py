@@ -78,10 +78,11 @@ class RollCall:
         try:
             self._store.set(f"{self._rank} gave up", "")
             while left and time.monotonic() < deadline:
-                left = [rank for rank in left if not self._gave_up(rank)]
-                ended = tuple(rank for rank in left if self._has_ended(rank))
-                if ended:
-                    return ended
+                ended = [rank for rank in left if self._has_ended(rank)]
+                left = [rank for rank in left if not self._gave_up(rank)]  # afterwards: a rank may give up, and end
+                at_fault = tuple(rank for rank in ended if rank in left)
+                if at_fault:
+                    return at_fault
                 time.sleep(0.05)
         except RuntimeError:
             return self._ended(left)
@@ -92,9 +93,10 @@ class RollCall:
         deadline = time.monotonic() + GIVING_UP_SECONDS
         with suppress(RuntimeError):
             while time.monotonic() < deadline:
+                ended = self._has_ended(rank)
                 if self._gave_up(rank):
                     return True
-                if self._has_ended(rank):
+                if ended:
                     break
                 time.sleep(0.05)
         return False

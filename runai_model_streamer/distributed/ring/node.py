@@ -15,7 +15,7 @@ from runai_model_streamer.distributed.ranks.peers import Peers
 from runai_model_streamer.distributed.ranks.waits import CONNECTING
 from runai_model_streamer.distributed.ring.links import Listener
 from runai_model_streamer.distributed.ring.slots import Slots, create
-from runai_model_streamer.errors import DistributedError
+from runai_model_streamer.errors import DistributedError, OutOfMemoryError
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ def share_memory(
 
     Raises:
         DistributedError: on all ranks: memory is required and cannot be shared, or a rank has failed.
+        OutOfMemoryError: this rank has no memory of its own either.
     """
     me = peers.index
     mine = [index for index, its in enumerate(candidates) if its == candidates[me]]
@@ -120,7 +121,13 @@ def share_memory(
         rank, reason = next((peers.ranks[index], each) for index, each in enumerate(reasons) if each)
         raise cannot_share(required, rank, reason)
     if not slots:
-        slots = {me: Slots(count, size)}
+        try:
+            slots = {me: Slots(count, size)}
+        except OSError as error:
+            raise OutOfMemoryError(
+                f"no memory for the {count * size} bytes of slots that a rank reads into for others",
+                remedy="set RUNAI_STREAMER_MEMORY_LIMIT",
+            ) from error
     domains = tuple(
         index if candidates[index] in failed else candidates.index(candidates[index])
         for index in range(len(candidates))

@@ -140,6 +140,24 @@ def test_a_rank_that_gave_up_and_then_ended_is_not_at_fault() -> None:
         assert roll.absent(RANKS) == (5,)
 
 
+@pytest.mark.parametrize("question", ["absent", "has given up"])
+def test_a_rank_that_gives_up_and_ends_while_it_is_looked_for_is_not_at_fault(question: str) -> None:
+    with process() as child:
+
+        class HastyStore(PlayedStore):
+            def check(self, keys: list[str]) -> bool:
+                there = super().check(keys)
+                if keys == ["4 gave up"] and not there:
+                    self.set("4 gave up", "")
+                    kill(child)
+                return there
+
+        store = HastyStore()
+        store.set("4 is", f"{identity(child)}\n")
+        roll = RollCall(store, 3, RANKS)
+        assert roll.absent((3, 4)) == () if question == "absent" else roll.has_given_up(4)
+
+
 def test_a_rank_that_died_has_not_given_up() -> None:
     store = PlayedStore()
     with process() as child:

@@ -1,5 +1,6 @@
 """Programs for `tests.distributed_ranks`: what ranks share through memory, and in which groups."""
 
+import ctypes
 import hashlib
 import os
 import random
@@ -8,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -16,6 +18,7 @@ import torch.distributed as dist
 from runai_model_streamer import SafetensorsStreamer, TensorShard, TensorSlice
 from runai_model_streamer.io.files.posix import FileSource
 from runai_model_streamer.origins import Origin
+from runai_model_streamer.ranges import PAGE
 from tests.checkpoints import raw
 from tests.distributed_ranks import PATIENCE, Outcome, Ranks, be_on, counted_reads, setting
 
@@ -99,6 +102,41 @@ class _no_memory:  # noqa: N801 - a context manager
 
     def __exit__(self, *_: object) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, self._limits)
+
+
+HEADROOMS: Final = (1, 4, 12, 24, 40, 100)
+"""MiB of addresses that rank 1 may still take when ranks begin to share memory."""
+
+
+def short_of_memory(me: Ranks) -> Iterator[tuple[str, Outcome]]:
+    """Rank 1 gets few addresses more, so that it can map nothing, or not all; then no rank has room in /dev/shm."""
+    me.ready()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+
+    def few(headroom: int) -> bool:
+        if me.rank == 1:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            resource.setrlimit(resource.RLIMIT_AS, (pages * PAGE + (headroom << 20), limits[1]))
+        return True
+
+    for headroom in HEADROOMS:
+        # What is to be selected is asked for when the ranks have met.
+        outcome = me.stream("large.safetensors", select=lambda _, headroom=headroom: few(headroom))
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+        yield f"{headroom} MiB", outcome
+    yield "afterwards", me.stream("large.safetensors")
+    if _small_shared_memory():
+        yield "small /dev/shm", me.stream("large.safetensors")
+
+
+def _small_shared_memory() -> bool:
+    """Let this process have a /dev/shm of one page. Return whether it may."""
+    libc, own_mounts, private = ctypes.CDLL(None), 0x20000, 0x44000
+    return not (
+        libc.unshare(own_mounts)
+        or libc.mount(b"none", b"/", None, ctypes.c_ulong(private), None)
+        or libc.mount(b"none", b"/dev/shm", b"tmpfs", ctypes.c_ulong(0), b"size=4k")
+    )
 
 
 def paces(me: Ranks) -> Iterator[tuple[str, Outcome]]:
@@ -231,6 +269,17 @@ def stopped(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     yield "stopped", outcome
 
 
-_ALL: Final = (cached, in_groups, fan_out, paces, namespaces, nodes_in_one, plans, between_devices, stopped)
+_ALL: Final = (
+    cached,
+    in_groups,
+    fan_out,
+    short_of_memory,
+    paces,
+    namespaces,
+    nodes_in_one,
+    plans,
+    between_devices,
+    stopped,
+)
 
 PROGRAMS: Final = {program.__name__: program for program in _ALL}

@@ -123,6 +123,37 @@ def test_memory_that_has_to_be_shared_and_cannot_is_an_error_that_names_the_rank
 
 
 @pytest.fixture(scope="module")
+def short_of_memory(folder: Path) -> Outcomes:
+    return run(folder, 3, "short_of_memory")
+
+
+def test_a_small_dev_shm_is_enough(short_of_memory: Outcomes) -> None:
+    if any("small /dev/shm" not in outcomes for outcomes in short_of_memory):
+        pytest.skip("this process may mount nothing")
+    for outcomes in short_of_memory:
+        assert found(outcomes["small /dev/shm"]) == expected(LARGE)
+        assert shared(outcomes["small /dev/shm"])["memory"]
+
+
+def test_ranks_of_which_one_is_short_of_memory_end_with_its_reason_or_get_all(short_of_memory: Outcomes) -> None:
+    for name in [f"{headroom} MiB" for headroom in programs.HEADROOMS]:
+        for rank, outcomes in enumerate(short_of_memory):
+            outcome = outcomes[name]
+            assert (outcome["threads"], outcome["mapped"]) == ([], 0)
+            if "error" not in outcome:
+                assert found(outcome) == expected(LARGE)
+            elif rank != 1:
+                assert (outcome["error"], outcome["ranks"]) == ("DistributedError", [1])
+                assert "rank 1 failed: " in outcome["text"]
+            else:
+                assert outcome["error"] in ("OutOfMemoryError", "StreamerError")
+                assert "no memory for" in outcome["text"] or "no thread to" in outcome["text"]
+    assert "error" in short_of_memory[1]["1 MiB"]
+    for outcomes in short_of_memory:
+        assert found(outcomes["afterwards"]) == expected(LARGE)
+
+
+@pytest.fixture(scope="module")
 def paces(folder: Path) -> Outcomes:
     return run(folder, 4, "paces")
 
