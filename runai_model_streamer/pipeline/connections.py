@@ -8,7 +8,8 @@ connections decides how fast a load is, and the right one depends on the store, 
   connection, times their number: connections that begin together end together, so that counting what lands in a span
   of time would depend on where the span begins.
 - Only reads that began after a change count for it, or nearly so. New connections begin at once, so that a trial takes
-  about one read: 16, 64 and 256 are tried within a second where a read of 8 MiB takes 0.3 s.
+  about one read, and the first reads are short: 16, 64 and 256 are tried within half a second where a read of 8 MiB
+  takes 0.3 s.
 - Connections that are new are slower at first: TCP and TLS are set up, and TCP finds its speed. So a trial that
   brings less than hoped is looked at a second time. Then there are as many as bring what was seen, and a quarter
   more (`MARGIN`).
@@ -82,9 +83,13 @@ ON_CPU: Final = 0.3
 """Part of reads that readers are on a CPU or wait for one, from which on no more are tried, and no more than twice as
 many from a quarter of it on. Where the network bounds reads, it is about a twentieth."""
 
-SLOW: Final = 0.07
-"""Seconds of a read from which on connections are slow: the last reads are cut smaller, and trials are larger. Each
+SLOW: Final = 120e6
+"""Bytes a second of a connection below which it is slow: the last reads are cut smaller, and trials are larger. Each
 request has a price, too."""
+
+SHORT: Final = 2
+"""Reads of each connection that are short at first. They end sooner, and so does the first window: within 0.1 s rather
+than 0.3 where a connection brings 30 MB/s."""
 
 
 class Held(Enum):
@@ -136,6 +141,7 @@ class ConnectionPace:
         self.readers = min(first, maximum)
         self.history = [(now, self.readers)]
         """The number of connections from each time on."""
+        self.short = SHORT * self.readers if self.readers < maximum else 0
         self.held = Held.NOTHING if self.readers < maximum else Held.MAXIMUM
         """What keeps it from more now."""
         self.maximum = maximum
@@ -151,13 +157,13 @@ class ConnectionPace:
         self._even = True  # the last trial brought as much as hoped
         self._hold = 0
         self._next_hold = HOLD
-        self._each = 0.0  # seconds of a read
+        self._each = 0.0  # bytes a second of a connection; 0 before the first window
         self._changed = now
         self._reset(now)
 
     def largest_of(self, left: int) -> int | None:
-        """Return a part of what is left for each connection, if reads are slow: so they end nearly together."""
-        if self._each < SLOW:
+        """Return a part of what is left for each connection, if they are slow: so they end nearly together."""
+        if not 0 < self._each < SLOW:
             return None
         return round_up(max(left // self.readers, 1), HUGE_PAGE)
 
@@ -200,7 +206,7 @@ class ConnectionPace:
         if self._reads < ENOUGH * self.readers or now <= self._began or not self._seconds:
             return False
         rate = self.readers * self._bytes / self._seconds
-        self._each = self._seconds / self._reads
+        self._each = self._bytes / self._seconds
         seconds = self._seconds + self._elsewhere
         busy = seconds / (min(self._reads, self.readers) * (now - self._began))
         all_refusals = self._refusals()
@@ -255,5 +261,5 @@ class ConnectionPace:
         """Return how many connections to try."""
         if self._ever_refused:
             return int(self.readers * AGAIN) + 1
-        slow = self._each >= SLOW and self._cpu_part() < ON_CPU / 4
+        slow = self._each < SLOW and self._cpu_part() < ON_CPU / 4
         return self.readers * (STEP if slow and self._even else DOUBLE)

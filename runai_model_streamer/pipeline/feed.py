@@ -12,6 +12,7 @@ from runai_model_streamer.origins import MEMORY_SPEED, Origin
 from runai_model_streamer.pipeline.landing.protocol import Landing, LeaseT
 from runai_model_streamer.pipeline.pace import Pace, ReaderCount
 from runai_model_streamer.pipeline.plan.groups import LARGE_BYTES, Group, PlannedFile, Step, steps_of
+from runai_model_streamer.pipeline.plan.short import begun_short
 from runai_model_streamer.pipeline.tally.load import Tally
 from runai_model_streamer.pipeline.tally.reader import ReaderTally
 from runai_model_streamer.pipeline.tally.reading import Reading
@@ -83,7 +84,7 @@ class Feed(Generic[LeaseT]):
         lifecycle.on_stop(self._wake_all)
 
     def _all_steps(self, groups: Sequence[Group]) -> Iterator[tuple[LeaseT, Step]]:
-        left = sum(group.payload for group in groups)
+        left, short = sum(group.payload for group in groups), self._pace.short
         for group in groups:
             if group.steps:
                 lease = self._landing.lease(group, self._storage_bound)
@@ -92,6 +93,9 @@ class Feed(Generic[LeaseT]):
                 if self._copying and self._files[group.parts[0].file].shared_copies:
                     large = min(round_up(-(-group.payload // self._cpus), HUGE_PAGE), LARGE_BYTES)
                 steps = list(steps_of(group, self._files, large, self._pace.largest_of(left)))
+                if short:
+                    steps = begun_short(steps, self._files, short)
+                    short = max(short - len(steps), 0)
                 left -= group.payload
                 self._missing[group.index] = len(steps)
                 for step in steps:

@@ -37,6 +37,11 @@ class ReaderCount(Protocol):
         """Bytes of a read that pays, in whole huge pages; 0 for the chunk."""
         ...
 
+    @property
+    def short(self) -> int:
+        """The number of reads of a huge page with which to begin, so that the first end soon."""
+        ...
+
     def largest_of(self, left: int) -> int | None:
         """Return the largest read, in whole huge pages, of the last `left` bytes of a load; None for any."""
         ...
@@ -60,6 +65,8 @@ class Pace:
         maximum: the most readers.
         now: `time.perf_counter()`.
     """
+
+    short = 0
 
     def __init__(self, first: int, maximum: int, now: float) -> None:
         self.readers = min(first, maximum)

@@ -7,6 +7,7 @@ import random
 
 from runai_model_streamer.io.http.laggards import HedgePolicy, Laggards, Late
 from runai_model_streamer.pipeline.connections import ConnectionPace
+from runai_model_streamer.ranges import HUGE_PAGE
 from tests.pipeline.slow_store import MB, READ
 
 STEP_S = 0.005
@@ -76,7 +77,7 @@ class StragglingLoad:
         left, came, taken, held, number, looks = size, 0, 0, 0, 0, 0.0
         while came < size:
             while left and len(firsts) < self.pace.readers:
-                length = min(left, READ, self.pace.largest_of(left) or READ)
+                length = min(left, READ, HUGE_PAGE if number < self.pace.short else self.pace.largest_of(left) or READ)
                 if limit is not None and held + length > limit:
                     self.stalled += (self.pace.readers - len(firsts)) * STEP_S
                     break

@@ -7,6 +7,7 @@ import pytest
 from runai_model_streamer.pipeline.connections import HOLD, ConnectionPace, thread_seconds
 from runai_model_streamer.ranges import HUGE_PAGE
 from tests.pipeline.slow_store import MB, READ, Store
+from tests.pipeline.straggling import StragglingLoad
 
 
 def test_it_begins_with_the_first_number() -> None:
@@ -201,6 +202,18 @@ def test_reads_of_fast_connections_are_not_cut() -> None:
 
 def test_before_a_read_has_landed_none_is_cut() -> None:
     assert ConnectionPace(16, 256, 0.0).largest_of(READ) is None
+
+
+def test_reads_are_short_at_first_unless_the_number_of_connections_is_set() -> None:
+    assert ConnectionPace(16, 256, 0.0).short == 32
+    assert ConnectionPace(16, 16, 0.0).short == 0
+
+
+@pytest.mark.parametrize("rate", [30, 90])
+def test_short_reads_make_the_first_change_come_within_half_a_read(rate: int) -> None:
+    load = StragglingLoad(1, 0.0, rate=rate * MB, whole=12_500 * MB, hedged=False)
+    assert load.pace.history[1][0] < READ / (rate * MB) / 2
+    assert load.pace.history[1][1] == 64
 
 
 def test_a_threads_seconds_on_a_cpu_never_become_fewer() -> None:
