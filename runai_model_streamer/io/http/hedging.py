@@ -62,8 +62,8 @@ class _Request:
         self.ended = False
         self.second: _Second | None = None
         """The second answer, if it was complete while the first was not."""
-        self.flights = Flights()
-        """Cuts the second requests."""
+        self.flights: Flights | None = None
+        """Cuts the second requests; None before there are any."""
 
 
 class HedgedTransport(Transport):
@@ -131,7 +131,8 @@ class HedgedTransport(Transport):
             work.ended = True
             came = complete or work.second is not None
             self._laggards.end(work, self._clock(), complete=complete, came=came)
-        work.flights.stop()
+        if work.flights is not None:
+            work.flights.stop()
 
     def _run(self) -> None:
         """Look for late requests while any are in flight."""
@@ -142,7 +143,9 @@ class HedgedTransport(Transport):
                     self._watch = None
                     return
                 for late in self._laggards.find(self._clock(), _landed):
-                    thread = threading.Thread(target=self._ask_again, args=(late,), name="runai-hedge", daemon=True)
+                    flights = late.key.flights = late.key.flights or Flights()
+                    work = (late, flights)
+                    thread = threading.Thread(target=self._ask_again, args=work, name="runai-hedge", daemon=True)
                     try:
                         thread.start()
                     except RuntimeError:  # no more threads: the first request goes on
@@ -151,7 +154,7 @@ class HedgedTransport(Transport):
                         self._threads.add(thread)
                         self._asked += 1
 
-    def _ask_again(self, late: Late[_Request]) -> None:
+    def _ask_again(self, late: Late[_Request], flights: Flights) -> None:
         work = late.key
         rest = ByteRange(work.span.end - late.rest, work.span.end)
         second: _Second | None = None
@@ -159,7 +162,7 @@ class HedgedTransport(Transport):
         try:
             _log.debug("%s is late: asking for %s a second time", work.span, rest)
             body = bytearray(late.rest)
-            with work.flights.flight() as flight, memoryview(body) as view:
+            with flights.flight() as flight, memoryview(body) as view:
                 reply = self._inner.get(work.request, rest, work.etag, view, flight)
             twice = reply.landed
             if _is_complete(reply, late.rest):
