@@ -4,7 +4,8 @@ import pytest
 
 from runai_model_streamer.pipeline.plan.groups import Step, plan_groups, steps_of
 from runai_model_streamer.pipeline.plan.short import begun_short
-from tests.pipeline.plan.test_groups import MIB, PAGE, file_of
+from runai_model_streamer.ranges import PAGE
+from tests.pipeline.plan.test_groups import MIB, file_of
 
 
 @pytest.mark.parametrize(
