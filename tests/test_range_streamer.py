@@ -325,7 +325,7 @@ def test_a_call_that_fails_leaves_no_file_open(file: str) -> None:
     before = os.listdir("/proc/self/fd")
     with pytest.raises(ArgumentError):
         streamed(FileChunks(1, file, [0], [1]), FileChunks(2, file, [3_000_000], [1]))
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert len(os.listdir("/proc/self/fd")) <= len(before)
 
 
 # Its life, which is that of every streamer.
@@ -337,7 +337,7 @@ def test_files_are_closed_with_the_last_range(file: str) -> None:
         streamer.stream_files([FileChunks(1, file, [9, 5, 1], [3, 3, 3]), FileChunks(2, file, [], [])])
         list(streamer.get_chunks())
         join_ours()
-        assert len(os.listdir("/proc/self/fd")) == len(before)
+        assert len(os.listdir("/proc/self/fd")) <= len(before)
 
 
 @pytest.mark.parametrize(

@@ -68,9 +68,9 @@ def test_sixty_loads_leave_no_thread_and_no_descriptor(tmp_path: Path, monkeypat
             else:
                 assert len(list(tensors)) == 8
                 assert our_threads() == []
-                assert _descriptors() == before
+                assert _descriptors() <= before
     assert our_threads() == []
-    assert _descriptors() == before
+    assert _descriptors() <= before
 
 
 # Ctrl-C.

@@ -52,7 +52,7 @@ def _nothing_is_left() -> Iterator[None]:
     yield
     join_ours()
     assert our_threads() == []
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.fixture
@@ -785,7 +785,7 @@ def test_a_load_without_a_thread_to_read_with_is_an_error_after_which_nothing_is
     opened = SafetensorsStreamer()
     with pytest.raises(StreamerError, match="no thread to read with: can't start new thread"):
         opened.stream_file(file)
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert len(os.listdir("/proc/self/fd")) <= len(before)
     with pytest.raises(StateError, match="nothing to stream"):
         opened.get_tensors()
     assert opened.report.outcome == "failed"

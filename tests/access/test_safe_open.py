@@ -188,4 +188,4 @@ def test_a_file_that_is_dropped_is_closed(model: Path) -> None:
     file = safe_open(model)
     del file
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before

@@ -79,7 +79,7 @@ def test_too_little_memory_is_an_error_at_once_and_leaves_nothing() -> None:
             create(2, PAGE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_a_forked_child_does_not_have_it() -> None:
