@@ -347,6 +347,7 @@ def test_tensors_are_written_from_their_own_memory(
         write_copies(fd, offset, view)
 
     write_copies = bytes_at.write_copies
+    # Whether bytes are copied on their way to the disk shows in nothing that a load returns.
     monkeypatch.setattr(bytes_at, "write_copies", count)
     report = load(url, config)
     assert report.cache is not None

@@ -61,14 +61,15 @@ class Storage:
             "https": WebStore(config, self.setup),
             "hf": HubStore(config, self.setup),
         }
-        self._requests = RequestSizes(RequestSize)
+        self.requests = RequestSizes(RequestSize)
+        """How much one direct read asks each disk for."""
         self._bandwidth = Bandwidth(config.max_bandwidth) if config.max_bandwidth else None
         self._cache: NodeCache | None = None
         if config.cache.folder:
             # Reads of files meet in pages, which are read twice: a checksum of the whole needs each byte once.
             as_files = not (alike or config.verify)
             self._cache = NodeCache(
-                config.cache, config.direct_io, shared=shared, as_files=as_files, requests=self._requests
+                config.cache, config.direct_io, shared=shared, as_files=as_files, requests=self.requests
             )
 
     def open(self, path: str) -> Source:
@@ -135,7 +136,7 @@ class Storage:
         return self._paced(LocalCopy(self._file(local), store.shown(path)), 0)
 
     def _file(self, path: str) -> FileSource:
-        return FileSource(path, self._config.direct_io, shared=self._shared, requests=self._requests)
+        return FileSource(path, self._config.direct_io, shared=self._shared, requests=self.requests)
 
     def _paced(self, source: Source, ahead: int) -> Source:
         return source if self._bandwidth is None else PacedSource(source, self._bandwidth, ahead)

@@ -10,7 +10,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -218,10 +217,10 @@ UNTIL_KNOWN = -(-WINDOW * MIN_REQUEST // (5 * MIB))
 
 
 def test_the_files_of_a_load_share_the_size_of_requests_to_their_disk(
-    large_file: Path, reads: list[tuple[str, int, int]], monkeypatch: pytest.MonkeyPatch
+    large_file: Path, reads: list[tuple[str, int, int]]
 ) -> None:
-    monkeypatch.setattr("runai_model_streamer.io.storage.RequestSize", partial(RequestSize, seconds=3600))
     storage = Storage(LoadConfig(), None, shared=False)
+    storage.requests[large_file.stat().st_dev] = RequestSize(seconds=3600)
     for _ in range(UNTIL_KNOWN + 1):
         with closing(storage.open(str(large_file))) as source:
             read(source, 0, 5 * MIB)
