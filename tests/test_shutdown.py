@@ -124,6 +124,18 @@ with SafetensorsStreamer() as streamer:
 """
 
 
+def _to(server: FaultServer) -> dict[str, str]:
+    """The environment of a process that loads from the server, and waits long for it."""
+    return {
+        "AWS_ENDPOINT_URL": server.endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0",
+        "RUNAI_STREAMER_S3_TIMEOUT": str(STALL),
+    }
+
+
 def test_ctrl_c_ends_a_process_that_waits_for_s3() -> None:
     data = encode(numbered([1000, 20_000_000]))
 
@@ -135,12 +147,7 @@ def test_ctrl_c_ends_a_process_that_waits_for_s3() -> None:
         server.choose = stall_behind_the_header
         process = script(
             _FROM_S3,
-            AWS_ENDPOINT_URL=server.endpoint,
-            AWS_ACCESS_KEY_ID="test",
-            AWS_SECRET_ACCESS_KEY="test",
-            AWS_DEFAULT_REGION="us-east-1",
-            RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING="0",
-            RUNAI_STREAMER_S3_TIMEOUT=str(STALL),
+            **_to(server),
         )
         assert server.stalled.acquire(timeout=PATIENCE)
         process.send_signal(signal.SIGINT)
@@ -204,12 +211,7 @@ def test_ctrl_c_ends_a_wait_that_the_signal_did_not_interrupt(waits: str, tmp_pa
         process = script(
             _IN_ANOTHER_THREAD + _WAITS[waits],
             str(tmp_path),
-            AWS_ENDPOINT_URL=server.endpoint,
-            AWS_ACCESS_KEY_ID="test",
-            AWS_SECRET_ACCESS_KEY="test",
-            AWS_DEFAULT_REGION="us-east-1",
-            RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING="0",
-            RUNAI_STREAMER_S3_TIMEOUT=str(STALL),
+            **_to(server),
         )
         assert waits == "join" or server.stalled.acquire(timeout=PATIENCE)
         _interrupted(process)  # whose standard input ends now

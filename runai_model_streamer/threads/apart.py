@@ -12,12 +12,13 @@ STOPPING_SECONDS: Final = 10.0
 """Maximum seconds that a call has to end after Ctrl-C."""
 
 
-def apart(work: Callable[[], _T], stop: Callable[[], object]) -> _T:
+def apart(task: str, work: Callable[[], _T], stop: Callable[[], object]) -> _T:
     """Call `work` in another thread if this is the main one, and wait for it. Return what it returns.
 
     Python handles Ctrl-C in the main thread only, and only between two steps of its own.
 
     Args:
+        task: completes the error "no thread to <task> with".
         work: the call.
         stop: called after Ctrl-C; makes the call end soon.
 
@@ -36,7 +37,7 @@ def apart(work: Callable[[], _T], stop: Callable[[], object]) -> _T:
         except BaseException as error:
             raised.append(error)
 
-    crew = Crew("apart", "exchange messages")
+    crew = Crew("apart", task)
     try:
         crew.add(run)
         crew.join()

@@ -55,11 +55,11 @@ class Crew:
         """
         deadline = None if seconds is None else time.monotonic() + seconds
         for thread in self.threads:  # a thread adds those that it starts before it ends
-            left = LOOK_SECONDS
-            while thread.is_alive() and left > 0:
-                if deadline is not None:
-                    left = deadline - time.monotonic()
+            while thread.is_alive():
+                left = LOOK_SECONDS if deadline is None else deadline - time.monotonic()
                 thread.join(max(min(left, LOOK_SECONDS), 0))
+                if left <= 0:
+                    break
         # After a Ctrl-C during `join`, `is_alive` is wrongly False in Python 3.11 and 3.12.
         alive = threading.enumerate()
         return [thread.name for thread in self.threads if thread in alive]

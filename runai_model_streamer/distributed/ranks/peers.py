@@ -110,7 +110,8 @@ class Peers:
         Raises as `send` does.
         """
         # Ctrl-C closes the connections, which wakes gloo.
-        return apart(partial(self._gather, data), partial(self.end, Reason(self.rank, "failed: KeyboardInterrupt")))
+        stop = partial(self.end, Reason(self.rank, "failed: KeyboardInterrupt"))
+        return apart("exchange messages", partial(self._gather, data), stop)
 
     def _gather(self, data: bytes) -> list[bytes]:
         mine = torch.frombuffer(bytearray(data or b"\0"), dtype=torch.uint8)

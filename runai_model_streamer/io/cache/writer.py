@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 from runai_model_streamer.io.cache.entry import Entry
 from runai_model_streamer.io.cache.policy import CachePolicy
@@ -11,7 +11,7 @@ from runai_model_streamer.io.cache.trouble import Trouble
 from runai_model_streamer.io.cache_counts import Counter
 from runai_model_streamer.threads.times import times_of
 
-_FIRST: float = 1e-9
+_FIRST: Final = 1e-9
 """Seconds for a byte that a write is expected to take, before one was seen."""
 
 
