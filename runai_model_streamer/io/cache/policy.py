@@ -18,6 +18,10 @@ class CachePolicy(NamedTuple):
     out. A quarter more connections than needed are kept, so the network does not wait for these."""
     cpu: float = 0.05
     """Part of the CPU time of these reads, at most, that the cache takes where the CPUs are busy."""
+    saved: float = 0.4
+    """Part of the time and of the CPU time that reads from the cache would have taken from the store, that may be spent
+    on it besides. They save more, so a load of which a part is there adds more, and still takes less than without a
+    cache."""
     busy: float = 1.0
     """Seconds that threads wait for a CPU, for each on one, from which on the CPUs are busy."""
     patience: float = 60.0

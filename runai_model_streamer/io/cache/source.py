@@ -181,6 +181,7 @@ class CachedSource(SourceWrapper):
             self._trouble.damaged(self.path, damaged)
             return None
         self._counter.add(read=len(view))
+        self._writer.saved(len(view))
         return origin
 
     def _is_right(self, piece: Piece, run: Run, view: memoryview) -> bool:

@@ -45,6 +45,8 @@ class Writer:
     - once the threads have spent too much of their time on the cache: the disk is slower than the network;
     - once they have spent too much CPU time on it where they wait for CPUs: the load needs these.
 
+    What is read from the cache instead saves both, and a part of that may be spent, too.
+
     They are always written if others on this node use the object at the same time, who would have to fetch them again.
 
     Args:
@@ -66,7 +68,7 @@ class Writer:
         self._free = policy.free
         self._time = self._cpu = 0.0  # seconds that the threads may still spend on the cache
         self._each = _FIRST
-        self._cpu_seconds = self._delay = 0.0  # of reads; what is longer ago counts less
+        self._bytes, self._reads = 0.0, Spent(0.0, 0.0, 0.0)  # what is longer ago counts less
 
     @property
     def writes(self) -> bool:
@@ -100,6 +102,14 @@ class Writer:
         no_room = (len(view) - room) * wanted
         self._counter.add(written=written, left_out=len(view) - written, no_room=no_room)
 
+    def saved(self, size: int) -> None:
+        """Note that so many bytes were read from the cache, so that they did not have to be fetched."""
+        with self._lock:
+            if self._bytes:
+                part = self._policy.saved * size / self._bytes
+                self._time += part * self._reads.time
+                self._cpu += part * self._reads.cpu
+
     def _charge(self, size: int, fetch: Spent) -> tuple[bool, float]:
         """Note a read. Return whether there is time to write it, and what was charged for that.
 
@@ -107,9 +117,9 @@ class Writer:
         """
         with self._lock:
             self._time += self._policy.wait * fetch.time
-            self._cpu_seconds = 0.9 * self._cpu_seconds + fetch.cpu
-            self._delay = 0.9 * self._delay + fetch.delay
-            if self._delay > self._policy.busy * self._cpu_seconds:
+            self._bytes = 0.9 * self._bytes + size
+            self._reads = Spent(*(0.9 * before + now for before, now in zip(self._reads, fetch, strict=True)))
+            if self._reads.delay > self._policy.busy * self._reads.cpu:
                 self._cpu += self._policy.cpu * fetch.cpu
             else:
                 self._cpu = 0.0

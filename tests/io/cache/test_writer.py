@@ -15,7 +15,7 @@ from runai_model_streamer.io.cache_counts import CacheCounts, Counter
 from tests.io.cache.objects import entry_at
 
 SIZE = 1 << 20
-POLICY = USUAL._replace(free=0, wait=0.1, cpu=0.05, busy=2.0)
+POLICY = USUAL._replace(free=0, wait=0.1, cpu=0.05, saved=0.4, busy=2.0)
 FETCH = Spent(0.1, 0.01, 0.001)
 """A read of an idle machine."""
 BUSY = Spent(0.1, 0.01, 0.09)
@@ -85,6 +85,26 @@ def test_where_the_disk_is_slow_as_much_is_written_as_the_time_allows(load: Load
 def test_where_threads_wait_for_cpus_as_much_is_written_as_the_cpu_time_allows(load: Load) -> None:
     assert load.fetch(BUSY, WRITE, 100) == pytest.approx(0.5, abs=0.05)
     assert load.fetch(FETCH, WRITE, 50) > 0.8  # once there are CPUs again
+
+
+def test_time_that_reads_from_the_cache_save_is_spent_on_adding_the_rest(load: Load) -> None:
+    write = Spent(0.04, 0.001, 0.0)  # a tenth of the time is enough for a quarter
+    assert load.fetch(FETCH, write, 100) == pytest.approx(0.25, abs=0.05)
+    written = 0.0
+    for _ in range(100):  # a fifth of the load comes from the cache: 0.25 + 0.4 x 0.25 / 0.4
+        load.writer.saved(SIZE // 4)
+        written += load.fetch(FETCH, write) / 100
+    assert written == pytest.approx(0.5, abs=0.05)
+
+
+def test_cpu_time_that_reads_from_the_cache_save_is_spent_on_adding_the_rest(load: Load) -> None:
+    write = Spent(0.002, 0.0025, 0.0)  # a quarter of what it takes to fetch
+    assert load.fetch(BUSY, write, 100) == pytest.approx(0.2, abs=0.05)
+    written = 0.0
+    for _ in range(100):  # a fifth of the load comes from the cache: 0.2 + 0.4 x 0.25 x 4
+        load.writer.saved(SIZE // 4)
+        written += load.fetch(BUSY, write) / 100
+    assert written == pytest.approx(0.6, abs=0.05)
 
 
 def test_what_a_load_begins_with_is_written_in_any_case(load: Load) -> None:
