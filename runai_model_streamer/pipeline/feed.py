@@ -81,6 +81,7 @@ class Feed(Generic[LeaseT]):
         self._copies = 0
         self._fetches = False  # then readers are connections, whatever is copied between what they fetch
         self._exhausted = False
+        self._fitting = _ALL
         lifecycle.on_stop(self._wake_all)
 
     def _all_steps(self, groups: Sequence[Group]) -> Iterator[tuple[LeaseT, Step]]:
@@ -92,6 +93,7 @@ class Feed(Generic[LeaseT]):
                 large = self._large(left)
                 if self._copying and self._files[group.parts[0].file].shared_copies:
                     large = min(round_up(-(-group.payload // self._cpus), HUGE_PAGE), LARGE_BYTES)
+                large = self._fit(large, self._files[group.parts[0].file])
                 steps = list(steps_of(group, self._files, large, self._pace.largest_of(left)))
                 if short:
                     steps = begun_short(steps, self._files, short)
@@ -109,6 +111,21 @@ class Feed(Generic[LeaseT]):
         """
         held = min(left // HELD_PART, MAX_HELD) // self._pace.readers
         return min(self._pace.large, max(round_down(held, HUGE_PAGE), LARGE_BYTES))
+
+    def _fit(self, large: int, file: PlannedFile) -> int:
+        """Bound the readers to as many reads of this size as the landing has room for.
+
+        Copies become smaller instead: each needs a CPU, whereas a disk is as busy with a few large reads.
+        """
+        large, fitting = min(large, file.large), _ALL
+        if large > file.chunk:
+            wanted = 1 if self._storage_bound else self._cpus
+            while (fitting := self._landing.reads_at_once(large)) < wanted and large > file.chunk:
+                large = round_down(large // 2, HUGE_PAGE)
+        before, self._fitting = self._fitting, max(fitting, 1)
+        if before < fitting:
+            self._wake_all()
+        return large
 
     def next(self, reader: int, tally: ReaderTally | None = None) -> tuple[LeaseT, Step] | None:
         """Return the next step for reader number `reader`, whose tally is `tally`; None if no steps are left.
@@ -139,7 +156,7 @@ class Feed(Generic[LeaseT]):
     @property
     def _useful(self) -> int:
         """The number of useful readers now."""
-        return self._pace.readers if self._storage_bound else self._cpus
+        return min(self._pace.readers, self._fitting) if self._storage_bound else self._cpus
 
     def read(self, lease: LeaseT, step: Step, source: Source) -> Reading:
         """Read the step's bytes; see `Landing.read`."""

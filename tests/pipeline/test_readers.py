@@ -1,4 +1,5 @@
 import os
+import sys
 import threading
 import time
 import weakref
@@ -34,6 +35,12 @@ class RecordingLanding(HostLanding):
         self.hurries: list[bool] = []
         self.readied: list[int] = []
         self.on_ready: Callable[[], None] = lambda: None
+        self.room = sys.maxsize
+        """Bytes of reads in flight."""
+
+    @override
+    def reads_at_once(self, length: int) -> int:
+        return self.room // length
 
     def lease(self, group: Group, storage_bound: bool) -> Lease:
         self.leased.append(group.index)
@@ -408,6 +415,42 @@ def test_reads_of_a_fast_disk_grow_while_all_of_them_hold_little_of_what_is_left
 def test_copies_from_memory_do_not_grow_as_reads_of_a_fast_disk_do(one_cpu: None) -> None:
     work = Work([1 << 30] * 8, first=Origin.PAGE_CACHE, large=LARGEST_BYTES)
     assert work.take()[1].length == LARGE_BYTES
+
+
+def grown(first: Origin, pieces: int) -> Work:
+    """Work of 8 readers, whose reads may be of 32 MiB, with room for so many of them."""
+    pace = Pace(8, 8, 0.0)
+    pace.large = 1 << 40
+    work = Work([1 << 30] * 2, first=first, large=LARGE_BYTES, pace=pace)
+    work.landing.room = pieces * LARGE_BYTES
+    return work
+
+
+def test_no_more_readers_of_storage_are_useful_than_their_reads_have_room() -> None:
+    work = grown(Origin.DISK, 3)
+    assert work.feed.has_work_for(7)
+    assert work.take()[1].length == LARGE_BYTES
+    assert [work.feed.has_work_for(reader) for reader in (2, 3)] == [True, False]
+
+
+def test_a_reader_that_rests_for_want_of_room_is_woken_when_there_is_more() -> None:
+    work = grown(Origin.DISK, 3)
+    for _ in range(32):  # all of the first group
+        work.take()
+    got: SimpleQueue[tuple[Lease, Step] | None] = SimpleQueue()
+    thread = threading.Thread(target=lambda: got.put(work.feed.next(7)), daemon=True)
+    thread.start()
+    work.landing.room *= 3
+    work.take()
+    assert got.get(timeout=PATIENCE) is not None
+
+
+@pytest.mark.usefixtures("one_cpu")
+@pytest.mark.parametrize(("room", "length"), [(1 << 30, LARGE_BYTES), (LARGE_BYTES - 1, LARGE_BYTES // 2)])
+def test_copies_are_so_small_that_there_is_room_for_one_of_each_cpu(room: int, length: int) -> None:
+    work = grown(Origin.PAGE_CACHE, 1)
+    work.landing.room = room
+    assert work.take()[1].length == length
 
 
 def test_memory_is_leased_in_a_hurry_while_reads_wait_for_storage() -> None:

@@ -30,7 +30,7 @@ from runai_model_streamer.pipeline.cuda.near import enough
 from runai_model_streamer.pipeline.cuda.staging import MAX_BYTES, OBJECT_FACTOR, Staging, staging_for
 from runai_model_streamer.pipeline.landing.destination import Destination, LoadSpec
 from runai_model_streamer.pipeline.plan.groups import GROUP_BYTES, LARGE_GROUP_BYTES, Group, Grouping
-from runai_model_streamer.ranges import PAGE
+from runai_model_streamer.ranges import PAGE, round_down
 
 _log = logging.getLogger(__name__)
 
@@ -156,8 +156,10 @@ def cuda_destination(device: torch.device, spec: LoadSpec, tools: CudaTools, par
     grows = _grows(spec.config, kinds) and not spec.waits_for_ranks
     staging = staging_for(limit, chunk, spec.concurrency, _most(kinds, parts), grows=grows)
     first = max(GROUP_BYTES, min(chunk, staging.size))
+    large = staging.largest if grows else 0
     later = max(first, min(LARGE_GROUP_BYTES, staging.bytes // GROUPS_IN_FLIGHT))
-    large = staging.size if grows else 0
+    if large:
+        later = max(first, round_down(later, large))  # whole reads
     files = [
         file._replace(chunk=min(file.chunk, staging.size), large=large, group=later, shared_copies=False)
         for file in spec.files

@@ -94,12 +94,11 @@ class DirectReads:
             raise
         ready: Future[None] = Future()
         ready.set_result(None)
-        self.ring = SlotRing(driver, lifecycle, SlotMemory(staging.bytes, ready, self._cut, self._end))
+        self.ring = SlotRing(driver, lifecycle, SlotMemory(staging, staging.bytes, ready, self._cut, self._end))
         """Slots of device memory. The end of the ring is that of the files and of the memory."""
 
-    def _cut(self) -> list[Slot]:
-        size = self._staging.size
-        return [Slot(self._base + size * index, _NO_HOST_MEMORY) for index in range(self._staging.slots)]
+    def _cut(self, pieces: range) -> Slot:
+        return Slot(self._base + self._staging.size * pieces.start, _NO_HOST_MEMORY, pieces)
 
     def has(self, file: int) -> bool:
         """Return whether this file of the plan is read directly."""

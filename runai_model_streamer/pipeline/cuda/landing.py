@@ -116,6 +116,7 @@ class CudaLanding:
         self._direct = direct
         self._target = target
         self._cpus = cpus
+        self._staging = staging
         self._ring = SlotRing(driver, lifecycle, page_locked_slots(driver, staging, arenas))
         self._peak = self._ring.bytes
         self.waits = WaitClock()
@@ -136,6 +137,10 @@ class CudaLanding:
     def peak(self) -> int:
         """Bytes of page-locked memory. The load has all of it from the start."""
         return self._peak
+
+    def reads_at_once(self, length: int) -> int:
+        """Return how many reads of so many bytes the slots have room for."""
+        return self._staging.reads_at_once(length)
 
     def lease(self, group: Group, storage_bound: bool) -> CudaLease:  # noqa: ARG002 - makes no difference here
         """Return device memory, once the caller is near enough; see `Ahead`."""
@@ -168,7 +173,10 @@ class CudaLanding:
         direct = self._direct
         if direct is not None and not direct.has(step.file):
             direct = None
-        ring, slot = (self._ring, self._acquire()) if direct is None else (direct.ring, direct.ring.acquire())
+        if direct is None:
+            ring, slot = self._ring, self._acquire(step.length)
+        else:
+            ring, slot = direct.ring, direct.ring.acquire(step.length)
         try:
             if direct is None:
                 reading = timed_read(source, step.offset, slot.memory[: step.length])

@@ -24,10 +24,12 @@ from runai_model_streamer.pipeline.cuda.staging import Staging
 class Slot:
     """A piece of memory that a read fills, and the event after its copy."""
 
-    __slots__ = ("address", "event", "memory")
+    __slots__ = ("address", "event", "memory", "pieces")
 
-    def __init__(self, address: int, memory: memoryview) -> None:
+    def __init__(self, address: int, memory: memoryview, pieces: range) -> None:
         self.address = address
+        self.pieces = pieces
+        """Which pieces of the ring's memory it takes."""
         self.memory = memory
         """The slot's bytes, if they are host memory. The reader that holds the slot may write them, even after the ring
         has closed."""
@@ -46,12 +48,14 @@ class EndUse(Protocol):
 class SlotMemory(NamedTuple):
     """Memory to be cut into slots."""
 
+    staging: Staging
+    """Its pieces, and how many of them a slot may take."""
     size: int
-    """Its bytes."""
+    """Its bytes; at least those of the pieces."""
     ready: Future[Any]
     """Done when it can be cut, or when it is known that it cannot."""
-    cut: Callable[[], list[Slot]]
-    """Cuts it, once it is ready. Raises the error that prevented that."""
+    cut: Callable[[range], Slot]
+    """Makes a slot of these pieces, once it is ready. Raises the error that prevented that."""
     end_use: EndUse
 
 
@@ -59,16 +63,17 @@ def page_locked_slots(driver: CudaDriver, staging: Staging, arenas: Arenas) -> S
     """Borrow page-locked memory for the slots of a load."""
     arena = arenas.lend(driver.number, driver.api, staging)
 
-    def cut() -> list[Slot]:
-        memory, size = arena.memory.result(), staging.size
-        pieces = [memory[size * index :][:size] for index in range(staging.slots)]
-        return [Slot(address_of(piece), piece) for piece in pieces]
+    def cut(pieces: range) -> Slot:
+        memory = arena.memory.result()[staging.size * pieces.start : staging.size * pieces.stop]
+        return Slot(address_of(memory), memory, pieces)
 
-    return SlotMemory(arena.size, arena.memory, cut, partial(arenas.give_back, arena, staging))
+    return SlotMemory(staging, arena.size, arena.memory, cut, partial(arenas.give_back, arena, staging))
 
 
 class SlotRing:
     """The slots of one load. Each goes from `acquire` to `copying` or `give_back`.
+
+    A slot is one piece of the memory. For a read that is larger, it is as many adjacent pieces as the read takes.
 
     Args:
         driver: the device's driver.
@@ -82,13 +87,14 @@ class SlotRing:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._waiting = 0
-        self._free: list[Slot] = []
+        self._free = bytearray()  # 1 for each piece that is in no slot; empty until the memory is ready
+        self._made: dict[range, Slot] = {}  # each keeps its event
         self._copying: deque[Slot] = deque()  # oldest copy first
         self._closed = False
         self._intact = True
-        self._made = False
         self.held = 0
         """Slots that readers hold."""
+        self._size = memory.staging.size
         self._memory: SlotMemory | None = memory
         memory.ready.add_done_callback(lambda _: self._wake())
         lifecycle.on_stop(self._wake)
@@ -99,8 +105,8 @@ class SlotRing:
         memory = self._memory
         return 0 if memory is None else memory.size
 
-    def acquire(self) -> Slot:
-        """Return a slot to fill: an unused one, else the one whose copy ends first.
+    def acquire(self, length: int) -> Slot:
+        """Return a slot for a read of so many bytes: an unused one, else the one whose copy ends first.
 
         The calling thread is attached to the driver. It waits for the arena, for a slot that another reader holds, or
         for the oldest copy that nobody waits for. The GPU finishes that copy even if the load ends. Other waits end
@@ -111,65 +117,89 @@ class SlotRing:
             CudaError: a copy failed, or the system cannot page-lock the arena.
             OutOfMemoryError: the system has no memory for the arena.
         """
-        with self._lock:
-            if not self._free and not self._copying:
-                self._wait()
-            self._lifecycle.check()
-            self.held += 1
-            if self._free:
-                return self._free.pop()
-            slot = self._copying.popleft()
-        try:
-            assert slot.event is not None
-            self._driver.synchronize_event(slot.event)
-        except BaseException:
-            self.strand()
-            raise
+        pieces = -(-length // self._size)
+        while True:
+            with self._lock:
+                self._lifecycle.check()
+                slot = self._unused(pieces)
+                while slot is None and not self._copying:
+                    self._wait(pieces)
+                    self._lifecycle.check()
+                    slot = self._unused(pieces)
+                self.held += 1
+                if slot is not None:
+                    return slot
+                slot = self._copying.popleft()
+            try:
+                assert slot.event is not None
+                self._driver.synchronize_event(slot.event)
+            except BaseException:
+                self.strand()
+                raise
+            if len(slot.pieces) == pieces:
+                return slot
+            self.give_back(slot)
+
+    def _unused(self, count: int) -> Slot | None:
+        """Return a slot of so many adjacent pieces that are in no slot, if there are any, with the lock held."""
+        first = self._pieces().find(b"\1" * count)
+        if first < 0:
+            return None
+        pieces = range(first, first + count)
+        slot = self._made.get(pieces)
+        if slot is None:
+            assert self._memory is not None
+            slot = self._made[pieces] = self._memory.cut(pieces)
+        self._free[first : first + count] = bytes(count)
         return slot
 
-    def _wait(self) -> None:
-        """Wait for a slot, with the lock held."""
+    def _wait(self, count: int) -> None:
+        """Wait for adjacent pieces or for a copy, with the lock held."""
+        wanted = b"\1" * count
         self._waiting += 1
         try:
-            self._changed.wait_for(lambda: self._available() or not self._lifecycle.running)
+            self._changed.wait_for(
+                lambda: self._copying or wanted in self._pieces() or not self._lifecycle.running,
+            )
         finally:
             self._waiting -= 1
-        self._lifecycle.check()
-        if not self._made:
-            self._make()
 
-    def _available(self) -> bool:
-        if self._made:
-            return bool(self._free or self._copying)
-        return self._memory is not None and self._memory.ready.done()
-
-    def _make(self) -> None:
-        assert self._memory is not None
-        self._free.extend(reversed(self._memory.cut()))
-        self._made = True
+    def _pieces(self) -> bytearray:
+        """Return 1 for each piece that is in no slot and 0 for the others; nothing until the memory is ready."""
+        if not self._free and self._memory is not None and self._memory.ready.done():
+            self._free = bytearray(b"\1" * self._memory.staging.slots)
+        return self._free
 
     def copying(self, slot: Slot) -> None:
         """Note that the slot's copy is queued and its event recorded."""
-        self._let_go(slot, self._copying)
+        with self._lock:
+            self._copying.append(slot)
+            ended = self._let_go()
+        if ended:
+            self._end()
 
     def give_back(self, slot: Slot) -> None:
         """Return a slot that is neither read nor written."""
-        self._let_go(slot, self._free)
+        with self._lock:
+            pieces = slot.pieces
+            self._free[pieces.start : pieces.stop] = b"\1" * len(pieces)
+            ended = self._let_go()
+        if ended:
+            self._end()
 
     def strand(self) -> None:
         """Retire a slot whose copy may still run; it is not used again."""
-        self._let_go(None, self._free)
-
-    def _let_go(self, slot: Slot | None, slots: list[Slot] | deque[Slot]) -> None:
         with self._lock:
-            if slot is not None:
-                slots.append(slot)
-            self.held -= 1
-            ended = self._closed and not self.held
-            if self._waiting:
-                self._changed.notify()
+            ended = self._let_go()
         if ended:
             self._end()
+
+    def _let_go(self) -> bool:
+        """Count a slot less that readers hold, with the lock held. Return whether it was the last of a closed ring."""
+        self.held -= 1
+        if self._waiting:
+            self._changed.notify_all()  # what one waits for may not do for another
+        return self._closed and not self.held
 
     def close(self, *, intact: bool) -> None:
         """End the use of the memory, once no reader holds a slot.
@@ -188,7 +218,7 @@ class SlotRing:
 
     def _end(self) -> None:
         memory, self._memory = self._memory, None
-        self._free.clear()
+        self._made.clear()
         self._copying.clear()
         if memory is not None:
             memory.end_use(intact=self._intact)

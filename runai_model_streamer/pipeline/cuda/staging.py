@@ -18,6 +18,9 @@ A read takes 170 microseconds of our Python and of the driver's, nearly all of t
 bound a load to 58 GB/s, which a page cache reaches, and leave the caller's own Python no time (benchmarks/RUNS.md).
 """
 
+LARGE_SLOTS: Final = 4
+"""Minimum number of slots of reads that have grown."""
+
 OBJECT_FACTOR: Final = 2
 """Times `MAX_BYTES` for objects: 64 slots of 8 MiB, so that 64 connections of 40 to 90 MB/s bring 2.6 to 5.8 GB/s to
 each GPU of a node."""
@@ -27,16 +30,27 @@ class Staging(NamedTuple):
     """The page-locked memory of a load."""
 
     size: int
-    """Bytes of a slot, and maximum bytes of one read; whole pages."""
+    """Bytes of a slot; whole pages."""
     slots: int
     """Number of slots; at least two."""
     kept: int
     """Maximum bytes that the process keeps page-locked after the load."""
+    joined: int = 1
+    """Maximum number of adjacent slots that one read takes, after reads have grown."""
 
     @property
     def bytes(self) -> int:
         """Bytes of all slots."""
         return self.size * self.slots
+
+    @property
+    def largest(self) -> int:
+        """Maximum bytes of one read."""
+        return self.size * self.joined
+
+    def reads_at_once(self, length: int) -> int:
+        """Return how many reads of so many bytes the slots have room for."""
+        return self.slots // max(-(-length // self.size), 1)
 
     def fits(self, size: int) -> bool:
         """Return whether an arena of this size holds all slots, and is within the load's limit."""
@@ -56,7 +70,8 @@ def staging_for(
         concurrency: reads in flight at once.
         max_bytes: maximum bytes of all slots, if `limit` does not bound them.
         grows: whether reads may become larger than a chunk. Slots are then as large as `max_bytes` and the limit have
-            room for, up to `LARGE_SLOT`, but as many as they would be otherwise.
+            room for, up to `LARGE_SLOT`, but as many as they would be otherwise. Several of them are joined for a read
+            that has grown beyond that, since where reads are fast, few large ones take less Python than many.
 
     Raises:
         RunaiStreamerMemoryLimitException: the limit is less than two pages.
@@ -76,4 +91,6 @@ def staging_for(
     slots = min(wanted, limit // size)
     if grows:
         size = max(size, min(round_down(min(limit, max_bytes) // slots, HUGE_PAGE), LARGE_SLOT))
+        joined = max(min(LARGE_SLOT // size, slots // LARGE_SLOTS), 1)
+        return Staging(size, slots, kept, joined)
     return Staging(size, slots, kept)

@@ -95,6 +95,10 @@ class CastingLanding:
         """Maximum bytes of slabs held at once. Scratch memory is not counted."""
         return self._pool.peak
 
+    def reads_at_once(self, length: int) -> int:
+        """Return more than there ever are: scratch memory is for pieces of reads."""
+        return self._plain.reads_at_once(length)
+
     def lease(self, group: Group, storage_bound: bool) -> CastLease:
         """Lease a slab for the cast tensors."""
         layout = cast_layout(group, self._target)

@@ -45,6 +45,10 @@ class Landing(Protocol[LeaseT]):
         """Maximum bytes of host memory held at once, as counted against the limit. From any thread."""
         ...
 
+    def reads_at_once(self, length: int) -> int:
+        """Return how many reads of so many bytes may be in flight, once their groups have memory."""
+        ...
+
     def lease(self, group: Group, storage_bound: bool) -> LeaseT:
         """Wait for memory for the group, and lease it. Raise `Stopped` if the load ends meanwhile.
 

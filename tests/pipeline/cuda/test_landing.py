@@ -52,6 +52,8 @@ class Case(NamedTuple):
     seed: int
     target: str | None = None
     """What floating-point tensors are cast to."""
+    joined: int = 1
+    """Adjacent slots that a read may take when reads have grown."""
 
 
 _DTYPES = st.sampled_from(["U8", "BOOL", "BF16", "F16", "F32", "I64", "F8_E4M3", "C64"])
@@ -80,6 +82,7 @@ def cases(draw: st.DrawFn) -> Case:
         draw(st.integers(0, 4)),
         draw(st.integers(0, 1 << 20)),
         draw(st.sampled_from([None, "BF16", "F16", "F32"])),
+        draw(st.integers(1, 3)),
     )
 
 
@@ -102,6 +105,7 @@ def problems(world: World, case: Case, taken: int | None = None) -> list[str]:
         alignment=case.alignment,
         seed=case.seed,
         target=case.target,
+        joined=case.joined,
     )
     kept = []
     tensors = load.tensors()

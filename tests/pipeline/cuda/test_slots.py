@@ -1,5 +1,6 @@
 """How slots go round; on a driver that only waits, and memory that is not page-locked."""
 
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,12 +72,12 @@ class Slots:
         slot.event = event
         self.ring.copying(slot)
 
-    def acquire_in_a_thread(self) -> tuple[threading.Thread, list[object]]:
+    def acquire_in_a_thread(self, pieces: int = 1) -> tuple[threading.Thread, list[object]]:
         got: list[object] = []
 
         def run() -> None:
             try:
-                got.append(self.ring.acquire())
+                got.append(self.ring.acquire(pieces * PAGE))
             except (Stopped, CudaError) as error:
                 got.append(type(error))
 
@@ -87,32 +88,32 @@ class Slots:
 
 def test_slots_are_pieces_of_one_arena() -> None:
     slots = Slots(3)
-    addresses = [slots.ring.acquire().address for _ in range(3)]
+    addresses = [slots.ring.acquire(PAGE).address for _ in range(3)]
     assert [address - addresses[0] for address in addresses] == [0, PAGE, 2 * PAGE]
     assert slots.ring.bytes == 3 * PAGE
 
 
 def test_a_slot_that_was_given_back_is_taken_first() -> None:
     slots = Slots(8)
-    first = slots.ring.acquire()
+    first = slots.ring.acquire(PAGE)
     slots.ring.give_back(first)
-    assert slots.ring.acquire() is first
+    assert slots.ring.acquire(PAGE) is first
 
 
 def test_an_unused_one_is_taken_rather_than_waited_for() -> None:
     slots = Slots()
-    first = slots.ring.acquire()
+    first = slots.ring.acquire(PAGE)
     slots.copied(first, 1)
-    assert slots.ring.acquire() is not first
+    assert slots.ring.acquire(PAGE) is not first
     assert slots.driver.waits == []
 
 
 def test_when_all_are_in_use_the_oldest_copy_is_waited_for() -> None:
     slots = Slots()
-    first, second = slots.ring.acquire(), slots.ring.acquire()
+    first, second = slots.ring.acquire(PAGE), slots.ring.acquire(PAGE)
     slots.copied(second, 2)
     slots.copied(first, 1)
-    assert slots.ring.acquire() is second
+    assert slots.ring.acquire(PAGE) is second
     assert slots.driver.waits == [2]
 
 
@@ -120,7 +121,7 @@ def test_when_all_are_in_use_the_oldest_copy_is_waited_for() -> None:
 @pytest.mark.parametrize("ready", [True, False])
 def test_a_wait_ends_with_the_load(end: str, ready: bool) -> None:
     slots = Slots(ready=ready)
-    held = [slots.ring.acquire(), slots.ring.acquire()] if ready else []
+    held = [slots.ring.acquire(PAGE), slots.ring.acquire(PAGE)] if ready else []
     waiting = [slots.acquire_in_a_thread() for _ in range(3)]
     if end == "close":
         slots.lifecycle.close()
@@ -152,7 +153,7 @@ def test_an_arena_that_cannot_be_made_is_an_error_for_every_reader() -> None:
 
 def test_a_wait_for_another_reader_ends_when_that_gives_its_slot_back() -> None:
     slots = Slots()
-    held = [slots.ring.acquire(), slots.ring.acquire()]
+    held = [slots.ring.acquire(PAGE), slots.ring.acquire(PAGE)]
     thread, got = slots.acquire_in_a_thread()
     slots.ring.give_back(held[0])
     thread.join(PATIENCE)
@@ -161,20 +162,20 @@ def test_a_wait_for_another_reader_ends_when_that_gives_its_slot_back() -> None:
 
 def test_a_slot_whose_copy_failed_is_not_used_again() -> None:
     slots = Slots()
-    first, second = slots.ring.acquire(), slots.ring.acquire()
+    first, second = slots.ring.acquire(PAGE), slots.ring.acquire(PAGE)
     slots.copied(first, 1)
     slots.driver.refused = True
     with pytest.raises(CudaError, match="cuEventSynchronize"):
-        slots.ring.acquire()
+        slots.ring.acquire(PAGE)
     assert slots.ring.held == 1
     slots.ring.give_back(second)
-    assert slots.ring.acquire() is second
+    assert slots.ring.acquire(PAGE) is second
 
 
 @pytest.mark.parametrize("intact", [True, False])
 def test_the_arena_goes_back_at_the_close(intact: bool) -> None:
     slots = Slots()
-    slots.ring.give_back(slots.ring.acquire())
+    slots.ring.give_back(slots.ring.acquire(PAGE))
     slots.ring.close(intact=intact)
     slots.ring.close(intact=intact)
     assert slots.arenas.intact == [intact]
@@ -183,8 +184,62 @@ def test_the_arena_goes_back_at_the_close(intact: bool) -> None:
 
 def test_while_a_reader_holds_a_slot_the_arena_does_not_go_back() -> None:
     slots = Slots()
-    held = slots.ring.acquire()
+    held = slots.ring.acquire(PAGE)
     slots.ring.close(intact=True)
     assert slots.arenas.intact == []
     slots.ring.give_back(held)
     assert slots.arenas.intact == [True]
+
+
+def test_a_large_read_gets_adjacent_pieces() -> None:
+    slots = Slots(5)
+    one, large, other = (slots.ring.acquire(length) for length in (PAGE, 2 * PAGE + 1, 1))
+    assert [slot.address - one.address for slot in (large, other)] == [PAGE, 4 * PAGE]
+    assert len(large.memory) == 3 * PAGE
+    slots.ring.give_back(large)
+    assert slots.ring.acquire(3 * PAGE) is large
+
+
+def test_a_large_read_waits_for_copies_until_there_are_adjacent_pieces() -> None:
+    slots = Slots(4)
+    held = [slots.ring.acquire(PAGE) for _ in range(4)]
+    for number in (0, 2, 1):
+        slots.copied(held[number], number)
+    assert slots.ring.acquire(2 * PAGE).address == held[0].address
+    assert slots.driver.waits == [0, 2, 1]
+    assert slots.ring.held == 2
+
+
+def test_what_a_large_read_cannot_use_another_reader_gets() -> None:
+    slots = Slots(3)
+    held = [slots.ring.acquire(PAGE) for _ in range(3)]
+    large, got_large = slots.acquire_in_a_thread(2)
+    small, got_small = slots.acquire_in_a_thread()
+    slots.ring.give_back(held[0])
+    small.join(PATIENCE)
+    assert got_small == [held[0]]
+    slots.ring.give_back(held[1])
+    slots.ring.give_back(held[2])
+    large.join(PATIENCE)
+    assert [type(each) for each in got_large] == [Slot]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_piece_is_in_two_slots_or_copied_from_as_it_is_filled(seed: int) -> None:
+    slots, choices = Slots(9), random.Random(seed)
+    held: list[Slot] = []
+    copied: dict[int, range] = {}  # event -> the pieces that were copied from before it
+    for event in range(300):
+        if len(held) < 2:  # beside a slot of three pieces at most, three adjacent ones of nine are always in none
+            held.append(slots.ring.acquire(choices.randint(1, 3) * PAGE))
+        pending = {piece for number, pieces in copied.items() if number not in slots.driver.waits for piece in pieces}
+        filled = [piece for slot in held for piece in slot.pieces]
+        assert len(filled) == len(set(filled))
+        assert not pending & set(filled)
+        slot = held.pop(choices.randrange(len(held))) if choices.random() < 0.7 else None
+        if slot is not None and choices.random() < 0.3:
+            slots.ring.give_back(slot)
+        elif slot is not None:
+            copied[event] = slot.pieces
+            slots.copied(slot, event)
+    assert slots.ring.held == len(held)

@@ -30,23 +30,26 @@ def test_slots_fit_into_the_limit(limit: int | None, chunk: int, concurrency: in
 
 
 @pytest.mark.parametrize(
-    ("limit", "chunk", "concurrency", "slots"),
+    ("limit", "chunk", "concurrency", "slots", "joined"),
     [
-        (None, 8 * MIB, 16, (14 * MIB, 18)),
-        (None, 8 * MIB, 8, (24 * MIB, 10)),
-        (None, 8 * MIB, 1, (32 * MIB, 3)),
-        (None, 8 * MIB, 64, (8 * MIB, 32)),
-        (1 << 40, 8 * MIB, 16, (14 * MIB, 18)),
-        (200 * MIB, 8 * MIB, 16, (10 * MIB, 18)),
-        (100 * MIB, 8 * MIB, 16, (8 * MIB, 12)),
-        (0, 8 * MIB, 16, (8 * MIB, 2)),
+        (None, 8 * MIB, 16, (14 * MIB, 18), 2),
+        (None, 8 * MIB, 8, (24 * MIB, 10), 1),
+        (None, 8 * MIB, 1, (32 * MIB, 3), 1),
+        (None, 8 * MIB, 64, (8 * MIB, 32), 4),
+        (1 << 40, 8 * MIB, 16, (14 * MIB, 18), 2),
+        (200 * MIB, 8 * MIB, 16, (10 * MIB, 18), 3),
+        (100 * MIB, 8 * MIB, 16, (8 * MIB, 12), 3),
+        (40 * MIB, 8 * MIB, 16, (8 * MIB, 5), 1),
+        (0, 8 * MIB, 16, (8 * MIB, 2), 1),
     ],
 )
 def test_slots_for_reads_that_grow_are_as_many_and_take_the_memory_that_is_left(
-    limit: int | None, chunk: int, concurrency: int, slots: tuple[int, int]
+    limit: int | None, chunk: int, concurrency: int, slots: tuple[int, int], joined: int
 ) -> None:
     staging = staging_for(limit, chunk, concurrency, grows=True)
     assert staging[:2] == slots
+    assert staging.joined == joined
+    assert staging.largest <= 32 * MIB
     assert staging.slots == staging_for(limit, chunk, concurrency).slots
     assert staging.bytes <= MAX_BYTES
 
@@ -73,3 +76,8 @@ def test_an_arena_fits_that_holds_all_slots_and_is_within_the_limit(kept: int, s
 def test_with_limit_0_only_an_arena_of_just_that_size_fits() -> None:
     staging = staging_for(0, 2 * MIB, 16)
     assert [staging.fits(size) for size in (2 * MIB, 4 * MIB, 6 * MIB)] == [False, True, False]
+
+
+@pytest.mark.parametrize(("length", "reads"), [(1, 18), (14 * MIB, 18), (14 * MIB + 1, 9), (28 * MIB, 9)])
+def test_a_read_takes_whole_slots(length: int, reads: int) -> None:
+    assert staging_for(None, 8 * MIB, 16, grows=True).reads_at_once(length) == reads

@@ -37,7 +37,7 @@ from runai_model_streamer.pipeline.cuda.landing import CudaLanding
 from runai_model_streamer.pipeline.cuda.lent import LentLanding, page_locked
 from runai_model_streamer.pipeline.cuda.memory import Allocated
 from runai_model_streamer.pipeline.cuda.near import FindCpus, near_cpus
-from runai_model_streamer.pipeline.cuda.staging import staging_for
+from runai_model_streamer.pipeline.cuda.staging import Staging, staging_for
 from runai_model_streamer.pipeline.landing.destination import Destination
 from runai_model_streamer.pipeline.landing.lent import LentMemory
 from runai_model_streamer.pipeline.landing.tensors import TorchForm
@@ -312,6 +312,11 @@ class Classes(NamedTuple):
     memory: type[Caching] = Caching
 
 
+def _staging(limit: int | None, chunk: int, concurrency: int, joined: int) -> Staging:
+    staging = staging_for(limit, chunk, concurrency)
+    return staging._replace(joined=min(joined, staging.slots))
+
+
 class World:
     """The driver, the caller's two streams, and its memory."""
 
@@ -379,8 +384,9 @@ class World:
         files: dict[int, DeviceFile] | None = None,
         target: str | None = None,
         lent: LentMemory | None = None,
+        joined: int = 1,
     ) -> CudaLanding:
-        staging = staging_for(limit, chunk, concurrency)
+        staging = _staging(limit, chunk, concurrency, joined)
         driver = self._classes.driver(0, self.faulty)
         cpus = self.arenas.find_cpus(driver.pci_address)
         copies = None if lent is None else page_locked(driver, lent)
@@ -404,13 +410,16 @@ class World:
         direct: dict[int, DeviceFile] | None = None,
         target: str | None = None,
         lent: Callable[[Sequence[MemorySource]], LentMemory] | None = None,
+        joined: int = 1,
     ) -> Load:
-        staging = staging_for(limit, chunk, concurrency)
+        staging = _staging(limit, chunk, concurrency, joined)
+        large = staging.largest if joined > 1 else 0
         planned, sources = [], []
         for number, file in enumerate(files):
             opened = source(encode(file), self.emulator, alignment=alignment, seed=seed + number)
             tensors = read_header(opened).tensors
-            planned.append(PlannedFile(opened.size, SourceKind.OBJECT, alignment, min(chunk, staging.size), tensors))
+            chunk_size = min(chunk, staging.size)
+            planned.append(PlannedFile(opened.size, SourceKind.OBJECT, alignment, chunk_size, tensors, large=large))
             sources.append(opened)
 
         def landing(lifecycle: Lifecycle, groups: Sequence[Group]) -> CudaLanding:
@@ -423,6 +432,7 @@ class World:
                 files=direct,
                 target=target,
                 lent=None if lent is None else lent(sources),
+                joined=joined,
             )
 
         storage = Storage(LoadConfig(), None, shared=False)
