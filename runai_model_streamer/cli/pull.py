@@ -51,7 +51,7 @@ class _Watcher:
     def begin(self, missing: Sequence[Entry]) -> None:
         self.missing = missing
         if missing:
-            self.landed = self._bar.enter_context(progress(self._title, self.bytes))
+            self.landed = self._bar.enter_context(progress("Pulling", self._title, self.bytes))
 
     @property
     def bytes(self) -> int:

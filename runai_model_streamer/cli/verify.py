@@ -84,7 +84,7 @@ def _verify(path: str, config: LoadConfig) -> Verified:
             load = make_load(storage, [FileReads(path, source, pieces)], config)
             try:
                 load.start()
-                with progress(path, load.total_bytes) as advance:
+                with progress("Verifying", path, load.total_bytes) as advance:
                     for _, tensor in load.tensors():
                         advance(tensor.nbytes)
             finally:

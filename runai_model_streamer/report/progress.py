@@ -12,6 +12,9 @@ from runai_model_streamer.settings.units import rate_text
 _REDRAW: Final = 0.1
 """The least seconds between two updates of a bar. An update takes 1 to 2 ms."""
 
+_UNKNOWN: Final = 100 * 3600
+"""A bar shows no time left that is as long as this, in seconds."""
+
 _WAITING: Final = "waiting for the first tensors"
 """A bar's text until they are there."""
 
@@ -216,22 +219,30 @@ def _fraction(progress: Progress) -> float:
 
 def summary(progress: Progress) -> str:
     """Return a bar's text: `62% 2.67/4.31 GB 1.24 GB/s 0:01 left 141/226 tensors`."""
-    size, unit = (1e9, "GB") if progress.total_bytes >= 1e9 else (1e6, "MB")
-    done, total = f"{progress.bytes / size:.2f}", f"{progress.total_bytes / size:.2f}"
     count = str(progress.total_tensors)
     # A constant length keeps the length of the bar constant.
     tensors = f"{progress.tensors:{len(count)}}/{count} tensors"
-    rate = f"{rate_text(progress.bytes, progress.seconds):>9}"
-    return f"{_fraction(progress):4.0%} {done:>{len(total)}}/{total} {unit} {rate} {_left(progress):>5} left {tensors}"
+    amount = amount_text(progress.bytes, progress.total_bytes, progress.seconds)
+    return f"{_fraction(progress):4.0%} {amount} {tensors}"
 
 
-def _left(progress: Progress) -> str:
-    """Return the time until the end, at the average speed so far."""
-    if not progress.bytes:
-        return "-:--" if progress.total_bytes else "0:00"
-    seconds = round(progress.seconds * (progress.total_bytes / progress.bytes - 1))
-    minutes, seconds = divmod(seconds, 60)
-    return f"{minutes}:{seconds:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+def amount_text(done: int, total: int, seconds: float) -> str:
+    """Return the bytes, the average speed and the time left: `2.67/4.31 GB 1.24 GB/s 0:01 left`."""
+    size, unit = (1e9, "GB") if total >= 1e9 else (1e6, "MB")
+    whole = f"{total / size:.2f}"
+    rate = f"{rate_text(done, seconds):>9}"
+    return f"{done / size:>{len(whole)}.2f}/{whole} {unit} {rate} {_left(done, total, seconds):>5} left"
+
+
+def _left(done: int, total: int, seconds: float) -> str:
+    """Return the time until the end, at the average speed so far. A hundred hours or more say nothing yet."""
+    if not total:
+        return "0:00"
+    left = round(seconds * (total / done - 1)) if done else _UNKNOWN
+    if left >= _UNKNOWN:
+        return "-:--"
+    minutes, left = divmod(left, 60)
+    return f"{minutes}:{left:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{left:02}"
 
 
 def _bundle(fraction: float, text: str) -> dict[str, str]:

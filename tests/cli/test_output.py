@@ -3,6 +3,7 @@
 import io
 import os
 import pty
+import re
 import sys
 import termios
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from runai_model_streamer.cli.output import (
     write_pairs,
     write_table,
 )
+from runai_model_streamer.cli.progress import progress
 
 LONG = "/models/" + "long-folder/" * 12 + "model.safetensors"
 COLUMNS = (Column("size", right=True), Column("status"), Column("file"))
@@ -147,3 +149,17 @@ def test_no_color_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
         table()
 
     assert "\x1b[32m" not in in_terminal(write, 80, monkeypatch)
+
+
+@pytest.mark.parametrize("columns", [80, 170])
+def test_a_bar_of_a_terminal_shows_all_its_figures(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write() -> None:
+        with progress("Pulling", "s3://" + LONG, 1_480_000_000) as advance:
+            advance(740_000_000)
+
+    sent = in_terminal(write, columns, monkeypatch)
+    last = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", sent).replace("\r", "\n").strip().splitlines()[-1]
+    assert re.fullmatch(r"Pulling \.\.\..*tensors ━+[╸╺]?━+  50% 0\.74/1\.48 GB +[\d.]+ [GTP]B/s  0:00 left", last), (
+        last
+    )
+    assert len(last) <= columns
