@@ -110,7 +110,7 @@ def _described(kept: Kept) -> dict[str, Any]:
 
 def _verify(folder: str, as_json: bool) -> int:
     results = []
-    with progress(folder, sum(each.held_bytes for each in list_cache(folder))) as advance:
+    with progress("Verifying", folder, sum(each.held_bytes for each in list_cache(folder))) as advance:
         for result in verify_cache(folder, crc64(), advance):
             results.append(result)
             if not as_json:
