@@ -66,9 +66,10 @@ def list_safetensors(
 
     Returns:
         Sorted paths or URLs, without names that begin with a dot. The list is empty if an existing folder has no such
-        file. If `model.safetensors.index.json`, or the only index of such a name, is there and all the files that it
-        names are, only those: others have the same tensors once more (`consolidated.safetensors`), and a warning in
-        the log names them. If a file is missing, a warning says so, and all that are there are returned.
+        file. If the folder has an index (`model.safetensors.index.json`, or the only one of such a name), only the
+        files that it names: others, such as `consolidated.safetensors`, have the same tensors once more. A warning in
+        the log names what was left out. If a file of the index is missing, a warning says so, and the list has all
+        files that are there.
 
     Raises:
         NotFoundError: there is no such folder or bucket, no key under the prefix, no file that matches the pattern, or

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class SafetensorsStreamer(Streamer):
-    """Streams the tensors of safetensors files, from a file system or S3, in file order, as their bytes arrive.
+    """Streams the tensors of safetensors files, from a file system or object storage, as their bytes arrive.
 
     ```python
     with SafetensorsStreamer() as streamer:
@@ -37,16 +37,16 @@ class SafetensorsStreamer(Streamer):
             ...
     ```
 
-    `stream_file` and `stream_files` read the settings from the environment (`RUNAI_STREAMER_*`). One load runs at a
-    time; a new one ends the one before. A streamer belongs to the process that made it. One thread at a time may call
-    its methods.
+    Files come in the order given, and tensors in file order. `stream_file` and `stream_files` read the settings from
+    the environment (`RUNAI_STREAMER_*`). A streamer runs one load at a time: a new load ends the one before. It belongs
+    to the process that made it, and only one thread at a time may call its methods.
 
     Args:
         config: settings of this streamer alone, which win over the environment's:
             `SafetensorsStreamer(config=StreamerConfig(memory_limit="4GiB"))`.
 
-    A tensor is the caller's for as long as the caller keeps it. To drop tensors as they come keeps memory within
-    `RUNAI_STREAMER_MEMORY_LIMIT`, and is the fastest way to load, since the memory is used again.
+    A tensor is the caller's for as long as the caller keeps it. A caller that drops tensors as they arrive stays within
+    `RUNAI_STREAMER_MEMORY_LIMIT`, and loads fastest: the streamer reuses their memory.
     """
 
     def __init__(self, config: StreamerConfig | None = None) -> None:
@@ -106,7 +106,7 @@ class SafetensorsStreamer(Streamer):
         """Read and validate all headers, then begin to read data in the background. See docs/usage.md.
 
         Args:
-            paths: local paths and `s3://bucket/key` URLs, also mixed.
+            paths: local paths and URLs (`s3://bucket/key`, `gs://`, `az://`, `https://`, `hf://`), also mixed.
             s3_credentials: for object storage, instead of those of the environment and of boto3's own chain.
             device: where tensors should be; None is "cpu". On CUDA a tensor is ready for work that is queued on the
                 current stream (docs/gpu.md). On other devices each tensor is copied as it is yielded.

@@ -1,6 +1,7 @@
 """The rules of the package's shape that can be read off its imports, and off what importing it does."""
 
 import ast
+import itertools
 import json
 import re
 import subprocess
@@ -667,6 +668,16 @@ def test_a_circle_of_imports_is_found() -> None:
 
 def test_the_picture_of_the_house_is_that_of_the_code() -> None:
     assert house.PICTURE.read_text(encoding="utf-8") == house.svg(imported_modules()), "python -m docs.pictures.house"
+
+
+def test_no_room_of_the_picture_covers_another() -> None:
+    places = house.places(house.reduced(house.arrows(imported_modules()))).items()
+    covered = [
+        (name, other)
+        for (name, (x, y)), (other, (far_x, far_y)) in itertools.combinations(places, 2)
+        if y == far_y and abs(x - far_x) < house.BOX
+    ]
+    assert covered == []
 
 
 def test_the_walk_in_contributing_is_true_to_the_code() -> None:

@@ -41,7 +41,7 @@ def svg() -> str:
     idle = left + STEP
     parts += [
         arrow((yours, top + HEIGHT), (yours, 184), (idle + BOX, 184)),
-        text(yours - 190, 176, "its last tensor is gone", "small dim"),
+        text(counted - 150, 176, "its last tensor is gone", "small dim"),
         box(idle, 158, BOX, HEIGHT, "idle", "warm, for the next group", "blue"),
         arrow((idle, 184), (left + BOX / 2, 184), (left + BOX / 2, top + HEIGHT)),
         text(left + BOX / 2 + 10, 176, "used again", "small dim"),

@@ -29,7 +29,7 @@ ON_GPU: Final = ("GPU memory", "torch's allocator")
 WAYS: Final = (
     Way(("page cache", "a file read lately"), None, SLAB, "copied once, by all CPUs"),
     Way(("disk", "ext4, xfs, btrfs, f2fs"), None, SLAB, "O_DIRECT: the disk writes into place"),
-    Way(("object storage", "s3, gs, https, hf"), None, SLAB, "libcurl receives into place"),
+    Way(("object storage", "s3, gs, az, https, hf"), None, SLAB, "libcurl receives into place"),
     Way(
         ("any of these", "files and objects"),
         ("page-locked slot", "used again and again"),
