@@ -381,6 +381,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
         "pipeline.opening",
         "pipeline.prepare",
         "report.load_report",
+        "report.progress",
         "settings",
         "streamer",
     ),
