@@ -127,7 +127,7 @@ class Ranks:
         started = time.monotonic()
         try:
             yield outcome
-        except (StreamerError, ValueError, KeyboardInterrupt) as error:
+        except (StreamerError, ValueError, KeyboardInterrupt, SystemExit) as error:
             outcome |= {"error": type(error).__name__, "text": str(error), "ranks": getattr(error, "ranks", None)}
         outcome |= {"seconds": time.monotonic() - started, "lines": list(self.lines), "threads": _threads_left()}
         outcome["mapped"] = Path("/proc/self/maps").read_text().count("runai-streamer-ring")
@@ -535,7 +535,7 @@ def _cut_off(me: Ranks, exchange: Callable[[Peers], object]) -> tuple[str, Outco
         os.kill(int((me.folder / f"{KILLED}.pid").read_text()), signal.SIGKILL)
 
     def receiving(channel: Channel, data: torch.Tensor, rank: int, tag: int) -> Any:
-        if data.numel() == HALF:
+        if data.numel() > HALF // 2:
             data.zero_()
             threading.Thread(target=kill_when_begun, args=(data,), daemon=True).start()
         return real(channel, data, rank, tag)
@@ -572,8 +572,8 @@ def standing(me: Ranks) -> Iterator[tuple[str, Outcome]]:
 
 
 @contextlib.contextmanager
-def _ctrl_c_in(call: str | None) -> Iterator[None]:
-    """Ctrl-C when the main thread is in a call, "caller/called". It comes to another thread, and so wakes nothing."""
+def _signal_in(call: str | None, number: int) -> Iterator[None]:
+    """A signal when the main thread is in a call, "caller/called". It comes to another thread, and so wakes nothing."""
     over = threading.Event()
     main = threading.main_thread().ident
     assert main is not None
@@ -584,10 +584,10 @@ def _ctrl_c_in(call: str | None) -> Iterator[None]:
             names = [each.f_code.co_name for each, _ in traceback.walk_stack(frame)]
             if f"{call}/" in "".join(f"{name}/" for name in reversed(names)):
                 time.sleep(0.5)  # it waits there now
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(number)
                 return
 
-    thread = threading.Thread(target=interrupt, name="ctrl-c")
+    thread = threading.Thread(target=interrupt, name="signal")
     thread.start()
     try:
         yield
@@ -598,11 +598,27 @@ def _ctrl_c_in(call: str | None) -> Iterator[None]:
 
 def interrupted(me: Ranks) -> Iterator[tuple[str, Outcome]]:
     """Ctrl-C ends a load of rank 1, which waits for rank 0: where they meet, before anything is read, in the loop."""
-    for name, call in (("meeting", "join/answers"), ("opening", "open_each/gather"), ("loop", "_take/_wait_for")):
+    yield from _ended_by(me, signal.SIGINT, "meeting", "opening", "loop")
+
+
+def terminated(me: Ranks) -> Iterator[tuple[str, Outcome]]:
+    """SIGTERM makes rank 1 exit, which waits for rank 0; then all ranks at once, as torchrun does when one has died."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit("SIGTERM")
+
+    signal.signal(signal.SIGTERM, leave)
+    yield from _ended_by(me, signal.SIGTERM, "opening", "loop")
+
+
+def _ended_by(me: Ranks, number: int, *names: str) -> Iterator[tuple[str, Outcome]]:
+    """A signal comes to rank 1 in one wait after the other, then to all ranks in their loops."""
+    calls = {"meeting": "join/answers", "opening": "open_each/gather", "loop": "_take/_wait_for"}
+    for name in names:
 
         def late(*_: int, name: str = name) -> None:
             if me.rank == 0:
-                me.await_end(name, (1,))
+                me.await_end(f"{name} {number}", (1,))
 
         me.ready()
         if name == "meeting":
@@ -610,11 +626,20 @@ def interrupted(me: Ranks) -> Iterator[tuple[str, Outcome]]:
         with (
             setting(RUNAI_STREAMER_MEMORY_LIMIT="0"),
             _late_reads(late if name == "opening" else None),
-            _ctrl_c_in(call if me.rank == 1 else None),
+            _signal_in(calls[name] if me.rank == 1 else None, number),
         ):
             outcome = me.stream("large.safetensors", each=late if name == "loop" else lambda _: None)
-        me.ended(name)
+        me.ended(f"{name} {number}")
         yield name, outcome
+
+    def with_all(index: int) -> None:
+        if index == 1:
+            me.ended(f"the first tensor {number}")
+            me.await_end(f"the first tensor {number}", range(dist.get_world_size()))
+            signal.raise_signal(number)
+
+    with setting(RUNAI_STREAMER_MEMORY_LIMIT="0"):
+        yield "all", me.stream("large.safetensors", each=with_all)
     yield "afterwards", me.stream("large.safetensors")
 
 
@@ -634,20 +659,6 @@ def _late_reads(late: Callable[[], None] | None) -> Iterator[None]:
         yield
 
 
-def all_interrupted(me: Ranks) -> Iterator[tuple[str, Outcome]]:
-    """Ctrl-C ends all ranks at once, in their loops."""
-
-    def interrupt(index: int) -> None:
-        if index == 1:
-            me.ended("the first tensor")
-            me.await_end("the first tensor", range(dist.get_world_size()))
-            signal.raise_signal(signal.SIGINT)
-
-    with setting(RUNAI_STREAMER_MEMORY_LIMIT="0"):
-        yield "all", me.stream("large.safetensors", each=interrupt)
-    yield "afterwards", me.stream("large.safetensors")
-
-
 PROGRAMS: Final = {
     program.__name__: program
     for program in (equal, failing, selecting, casting, page_locked, without_gloo, nodes, killed, standing, forked)
@@ -657,7 +668,7 @@ PROGRAMS: Final = {
         killed_while_meeting,
         killed_while_connecting,
         interrupted,
-        all_interrupted,
+        terminated,
         half_gathered,
         half_received,
         half_sent,

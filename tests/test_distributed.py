@@ -415,20 +415,25 @@ def test_a_rank_that_is_killed_while_the_ranks_meet_is_named_long_before_the_tim
         assert f"rank {KILLED} did not come, or ended before all had met" in outcome["text"]
 
 
-def test_ctrl_c_ends_a_rank_that_waits_for_another_and_is_told_to_the_others(folder: Path) -> None:
-    ranks = run(folder, 3, "interrupted")
-    for name, text in (("meeting", "ended before all had met"), ("opening", "failed: KeyboardInterrupt"), ("loop", "")):
+@pytest.mark.parametrize(("program", "error"), [("interrupted", "KeyboardInterrupt"), ("terminated", "SystemExit")])
+def test_a_signal_ends_a_rank_that_waits_for_another_and_all_ranks_at_once_and_leaves_nothing(
+    folder: Path, program: str, error: str
+) -> None:
+    # Ctrl-C, and SIGTERM where it raises: torchrun sends it to the others when a rank has died.
+    ranks = run(folder, 3, program)
+    for name, text in (
+        ("meeting", "ended before all had met"),
+        ("opening", f"failed: {error}"),
+        ("loop", f"failed: {error}"),
+    ):
+        if name not in ranks[1]:
+            continue
         for outcome in others(ranks, name, 1):
             assert text in outcome["text"]
-        assert ranks[1][name]["error"] == "KeyboardInterrupt"
+        assert ranks[1][name]["error"] == error
         assert [(outcomes[name]["threads"], outcomes[name]["mapped"]) for outcomes in ranks] == [([], 0)] * 3
     for outcomes in ranks:
-        assert found(outcomes["afterwards"]) == expected(LARGE)
-
-
-def test_ctrl_c_of_all_ranks_ends_each_and_leaves_nothing(folder: Path) -> None:
-    for outcomes in run(folder, 3, "all_interrupted"):
-        assert outcomes["all"]["error"] == "KeyboardInterrupt"
+        assert outcomes["all"]["error"] == error
         assert (outcomes["all"]["threads"], outcomes["all"]["mapped"]) == ([], 0)
         assert found(outcomes["afterwards"]) == expected(LARGE)
 

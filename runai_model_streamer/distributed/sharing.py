@@ -129,7 +129,9 @@ class RankSharing:
                 if other.file not in sources:
                     sources[other.file] = storage.open_known(paths[other.file], other.size, other.version)
             # Before the headers are compared with files, which may differ between ranks.
-            agree(peers, versions(paths, sources, self._nodes[peers.index]))
+            facts = versions(paths, sources, self._nodes[peers.index])
+            if facts:  # else all are objects, on all ranks
+                agree(peers, facts)
             for other in known:
                 if other.file not in seen:
                     seen[other.file] = look(HeadSource(sources[other.file], other.head))

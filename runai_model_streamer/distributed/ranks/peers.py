@@ -18,7 +18,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final
@@ -27,6 +27,16 @@ import torch
 import torch.distributed as dist
 
 from runai_model_streamer.distributed.ranks.channel import Channel
+from runai_model_streamer.distributed.ranks.messages import (
+    FIRST_TAG,
+    POISON_TAG,
+    REST_TAG,
+    cut,
+    joined,
+    length_of_rest,
+    over,
+    tag_of,
+)
 from runai_model_streamer.distributed.ranks.notices import Listener, Reason, TimedOut, nothing
 from runai_model_streamer.distributed.ranks.waits import Waits
 from runai_model_streamer.errors import DistributedError
@@ -39,18 +49,9 @@ NOTICE_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 3.0
 """Seconds for a rank that others waited for to say that it was waiting itself."""
 
-_TAGS: Final = 3
-"""Tags of a message: its bytes, their end, the receiver's ack."""
-
-_POISON_TAG: Final = 0
-_LENGTH_TAG: Final = 1
-_GATHER_TAG: Final = _LENGTH_TAG + _TAGS
-_FIRST_TAG: Final = _GATHER_TAG + _TAGS
-
 TIMED_OUT: Final = "Timed out"
 """The text in an error, gloo's too, for a wait that has timed out."""
 
-_MAX_MESSAGES: Final = 1 << 29
 _KEPT: Final = 1024
 
 
@@ -98,11 +99,11 @@ class Peers:
             DistributedError: a rank has died, ended early, or not received them in time.
             Stopped: this rank has ended the load itself.
         """
-        self._exchange(_tag(number), [], [(rank, torch.frombuffer(buffer, dtype=torch.uint8)) for rank in ranks])
+        self._exchange(tag_of(number), [], [(rank, over(buffer)) for rank in ranks])
 
     def receive(self, buffer: memoryview, rank: int, number: int) -> None:
         """Fill the buffer with another rank's message `number`. Raises as `send` does."""
-        self._exchange(_tag(number), [(rank, torch.frombuffer(buffer, dtype=torch.uint8))], [])
+        self._exchange(tag_of(number), [(rank, over(buffer))], [])
 
     def gather(self, data: bytes) -> list[bytes]:
         """Exchange bytes with all ranks. Return each rank's, in the order of `ranks`. Ctrl-C ends the load.
@@ -114,15 +115,18 @@ class Peers:
         return apart("exchange messages", partial(self._gather, data), stop)
 
     def _gather(self, data: bytes) -> list[bytes]:
-        mine = torch.frombuffer(bytearray(data or b"\0"), dtype=torch.uint8)
-        length = torch.tensor([len(data)], device="cpu")
-        lengths = {rank: torch.zeros_like(length) for rank in self._others}
-        self._exchange(_LENGTH_TAG, list(lengths.items()), [(rank, length) for rank in self._others])
-        found = {
-            rank: torch.empty(max(int(length), 1), dtype=torch.uint8, device="cpu") for rank, length in lengths.items()
-        }
-        self._exchange(_GATHER_TAG, list(found.items()), [(rank, mine) for rank in self._others])
-        return [data if rank == self.rank else bytes(found[rank].numpy()[: int(lengths[rank])]) for rank in self.ranks]
+        first, rest = cut(data)
+        firsts = self._swap(FIRST_TAG, dict.fromkeys(self._others, len(first)), first)
+        rests = self._swap(REST_TAG, {rank: length_of_rest(theirs) for rank, theirs in firsts.items()}, rest)
+        return [data if rank == self.rank else joined(firsts[rank], rests.get(rank, b"")) for rank in self.ranks]
+
+    def _swap(self, tag: int, lengths: Mapping[int, int], data: bytes) -> dict[int, bytes]:
+        """Send the bytes to all others, and receive so many of each. Nothing is sent for no bytes."""
+        found = {rank: bytearray(length) for rank, length in lengths.items() if length}
+        mine = over(bytearray(data or b"\0"))
+        wanted = [(rank, over(theirs)) for rank, theirs in found.items()]
+        self._exchange(tag, wanted, [(rank, mine) for rank in self._others if data])
+        return {rank: bytes(theirs) for rank, theirs in found.items()}
 
     def _exchange(
         self, tag: int, wanted: Sequence[tuple[int, torch.Tensor]], given: Sequence[tuple[int, torch.Tensor]]
@@ -267,7 +271,7 @@ class Peers:
         """Close all connections of a channel: gloo does that when a receive times out."""
         for rank in self._others:
             with contextlib.suppress(RuntimeError):
-                channel.irecv(nothing(), rank, _POISON_TAG).wait(timedelta(milliseconds=1))
+                channel.irecv(nothing(), rank, POISON_TAG).wait(timedelta(milliseconds=1))
 
     def close(self) -> None:
         """Release the groups. No message may be in flight, except those that `end` has woken. Idempotent."""
@@ -291,8 +295,3 @@ class Peers:
 
 def _nothing() -> None:
     """Wake nothing: no other wait exists."""
-
-
-def _tag(number: int) -> int:
-    # A tag is used again only long after its previous message: at most one message for each reader is in flight.
-    return _FIRST_TAG + _TAGS * (number % _MAX_MESSAGES)

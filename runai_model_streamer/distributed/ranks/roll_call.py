@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-LOOK_SECONDS: Final = 0.5
+CHECK_SECONDS: Final = 0.5
 """Seconds of waiting for one rank after which this one looks whether another has ended meanwhile."""
 
 GIVING_UP_SECONDS: Final = 3.0
@@ -50,7 +50,7 @@ class RollCall:
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"rank {rank} did not come within {seconds:g} s")
                 with suppress(RuntimeError):  # it has not come yet
-                    self._store.wait([f"{rank} is"], timedelta(seconds=LOOK_SECONDS))
+                    self._store.wait([f"{rank} is"], timedelta(seconds=CHECK_SECONDS))
                 self._check_processes()
             said[rank] = self._answer_of(rank)
         self._check_processes()

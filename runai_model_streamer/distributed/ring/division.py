@@ -120,7 +120,7 @@ def divide(
     chunks = {kind: unset if config.chunk_bytesize is None else config.chunk_for(kind) for kind in set(kinds)}
     blocks = cut_blocks(wanted, kinds, chunks, max(round_down(allowed // 2, PAGE), least))
     numbers = list(dict.fromkeys(nodes))
-    if not on_device:
+    if not on_device and SourceKind.FILE in kinds:
         cached = _cached(peers, nodes, blocks, sources)
         blocks = without_cached(blocks, cached, [numbers.index(each) for each in nodes])
     joined = parties(blocks, len(nodes))
