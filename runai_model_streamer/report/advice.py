@@ -47,13 +47,20 @@ def _network(report: LoadReport) -> tuple[str, str]:
     if settings.transport is None and settings.ranks > 1:
         what = f"went into waiting for other ranks, at {_rate(report)}"
         return what, "RUNAI_STREAMER_DIST=0 has each rank read everything itself, which a fast disk does faster"
-    what = f"went into waiting for object storage, read at {_rate(report)} in {report.readers} requests at once{again}"
+    what = f"went into waiting for object storage, read at {_rate(report)} over {_connections(report)}{again}"
     if report.plan_seconds > report.wait_seconds:
         files = "a file" if report.files == 1 else f"{report.files} files"
         what = f"went into waiting for object storage, most of it to open {files}{again}"
     if advice := _paced(report):
         return what, advice
     return what, _more_connections(report)
+
+
+def _connections(report: LoadReport) -> str:
+    counts = [count for _, count in report.connections] or [report.readers]
+    if max(counts) == counts[-1]:
+        return f"{counts[-1]} connections"
+    return f"up to {max(counts)} connections, {counts[-1]} at the end"
 
 
 def _more_connections(report: LoadReport) -> str:

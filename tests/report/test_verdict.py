@@ -90,8 +90,8 @@ def test_waiting_for_objects_is_the_networks() -> None:
     )
     assert verdict.bound_by == "network"
     assert verdict.sentence == (
-        "Bound by the network: 90% of 10.0 s went into waiting for object storage, read at 500 MB/s in 8 requests at "
-        "once, 3 requests made again; 8 connections were used: a longer load finds out whether more are faster."
+        "Bound by the network: 90% of 10.0 s went into waiting for object storage, read at 500 MB/s over 8 "
+        "connections, 3 requests made again; 8 connections were used: a longer load finds out whether more are faster."
     )
 
 
@@ -117,7 +117,21 @@ def test_what_kept_a_load_from_more_connections_is_said(held_by: Held, advice: s
         )
     )
     assert verdict.bound_by == "network"
+    assert " over 64 connections; " in verdict.sentence
     assert advice in verdict.sentence
+
+
+def test_connections_that_were_given_back_are_told_apart_from_those_at_the_end() -> None:
+    verdict = judge(
+        waiting(
+            ReaderSeconds(object_storage=72.0),
+            readers=64,
+            settings=settings(transport="curl", concurrency=256),
+            connections=((0.0, 16), (0.3, 64), (1.0, 16)),
+            connections_held_by="idle",
+        )
+    )
+    assert " over up to 64 connections, 16 at the end; its 16 connections had pauses" in verdict.sentence
 
 
 @pytest.mark.parametrize("origin", ["disk", "object_storage"])

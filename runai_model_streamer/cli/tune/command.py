@@ -134,11 +134,11 @@ def _rows(found: Found) -> Iterator[tuple[str, ...]]:
         limit = "none" if setting.limit == UNLIMITED else setting_text(setting.limit)
         shown = (str(setting.concurrency), setting_text(setting.chunk), limit, str(len(each.runs)))
         if each.failure is not None:
-            yield *shown, "-", "-", "-", f"failed: {each.failure}"
+            yield *shown, "-", "-", "-", "-", f"failed: {each.failure}"
         elif each.runs:
-            slowest, fastest = min(each.runs.values()) / 1e9, max(each.runs.values()) / 1e9
-            span = f"{slowest:.2f}-{fastest:.2f}"
-            yield *shown, f"{each.speed / 1e9:.2f}", span, f"{each.ratio(found.default):.2f}", _mark(each, found)
+            speeds = (each.speed, min(each.runs.values()), max(each.runs.values()))
+            texts = (rate_text(speed, 1) for speed in speeds)
+            yield *shown, *texts, f"{each.ratio(found.default):.2f}", _mark(each, found)
 
 
 def _mark(each: Tried, found: Found) -> str:
@@ -155,7 +155,7 @@ def show(found: Found, trials: "Trials", whole: int, spent: float) -> None:
         whole: bytes of all tensors. The sample is a part of them.
         spent: the seconds that the search took.
     """
-    columns = ("concurrency", "chunk", "limit", "runs", "GB/s", "from-to", "ratio")
+    columns = ("concurrency", "chunk", "limit", "runs", "speed", "slowest", "fastest", "ratio")
     write_table([*(Column(title, right=True) for title in columns), Column("")], _rows(found))
     write_line()
     write_pairs(told(found, trials, whole, spent))
@@ -183,7 +183,7 @@ def told(found: Found, trials: "Trials", whole: int, spent: float) -> list[tuple
         ("runs", f"{count} of {size_text(sample)}{part}, in {spent:.0f} s"),
         (
             "ratio",
-            "GB/s divided by that of what is set now in the same round, so that a busy machine slows both; the median",
+            "speed divided by that of what is set now in the same round, so that a busy machine slows both; the median",
         ),
         ("result", result),
     ]

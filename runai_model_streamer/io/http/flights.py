@@ -53,7 +53,10 @@ class Flight:
         _current.flight = None
         if self._flights is not None:
             self._flights.end(self)
-        self.land()
+        self.landed = None  # it may refer to what refers to this flight
+        with self._lock:
+            if self._handles:
+                self._release()
 
     @property
     def cut(self) -> bool:
@@ -63,15 +66,14 @@ class Flight:
     def watch(self, descriptor: int) -> None:
         """Shut down this socket, in place of an earlier one, when the request is cut; at once if it already was."""
         with self._lock:
-            self._release()
-        self.watch_another(descriptor)
+            if self._handles:
+                self._release()
+            self._add(descriptor)
 
     def watch_another(self, descriptor: int) -> None:
         """Like `watch`, but in addition to the earlier ones: several addresses of a host are tried at once."""
         with self._lock:
-            self._handles.append(os.dup(descriptor))
-            if self._cut:
-                self._shutdown()
+            self._add(descriptor)
 
     def stop(self) -> None:
         """Cut the request: wake the thread that waits for the socket. From any thread."""
@@ -79,11 +81,10 @@ class Flight:
             self._cut = True
             self._shutdown()
 
-    def land(self) -> None:
-        """Release the sockets. Called when the request has ended, with or without success."""
-        self.landed = None  # it may refer to what refers to this flight
-        with self._lock:
-            self._release()
+    def _add(self, descriptor: int) -> None:
+        self._handles.append(os.dup(descriptor))
+        if self._cut:
+            self._shutdown()
 
     def _shutdown(self) -> None:
         for handle in self._handles:
@@ -104,10 +105,12 @@ class Flight:
 
 
 class Flights:
-    """The requests of one source, and the switch that ends them all for good."""
+    """The requests of one source, and the switch that ends them all for good.
+
+    No lock: a flight that begins beside `stop` either is among those that `stop` sees, or sees itself that all is over.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._over = False
         self._flights: set[Flight] = set()
@@ -124,9 +127,8 @@ class Flights:
         """Wake every thread that waits for a socket or in `wait`. Idempotent, from any thread."""
         self._over = True
         self._stopped.set()
-        with self._lock:
-            for flight in self._flights:
-                flight.stop()
+        for flight in list(self._flights):
+            flight.stop()
 
     def flight(self) -> Flight:
         """Return a context that watches the sockets of the requests that this thread makes in it."""
@@ -134,12 +136,10 @@ class Flights:
 
     def begin(self, flight: Flight) -> None:
         """Let `stop` cut this flight, too: at once if it was called."""
-        with self._lock:
-            self._flights.add(flight)
-            if self._over:
-                flight.stop()
+        self._flights.add(flight)
+        if self._over:
+            flight.stop()
 
     def end(self, flight: Flight) -> None:
         """Forget this flight."""
-        with self._lock:
-            self._flights.discard(flight)
+        self._flights.discard(flight)

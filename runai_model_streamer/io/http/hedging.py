@@ -104,14 +104,15 @@ class HedgedTransport(Transport):
     def get(
         self, request: SignedRequest, span: ByteRange, etag: str | None, view: memoryview, cancellation: Cancellation
     ) -> Reply:
-        if len(view) < self._policy.min_bytes:
+        size = len(view)
+        if size < self._policy.min_bytes:
             return self._inner.get(request, span, etag, view, cancellation)
         work = _Request(request, span, etag, cancellation)
         complete = False
-        self._begin(work, len(view))
+        self._begin(work, size)
         try:
             reply = self._inner.get(request, span, etag, view, cancellation)
-            complete = _is_complete(reply, len(view))
+            complete = _is_complete(reply, size)
         finally:
             self._end(work, complete=complete)
         return reply if complete or work.second is None else work.second.complete(reply, view)

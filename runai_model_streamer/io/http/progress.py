@@ -71,8 +71,8 @@ class Watcher:
         self._wake = threading.Event()
         self._process = OwnProcess()
 
-    def watch(self, request: Watched) -> Callable[[], None]:
-        """Check this request from now on, until the returned function is called."""
+    def watch(self, request: Watched) -> None:
+        """Check this request from now on, until `forget`."""
         with self._lock:
             self._active.add(request)
             # After a fork the thread is the parent's.
@@ -82,7 +82,11 @@ class Watcher:
                 thread = threading.Thread(target=self._run, name="runai-curl-watch", daemon=True)
                 thread.start()
                 self._thread = thread
-        return lambda: self._forget(request)
+
+    def forget(self, request: Watched) -> None:
+        """Check it no more."""
+        with self._lock:
+            self._active.discard(request)
 
     def close(self) -> None:
         """End the thread: now, or with the last request. Idempotent."""
@@ -91,10 +95,6 @@ class Watcher:
             thread = self._thread if not self._active else None
         if thread is not None and thread.is_alive():
             thread.join()
-
-    def _forget(self, request: Watched) -> None:
-        with self._lock:
-            self._active.discard(request)
 
     def _run(self) -> None:
         while True:

@@ -162,11 +162,15 @@ class RequestRates:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._rates: dict[str, RequestRate] = {}
+        self._of: dict[str, RequestRate] = {}  # by URL, since each request asks
 
     def of(self, url: str) -> RequestRate:
         """Return what paces requests to the bucket or host of a URL."""
-        host = url.partition("://")[2].partition("/")[0]
-        return self._rates.get(host) or self._rates.setdefault(host, RequestRate(self._clock))
+        rate = self._of.get(url)
+        if rate is None:
+            host = url.partition("://")[2].partition("/")[0]
+            rate = self._of[url] = self._rates.setdefault(host, RequestRate(self._clock))
+        return rate
 
     @property
     def refusals(self) -> int:

@@ -134,11 +134,12 @@ def retry(
     access: Access | None = None
     failure: Exception | None = None
     while not flights.stopped():
-        turn = rate.reserve()
-        while (pause := rate.wait(turn)) and not flights.wait(pause):
-            pass
-        if flights.stopped():
-            break
+        if rate.limit is not None:
+            turn = rate.reserve()
+            while (pause := rate.wait(turn)) and not flights.wait(pause):
+                pass
+            if flights.stopped():
+                break
         count += 1
         flight: Flight | None = None
         try:

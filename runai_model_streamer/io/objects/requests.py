@@ -91,12 +91,12 @@ class ObjectRequests(Generic[A]):
         self._path = path
         self._remote = remote
         self._signed: tuple[A, SignedRequest] | None = None
-        self._if_match_works = True
         self.version = version
+        self._condition = _condition(version)
 
     def opened(self, version: Version, reply: Reply) -> None:
         """Ask for this version from now on, that of the answer with which the object was opened."""
-        self.version = version
+        self.version, self._condition = version, _condition(version)
         if self._remote.opened(reply):
             self._signed = None
 
@@ -110,7 +110,7 @@ class ObjectRequests(Generic[A]):
             TransportError: there was no answer.
             Exception: raised by `Remote.sign`, for the store's refusal.
         """
-        condition = self._condition()
+        condition = self._condition
         request = self._request(access)
         refusals: list[Refusal] = []
         while True:
@@ -137,18 +137,13 @@ class ObjectRequests(Generic[A]):
             return reply
         if reply.headers.get("etag") != self.version.etag:
             return refusal
-        if self._if_match_works:
-            self._if_match_works = False
+        if self._condition is not None:
+            self._condition = None
             _log.info(
                 "%s: the store's If-Match does not work (%s): the ETag of each answer is compared instead",
                 self._path, Answer.to(refusal),
             )  # fmt: skip
         return reply
-
-    def _condition(self) -> str | None:
-        """Return the ETag to send; None for a weak one, which never matches."""
-        etag = self.version.etag
-        return etag if etag and self._if_match_works and not etag.startswith("W/") else None
 
     def _request(self, access: A) -> SignedRequest:
         held = self._signed
@@ -159,3 +154,9 @@ class ObjectRequests(Generic[A]):
             request = self._remote.sign(access, ())
         self._signed = access, request
         return request
+
+
+def _condition(version: Version) -> str | None:
+    """Return the ETag to send; None for a weak one, which never matches."""
+    etag = version.etag
+    return etag if etag and not etag.startswith("W/") else None

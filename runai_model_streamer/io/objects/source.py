@@ -174,7 +174,7 @@ class ObjectSource(Generic[A]):
 
         def fetch_rest(access: A, flight: Flight) -> None:
             nonlocal landed
-            rest = ByteRange(span.start + landed, span.end)
+            rest = ByteRange(span.start + landed, span.end) if landed else span
             reply = self._requests.ask(access, flight, rest, view[landed:])
             verify(reply, rest, self._size, self._requests.version)
             landed += reply.landed
@@ -188,6 +188,6 @@ class ObjectSource(Generic[A]):
 
 def _check_complete(reply: Reply, span: ByteRange) -> None:
     """Raise if bytes of a range are missing. A failure after the last byte does not matter."""
-    if reply.landed != span.size:
+    if reply.landed != span.end - span.start:
         reply.check()
         raise wrong_length(reply.landed, span.size)

@@ -7,6 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic
 
 from runai_model_streamer.io.http.flights import Flight, Flights
@@ -160,17 +161,24 @@ class ObjectStore(ABC, Generic[A]):
             InterruptedReadError: `flights` was stopped.
             StreamerError: the failure of the last attempt.
         """
+        # No nested `def`: Python would evaluate its annotations for each range.
+        retry(
+            self,
+            flights,
+            path,
+            span,
+            partial(self._timed, attempt),
+            lambda error, attempts, access: self.translated(
+                error, FailedRequest(path, span, attempts, access, opening=not self.answered)
+            ),
+        )
 
-        def translated(error: Exception, attempts: Attempts, access: A | None) -> Exception:
-            return self.translated(error, FailedRequest(path, span, attempts, access, opening=not self.answered))
-
-        def timed(access: A, flight: Flight) -> None:
-            try:
-                attempt(access, flight)
-            finally:
+    def _timed(self, attempt: Callable[[A, Flight], None], access: A, flight: Flight) -> None:
+        try:
+            attempt(access, flight)
+        finally:
+            if flight.connect_seconds:
                 self._setup.connected(flight.connect_seconds)
-
-        retry(self, flights, path, span, timed, translated)
 
     @abstractmethod
     def judge(self, error: Exception) -> Judgement:

@@ -25,7 +25,7 @@ from runai_model_streamer.pipeline.plan.groups import (
     plan_groups,
     steps_of,
 )
-from runai_model_streamer.pipeline.tally.nvtx import nvtx_range
+from runai_model_streamer.pipeline.tally.nvtx import in_range
 from runai_model_streamer.pipeline.tally.reading import Reading, timed_read
 
 ARRAY_STREAMS: Final = 32
@@ -39,6 +39,7 @@ class HostLanding:
 
     def __init__(self, pool: SlabPool) -> None:
         self._pool = pool
+        self._lease = in_range("wait for memory", pool.lease)
         self.waits = pool.waits
 
     @property
@@ -52,8 +53,7 @@ class HostLanding:
 
     def lease(self, group: Group, storage_bound: bool) -> Lease:
         """Lease a slab."""
-        with nvtx_range("wait for memory"):
-            lease = self._pool.lease(group, storage_bound)
+        lease = self._lease(group, storage_bound)
         lease.hide_from_children(True)
         return lease
 

@@ -68,6 +68,7 @@ class SlabPool:
         # Slabs that came back; None wakes a waiting lease to look again.
         self._returned: SimpleQueue[GroupMemory | None] = SimpleQueue()
         self._idle: list[GroupMemory] = []  # least recently used first
+        self._idle_bytes = 0  # of their charges
         self._lent: set[GroupMemory] = set()
         self._handed: dict[GroupMemory, int] = {}  # lent slabs whose root only the caller has -> group index
         self._recent: deque[int] = deque(maxlen=LIVE_GROUPS - 1)  # charges of the last groups
@@ -144,7 +145,7 @@ class SlabPool:
             self._lent.clear()
             self._handed.clear()
             self._idle.clear()
-            self._held = 0
+            self._idle_bytes = self._held = 0
             while not self._returned.empty():
                 self._returned.get()
 
@@ -156,10 +157,10 @@ class SlabPool:
         self._returned.put(None)
 
     def _collect(self) -> None:
-        while True:
+        while not self._returned.empty():
             try:
                 returned = self._returned.get_nowait()
-            except Empty:
+            except Empty:  # a waiting lease has taken it
                 return
             self._take_back(returned)
 
@@ -176,14 +177,11 @@ class SlabPool:
             slab.charged = True
             self._held += slab.charge
         self._idle.append(slab)
+        self._idle_bytes += slab.charge
         if self._limit is not None:
             self._evict(self._held - self._limit)
-        else:
-            self._evict(min(self._held - self._kept_bytes, self._idle_bytes - self._policy.idle_bytes))
-
-    @property
-    def _idle_bytes(self) -> int:
-        return sum(slab.charge for slab in self._idle)
+        elif (excess := self._held - self._kept_bytes) > 0:
+            self._evict(min(excess, self._idle_bytes - self._policy.idle_bytes))
 
     @property
     def _kept_bytes(self) -> int:
@@ -193,6 +191,7 @@ class SlabPool:
     def _evict(self, excess: int) -> None:
         while excess > 0 and self._idle:
             slab = self._idle.pop(0)
+            self._idle_bytes -= slab.charge
             self._held -= slab.charge
             excess -= slab.charge
 
@@ -225,6 +224,7 @@ class SlabPool:
         if self._limit is not None and self._spoken_for(group) + growth > self._limit:
             return None
         self._idle.remove(best)
+        self._idle_bytes -= best.charge
         self._held -= best.charge
         return best
 

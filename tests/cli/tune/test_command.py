@@ -31,11 +31,11 @@ def test_the_table_the_state_and_the_result_are_told(streamer: Command, file: Pa
     done = streamer("tune", file, "--budget", "1")
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
-    assert lines[0].split() == ["CONCURRENCY", "CHUNK", "LIMIT", "RUNS", "GB/S", "FROM-TO", "RATIO"]
+    assert lines[0].split() == ["CONCURRENCY", "CHUNK", "LIMIT", "RUNS", "SPEED", "SLOWEST", "FASTEST", "RATIO"]
     assert len([line for line in lines if "set now" in line and line.split()[0] == "16"]) == 1
     assert re.search(r"^measured  (warm|cold|through|mixed)", done.out, re.MULTILINE)
     assert re.search(r"^runs      \d+ of 6\.29 MB, in \d s$", done.out, re.MULTILINE)
-    assert re.search(r"^ratio     GB/s divided by that of what is set now in the same round", done.out, re.MULTILINE)
+    assert re.search(r"^ratio     speed divided by that of what is set now in the same round", done.out, re.MULTILINE)
     assert re.search(r"^result    (what is set now is best|\d\.\d\d times as fast)", done.out, re.MULTILINE)
     assert ("export " in done.out) == ("times as fast" in done.out)
     assert dict(os.environ) == before
@@ -130,6 +130,12 @@ def test_what_cannot_be_evicted_is_an_error(tmp_path: Path) -> None:
             evict([str(path)])
     finally:
         path.unlink()
+
+
+def test_slow_loads_have_speeds_in_smaller_units(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tried = Tried(DEFAULT, {0: 3e6, 1: 4e6, 2: 4.5e3})
+    show(Found([tried], tried), trials_of(file, disk=100), 1000, 5.0)
+    assert re.search(r"3\.00 MB/s +4\.50 kB/s +4\.00 MB/s +1\.00", capsys.readouterr().out)
 
 
 def found(best: bool) -> Found:

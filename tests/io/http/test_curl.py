@@ -123,10 +123,10 @@ class TestWatcher:
                 looked.release()
 
         watcher = Watcher(0.01)
-        forget = watcher.watch(Request())
+        watcher.watch(request := Request())
         for _ in range(3):
             assert looked.acquire(timeout=PATIENCE)
-        forget()
+        watcher.forget(request)
         watcher.close()
         assert "runai-curl-watch" not in [thread.name for thread in threading.enumerate()]
 
@@ -139,9 +139,9 @@ class TestWatcher:
 
         watcher = Watcher(0.01)
         for _ in range(2):
-            forget = watcher.watch(Request())
+            watcher.watch(request := Request())
             assert looked.acquire(timeout=PATIENCE)
-            forget()
+            watcher.forget(request)
             for thread in threading.enumerate():
                 if thread.name == "runai-curl-watch":
                     thread.join(PATIENCE)

@@ -133,7 +133,8 @@ class Connection:
         self._says.value = b""
         self._errno = 0
         # The text of a refusal may be longer than a short range.
-        buffer = view if len(view) >= TEXT_LIMIT else memoryview(bytearray(TEXT_LIMIT))
+        length = len(view)
+        buffer = view if length >= TEXT_LIMIT else memoryview(bytearray(TEXT_LIMIT))
         work = CurlRequest(buffer, self._head, cancellation, self._timeout)
         try:
             self._easy.set(libcurl.WRITEDATA, work.body.pointer)
@@ -142,22 +143,23 @@ class Connection:
             if kept != libcurl.BAD_SOCKET:
                 cancellation.watch(kept)
             self._tried.clear()
-            forget = self._watcher.watch(work)
+            self._watcher.watch(work)
             began = time.perf_counter()
             try:
                 code = self._perform(cancellation)
             finally:
-                forget()
+                self._watcher.forget(work)
             seconds = time.perf_counter() - began
-            cancellation.connect_seconds += self._easy.connect_seconds()
+            if work.connected:
+                cancellation.connect_seconds += self._easy.connect_seconds()
         finally:
             self._work = None
             work.end()
-        reply = self._reply(code, request.url, span, work, buffer, len(view))
+        reply = self._reply(code, request.url, span, work, buffer, length)
         if reply.landed and buffer is not view:
             view[: reply.landed] = buffer[: reply.landed]
         if self._health is not None:
-            self._judge(self._health, reply, work, seconds, len(view))
+            self._judge(self._health, reply, work, seconds, length)
         return reply
 
     def _judge(self, health: Health, reply: Reply, work: CurlRequest, seconds: float, length: int) -> None:

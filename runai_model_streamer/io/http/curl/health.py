@@ -72,10 +72,10 @@ class Health:
         known = self._known.get(address)
         return known is not None and known.until > self._clock()
 
-    def unreachable(self, address: str) -> bool:
-        """Note that no connection could be made. Return whether the address rests now: others are there."""
+    def unreachable(self, address: str) -> None:
+        """Note that no connection could be made."""
         with self._lock:
-            return self._rest(address)
+            self._rest(address)
 
     def served(self, address: str, rate: float) -> bool:
         """Note a request: the bytes a second of its answer, or `REFUSED`. Return whether the address rests now."""

@@ -36,7 +36,8 @@ class CurlRequest(Watched):
         self._head = head
         head.rewind()
         self._progress = Progress(timeout)
-        self._connected = False
+        self.connected = False
+        """Whether a connection was made for it, or tried."""
         self._answered = False
         self._lock = threading.Lock()
         self._window: Any = (ctypes.c_char * len(buffer)).from_buffer(buffer)
@@ -44,8 +45,8 @@ class CurlRequest(Watched):
 
     def connecting(self) -> None:
         """Note that a connection is made first. Called for each address that is tried."""
-        if not self._connected:
-            self._connected = True
+        if not self.connected:
+            self.connected = True
             self._progress.connecting()
 
     @override
