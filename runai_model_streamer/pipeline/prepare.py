@@ -13,7 +13,7 @@ from runai_model_streamer.checkpoint.header import read_header
 from runai_model_streamer.checkpoint.tensor_info import TensorInfo, nbytes_of
 from runai_model_streamer.config import LoadConfig
 from runai_model_streamer.io.descriptors import at_most_allowed
-from runai_model_streamer.io.paths import Several
+from runai_model_streamer.io.paths import Several, is_object
 from runai_model_streamer.io.s3.credentials import S3Credentials
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
@@ -140,7 +140,9 @@ def open_all(
         asked: what else all ranks have to ask for alike.
     """
     storage.expect(paths)
-    requests = at_most_allowed(config.concurrency_for(SourceKind.OBJECT))
+    requests = config.concurrency_for(SourceKind.OBJECT)
+    if any(map(is_object, paths)):
+        requests = at_most_allowed(requests)
     if sharing is None:
         return open_each(storage, paths, requests, look)
     return sharing.open_each(storage, paths, requests, look, asked)

@@ -255,7 +255,9 @@ class FileSource:
         """Fill `buffer` from `offset` on, in requests that suit the disk."""
         requests, landed, length = self._requests, 0, len(buffer)
         while landed < length:
-            size = min(requests.size, length - landed)
+            size, left = requests.size, length - landed
+            if left < size + size // 4:  # a short rest would be a request of its own, and take as long as any to begin
+                size = left
             began = time.perf_counter()
             self._read(fd, offset + landed, buffer[landed : landed + size])
             requests.landed(size, began, time.perf_counter())

@@ -21,6 +21,9 @@ fortieth of that, under the GIL. A disk of up to 10 GB/s is thus asked for `MIN_
 WINDOW: Final = 16
 """Requests of full size in one measurement of the rate, or more that are shorter, as the tails of ranges are."""
 
+FIRST_WINDOW: Final = 4
+"""The same in the first measurement. A fast disk idles while readers start, unless they soon ask for much."""
+
 
 class RequestSize:
     """Measures the rate of a disk's direct reads, and sets the size of the next ones by it.
@@ -38,6 +41,7 @@ class RequestSize:
         self._least = MIN_REQUEST
         self._seconds, self._shared_seconds = seconds, shared_seconds
         self._began: float | None = None
+        self._window = FIRST_WINDOW
         self._reset()
 
     def _reset(self) -> None:
@@ -55,12 +59,12 @@ class RequestSize:
             self._began = start = began
         self._bytes += length
         self._busy += ended - began
-        if self._bytes < WINDOW * self.size or self._busy <= 0.0 or ended <= start:
+        if self._bytes < self._window * self.size or self._busy <= 0.0 or ended <= start:
             return
         # A reader that waits for the GIL seems to read slowly. All readers together do not.
         wanted = max(self._bytes / self._busy * self._seconds, self._bytes / (ended - start) * self._shared_seconds)
         self.size = max(self._least, round_down(int(min(wanted, MAX_REQUEST)), MIN_REQUEST))
-        self._began = ended
+        self._began, self._window = ended, WINDOW
         self._reset()
 
 

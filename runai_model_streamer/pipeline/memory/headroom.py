@@ -79,7 +79,7 @@ def available_bytes(proc: Path = _PROC, folder: Path = _CGROUPS) -> int | None:
 
 def _machine(proc: Path) -> int | None:
     try:
-        for line in read_kernel_file(proc / "meminfo").splitlines():
+        for line in read_kernel_file(f"{proc}/meminfo").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):
@@ -94,7 +94,7 @@ def _left_in(group: Cgroup) -> int | None:
         return None
     reclaimable, reclaimable_name = 0, "inactive_file" if group.unified else "total_inactive_file"
     try:
-        for line in read_kernel_file(group.folder / "memory.stat").splitlines():
+        for line in group.read("memory.stat").splitlines():
             key, _, value = line.partition(" ")
             if key == reclaimable_name:
                 reclaimable = int(value)

@@ -20,7 +20,7 @@ from runai_model_streamer.config import DirectIO, LoadConfig
 from runai_model_streamer.io.files import file_systems
 from runai_model_streamer.io.files.page_cache import PageCache
 from runai_model_streamer.io.files.posix import FileSource
-from runai_model_streamer.io.files.requests import MIN_REQUEST, WINDOW, RequestSize, RequestSizes
+from runai_model_streamer.io.files.requests import FIRST_WINDOW, MIN_REQUEST, RequestSize, RequestSizes
 from runai_model_streamer.io.source import Source
 from runai_model_streamer.io.storage import Storage
 from runai_model_streamer.origins import Origin
@@ -212,7 +212,15 @@ def test_a_range_is_asked_for_in_requests_of_the_size_that_is_told(
     assert {way for way, _, _ in reads} == {"direct"}
 
 
-UNTIL_KNOWN = -(-WINDOW * MIN_REQUEST // (5 * MIB))
+def test_a_short_rest_is_part_of_the_last_request(large_file: Path, reads: list[tuple[str, int, int]]) -> None:
+    requests = RequestSize()
+    requests.size = MIB
+    with closing(FileSource(str(large_file), requests=RequestSizes(lambda: requests))) as source:
+        assert read(source, 0, 2 * MIB + PAGE) == (large_file.read_bytes()[: 2 * MIB + PAGE], Origin.DISK)
+    assert reads == [("direct", 0, MIB), ("direct", MIB, MIB + PAGE)]
+
+
+UNTIL_KNOWN = -(-FIRST_WINDOW * MIN_REQUEST // (5 * MIB))
 """Reads of 5 MiB until the rate of a disk is known."""
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runai_model_streamer.io.files.requests import MAX_REQUEST, MIN_REQUEST, WINDOW, RequestSize, way_of
+from runai_model_streamer.io.files.requests import FIRST_WINDOW, MAX_REQUEST, MIN_REQUEST, WINDOW, RequestSize, way_of
 
 MIB = 1 << 20
 GB = 1e9
@@ -40,6 +40,13 @@ class Disk:
 
 def test_the_first_requests_are_small() -> None:
     assert RequestSize().size == MIN_REQUEST
+
+
+def test_after_a_few_of_a_fast_disk_they_are_large() -> None:
+    disk = Disk(100 * GB, readers=1)
+    for _ in range(FIRST_WINDOW):
+        disk.read(MIN_REQUEST)
+    assert disk.requests.size > MIN_REQUEST
 
 
 @pytest.mark.parametrize(("largest", "told"), [(1, 4), (4 * MIB, 4), (8 * MIB, 8), (8 * MIB + 1, 16), (64 * MIB, 64)])

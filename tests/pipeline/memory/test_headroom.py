@@ -166,8 +166,8 @@ def test_of_a_group_without_a_limit_nothing_else_is_read(machine: Path, monkeypa
     read: list[Path] = []
     opened = os.open
 
-    def noted(path: Path, flags: int) -> int:
-        read.append(path)
+    def noted(path: str, flags: int) -> int:
+        read.append(Path(path))
         return opened(path, flags)
 
     monkeypatch.setattr(os, "open", noted)
