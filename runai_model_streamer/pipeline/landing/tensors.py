@@ -1,6 +1,7 @@
 """Makes torch tensors of bytes that have landed."""
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -154,8 +155,29 @@ def make_tensors(group: Group, root: Root | None) -> Iterator[list[tuple[str, to
                 if isinstance(root, torch.Tensor):
                     batch = _make_sharing(tensors, shift, root)
                 else:
-                    batch = _make(tensors, shift, root)
+                    batch = _make_alike(tensors, shift, root) or _make(tensors, shift, root)
             yield batch
+
+
+def _make_alike(tensors: Sequence[TensorInfo], shift: int, root: Bytes | None) -> list[tuple[str, torch.Tensor]] | None:
+    """Make tensors of one form that lie side by side, as the rows of one array. Return None for any others.
+
+    Many thousands of small tensors are mostly so. Passes in C take three quarters of the time of a loop over them.
+    """
+    first, count = tensors[0], len(tensors)
+    size, layout, position = first.end - first.start, _LAYOUTS[first.dtype], first.start + shift
+    if count == 1 or not size or tensors[-1].end - first.start != count * size or position % layout.width:
+        return None
+    names, dtypes, shapes, _, _, _ = zip(*tensors, strict=True)
+    shape = first.shape
+    if dtypes.count(first.dtype) < count or len(set(map(tuple, shapes))) > 1:
+        return None
+    if layout.per_element > 1 or not 0 < len(shape) < _ARRAY_DIMENSIONS:
+        return None
+    made: Iterable[torch.Tensor] = map(torch.from_numpy, np.ndarray((count, *shape), layout.carrier, root, position))
+    if layout.viewed:
+        made = map(torch.Tensor.view, made, repeat(layout.dtype))
+    return list(zip(names, made, strict=True))
 
 
 def _make(tensors: Iterable[TensorInfo], shift: int, root: Bytes | None) -> list[tuple[str, torch.Tensor]]:

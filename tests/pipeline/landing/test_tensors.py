@@ -155,6 +155,30 @@ def test_any_mix_of_tensors_equals_safetensors_own(kinds: list[tuple[str, list[i
         assert [name for name, tensor in ours if not same(tensor, theirs[name])] == []
 
 
+@pytest.mark.parametrize("dtype", ["BF16", "F32", "U8", "BOOL"])
+@pytest.mark.parametrize("shape", [(), (4,), (3, 2), (1, 5)], ids=str)
+@pytest.mark.parametrize("odd", [None, ("F32", (4,)), ("BF16", (2, 4)), ("U8", (0,))], ids=str)
+def test_tensors_of_one_form_equal_safetensors_own_wherever_another_is_among_them(
+    dtype: str, shape: tuple[int, ...], odd: tuple[str, tuple[int, ...]] | None
+) -> None:
+    tensors = {f"t{index:03}": stored(dtype, shape, seed=index) for index in range(BATCH + 9)}
+    if odd is not None:
+        tensors["t007"] = stored(*odd)
+    data = encode(tensors)
+    ours, theirs = dict(landed(data)[0]), safetensors.torch.load(data)
+    assert list(ours) == list(tensors)
+    assert all(same(ours[name], theirs[name]) for name in tensors)
+    assert all(tensor.untyped_storage().nbytes() == len(raw(tensor)) for tensor in ours.values())
+
+
+@pytest.mark.parametrize("others", [("BF16", (2, 3)), ("F16", (3, 2)), ("BF16", (6,))], ids=str)
+def test_tensors_of_as_many_bytes_keep_their_own_form(others: tuple[str, tuple[int, ...]]) -> None:
+    tensors = {f"t{index}": stored(*(("BF16", (3, 2)) if index % 2 else others), seed=index) for index in range(8)}
+    data = encode(tensors)
+    ours, theirs = dict(landed(data)[0]), safetensors.torch.load(data)
+    assert all(same(ours[name], theirs[name]) for name in tensors)
+
+
 def test_many_tensors_come_in_batches_in_order() -> None:
     count = 3 * BATCH + 1
     tensors = {f"t{index}": stored("U8", (2,), index) for index in range(count)}
