@@ -255,9 +255,8 @@ class FileSource:
         """Fill `buffer` from `offset` on, in requests that suit the disk."""
         requests, landed, length = self._requests, 0, len(buffer)
         while landed < length:
-            size, left = requests.size, length - landed
-            if left < size + size // 4:  # a short rest would be a request of its own, and take as long as any to begin
-                size = left
+            left = length - landed  # a short rest of it is no request of its own, which would take as long to begin
+            size = left if left < 1.25 * requests.size else min(left, requests.size)
             began = time.perf_counter()
             self._read(fd, offset + landed, buffer[landed : landed + size])
             requests.landed(size, began, time.perf_counter())
