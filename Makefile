@@ -46,8 +46,9 @@ help: ## this list
 demo: $(VENV)/.demo ## stream a 1 GB checkpoint from disk and S3, compare every tensor, print a table
 	@$(BIN)/python -m demo $(ARGS)
 
+# Two processes, each with whole files: many tests wait. ARGS="-n 0" is for debuggers.
 test: $(VENV)/.dev ## all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-cuda: $(CUDA_VENV)/.cuda ## the GPU's code with its real packages (2 GB of them), on an emulated CUDA driver
 	@$(CUDA_VENV)/bin/python -m pytest $(CUDA_TESTS) $(ARGS)

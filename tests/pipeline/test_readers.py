@@ -400,7 +400,7 @@ def test_groups_behind_a_read_that_waited_are_read_by_chunks() -> None:
 
 @pytest.mark.parametrize(
     ("gibibytes", "readers", "length"),
-    [(200, 16, 128), (200, 1, 128), (200, 64, 32), (8, 16, 64), (4, 16, 32), (1, 1, 128)],
+    [(20, 16, 128), (20, 1, 128), (20, 64, 32), (8, 16, 64), (4, 16, 32), (1, 1, 128)],
     ids=str,
 )
 def test_reads_of_a_fast_disk_grow_while_all_of_them_hold_little_of_what_is_left(
