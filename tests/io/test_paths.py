@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path, PurePosixPath
 
 import pytest
+from typing_extensions import override
 
 from runai_model_streamer.config import DirectIO, LoadConfig, S3Config
 from runai_model_streamer.errors import (
@@ -37,6 +38,10 @@ class Place:
 
     def __fspath__(self) -> object:
         return self.path
+
+    @override
+    def __repr__(self) -> str:
+        return f"Place({self.path!r})"
 
 
 @pytest.mark.parametrize(

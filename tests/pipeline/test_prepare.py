@@ -152,7 +152,11 @@ def test_no_names_at_all_is_an_error(two_files: tuple[Path, Path], names: Collec
         start(*two_files, names=names)
 
 
-@pytest.mark.parametrize("names", ["a0", b"a0", 7, iter(["a0"]), ["a0", 7], [b"a0"], [None]], ids=repr)
+@pytest.mark.parametrize(
+    "names",
+    ["a0", b"a0", 7, pytest.param(iter(["a0"]), id="iterator"), ["a0", 7], [b"a0"], [None]],
+    ids=repr,
+)
 def test_names_of_another_type_are_an_error(two_files: tuple[Path, Path], names: Collection[str]) -> None:
     with pytest.raises(ArgumentTypeError, match="tensor_names") as raised:
         start(*two_files, names=names)
