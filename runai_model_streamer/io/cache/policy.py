@@ -20,8 +20,8 @@ class CachePolicy(NamedTuple):
     """Part of the CPU time of these reads, at most, that the cache takes where the CPUs are busy."""
     saved: float = 0.4
     """Part of the time and of the CPU time that reads from the cache would have taken from the store, that may be spent
-    on it besides. They save more, so a load of which a part is there adds more, and still takes less than without a
-    cache."""
+    on it besides, so that a load of which a part is there adds more. On two CPUs it took a quarter to two fifths longer
+    than one without a cache (benchmarks/RUNS.md): a write costs the load more than its own thread's time."""
     busy: float = 1.0
     """Seconds that threads wait for a CPU, for each on one, from which on the CPUs are busy."""
     patience: float = 60.0
